@@ -1,0 +1,60 @@
+"""Where arrays live: the only file that names a mesh axis.
+
+The batch is split over `DATA`; parameters are replicated. Inside `jax.shard_map` a
+function sees its local rows, and `DATA` names the axis to reduce over.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+from jaxtyping import Array, Int, PyTree
+import numpy as np
+
+
+DATA = "data"
+REPLICATED = P()
+SPLIT = P(DATA)
+
+
+def data_mesh(num_devices: int | None = None) -> Mesh:
+    """A one-axis mesh over the first `num_devices` devices (all where `None`)."""
+    devices = jax.devices()
+    if num_devices is not None and num_devices > len(devices):
+        raise ValueError(
+            f"A mesh takes devices that exist; got {num_devices} of {len(devices)}: "
+            "ask for fewer, or set XLA_FLAGS=--xla_force_host_platform_device_count."
+        )
+    # Auto, because the default Explicit axes refuse the contrastive product.
+    return Mesh(np.array(devices[:num_devices]), (DATA,), axis_types=(AxisType.Auto,))
+
+
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+    """`tree` with every array copied to every device."""
+    return eqx.filter_shard(tree, NamedSharding(mesh, REPLICATED))
+
+
+def split(batch: PyTree, mesh: Mesh) -> PyTree:
+    """One global array per leaf, from this process's rows, split over the data axis."""
+    size = mesh.devices.size
+    sharding = NamedSharding(mesh, SPLIT)
+
+    def place(rows):
+        total = rows.shape[0] * jax.process_count()
+        if total % size:
+            raise ValueError(
+                "The batch must divide evenly over the devices; got "
+                f"{total} rows on {size} devices: change `batch_size`."
+            )
+        return jax.make_array_from_process_local_data(sharding, np.asarray(rows))
+
+    return jax.tree.map(place, batch)
+
+
+def global_rows(local_size: int, axis_name: str | None) -> Int[Array, " local"]:
+    """The positions of this shard's rows in the global batch."""
+    rows = jnp.arange(local_size)
+    if axis_name is None:
+        return rows
+    return lax.axis_index(axis_name) * local_size + rows

@@ -1,0 +1,1 @@
+"""Layers that act on one example; they know no model, loss or data."""

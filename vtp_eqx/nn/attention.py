@@ -1,0 +1,62 @@
+"""Multi-head self-attention."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.random as jr
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from ..config import Norm
+from .linear import Linear
+from .norms import LayerNorm, make_norm, RMSNorm
+
+
+class SelfAttention(eqx.Module):
+    """Multi-head self-attention over one sequence; batch with `jax.vmap`.
+
+    Queries and keys may be normalized per head, which bounds the logits in bfloat16
+    (Dehghani et al. 2023), and are then turned by their positions.
+    """
+
+    to_qkv: Linear
+    to_out: Linear
+    query_norm: RMSNorm | LayerNorm | None
+    key_norm: RMSNorm | LayerNorm | None
+    num_heads: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        *,
+        qk_norm: Norm | None = None,
+        qk_eps: float | None = None,
+        key: PRNGKeyArray,
+    ):
+        qkv_key, out_key = jr.split(key)
+        self.to_qkv = Linear(width, 3 * width, key=qkv_key)
+        self.to_out = Linear(width, width, key=out_key)
+        head_width = width // num_heads
+        self.query_norm = make_norm(qk_norm, head_width, qk_eps) if qk_norm else None
+        self.key_norm = make_norm(qk_norm, head_width, qk_eps) if qk_norm else None
+        self.num_heads = num_heads
+
+    def __call__(
+        self,
+        tokens: Float[Array, "seq width"],
+        *,
+        rotate: Callable[[Array], Array] | None = None,
+        mask: Bool[Array, "seq seq"] | None = None,
+    ) -> Float[Array, "seq width"]:
+        """`rotate` turns `[seq, num_heads, head]` by position (a `RotaryTable`);
+        `mask[q, k]` is `True` where query `q` may read key `k`."""
+        length, width = tokens.shape
+        qkv = self.to_qkv(tokens).reshape(length, 3, self.num_heads, -1)
+        queries, keys, values = qkv[:, 0], qkv[:, 1], qkv[:, 2]
+        if self.query_norm is not None and self.key_norm is not None:
+            queries, keys = self.query_norm(queries), self.key_norm(keys)
+        if rotate is not None:
+            queries, keys = rotate(queries), rotate(keys)
+        mixed = jax.nn.dot_product_attention(queries, keys, values, mask=mask)
+        return self.to_out(mixed.reshape(length, width))

@@ -1,0 +1,34 @@
+"""The affine map along the last axis."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray
+
+
+class Linear(eqx.Module):
+    """`x @ weight.T + bias` along the last axis.
+
+    Unlike `equinox.nn.Linear` it takes any leading axes, so that a whole sequence is
+    one matrix product, batched or not. The weight is stored as published: `[out, in]`.
+    """
+
+    weight: Float[Array, "out in"]
+    bias: Float[Array, " out"] | None
+
+    def __init__(
+        self,
+        in_width: int,
+        out_width: int,
+        *,
+        use_bias: bool = True,
+        std: float = 0.02,
+        key: PRNGKeyArray,
+    ):
+        """Weights are drawn from N(0, std^2), biases are 0 (published code)."""
+        self.weight = std * jr.normal(key, (out_width, in_width), jnp.float32)
+        self.bias = jnp.zeros(out_width, jnp.float32) if use_bias else None
+
+    def __call__(self, x: Float[Array, "*axes in"]) -> Float[Array, "*axes out"]:
+        product = x @ self.weight.T
+        return product if self.bias is None else product + self.bias

@@ -1,0 +1,99 @@
+"""Rotary positions on a grid of patches, in float32 or in the published bfloat16.
+
+A head of width d is rotated in d/2 planes: the first half of the planes turns with the
+row, the second half with the column. Which two numbers of a head span a plane is the
+table's `pairing`: "halves" pairs j with j + d/2 (the tokenizer), "neighbors" pairs 2j
+with 2j + 1 (LightningDiT).
+"""
+
+from typing import Literal
+
+import equinox as eqx
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+import ml_dtypes
+import numpy as np
+
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class RotaryTable(eqx.Module):
+    """Cosines and sines of every token's angles; tokens before the grid are unturned."""
+
+    cos: Float[np.ndarray, "seq head"]
+    sin: Float[np.ndarray, "seq head"]
+    pairing: Literal["halves", "neighbors"] = eqx.field(static=True)
+    precision: Precision = eqx.field(static=True)
+
+    def __call__(
+        self, heads: Float[Array, "seq num_heads head"]
+    ) -> Float[Array, "seq num_heads head"]:
+        """`heads` (queries or keys), each token turned by its position."""
+        # float32 tables would lift a bfloat16 network to float32.
+        cos, sin = (
+            jnp.asarray(part, heads.dtype)[:, None] for part in (self.cos, self.sin)
+        )
+        if self.precision == "float32":
+            return heads * cos + _turned(heads, self.pairing) * sin
+        # The published code rounds the operands and each of the three operations;
+        # XLA would keep excess precision in between, so the rounding is spelled out.
+        rounded = _bfloat16(heads)
+        straight = _bfloat16(rounded * cos)
+        across = _bfloat16(_turned(rounded, self.pairing) * sin)
+        return _bfloat16(straight + across)
+
+
+def axial_table(
+    height: int,
+    width: int,
+    head_width: int,
+    *,
+    prefix: int = 0,
+    precision: Precision = "float32",
+) -> RotaryTable:
+    """The tokenizer's table for a `height` x `width` grid behind `prefix` tokens.
+
+    Coordinates run over (-1, 1) whatever the grid, periods are `100 ** (4i / d)`
+    (DINOv3; RECIPE 1.4). In "bfloat16" every step of the computation is rounded.
+    """
+    kind = np.float32 if precision == "float32" else ml_dtypes.bfloat16
+
+    def coordinates(size):
+        centers = (np.arange(size).astype(kind) + kind(0.5)) / kind(size)
+        return kind(2) * centers - kind(1)
+
+    exponents = np.arange(head_width // 4, dtype=np.float32) / (head_width / 4)
+    periods = np.power(np.float32(100), exponents).astype(kind)
+    rows, columns = np.meshgrid(coordinates(height), coordinates(width), indexing="ij")
+    grid = np.stack([rows.ravel(), columns.ravel()], axis=-1)
+    # 2 pi stays float32 in the product, which is then rounded.
+    full_turn = np.float32(2 * np.pi)
+    turns = (grid.astype(np.float32) * full_turn).astype(kind)
+    angles = (turns[:, :, None] / periods).reshape(height * width, head_width // 2)
+    angles = np.tile(angles, 2).astype(np.float32)
+    cos, sin = np.cos(angles).astype(kind), np.sin(angles).astype(kind)
+    return RotaryTable(
+        cos=_behind(prefix, cos, 1), sin=_behind(prefix, sin, 0),
+        pairing="halves", precision=precision,
+    )  # fmt: skip
+
+
+def _behind(prefix: int, table: np.ndarray, fill: float) -> np.ndarray:
+    head = np.full((prefix, table.shape[1]), fill, np.float32)
+    return np.concatenate([head, table.astype(np.float32)])
+
+
+def _turned(heads: Array, pairing: str) -> Array:
+    """Each plane's vector, a quarter turn on: (x, y) becomes (-y, x)."""
+    if pairing == "halves":
+        first, second = jnp.split(heads, 2, axis=-1)
+        return jnp.concatenate([-second, first], axis=-1)
+    pairs = heads.reshape(*heads.shape[:-1], -1, 2)
+    turned = jnp.stack([-pairs[..., 1], pairs[..., 0]], axis=-1)
+    return turned.reshape(heads.shape)
+
+
+def _bfloat16(x: Array) -> Array:
+    return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)

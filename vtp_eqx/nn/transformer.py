@@ -1,0 +1,216 @@
+"""A stack of pre-norm blocks: one block with a layer axis, scanned and rematerialized."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+from jax import lax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+
+from ..config import FeedForward, Norm, Remat
+from .attention import SelfAttention
+from .feed_forward import gelu, MLP, swiglu_width, SwiGLU
+from .norms import LayerNorm, make_norm, RMSNorm
+
+
+Rotate = Callable[[Array], Array]
+
+
+class Block(eqx.Module):
+    """`x += attention(norm(x))`, then `x += feed_forward(norm(x))`.
+
+    The two branches are methods of their own, because stochastic depth runs each on
+    its own subset of a batch.
+    """
+
+    attention_norm: RMSNorm | LayerNorm
+    attention: SelfAttention
+    attention_scale: Float[Array, " width"] | None
+    feed_forward_norm: RMSNorm | LayerNorm
+    feed_forward: SwiGLU | MLP
+    feed_forward_scale: Float[Array, " width"] | None
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        *,
+        norm: Norm = "rmsnorm",
+        norm_eps: float | None = None,
+        feed_forward: FeedForward = "swiglu",
+        mlp_ratio: float = 4.0,
+        activation: Callable[[Array], Array] = gelu,
+        qk_norm: bool = False,
+        layer_scale: float | None = None,
+        key: PRNGKeyArray,
+    ):
+        """`activation` is the MLP's; `norm_eps=None` takes the norm's own."""
+        attention_key, feed_forward_key = jr.split(key)
+        self.attention_norm = make_norm(norm, width, norm_eps)
+        self.attention = SelfAttention(
+            width, num_heads, qk_norm="rmsnorm" if qk_norm else None, key=attention_key
+        )
+        self.feed_forward_norm = make_norm(norm, width, norm_eps)
+        if feed_forward == "swiglu":
+            hidden = swiglu_width(width, mlp_ratio)
+            self.feed_forward = SwiGLU(width, hidden, key=feed_forward_key)
+        else:
+            self.feed_forward = MLP(
+                width, int(width * mlp_ratio), activation=activation,
+                key=feed_forward_key,
+            )  # fmt: skip
+
+        def scale():
+            return None if layer_scale is None else jnp.full(width, layer_scale)
+
+        self.attention_scale, self.feed_forward_scale = scale(), scale()
+
+    def __call__(
+        self,
+        tokens: Float[Array, "seq width"],
+        *,
+        rotate: Rotate | None = None,
+        mask: Bool[Array, "seq seq"] | None = None,
+    ) -> Float[Array, "seq width"]:
+        tokens = tokens + self.attend(tokens, rotate=rotate, mask=mask)
+        return tokens + self.feed(tokens)
+
+    def attend(
+        self,
+        tokens: Float[Array, "seq width"],
+        *,
+        rotate: Rotate | None = None,
+        mask: Bool[Array, "seq seq"] | None = None,
+    ) -> Float[Array, "seq width"]:
+        """What the attention branch adds."""
+        added = self.attention(self.attention_norm(tokens), rotate=rotate, mask=mask)
+        return added if self.attention_scale is None else added * self.attention_scale
+
+    def feed(self, tokens: Float[Array, "seq width"]) -> Float[Array, "seq width"]:
+        """What the feed-forward branch adds."""
+        added = self.feed_forward(self.feed_forward_norm(tokens))
+        scale = self.feed_forward_scale
+        return added if scale is None else added * scale
+
+
+class Transformer(eqx.Module):
+    """`depth` blocks whose arrays carry a leading layer axis."""
+
+    blocks: Block
+    depth: int = eqx.field(static=True)
+    remat: Remat = eqx.field(static=True)
+
+    def __init__(
+        self, width: int, depth: int, num_heads: int, *, remat: Remat = "none",
+        key: PRNGKeyArray, **block: Any,
+    ):  # fmt: skip
+        """`block` is passed on to `Block`."""
+        self.blocks = stacked(
+            lambda key: Block(width, num_heads, key=key, **block), depth, key=key
+        )
+        self.depth = depth
+        self.remat = remat
+
+    def __call__(
+        self,
+        tokens: Float[Array, "seq width"],
+        *,
+        rotate: Rotate | None = None,
+        mask: Bool[Array, "seq seq"] | None = None,
+    ) -> Float[Array, "seq width"]:
+        def apply(block, tokens, _):
+            return block(tokens, rotate=rotate, mask=mask), None
+
+        return through_depth(self.blocks, tokens, apply, remat=self.remat)[0]
+
+    def batch(
+        self,
+        tokens: Float[Array, "batch seq width"],
+        *,
+        rotate: Rotate | None = None,
+        mask: Bool[Array, "seq seq"] | None = None,
+        drop_rate: float = 0.0,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "batch seq width"]:
+        """A batch of sequences, with stochastic depth on subsets of it.
+
+        Every residual branch runs on a random `1 - drop_rate` of the batch and is
+        scaled up to keep its expectation (DINOv2; RECIPE 1.8). Inside `shard_map` the
+        subsets are drawn from the local rows. `key=None` drops nothing.
+        """
+
+        def attend(block):
+            return jax.vmap(lambda one: block.attend(one, rotate=rotate, mask=mask))
+
+        def apply(block, tokens, key):
+            keys = (None, None) if key is None else jr.split(key)
+            tokens = _add_on_subset(attend(block), tokens, drop_rate, keys[0])
+            return _add_on_subset(jax.vmap(block.feed), tokens, drop_rate, keys[1]), None
+
+        keys = None if key is None or drop_rate == 0 else jr.split(key, self.depth)
+        return through_depth(self.blocks, tokens, apply, keys, remat=self.remat)[0]
+
+    def trace(
+        self,
+        tokens: Float[Array, "seq width"],
+        *,
+        rotate: Rotate | None = None,
+        mask: Bool[Array, "seq seq"] | None = None,
+    ) -> Float[Array, "depth seq width"]:
+        """The tokens behind every block."""
+
+        def apply(block, tokens, _):
+            tokens = block(tokens, rotate=rotate, mask=mask)
+            return tokens, tokens
+
+        return through_depth(self.blocks, tokens, apply, remat=self.remat)[1]
+
+
+def stacked(make: Callable[[PRNGKeyArray], PyTree], depth: int, *, key: PRNGKeyArray):
+    """`depth` modules as one, every array with a leading layer axis."""
+    return eqx.filter_vmap(make)(jr.split(key, depth))
+
+
+def through_depth(
+    blocks: PyTree,
+    carry: PyTree,
+    apply: Callable[[Any, Any, Any], tuple[Any, Any]],
+    per_layer: PyTree = None,
+    *,
+    remat: Remat = "none",
+) -> tuple[Any, Any]:
+    """Scans `carry, out = apply(block, carry, layer)` over stacked `blocks`.
+
+    `per_layer` has a leading layer axis (keys, say) or is `None`. `remat` says what the
+    backward pass keeps of a block: all of it ("none"), its matrix products ("dots"), or
+    its input alone ("full").
+    """
+    arrays, static = eqx.partition(blocks, eqx.is_array)
+
+    def body(carry, layer):
+        arrays, extra = layer
+        return apply(eqx.combine(arrays, static), carry, extra)
+
+    if remat != "none":
+        policies = jax.checkpoint_policies
+        keep = policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+        # A scan already keeps XLA from merging the two passes.
+        body = jax.checkpoint(body, policy=keep, prevent_cse=False)
+    return lax.scan(body, carry, (arrays, per_layer))
+
+
+def _add_on_subset(
+    branch: Callable[[Array], Array],
+    tokens: Float[Array, "batch seq width"],
+    drop_rate: float,
+    key: PRNGKeyArray | None,
+) -> Float[Array, "batch seq width"]:
+    if key is None or drop_rate == 0:
+        return tokens + branch(tokens)
+    batch = tokens.shape[0]
+    kept = max(int(batch * (1 - drop_rate)), 1)
+    rows = jr.permutation(key, batch)[:kept]
+    return tokens.at[rows].add(batch / kept * branch(tokens[rows]))
