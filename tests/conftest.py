@@ -1,0 +1,41 @@
+"""Eight simulated devices, one hypothesis profile, fresh keys."""
+
+import os
+
+
+# Before JAX is imported anywhere: it reads these once.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+from collections.abc import Callable
+import itertools
+
+import hypothesis
+import jax.random as jr
+from jaxtyping import PRNGKeyArray
+import pytest
+
+
+# Each new shape compiles anew, so examples are few, free of deadlines and always the
+# same: draw shapes with `sampled_from` and values from an integer seed.
+hypothesis.settings.register_profile(
+    "vtp_eqx",
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    print_blob=True,
+    suppress_health_check=[
+        hypothesis.HealthCheck.too_slow,
+        hypothesis.HealthCheck.data_too_large,
+    ],
+)
+hypothesis.settings.load_profile("vtp_eqx")
+
+
+@pytest.fixture
+def getkey() -> Callable[[], PRNGKeyArray]:
+    """A function that returns a new key each time, the same ones in every run."""
+    counter = itertools.count()
+    return lambda: jr.fold_in(jr.key(0), next(counter))

@@ -1,0 +1,216 @@
+"""The plan of the house: floors, no cycles, short files, one file for the mesh."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = "vtp_eqx"
+MAX_LINES = 400
+
+# A room is a file or folder directly under the package. Rooms of one floor are
+# strangers: an import goes to a lower floor or stays in its own room.
+FLOORS = {
+    "config": 0,
+    "mesh": 0,
+    "nn": 1,
+    "losses": 1,
+    "flow": 1,
+    "data": 1,
+    "models": 2,
+    "interop": 3,
+    "interop_dit": 3,
+    "training": 3,
+    "evaluation": 3,
+    "tokenizer": 4,
+    "study": 4,
+    "__init__": 5,
+}
+HOMELESS = {"utils", "util", "common", "misc", "helpers", "base", "factory", "builder"}
+COLLECTIVES = {
+    "all_gather",
+    "all_to_all",
+    "axis_index",
+    "axis_size",
+    "pcast",
+    "pmax",
+    "pmean",
+    "pmin",
+    "ppermute",
+    "psum",
+    "psum_scatter",
+}
+MESH_MAKERS = {"Mesh", "make_mesh", "P", "PartitionSpec"}
+
+
+def python_files(*folders: str) -> list[Path]:
+    found = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    return sorted(path.relative_to(ROOT) for path in found)
+
+
+LIBRARY = python_files(PACKAGE)
+SOURCES = python_files(PACKAGE, "experiments", "benchmarks", "tests")
+
+
+def module_name(path: Path) -> str:
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in LIBRARY}
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse((ROOT / path).read_text(), str(path))
+
+
+def imported_names(path: Path) -> list[str]:
+    """Absolute dotted names that a file imports, also inside functions."""
+    package = path.parent.parts
+    names = []
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            source = ".".join([*above, *([node.module] if node.module else [])])
+            names += [f"{source}.{alias.name}" for alias in node.names]
+    return names
+
+
+def imported_modules(path: Path) -> set[str]:
+    """The package's modules that a file imports: each name's longest such prefix."""
+    found = set()
+    for name in imported_names(path):
+        while name and name not in MODULES:
+            name = name.rpartition(".")[0]
+        if name:
+            found.add(name)
+    return found
+
+
+def room(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def called_name(call: ast.Call) -> str:
+    function = call.func
+    return getattr(function, "attr", getattr(function, "id", ""))
+
+
+def is_text(node: ast.expr | None) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def axes_named(tree: ast.Module) -> list[int]:
+    """Lines where a mesh axis is named, or a mesh or partition is made."""
+    lines = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            by_keyword = any(
+                keyword.arg == "axis_name" and is_text(keyword.value)
+                for keyword in node.keywords
+            )
+            in_collective = called_name(node) in COLLECTIVES and any(
+                is_text(argument) for argument in node.args
+            )
+            if by_keyword or in_collective or called_name(node) in MESH_MAKERS:
+                lines.append(node.lineno)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            arguments = node.args
+            positional = [*arguments.posonlyargs, *arguments.args]
+            defaults = arguments.defaults
+            first_default = len(positional) - len(defaults)
+            pairs = [
+                *zip(positional[first_default:], defaults, strict=True),
+                *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True),
+            ]
+            lines += [
+                argument.lineno
+                for argument, default in pairs
+                if argument.arg == "axis_name" and is_text(default)
+            ]
+    return lines
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=str)
+def test_imports_point_downstairs(path):
+    here = room(module_name(path))
+    assert here in FLOORS, f"{here} is a new room: give it a floor in FLOORS"
+    for module in sorted(imported_modules(path)):
+        there = room(module)
+        assert there == here or FLOORS[there] < FLOORS[here], (
+            f"{path} (floor {FLOORS[here]}) imports {module} (floor {FLOORS[there]})"
+        )
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=str)
+def test_the_library_knows_no_experiment(path):
+    outside = {"experiments", "benchmarks", "tests", "torch", "tensorflow"}
+    assert not outside & {name.split(".")[0] for name in imported_names(path)}
+
+
+def test_imports_have_no_cycle():
+    unvisited, walked = {*MODULES}, []
+
+    def visit(module):
+        assert module not in walked, " -> ".join([*walked, module])
+        if module in unvisited:
+            walked.append(module)
+            for imported in sorted(imported_modules(MODULES[module]) - {module}):
+                visit(imported)
+            walked.pop()
+            unvisited.discard(module)
+
+    for module in sorted(MODULES):
+        visit(module)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_a_file_fits_in_one_sitting(path):
+    assert len((ROOT / path).read_text().splitlines()) <= MAX_LINES
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_a_module_is_named_by_a_noun_with_a_home(path):
+    assert not HOMELESS & {part.removesuffix(".py") for part in path.parts}
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=str)
+def test_every_module_says_what_it_is(path):
+    assert ast.get_docstring(parse(path)), f"{path} has no docstring"
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=str)
+def test_only_the_mesh_file_names_an_axis(path):
+    lines = axes_named(parse(path))
+    assert path.name == "mesh.py" or not lines, f"{path} names a mesh axis: {lines}"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "jax.lax.pmean(x, 'data')",
+        "sinkhorn(logits, axis_name='data')",
+        "def loss(x, *, axis_name='data'): ...",
+        "P('data')",
+        "jax.make_mesh((4,), ('data',))",
+    ],
+)
+def test_a_named_axis_is_seen(source):
+    assert axes_named(ast.parse(source)) == [1]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "jax.lax.pmean(x, axis_name)",
+        "def loss(x, *, axis_name=None): ...",
+        "load(folder / 'data')",
+    ],
+)
+def test_a_passed_axis_is_not_a_named_one(source):
+    assert axes_named(ast.parse(source)) == []

@@ -1,0 +1,1 @@
+"""Datasets, captions, augmentation and masks; knows no model."""

@@ -1,0 +1,1 @@
+"""Measurements of tokenizers and of samples, each written with its card."""

@@ -1,0 +1,1 @@
+"""Losses: functions from arrays to one value per example."""

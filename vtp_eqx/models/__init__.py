@@ -1,0 +1,1 @@
+"""Networks: the tokenizer's parts, the diffusion transformer, the scene network."""

@@ -1,0 +1,1 @@
+"""State, optimizer, objectives, step and checkpoints."""
