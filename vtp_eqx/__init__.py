@@ -9,6 +9,8 @@ from jaxtyping import install_import_hook
 
 # Stays installed: it checks the modules of this package alone, and must come before
 # the first of them is imported.
-install_import_hook("vtp_eqx", "beartype.beartype")
+install_import_hook(
+    "vtp_eqx", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
 
 __version__ = "0.1.0"
