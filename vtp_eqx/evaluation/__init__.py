@@ -1,1 +1,1 @@
-"""Measurements of tokenizers and of samples, each written with its card."""
+"""Numbers that say how good a tokenizer is, and the cards they are written with."""

@@ -1,0 +1,95 @@
+import dataclasses
+import json
+
+import pytest
+
+from vtp_eqx.config import SamplerConfig
+from vtp_eqx.evaluation.card import EvaluationCard, read, write
+
+
+RECONSTRUCTION = EvaluationCard(
+    num_samples=100,
+    num_reference=100,
+    reference_hash="aa",
+    tokenizer_hash="bb",
+    latents_hash="cc",
+    precision="float32",
+    feature_network="scene-network",
+    feature_hash="dd",
+)
+GENERATION = dataclasses.replace(
+    RECONSTRUCTION,
+    sampler=SamplerConfig(num_steps=20, guidance=1.5),
+    labels="balanced",
+    generator_hash="ee",
+    generator_latents_hash="cc",
+)
+INCEPTION = dataclasses.replace(GENERATION, feature_network="inception-v3")
+
+
+@pytest.mark.parametrize("card", [RECONSTRUCTION, GENERATION])
+def test_a_card_reads_back_as_it_was_written(card, tmp_path):
+    path = tmp_path / "deep" / "card.json"
+    write(path, {card.distance_name: 1.25}, card, num_evaluated=100)
+    assert read(path) == ({"FD-scenes": 1.25}, card)
+    assert [file.name for file in path.parent.iterdir()] == ["card.json"]
+
+
+def test_every_field_is_on_the_card(tmp_path):
+    path = tmp_path / "card.json"
+    write(path, {"psnr": 30.0}, GENERATION, num_evaluated=100)
+    written = json.loads(path.read_text())["card"]
+    assert written.keys() == {f.name for f in dataclasses.fields(EvaluationCard)}
+    sampler = {f.name for f in dataclasses.fields(SamplerConfig)}
+    assert written["sampler"].keys() == sampler
+
+
+@pytest.mark.parametrize("name", ["FID", "gFID", "rFID", "fid_10k"])
+def test_only_inception_features_make_an_fid(name, tmp_path):
+    path = tmp_path / "card.json"
+    with pytest.raises(ValueError, match="Inception"):
+        write(path, {name: 1.0}, GENERATION, num_evaluated=100)
+    assert not path.exists()
+    write(path, {name: 1.0}, INCEPTION, num_evaluated=100)
+    assert INCEPTION.distance_name == "FID"
+    assert GENERATION.distance_name == "FD-scenes"
+
+
+def test_a_card_altered_by_hand_is_refused(tmp_path):
+    path = tmp_path / "card.json"
+    write(path, {"FID": 1.0}, INCEPTION, num_evaluated=100)
+    path.write_text(path.read_text().replace("inception-v3", "scene-network"))
+    with pytest.raises(ValueError, match="Inception"):
+        read(path)
+
+
+def test_another_count_than_the_cards_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="99 evaluated"):
+        write(tmp_path / "card.json", {"psnr": 1.0}, GENERATION, num_evaluated=99)
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="finite"):
+        write(tmp_path / "c", {"psnr": float("nan")}, GENERATION, num_evaluated=100)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"generator_latents_hash": "other"}, "trained with"),
+        ({"sampler": None}, "sampler"),
+        ({"labels": "none"}, "labels"),
+        ({"num_samples": 0}, "num_samples"),
+        ({"tokenizer_hash": ""}, "tokenizer_hash"),
+        ({"feature_hash": ""}, "go together"),
+    ],
+)
+def test_a_card_that_contradicts_itself_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(GENERATION, **changes)
+
+
+def test_a_distance_needs_a_feature_network():
+    card = dataclasses.replace(GENERATION, feature_network="none", feature_hash="")
+    with pytest.raises(ValueError, match="features"):
+        _ = card.distance_name

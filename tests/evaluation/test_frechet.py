@@ -1,0 +1,128 @@
+import time
+
+from hypothesis import given, strategies as st
+import numpy as np
+import pytest
+import scipy.linalg
+
+from vtp_eqx.evaluation.frechet import frechet_distance, Moments, moments_of
+
+
+seeds = st.integers(0, 2**31 - 1)
+
+
+def sample(seed, count=200, width=6):
+    rng = np.random.default_rng(seed)
+    mix = rng.normal(size=(width, width))
+    return rng.normal(size=(count, width)) @ mix + rng.normal(size=width)
+
+
+def exact(mean, covariance):
+    """Moments that have exactly this mean and covariance."""
+    return Moments(2, np.asarray(mean), np.asarray(covariance))
+
+
+def test_two_gaussians_by_hand():
+    # |(3, 4)|^2 = 25; axes (1, 2) against (4, 2): (1 - 4)^2 + (2 - 2)^2 = 9.
+    first = exact([0.0, 0.0], np.diag([1.0, 4.0]))
+    second = exact([3.0, 4.0], np.diag([16.0, 4.0]))
+    assert frechet_distance(first, second) == pytest.approx(34.0, rel=1e-12)
+
+
+def test_covariances_that_do_not_commute_by_hand():
+    # det(C1 C2) = 4 and tr(C1 C2) = 5, so tr sqrt = sqrt(5 + 2 sqrt 4) = 3.
+    first = exact([0.0, 0.0], np.diag([1.0, 4.0]))
+    second = exact([0.0, 0.0], [[1.0, 0.0], [0.0, 1.0]])
+    assert frechet_distance(first, second) == pytest.approx(5 + 2 - 6, rel=1e-12)
+    # C2 = [[2, 1], [1, 1]]: det(C1 C2) = 4, tr(C1 C2) = 6, tr sqrt = sqrt(10).
+    third = exact([0.0, 0.0], [[2.0, 1.0], [1.0, 1.0]])
+    expected = 5 + 3 - 2 * np.sqrt(10)
+    assert frechet_distance(first, third) == pytest.approx(expected, rel=1e-12)
+
+
+@given(seed=seeds)
+def test_the_distance_to_itself_is_zero(seed):
+    moments = Moments.of(sample(seed))
+    assert frechet_distance(moments, moments) < 1e-9 * np.trace(moments.covariance)
+
+
+@given(seed=seeds)
+def test_the_distance_is_symmetric(seed):
+    first, second = Moments.of(sample(seed)), Moments.of(sample(seed + 1))
+    there, back = frechet_distance(first, second), frechet_distance(second, first)
+    assert there == pytest.approx(back, rel=1e-10)
+    assert there > 0
+
+
+@given(seed=seeds)
+def test_rotating_both_sets_leaves_the_distance(seed):
+    first, second = sample(seed), sample(seed + 1)
+    turn = np.linalg.qr(np.random.default_rng(seed).normal(size=(6, 6)))[0]
+    before = frechet_distance(Moments.of(first), Moments.of(second))
+    after = frechet_distance(Moments.of(first @ turn), Moments.of(second @ turn))
+    assert after == pytest.approx(before, rel=1e-8)
+
+
+@given(seed=seeds)
+def test_it_agrees_with_the_root_of_the_product(seed):
+    first, second = Moments.of(sample(seed)), Moments.of(sample(seed + 1))
+    root = scipy.linalg.sqrtm(first.covariance @ second.covariance)
+    expected = np.sum((first.mean - second.mean) ** 2) + np.trace(
+        first.covariance + second.covariance - 2 * root.real
+    )
+    assert frechet_distance(first, second) == pytest.approx(expected, rel=1e-7)
+
+
+@pytest.mark.parametrize("count", [2, 5, 40])
+def test_fewer_samples_than_features_are_no_trouble(count):
+    first = Moments.of(sample(0, count=count, width=30))
+    second = Moments.of(sample(1, count=count, width=30))
+    assert frechet_distance(first, first) < 1e-9 * np.trace(first.covariance)
+    assert np.isfinite(frechet_distance(first, second))
+    # A constant set is a point: all of the other's spread is distance.
+    point = Moments.of(np.zeros((count, 30)))
+    expected = first.mean @ first.mean + np.trace(first.covariance)
+    assert frechet_distance(first, point) == pytest.approx(expected, rel=1e-10)
+
+
+@given(seed=seeds, cut=st.integers(0, 200))
+def test_moments_of_parts_merge_into_those_of_the_whole(seed, cut):
+    rows = sample(seed) + 1e4
+    whole, merged = Moments.of(rows), Moments.of(rows[:cut]) + Moments.of(rows[cut:])
+    assert merged.count == whole.count
+    np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-12)
+    np.testing.assert_allclose(merged.covariance, whole.covariance, atol=1e-8)
+    np.testing.assert_allclose(whole.covariance, np.cov(rows.T), atol=1e-8)
+
+
+def test_batches_stream_in_any_size():
+    rows = sample(0)
+    streamed = moments_of(rows[i : i + 33] for i in range(0, 200, 33))
+    np.testing.assert_allclose(streamed.scatter, Moments.of(rows).scatter, rtol=1e-9)
+
+
+def test_single_precision_features_are_summed_in_double():
+    rows = sample(0).astype(np.float32)
+    assert Moments.of(rows).mean.dtype == np.float64
+
+
+def test_what_has_no_distance_is_an_error():
+    with pytest.raises(ValueError, match="at least one batch"):
+        moments_of([])
+    with pytest.raises(ValueError, match="finite"):
+        Moments.of(np.full((3, 2), np.nan))
+    with pytest.raises(ValueError, match="at least 2"):
+        frechet_distance(Moments.of(np.zeros((1, 2))), Moments.of(np.zeros((3, 2))))
+    with pytest.raises(ValueError, match="one width"):
+        frechet_distance(Moments.of(np.zeros((3, 3))), Moments.of(np.zeros((3, 2))))
+    with pytest.raises(ValueError, match="one width"):
+        Moments.of(np.zeros((3, 3))) + Moments.of(np.zeros((3, 2)))
+
+
+@pytest.mark.slow
+def test_inception_width_takes_seconds():
+    rng = np.random.default_rng(0)
+    first, second = (Moments.of(rng.normal(size=(2500, 2048))) for _ in range(2))
+    start = time.process_time()
+    assert frechet_distance(first, second) > 0
+    assert time.process_time() - start < 60

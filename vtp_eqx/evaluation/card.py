@@ -1,0 +1,147 @@
+"""The evaluation card: what a number depends on, written beside the number.
+
+A distance is called FID only where its features are those of Inception; between rendered
+scenes it is `FD-scenes`. Numbers of different cards are not comparable.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from vtp_eqx.config import require, SamplerConfig
+
+
+FeatureNetwork = Literal["none", "scene-network", "inception-v3"]
+LabelPolicy = Literal["none", "uniform", "balanced", "reference"]
+
+DISTANCE_NAMES = {"scene-network": "FD-scenes", "inception-v3": "FID"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationCard:
+    """Everything a quality number depends on. Hashes are hexadecimal, one a content.
+
+    `sampler`, `labels`, `generator_hash` and `generator_latents_hash` belong to
+    generation: all are set, or none is, as when reconstructions are judged.
+    """
+
+    num_samples: int  # images judged
+    num_reference: int  # images they are compared with
+    reference_hash: str  # of the reference set's config or files
+    tokenizer_hash: str  # of the tokenizer's weights
+    latents_hash: str  # of the latent statistics stored in the tokenizer
+    precision: str  # of the networks' arithmetic, such as "float32"
+    feature_network: FeatureNetwork = "none"
+    feature_hash: str = ""  # of the feature network's weights
+    sampler: SamplerConfig | None = None
+    labels: LabelPolicy = "none"  # how the classes of the samples were chosen
+    generator_hash: str | None = None  # of the generator's averaged weights
+    generator_latents_hash: str | None = None  # of the statistics it was trained with
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("num_samples", "num_reference"):
+            require(
+                getattr(self, name) > 0,
+                f"`{name}` counts images and must be positive; got "
+                f"{getattr(self, name)}: evaluate some.",
+            )
+        for name in ("reference_hash", "tokenizer_hash", "latents_hash", "precision"):
+            require(
+                bool(getattr(self, name)),
+                f"`{name}` names what the number depends on and must not be empty: "
+                "fill it in.",
+            )
+        require(
+            (self.feature_network == "none") == (not self.feature_hash),
+            "A feature network and the hash of its weights go together; got "
+            f"{self.feature_network!r} and {self.feature_hash!r}: set both or neither.",
+        )
+        generation = {
+            "sampler": self.sampler is not None,
+            "labels": self.labels != "none",
+            "generator_hash": self.generator_hash is not None,
+            "generator_latents_hash": self.generator_latents_hash is not None,
+        }
+        require(
+            len(set(generation.values())) == 1,
+            "Generation is described whole or not at all; missing "
+            f"{sorted(name for name, given in generation.items() if not given)}: set "
+            "every one, or leave out the rest.",
+        )
+        require(
+            self.generator_latents_hash in (None, self.latents_hash),
+            "A generator samples in the latent statistics it was trained with; got "
+            f"{self.generator_latents_hash} for it and {self.latents_hash} for the "
+            "tokenizer: use the tokenizer it was trained on.",
+        )
+
+    @property
+    def distance_name(self) -> str:
+        """What a Frechet distance between these features is called."""
+        require(
+            self.feature_network in DISTANCE_NAMES,
+            "A distance takes features, but `feature_network` is 'none': name it.",
+        )
+        return DISTANCE_NAMES[self.feature_network]
+
+
+def check_name(name: str, card: EvaluationCard) -> None:
+    """An error where `name` says FID and the features are not Inception's."""
+    require(
+        card.feature_network == "inception-v3" or "fid" not in name.lower(),
+        f"FID is a distance between Inception features; got the name {name!r} for "
+        f"features of {card.feature_network!r}: call it `card.distance_name`.",
+    )
+
+
+def write(
+    path: str | os.PathLike[str],
+    numbers: Mapping[str, float],
+    card: EvaluationCard,
+    *,
+    num_evaluated: int,
+) -> None:
+    """Writes `numbers` and the card they depend on as one JSON file, whole or not at all.
+
+    `num_evaluated` is the count of images the numbers were really taken from; an error
+    where the card says another, where a number is not finite, or where one is called FID
+    without Inception features.
+    """
+    require(
+        num_evaluated == card.num_samples,
+        f"A card tells the number of images judged; got {card.num_samples} on the card "
+        f"and {num_evaluated} evaluated: correct the card.",
+    )
+    for name, number in numbers.items():
+        check_name(name, card)
+        require(
+            math.isfinite(number),
+            f"A number on a card is finite; got {name} = {number}: find out why before "
+            "it is written.",
+        )
+    content = {
+        "numbers": {name: float(number) for name, number in numbers.items()},
+        "card": dataclasses.asdict(card),
+    }
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.replace(path)
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, float], EvaluationCard]:
+    """The numbers and the card that `write` wrote to `path`, checked again."""
+    content: dict[str, Any] = json.loads(Path(path).read_text())
+    fields = dict(content["card"])
+    if fields["sampler"] is not None:
+        fields["sampler"] = SamplerConfig(**fields["sampler"])
+    card = EvaluationCard(**fields)
+    for name in content["numbers"]:
+        check_name(name, card)
+    return content["numbers"], card
