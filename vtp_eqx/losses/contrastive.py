@@ -1,0 +1,88 @@
+"""Contrast between images and captions over the global batch.
+
+Row `i` of the images and row `i` of the texts are a pair; every other row of the global
+batch is a negative. Inputs are unit-norm embeddings; logits are float32.
+"""
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vtp_eqx.losses.checks import require_finite
+from vtp_eqx.losses.cosines import cosines
+from vtp_eqx.mesh import global_rows
+
+
+def clip_loss(
+    image: Float[Array, "batch embed"],
+    text: Float[Array, "batch embed"],
+    *,
+    log_scale: Float[Array, ""],
+    axis_name: str | None = None,
+) -> Float[Array, " batch"]:
+    """Symmetric cross-entropy of finding one's partner in the global batch (CLIP).
+
+    **Arguments:**
+
+    - `image`, `text`: unit-norm embeddings of this shard's pairs.
+    - `log_scale`: natural log of the logit multiplier. The paper starts at
+        `log(1 / 0.07)` and keeps it at or below `log 100`; the limit is the caller's.
+    - `axis_name`: mesh axis that the batch is split over, or `None` off-mesh.
+
+    **Returns:**
+
+    For each local pair, the mean of its two directions (image to texts and text to
+    images), in nats.
+
+    Radford et al. 2021, https://arxiv.org/abs/2103.00020, Figure 3.
+    """
+    require_finite(image=image, text=text, log_scale=log_scale)
+    scale = jnp.exp(log_scale.astype(jnp.float32))
+    own = global_rows(image.shape[0], axis_name)
+
+    def direction(queries, keys):
+        logits = scale * cosines(queries, _gathered(keys, axis_name))
+        log_probability = jax.nn.log_softmax(logits, axis=-1)
+        return -jnp.take_along_axis(log_probability, own[:, None], axis=-1)[:, 0]
+
+    return (direction(image, text) + direction(text, image)) / 2
+
+
+def siglip_loss(
+    image: Float[Array, "batch embed"],
+    text: Float[Array, "batch embed"],
+    *,
+    log_scale: Float[Array, ""],
+    bias: Float[Array, ""],
+    axis_name: str | None = None,
+) -> Float[Array, " batch"]:
+    """Binary cross-entropy of every image with every text of the global batch (SigLIP).
+
+    **Arguments:**
+
+    - `image`, `text`: unit-norm embeddings of this shard's pairs.
+    - `log_scale`: natural log of the logit multiplier. The paper starts at `log 10`.
+    - `bias`: added to every logit. The paper starts at -10: each positive meets
+        `batch - 1` negatives, and the loss should not begin by unlearning them.
+    - `axis_name`: mesh axis that the batch is split over, or `None` off-mesh.
+
+    **Returns:**
+
+    For each local image, the sum over all texts, in nats.
+
+    Zhai et al. 2023, https://arxiv.org/abs/2303.15343, Algorithm 1.
+    """
+    require_finite(image=image, text=text, log_scale=log_scale, bias=bias)
+    scale = jnp.exp(log_scale.astype(jnp.float32))
+    logits = scale * cosines(image, _gathered(text, axis_name)) + bias
+    own = global_rows(image.shape[0], axis_name)
+    is_positive = own[:, None] == jnp.arange(logits.shape[1])
+    return jnp.sum(jax.nn.softplus(jnp.where(is_positive, -logits, logits)), axis=-1)
+
+
+def _gathered(
+    rows: Float[Array, "batch embed"], axis_name: str | None
+) -> Float[Array, "global embed"]:
+    """The rows of all shards in order; their gradient goes back to their owners."""
+    return rows if axis_name is None else lax.all_gather(rows, axis_name, tiled=True)
