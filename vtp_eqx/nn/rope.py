@@ -75,8 +75,24 @@ def axial_table(
     angles = np.tile(angles, 2).astype(np.float32)
     cos, sin = np.cos(angles).astype(kind), np.sin(angles).astype(kind)
     return RotaryTable(
-        cos=_behind(prefix, cos, 1), sin=_behind(prefix, sin, 0),
+        cos=_behind(prefix, cos, 1.0), sin=_behind(prefix, sin, 0.0),
         pairing="halves", precision=precision,
+    )  # fmt: skip
+
+
+def integer_table(height: int, width: int, head_width: int) -> RotaryTable:
+    """LightningDiT's table: whole-number coordinates, neighbors paired, float32.
+
+    Periods are `10000 ** (4i / d)` as in EVA-02 (Fang et al. 2023; RECIPE 8.1).
+    """
+    frequencies = 10_000.0 ** (-np.arange(head_width // 4) / (head_width / 4))
+    rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
+    grid = np.stack([rows.ravel(), columns.ravel()], axis=-1)
+    angles = (grid[:, :, None] * frequencies).reshape(height * width, head_width // 2)
+    angles = np.repeat(angles, 2, axis=-1)
+    return RotaryTable(
+        cos=np.cos(angles).astype(np.float32), sin=np.sin(angles).astype(np.float32),
+        pairing="neighbors", precision="float32",
     )  # fmt: skip
 
 

@@ -1,0 +1,97 @@
+"""A trained diffusion transformer, bound to the latent statistics it was trained on."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+import numpy as np
+
+from ..config import require, SamplerConfig
+from ..flow import euler, guided, heun, sample, time_grid, Velocity
+from .dit import DiT
+
+
+SOLVERS = {"euler": euler, "heun": heun}
+
+
+class Generator(eqx.Module):
+    """A diffusion transformer with the hash of the latent statistics it learned in.
+
+    The transformer works on latents normalized per channel. With other statistics they
+    would be denormalized wrongly, and the images would be quietly worse: it is refused.
+    """
+
+    dit: DiT
+    latents_hash: str = eqx.field(static=True)
+
+    def sample(
+        self,
+        labels: Int[Array, " batch"],
+        sampler: SamplerConfig,
+        *,
+        latents_hash: str,
+        key: PRNGKeyArray,
+    ) -> Float[Array, "batch height width channels"]:
+        """One normalized latent for each label.
+
+        `latents_hash` is that of the tokenizer which will decode them. Compiles once
+        per batch size and sampler, whatever the weights.
+        """
+        require(
+            latents_hash == self.latents_hash,
+            "A generator samples only for the latent statistics it was trained on; got "
+            f"{latents_hash!r} for {self.latents_hash!r}: load the tokenizer it was "
+            "trained with, or train it anew.",
+        )
+        config = self.dit.config
+        shape = (config.latent_size, config.latent_size, config.latent_width)
+        noise = jr.normal(key, (len(labels), *shape), jnp.float32)
+        velocity = guided_velocity(self.dit, labels, sampler)
+        times = time_grid(sampler.num_steps, sampler.time_shift)
+        return sample(velocity, noise, times, SOLVERS[sampler.solver])
+
+
+def guided_velocity(
+    dit: DiT, labels: Int[Array, " batch"], sampler: SamplerConfig
+) -> Velocity:
+    """The velocity field that `sampler` asks for, one label for each row of a batch.
+
+    With guidance, the conditional and the unconditional velocity are one call of twice
+    the batch; with `guidance = 1` there is no unconditional one.
+    """
+    num_classes = dit.config.num_classes
+    if not isinstance(labels, jax.core.Tracer):
+        require(
+            bool(
+                np.all((np.asarray(labels) >= 0) & (np.asarray(labels) <= num_classes))
+            ),
+            f"Labels are 0 to {num_classes - 1}, and {num_classes} for any class; got "
+            f"{np.min(labels)} to {np.max(labels)}.",
+        )
+    return eqx.Partial(_velocity, dit, labels, sampler)
+
+
+def _velocity(
+    dit: DiT,
+    labels: Int[Array, " batch"],
+    sampler: SamplerConfig,
+    latents: Float[Array, "batch height width channels"],
+    t: Float[Array, ""],
+) -> Float[Array, "batch height width channels"]:
+    times = jnp.full(labels.shape, t)
+    if sampler.guidance == 1:
+        return dit.batch(latents, times, labels)
+    unconditional = jnp.full_like(labels, dit.config.num_classes)
+    both = dit.batch(
+        jnp.concatenate([latents, latents]),
+        jnp.concatenate([times, times]),
+        jnp.concatenate([labels, unconditional]),
+    )
+    return guided(
+        *jnp.split(both, 2),
+        t,
+        scale=sampler.guidance,
+        start=sampler.guidance_start,
+        channels=sampler.guided_channels,
+    )
