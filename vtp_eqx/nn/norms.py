@@ -52,3 +52,11 @@ def make_norm(kind: Norm, width: int, eps: float | None = None) -> RMSNorm | Lay
     if kind == "rmsnorm":
         return RMSNorm(width, 1e-5 if eps is None else eps)
     return LayerNorm(width, 1e-6 if eps is None else eps)
+
+
+def unit_norm(x: Float[Array, "*axes width"]) -> Float[Array, "*axes width"]:
+    """`x` divided by its Euclidean length; a vector of zeros stays as it is."""
+    wide = x.astype(jnp.float32)
+    square = jnp.sum(wide * wide, axis=-1, keepdims=True)
+    # Bounded before the root, so that the gradient at zero is a number.
+    return (wide * lax.rsqrt(jnp.maximum(square, 1e-24))).astype(x.dtype)

@@ -64,7 +64,9 @@ class Block(eqx.Module):
             )  # fmt: skip
 
         def scale():
-            return None if layer_scale is None else jnp.full(width, layer_scale)
+            if layer_scale is None:
+                return None
+            return jnp.full(width, layer_scale, jnp.float32)
 
         self.attention_scale, self.feed_forward_scale = scale(), scale()
 

@@ -1,0 +1,70 @@
+"""The vision transformer that paints: latents to normalized pixels."""
+
+import equinox as eqx
+import jax
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..config import TransformerConfig
+from ..nn.linear import Linear
+from ..nn.norms import LayerNorm, make_norm, RMSNorm
+from ..nn.patches import unpatchify
+from ..nn.rope import axial_table, Precision
+from ..nn.transformer import Transformer
+from .encoder import vision_stack
+
+
+class PixelDecoder(eqx.Module):
+    """A vision transformer from one latent per patch to that patch's pixels.
+
+    No summary token, no output activation: pixels are unclipped, in the normalized
+    space that the encoder reads (RECIPE 2).
+    """
+
+    embed: Linear
+    stack: Transformer
+    norm: RMSNorm | LayerNorm
+    to_pixels: Linear
+    patch_size: int = eqx.field(static=True)
+    rope: Precision = eqx.field(static=True)
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        latent_width: int,
+        patch_size: int,
+        rope: Precision,
+        *,
+        key: PRNGKeyArray,
+    ):
+        embed_key, stack_key, pixels_key = jr.split(key, 3)
+        self.embed = Linear(latent_width, config.width, key=embed_key)
+        self.stack = vision_stack(config, key=stack_key)
+        self.norm = make_norm(config.norm, config.width)
+        self.to_pixels = Linear(config.width, 3 * patch_size**2, key=pixels_key)
+        self.patch_size = patch_size
+        self.rope = rope
+
+    def __call__(
+        self, latents: Float[Array, "rows columns channels"]
+    ) -> Float[Array, "height width 3"]:
+        """The pixels of one image, `patch_size` times as high and wide as `latents`."""
+        patches = self.to_pixels(self.tokens(latents))
+        return unpatchify(patches, latents.shape[:2], self.patch_size)
+
+    def tokens(
+        self, latents: Float[Array, "rows columns channels"]
+    ) -> Float[Array, "num_patches width"]:
+        """The features that pixels are read off, one row a patch."""
+        rows, columns, channels = latents.shape
+        num_heads = self.stack.blocks.attention.num_heads
+        head_width = self.embed.weight.shape[0] // num_heads
+        rotate = axial_table(rows, columns, head_width, precision=self.rope)
+        tokens = self.embed(latents.reshape(rows * columns, channels))
+        return self.norm(self.stack(tokens, rotate=rotate))
+
+    def batch(
+        self, latents: Float[Array, "batch rows columns channels"]
+    ) -> Float[Array, "batch height width 3"]:
+        """The pixels of a batch."""
+        return jax.vmap(self)(latents)

@@ -1,0 +1,159 @@
+"""The vision transformer that sees: normalized pixels to a summary and patches."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from ..config import TransformerConfig
+from ..nn.linear import Linear
+from ..nn.norms import LayerNorm, make_norm, RMSNorm
+from ..nn.patches import patch_grid, patchify
+from ..nn.rope import axial_table, Precision, RotaryTable
+from ..nn.transformer import Transformer
+
+
+class Features(eqx.Module):
+    """What an encoder says about an image, after its final norm.
+
+    `cls` is the summary token; `patches` run row by row.
+    """
+
+    cls: Float[Array, "*batch width"]
+    patches: Float[Array, "*batch num_patches width"]
+
+    @classmethod
+    def of_tokens(cls, tokens: Float[Array, "*batch seq width"]) -> "Features":
+        """Splits a sequence whose first token is the summary."""
+        return cls(tokens[..., 0, :], tokens[..., 1:, :])
+
+
+class Encoder(eqx.Module):
+    """A vision transformer with a summary token and rotary positions.
+
+    Takes pixels that are already normalized, of any size that the patch divides. Where
+    a patch is hidden, a learned token stands in for its whole embedding, so that
+    nothing of its pixels can be read (RECIPE 1.3).
+
+    Siméoni et al. 2025 (DINOv3), https://arxiv.org/abs/2508.10104.
+    """
+
+    patch_embed: Linear
+    cls_token: Float[Array, " width"]
+    mask_token: Float[Array, " width"]
+    stack: Transformer
+    norm: RMSNorm | LayerNorm
+    patch_size: int = eqx.field(static=True)
+    rope: Precision = eqx.field(static=True)
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        patch_size: int,
+        rope: Precision,
+        *,
+        key: PRNGKeyArray,
+    ):
+        embed_key, cls_key, stack_key = jr.split(key, 3)
+        self.patch_embed = _patch_embed(patch_size, config.width, embed_key)
+        self.cls_token = 0.02 * jr.normal(cls_key, config.width, jnp.float32)
+        self.mask_token = jnp.zeros(config.width, jnp.float32)
+        self.stack = vision_stack(config, key=stack_key)
+        self.norm = make_norm(config.norm, config.width)
+        self.patch_size = patch_size
+        self.rope = rope
+
+    def __call__(
+        self,
+        pixels: Float[Array, "height width 3"],
+        *,
+        hidden: Bool[Array, " num_patches"] | None = None,
+    ) -> Features:
+        """The features of one image; `hidden` is `True` where a patch is not seen."""
+        tokens = self.stack(self._embed(pixels, hidden), rotate=self._rotate(pixels))
+        return Features.of_tokens(self.norm(tokens))
+
+    def batch(
+        self,
+        pixels: Float[Array, "batch height width 3"],
+        *,
+        hidden: Bool[Array, "batch num_patches"] | None = None,
+        drop_rate: float = 0.0,
+        key: PRNGKeyArray | None = None,
+    ) -> Features:
+        """The features of a batch, with stochastic depth on random subsets of it.
+
+        Subsets are a matter of the batch, hence this method: without a key, or at rate
+        0, it equals `jax.vmap` of a call.
+        """
+        tokens = self.stack.batch(
+            jax.vmap(self._embed)(pixels, hidden),
+            rotate=self._rotate(pixels[0]),
+            drop_rate=drop_rate,
+            key=key,
+        )
+        return Features.of_tokens(self.norm(tokens))
+
+    def intermediate(
+        self, pixels: Float[Array, "height width 3"], last: int
+    ) -> list[Features]:
+        """The features behind each of the `last` blocks, first to last, normed."""
+        depth = self.stack.depth
+        if not 1 <= last <= depth:
+            raise ValueError(
+                f"An encoder of {depth} blocks has 1 to {depth} last ones; got "
+                f"{last}: ask for fewer."
+            )
+        traced = self.stack.trace(
+            self._embed(pixels, None), rotate=self._rotate(pixels)
+        )
+        return [Features.of_tokens(self.norm(tokens)) for tokens in traced[-last:]]
+
+    def _embed(
+        self,
+        pixels: Float[Array, "height width 3"],
+        hidden: Bool[Array, " num_patches"] | None,
+    ) -> Float[Array, "seq features"]:
+        patches = self.patch_embed(patchify(pixels, self.patch_size))
+        if hidden is not None:
+            patches = jnp.where(hidden[:, None], self.mask_token, patches)
+        return jnp.concatenate([self.cls_token[None], patches])
+
+    def _rotate(self, pixels: Float[Array, "height width 3"]) -> RotaryTable:
+        grid = patch_grid(*pixels.shape[:2], self.patch_size)
+        num_heads = self.stack.blocks.attention.num_heads
+        head_width = self.cls_token.shape[0] // num_heads
+        return axial_table(*grid, head_width, prefix=1, precision=self.rope)
+
+
+def vision_stack(config: TransformerConfig, *, key: PRNGKeyArray) -> Transformer:
+    """The blocks that a config of an encoder or pixel decoder describes."""
+    return Transformer(
+        config.width,
+        config.depth,
+        config.num_heads,
+        remat=config.remat,
+        norm=config.norm,
+        feed_forward=config.feed_forward,
+        mlp_ratio=config.mlp_ratio,
+        qk_norm=config.qk_norm,
+        layer_scale=config.layer_scale,
+        key=key,
+    )
+
+
+def _patch_embed(patch_size: int, width: int, key: PRNGKeyArray) -> Linear:
+    """Weight and bias from U(-k, k), `k = fan_in ** -0.5`: a convolution's start."""
+    linear_key, weight_key, bias_key = jr.split(key, 3)
+    linear = Linear(3 * patch_size**2, width, key=linear_key)
+    limit = (3 * patch_size**2) ** -0.5
+
+    def uniform(key, shape):
+        return jr.uniform(key, shape, jnp.float32, -limit, limit)
+
+    return eqx.tree_at(
+        lambda layer: (layer.weight, layer.bias),
+        linear,
+        (uniform(weight_key, linear.weight.shape), uniform(bias_key, (width,))),
+    )

@@ -1,0 +1,99 @@
+"""The text tower: token ids to one feature per text."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from ..config import TextConfig
+from ..nn.feed_forward import gelu, quick_gelu
+from ..nn.norms import LayerNorm
+from ..nn.transformer import Transformer
+
+
+# Published code; the vision towers have 1e-6.
+_NORM_EPS = 1e-5
+
+
+class TextEncoder(eqx.Module):
+    """A transformer over token ids, read at the end token.
+
+    The end token has the largest id of a vocabulary, so the first largest id of a text
+    is its end. Reading is causal as published: padding behind the end changes nothing.
+
+    Radford et al. 2021, https://arxiv.org/abs/2103.00020; RECIPE 3.
+    """
+
+    token_embedding: Float[Array, "vocabulary width"]
+    positions: Float[Array, "context width"]
+    stack: Transformer
+    norm: LayerNorm
+    projection: Float[Array, "width embed"]
+    causal: bool = eqx.field(static=True)
+
+    def __init__(self, config: TextConfig, *, key: PRNGKeyArray):
+        token_key, position_key, stack_key, projection_key = jr.split(key, 4)
+        width = config.width
+        self.token_embedding = _normal(token_key, (config.vocabulary, width), 0.02)
+        self.positions = _normal(position_key, (config.context, width), 0.01)
+        self.stack = _text_stack(config, stack_key)
+        self.norm = LayerNorm(width, _NORM_EPS)
+        self.projection = _normal(projection_key, (width, width), width**-0.5)
+        self.causal = config.causal
+
+    def __call__(self, ids: Int[Array, " context"]) -> Float[Array, " width"]:
+        """The feature of one text at its end token, before the projection."""
+        tokens = self.token_embedding[ids] + self.positions
+        tokens = self.stack(tokens, mask=self._mask())
+        # The norm acts on each token alone, so only the one that is read needs it.
+        return self.norm(tokens[jnp.argmax(ids)])
+
+    def embed(self, ids: Int[Array, " context"]) -> Float[Array, " embed"]:
+        """The projected feature of one text, not yet of unit norm."""
+        return self(ids) @ self.projection
+
+    def batch(self, ids: Int[Array, "batch context"]) -> Float[Array, "batch width"]:
+        """The features of a batch of texts, before the projection."""
+        return jax.vmap(self)(ids)
+
+    def _mask(self) -> Bool[Array, "context context"] | None:
+        context = self.positions.shape[0]
+        return jnp.tri(context, dtype=bool) if self.causal else None
+
+
+def _normal(key: PRNGKeyArray, shape: tuple[int, ...], std: float) -> Array:
+    return std * jr.normal(key, shape, jnp.float32)
+
+
+def _text_stack(config: TextConfig, key: PRNGKeyArray) -> Transformer:
+    """The blocks, started as in CLIP: residual branches shrink with the depth."""
+    stack_key, *weight_keys = jr.split(key, 5)
+    stack = Transformer(
+        config.width,
+        config.depth,
+        config.num_heads,
+        remat=config.remat,
+        norm="layernorm",
+        norm_eps=_NORM_EPS,
+        feed_forward="mlp",
+        mlp_ratio=config.mlp_ratio,
+        activation=quick_gelu if config.quick_gelu else gelu,
+        layer_scale=config.layer_scale,
+        key=stack_key,
+    )
+
+    def weights(stack):
+        attention, feed = stack.blocks.attention, stack.blocks.feed_forward
+        layers = (attention.to_qkv, attention.to_out, feed.up, feed.out)
+        return tuple(layer.weight for layer in layers)
+
+    narrow, shrunk = config.width**-0.5, (2 * config.width * config.depth) ** -0.5
+    stds = (narrow, shrunk, (2 * config.width) ** -0.5, shrunk)
+    drawn = [
+        _normal(weight_key, weight.shape, std)
+        for weight_key, weight, std in zip(
+            weight_keys, weights(stack), stds, strict=True
+        )
+    ]
+    return eqx.tree_at(weights, stack, drawn)

@@ -1,0 +1,220 @@
+"""The tokenizer: images to latents and back, and images and texts to one space.
+
+Images are float32 `[height, width, 3]` in [0, 1], latents are
+`[height / patch_size, width / patch_size, latent_width]` and raw. "Pixels" are images
+in the normalized space that the networks read and write; nobody else normalizes.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..config import PrototypeConfig, TokenizerConfig
+from ..nn.linear import Linear
+from ..nn.norms import unit_norm
+from .decoder import PixelDecoder
+from .doors import AnyArray, checked_ids, checked_image, checked_latents
+from .encoder import Encoder, Features
+from .heads import PrototypeHead
+from .text import TextEncoder
+
+
+class Tokenizer(eqx.Module):
+    """A visual tokenizer: encoder, linear bottleneck, pixel decoder, text tower.
+
+    The bottleneck is a bias-free linear read-out of the patch features, with nothing
+    behind it: no norm, no noise. `latent_mean` and `latent_std` describe the latents of
+    a data set, channel by channel; until they are measured they are 0 and 1.
+
+    The methods from `encode` to `denormalize_latents` act on one example: batch with
+    `jax.vmap`. A `ValueError` says what is wrong with an input, values included where
+    they are known (not under `jax.jit`).
+
+    Yao et al. 2025 (VTP), https://arxiv.org/abs/2512.13687.
+    """
+
+    encoder: Encoder
+    bottleneck: Linear
+    decoder: PixelDecoder
+    text: TextEncoder | None
+    projection: Linear | None
+    logit_scale: Float[Array, ""]
+    logit_bias: Float[Array, ""] | None
+    latent_mean: Float[Array, " channels"]
+    latent_std: Float[Array, " channels"]
+    config: TokenizerConfig = eqx.field(static=True)
+
+    def __init__(self, config: TokenizerConfig, *, key: PRNGKeyArray):
+        encoder_key, narrow_key, decoder_key, text_key, project_key = jr.split(key, 5)
+        patch_size, latent_width = config.patch_size, config.latent_width
+        self.encoder = Encoder(
+            config.encoder, patch_size, config.rope, key=encoder_key
+        )
+        self.bottleneck = Linear(
+            config.encoder.width, latent_width, use_bias=False, key=narrow_key
+        )
+        self.decoder = PixelDecoder(
+            config.decoder, latent_width, patch_size, config.rope, key=decoder_key
+        )
+        self.text = self.projection = None
+        if config.text is not None:
+            self.text = TextEncoder(config.text, key=text_key)
+            self.projection = Linear(
+                config.head_width,
+                config.text.width,
+                use_bias=False,
+                std=config.head_width**-0.5,
+                key=project_key,
+            )
+        self.logit_scale = jnp.asarray(config.logit_scale, jnp.float32)
+        self.logit_bias = (
+            None
+            if config.logit_bias is None
+            else jnp.asarray(config.logit_bias, jnp.float32)
+        )
+        self.latent_mean = jnp.zeros(latent_width, jnp.float32)
+        self.latent_std = jnp.ones(latent_width, jnp.float32)
+        self.config = config
+
+    def encode(self, image: AnyArray) -> Float[Array, "rows columns channels"]:
+        """The raw latents of an image."""
+        image = checked_image(image, self.config.patch_size)
+        height, width, _ = image.shape
+        latents = self.bottleneck(self.encoder(self.normalize(image)).patches)
+        rows, columns = (side // self.config.patch_size for side in (height, width))
+        return latents.reshape(rows, columns, -1)
+
+    def decode(self, latents: AnyArray) -> Float[Array, "height width 3"]:
+        """The image that raw latents stand for: about [0, 1], unclipped."""
+        latents = checked_latents(latents, self.config.latent_width)
+        return self.denormalize(self.decoder(latents))
+
+    def features(self, image: AnyArray, last: int = 1) -> list[Features]:
+        """The full-width features behind each of the `last` blocks, first to last.
+
+        All pass the final norm; the last of them is what every objective reads.
+        """
+        image = checked_image(image, self.config.patch_size)
+        return self.encoder.intermediate(self.normalize(image), last)
+
+    def embed_image(self, image: AnyArray) -> Float[Array, " embed"]:
+        """The unit-norm embedding of an image, in the space of `embed_text`."""
+        _, projection = self._contrast()
+        image = checked_image(image, self.config.patch_size)
+        features = self.encoder(self.normalize(image))
+        return unit_norm(projection(self.contrast_features(features)))
+
+    def embed_text(self, ids: AnyArray) -> Float[Array, " embed"]:
+        """The unit-norm embedding of a text, in the space of `embed_image`."""
+        text, _ = self._contrast()
+        vocabulary, context = text.token_embedding.shape[0], text.positions.shape[0]
+        return unit_norm(text.embed(checked_ids(ids, context, vocabulary)))
+
+    def normalize_latents(
+        self, latents: Float[Array, "*axes channels"]
+    ) -> Float[Array, "*axes channels"]:
+        """Raw latents to mean 0 and deviation 1 per channel, what generators learn."""
+        return (latents - self.latent_mean) / self.latent_std
+
+    def denormalize_latents(
+        self, latents: Float[Array, "*axes channels"]
+    ) -> Float[Array, "*axes channels"]:
+        """Undoes `normalize_latents`."""
+        return latents * self.latent_std + self.latent_mean
+
+    def normalize(self, image: Float[Array, "*axes 3"]) -> Float[Array, "*axes 3"]:
+        """Colors in [0, 1] to the normalized space of pixels."""
+        mean, std = self._pixel_statistics(image)
+        return (image - mean) / std
+
+    def denormalize(self, pixels: Float[Array, "*axes 3"]) -> Float[Array, "*axes 3"]:
+        """Undoes `normalize`; clips nothing."""
+        mean, std = self._pixel_statistics(pixels)
+        return pixels * std + mean
+
+    def contrast_features(self, features: Features) -> Float[Array, "*batch head"]:
+        """What contrast projects: the summary, or the mean of the patches."""
+        chosen = self.head_features(features)
+        if self.config.contrast_feature == "cls":
+            return chosen.cls
+        return jnp.mean(chosen.patches, axis=-2)
+
+    def head_features(self, features: Features) -> Features:
+        """What contrast and distillation read: full features, or bottlenecked ones."""
+        return _head_features(features, self.bottleneck, self.config)
+
+    def _contrast(self) -> tuple[TextEncoder, Linear]:
+        if self.text is None or self.projection is None:
+            raise ValueError(
+                "Embeddings need a text tower; got a tokenizer without one: "
+                "set `text` in its `TokenizerConfig`."
+            )
+        return self.text, self.projection
+
+    def _pixel_statistics(self, like: Array) -> tuple[Array, Array]:
+        mean = jnp.asarray(self.config.pixel_mean, like.dtype)
+        return mean, jnp.asarray(self.config.pixel_std, like.dtype)
+
+
+class Pretrainer(eqx.Module):
+    """What pre-training trains: a tokenizer and, for self-distillation, prototypes."""
+
+    tokenizer: Tokenizer
+    prototypes: PrototypeHead | None
+
+    def __init__(
+        self,
+        tokenizer: TokenizerConfig,
+        prototypes: PrototypeConfig | None,
+        *,
+        key: PRNGKeyArray,
+    ):
+        tokenizer_key, prototype_key = jr.split(key)
+        self.tokenizer = Tokenizer(tokenizer, key=tokenizer_key)
+        self.prototypes = (
+            None
+            if prototypes is None
+            else PrototypeHead(tokenizer.head_width, prototypes, key=prototype_key)
+        )
+
+
+class Teacher(eqx.Module):
+    """The parts of a pretrainer that its targets come from: a slow copy of them."""
+
+    encoder: Encoder
+    bottleneck: Linear
+    prototypes: PrototypeHead
+    config: TokenizerConfig = eqx.field(static=True)
+
+    @classmethod
+    def of(cls, pretrainer: Pretrainer) -> "Teacher":
+        """A teacher that equals its student, in arrays of its own."""
+        if pretrainer.prototypes is None:
+            raise ValueError(
+                "A teacher needs a prototype head; got a pretrainer without one: "
+                "set `prototypes`, or train without self-distillation."
+            )
+        tokenizer = pretrainer.tokenizer
+        shared = cls(
+            tokenizer.encoder,
+            tokenizer.bottleneck,
+            pretrainer.prototypes,
+            tokenizer.config,
+        )
+        # A step that donates its state may not be given one buffer twice.
+        copy = lambda leaf: jnp.array(leaf) if eqx.is_array(leaf) else leaf
+        return jax.tree.map(copy, shared)
+
+    def head_features(self, features: Features) -> Features:
+        """What the prototypes read: full features, or bottlenecked ones."""
+        return _head_features(features, self.bottleneck, self.config)
+
+
+def _head_features(
+    features: Features, bottleneck: Linear, config: TokenizerConfig
+) -> Features:
+    if config.heads_on == "full":
+        return features
+    return Features(bottleneck(features.cls), bottleneck(features.patches))
