@@ -2,13 +2,15 @@
 
 Values can be read only outside of `jax.jit`: there, a bad one raises `ValueError`. A
 traced one turns the loss into NaN, which the check of finite metrics after each step
-reports.
+reports. Values are read with NumPy, because JAX traces whatever happens inside of
+`jax.jit`, to constants too.
 """
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num, ScalarLike
+import numpy as np
 
 from vtp_eqx.config import require
 
@@ -20,7 +22,7 @@ def require_finite(**arrays: Num[Array, "..."]) -> None:
     """
     for name, array in arrays.items():
         require(
-            is_traced(array) or bool(jnp.isfinite(array).all()),
+            is_traced(array) or bool(np.isfinite(array).all()),
             f"`{name}` must be finite; got NaN or infinity among its {array.size} "
             "values: look at the inputs and the learning rate of the step before.",
         )
@@ -30,7 +32,7 @@ def require_positive(**values: ScalarLike) -> None:
     """Raises `ValueError` where a concrete value, given by its name, is not above 0."""
     for name, value in values.items():
         require(
-            is_traced(value) or bool(value > 0),
+            is_traced(value) or bool(np.greater(value, 0)),
             f"`{name}` must be positive; got {value}: change it.",
         )
 
@@ -46,7 +48,7 @@ def unless_empty(
     Raises `ValueError` instead where `kept` is concrete.
     """
     require(
-        is_traced(kept) or bool(kept.any()),
+        is_traced(kept) or bool(np.any(kept)),
         f"A masked loss needs a hidden patch; got none in {kept.size} rows: raise "
         "`mask_rate` or `mask_ratio`, or leave the term out.",
     )
