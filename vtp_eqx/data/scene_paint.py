@@ -121,7 +121,7 @@ def paint_strokes(canvas: Canvas, nuisance: Draws, most: int) -> None:
         name = f"stroke/{stroke}"
         u, v = _turned(
             canvas,
-            nuisance.uniform(f"{name}/angle", 0, np.pi),
+            nuisance.uniform(f"{name}/angle", 0.0, np.pi),
             np.ones(len(count)),
             nuisance.uniform(f"{name}/x", -0.9, 0.9),
             nuisance.uniform(f"{name}/y", -0.9, 0.9),
@@ -155,7 +155,7 @@ def paint_objects(canvas: Canvas, objects: Objects, nuisance: Draws) -> None:
     dark = np.zeros((len(opacity), 1, 1), np.float32)
     canvas.blend(shadow * opacity, [dark, dark, dark])
 
-    light = nuisance.uniform("shade/angle", -np.pi, 0)
+    light = nuisance.uniform("shade/angle", -np.pi, 0.0)
     side = u * _as_planes(np.cos(light)) + v * _as_planes(np.sin(light))
     shade = _as_planes(objects.tint) * (1 + side * np.float32(0.13))
     # The edge is as dark as the object allows: it keeps the hue.
@@ -173,7 +173,7 @@ def develop(
     """The finished images: uneven light over everything, then noise in each pixel."""
     n, size = canvas.planes[0].shape[:2]
     angle = nuisance.uniform("light/angle", -np.pi, np.pi)
-    strength = nuisance.uniform("light/strength", 0, light)
+    strength = nuisance.uniform("light/strength", 0.0, light)
     # Darkens more than it brightens, so that white keeps its grain.
     lit = (
         _as_planes(1 - 0.5 * strength)
