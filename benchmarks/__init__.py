@@ -1,0 +1,1 @@
+"""Benchmarks: each prints one table with medians, ratios, machine and commit."""

@@ -1,0 +1,75 @@
+"""Timing of compiled functions, and tables that say where and from what they come."""
+
+from collections.abc import Callable, Sequence
+import os
+from pathlib import Path
+import platform
+import statistics
+import subprocess
+import time
+from typing import Any
+
+import jax
+
+
+def median_seconds(function: Callable[..., Any], *args: Any, repeats: int = 7) -> float:
+    """The median wall time of `function(*args)` until its result is there, warm."""
+    jax.block_until_ready(function(*args))
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        jax.block_until_ready(function(*args))
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def machine() -> str:
+    """The processor, its cores, the load when asked, and JAX's devices."""
+    load, _, _ = os.getloadavg()
+    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    return (
+        f"{_processor()}, {os.cpu_count()} cores (load {load:.1f}); "
+        f"jax {jax.__version__} on {devices}; Python {platform.python_version()}"
+    )
+
+
+def commit() -> str:
+    """The commit of this checkout, with a mark if files differ from it."""
+    here = Path(__file__).parent
+    asked = ["git", "describe", "--always", "--dirty=, changed", "--exclude=*"]
+    try:
+        answer = subprocess.run(
+            asked, cwd=here, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "not a git checkout"
+    return answer.stdout.strip()
+
+
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
+    """Prints a Markdown table, headed by title, machine and commit."""
+    print(f"\n**{title}**\n\nmachine: {machine()}  \ncommit: {commit()}\n")
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *others = zip(cells, widths, strict=True)
+        padded = [first[0].ljust(first[1]), *(c.rjust(w) for c, w in others)]
+        return f"| {' | '.join(padded)} |"
+
+    print(line(columns))
+    print(
+        f"|{'-' * (widths[0] + 2)}|{''.join('-' * (w + 1) + ':|' for w in widths[1:])}"
+    )
+    for row in rows:
+        print(line(row))
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.machine()
