@@ -6,15 +6,17 @@ arXiv 2512.13687v2), *code* (the published inference code and checkpoints), *DIN
 Lengths of sequences are in tokens, sizes of images in pixels.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Any, get_args, get_type_hints, Literal, TypeVar
 
 
 Norm = Literal["rmsnorm", "layernorm"]
 FeedForward = Literal["swiglu", "mlp"]
 Remat = Literal["none", "full", "dots"]
+Config = TypeVar("Config")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -342,17 +344,29 @@ def short_hash(config: Any) -> str:
     return hashlib.sha256(as_json(config).encode()).hexdigest()[:12]
 
 
-def tokenizer_from_dict(fields: dict[str, Any]) -> TokenizerConfig:
+def from_dict(kind: type[Config], fields: Mapping[str, Any]) -> Config:
+    """The config of class `kind` whose `as_json` was parsed into `fields`.
+
+    Fields that are missing keep their defaults; unknown ones raise `ValueError`.
+    """
+    hints = get_type_hints(kind)
+    unknown = sorted(fields.keys() - hints.keys())
+    require(
+        not unknown,
+        f"A {kind.__name__} has the fields {sorted(hints)}; got {unknown}: remove them, "
+        "or use the version that wrote them.",
+    )
+    return kind(**{name: _value(hints[name], value) for name, value in fields.items()})
+
+
+def _value(hint: Any, value: Any) -> Any:
+    """`value` from JSON as its type hint has it: nested configs, tuples for lists."""
+    if isinstance(value, Mapping):
+        kinds = [kind for kind in (hint, *get_args(hint)) if dataclasses.is_dataclass(kind)]
+        return from_dict(kinds[0], value) if kinds else dict(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def tokenizer_from_dict(fields: Mapping[str, Any]) -> TokenizerConfig:
     """The tokenizer config whose `as_json` was parsed into `fields`."""
-    fields = dict(fields)
-    for name, kind in (
-        ("encoder", TransformerConfig),
-        ("decoder", TransformerConfig),
-        ("text", TextConfig),
-    ):
-        if fields.get(name) is not None:
-            fields[name] = kind(**fields[name])
-    for name in ("pixel_mean", "pixel_std"):
-        if name in fields:
-            fields[name] = tuple(fields[name])
-    return TokenizerConfig(**fields)
+    return from_dict(TokenizerConfig, fields)

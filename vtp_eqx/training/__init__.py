@@ -1,1 +1,1 @@
-"""State, optimizer, objectives, step and checkpoints."""
+"""Turning objectives into updates: state, optimizer, step, checkpoints and runs."""

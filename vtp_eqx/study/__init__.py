@@ -1,0 +1,1 @@
+"""Studies: many runs from one plan, in parallel, reused by hash, as table and figure."""

@@ -1,0 +1,47 @@
+"""A model applied to a whole data set, a batch at a time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, UInt8
+import numpy as np
+
+from ..models.tokenizer import Tokenizer
+
+
+BATCH = 256
+
+
+def encode_all(
+    tokenizer: Tokenizer, images: UInt8[np.ndarray, "num height width 3"]
+) -> Float[np.ndarray, "num rows columns channels"]:
+    """The raw latents of all images, a batch at a time."""
+    encode = lambda tokenizer, image: tokenizer.encode(image)
+    return in_batches(encode, tokenizer, images)
+
+
+def in_batches(
+    function: Callable[[Any, Any], Any], model: Any, images: np.ndarray
+) -> Any:
+    """`function(model, image)` of every image as numpy, compiled once for a batch.
+
+    `images` of uint8 are given to `function` as floats in [0, 1]; others as they are.
+    """
+
+    @eqx.filter_jit
+    def apply(model, rows):
+        if rows.dtype == np.uint8:
+            rows = rows.astype(jnp.float32) / 255
+        return jax.vmap(lambda row: function(model, row))(rows)
+
+    parts = []
+    for start in range(0, len(images), BATCH):
+        batch = images[start : start + BATCH]
+        # Filled up with repeats, so that the last batch is not compiled for itself.
+        rows = np.arange(BATCH) % len(batch)
+        found = jax.device_get(apply(model, batch[rows]))
+        parts.append(jax.tree.map(lambda leaf, n=len(batch): leaf[:n], found))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

@@ -1,0 +1,60 @@
+"""How far a worker is, as a small file that the study's display reads."""
+
+import dataclasses
+import json
+from pathlib import Path
+import time
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Standing:
+    """`done` of `total` steps of `stage`, which was begun `seconds` ago."""
+
+    stage: str
+    done: int
+    total: int
+    seconds: float
+
+    @property
+    def seconds_left(self) -> float | None:
+        """The stage's time left at its pace so far, or `None` before the first step."""
+        if self.done == 0:
+            return None
+        return self.seconds / self.done * (self.total - self.done)
+
+
+class Reporter:
+    """Writes a worker's standing, at most twice a second."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._stage = path, ""
+        self._begun = self._written = 0.0
+        self._first = 0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Reports `done` of `total` in `stage`; a new name begins a new stage."""
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._begun, self._first = stage, now, done
+        elif now - self._written < 0.5 and done < total:
+            return
+        self._written = now
+        # A resumed stage is timed from where it resumed.
+        standing = Standing(
+            stage=stage,
+            done=done - self._first,
+            total=total - self._first,
+            seconds=now - self._begun,
+        )
+        partial = self._path.with_suffix(".partial")
+        partial.write_text(json.dumps(dataclasses.asdict(standing)))
+        partial.replace(self._path)
+
+
+def read_standing(path: Path) -> Standing | None:
+    """What the worker last reported, or `None` where it has not yet."""
+    try:
+        return Standing(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,149 @@
+"""Points as parallel processes that fill the cores, with a display of their progress."""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import os
+from pathlib import Path
+import subprocess
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from ..config import as_json
+from .point import Places, Point, point_hash
+from .progress import read_standing, Standing
+
+
+POLL_SECONDS = 0.5
+
+
+@dataclasses.dataclass
+class _Worker:
+    point: Point
+    process: subprocess.Popen
+    standing: Path
+    log: Path
+    task: TaskID
+    stage: str = ""
+
+
+def run_points(
+    points: Sequence[Point],
+    places: Places,
+    *,
+    num_workers: int,
+    finished: Callable[[Point], None],
+    console: Console,
+) -> list[Point]:
+    """Runs every point in a process of its own, `num_workers` at a time.
+
+    `finished(point)` is called in this process as each ends well. Returns the points
+    that failed; what they printed is shown, and kept under `logs`. An interrupt stops
+    the workers; what they had saved is used by the next call.
+    """
+    waiting, failed = list(points), []
+    workers: list[_Worker] = []
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=False) as progress:
+        overall = progress.add_task("all points", total=len(points), note="")
+        begun, ended = time.monotonic(), 0
+        try:
+            while waiting or workers:
+                while waiting and len(workers) < num_workers:
+                    workers.append(_start(waiting.pop(0), places, num_workers, progress))
+                time.sleep(POLL_SECONDS)
+                for worker in list(workers):
+                    _show(worker, progress, console)
+                    if worker.process.poll() is None:
+                        continue
+                    workers.remove(worker)
+                    progress.remove_task(worker.task)
+                    ended += 1
+                    if worker.process.returncode == 0:
+                        finished(worker.point)
+                    else:
+                        failed.append(worker.point)
+                        _lament(worker, console)
+                    left = (time.monotonic() - begun) / ended * (len(points) - ended)
+                    progress.update(
+                        overall, completed=ended, note=f"about {_minutes(left)} left"
+                    )
+        finally:
+            for worker in workers:
+                worker.process.terminate()
+    return failed
+
+
+def worker_environment(num_workers: int, root: Path) -> dict[str, str]:
+    """One thread for each of several workers; compiled code is shared between them."""
+    environment = dict(os.environ)
+    if num_workers > 1:
+        # Two single-threaded processes use two cores better than one with two threads.
+        flags = environment.get("XLA_FLAGS", "")
+        environment["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+        for library in ("OMP", "OPENBLAS", "MKL"):
+            environment[f"{library}_NUM_THREADS"] = "1"
+    environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(root / "compiled"))
+    return environment
+
+
+def _start(
+    point: Point, places: Places, num_workers: int, progress: Progress
+) -> _Worker:
+    folder = places.point(point)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "point.json").write_text(as_json(point))
+    standing = folder / "progress.json"
+    standing.unlink(missing_ok=True)
+    logs = places.root / "logs"
+    logs.mkdir(exist_ok=True)
+    log = logs / f"{point_hash(point)}.txt"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "vtp_eqx.study.worker", str(places.root), str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=worker_environment(num_workers, places.root),
+        )
+    task = progress.add_task(f"  {point.name}", total=1.0, note="starting")
+    return _Worker(point, process, standing, log, task)
+
+
+def _show(worker: _Worker, progress: Progress, console: Console) -> None:
+    standing = read_standing(worker.standing)
+    if standing is None:
+        return
+    progress.update(
+        worker.task, completed=standing.done, total=max(standing.total, 1),
+        note=_note(standing),
+    )  # fmt: skip
+    if standing.stage != worker.stage:
+        worker.stage = standing.stage
+        if not console.is_terminal:
+            # A log has no moving bars: say at least where each worker is.
+            console.print(f"{worker.point.name}: {standing.stage}")
+
+
+def _note(standing: Standing) -> str:
+    left = standing.seconds_left
+    pace = "" if left is None else f", {_minutes(left)} left"
+    return f"{standing.stage} {standing.done}/{standing.total}{pace}"
+
+
+def _lament(worker: _Worker, console: Console) -> None:
+    tail = worker.log.read_text(errors="replace").splitlines()[-15:]
+    console.print(f"[red]{worker.point.name} failed[/red]; the end of {worker.log}:")
+    console.print("\n".join(f"  {line}" for line in tail), markup=False)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds // 60)}:{int(seconds % 60):02d}"

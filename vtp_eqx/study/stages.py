@@ -1,0 +1,83 @@
+"""From a point to its numbers: data, tokenizer, latents, generator, measurement.
+
+Every stage leaves its result in a place of its own and is skipped where that exists.
+"""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax.random as jr
+import numpy as np
+
+from ..models.dit import DiT
+from ..models.fingerprint import latents_hash
+from ..models.generator import Generator
+from ..models.tokenizer import Tokenizer
+from ..models.weights import load_weights, save_weights
+from ..tokenizer import load, save
+from ..training.generate import train_generator
+from ..training.pretrain import latent_statistics, pretrain
+from .dataset import Dataset, load_dataset
+from .encoding import encode_all
+from .measure import measure, Result
+from .point import Places, Point
+
+
+Report = Callable[[str, int, int], None]
+
+
+def run_point(point: Point, places: Places, report: Report) -> Result:
+    """The numbers of a point, made or found."""
+    found = Result.read(places.point(point))
+    if found is not None:
+        return found
+    report("data", 0, 1)
+    data = load_dataset(point, places.data(point))
+    tokenizer = _tokenizer(point, places, data, report)
+    generator = _generator(point, places, tokenizer, data, report)
+    report("measuring", 0, 1)
+    return measure(point, tokenizer, generator, data, places.point(point), report)
+
+
+def _tokenizer(
+    point: Point, places: Places, data: Dataset, report: Report
+) -> Tokenizer:
+    """The tokenizer with its latent statistics, trained or found."""
+    folder = places.tokenizer(point)
+    saved = folder / "tokenizer"
+    if saved.exists():
+        return load(saved)
+    tokenizer = pretrain(
+        point.pretrain, {"image": data.train.image, "caption": data.train.caption_ids},
+        folder=folder, group=data.group,
+        progress=lambda done, total, metrics: report("tokenizer", done, total),
+    )  # fmt: skip
+    mean, std = latent_statistics(encode_all(tokenizer, data.train.image))
+    tokenizer = eqx.tree_at(
+        lambda tokenizer: (tokenizer.latent_mean, tokenizer.latent_std),
+        tokenizer, (mean, std),
+    )  # fmt: skip
+    save(tokenizer, saved)
+    return tokenizer
+
+
+def _generator(
+    point: Point, places: Places, tokenizer: Tokenizer, data: Dataset, report: Report
+) -> Generator:
+    """The generator on that tokenizer's latents, trained or found."""
+    folder = places.generator(point)
+    saved = folder / "generator.safetensors"
+    if saved.exists():
+        template = eqx.filter_eval_shape(DiT, point.generate.dit, key=jr.key(0))
+        return Generator(load_weights(template, saved), latents_hash(tokenizer))
+    report("latents", 0, 1)
+    latents = np.asarray(
+        tokenizer.normalize_latents(encode_all(tokenizer, data.train.image))
+    )
+    dit = train_generator(
+        point.generate, latents, data.train.label,
+        folder=folder,
+        progress=lambda done, total, metrics: report("generator", done, total),
+    )  # fmt: skip
+    save_weights(dit, saved)
+    return Generator(dit, latents_hash(tokenizer))

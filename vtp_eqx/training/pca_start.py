@@ -1,0 +1,156 @@
+"""Starting a tokenizer where linear reconstruction is, instead of at noise.
+
+A randomly initialized autoencoder spends its first thousands of steps on finding what
+principal components give for free, and a study of small budgets then measures how fast
+decoders converge. Here the published architecture is kept, and its linear layers are
+solved for: patch embedding from the principal components of patches, bottleneck from
+those of the features, the decoder's two ends by least squares. Ours; not in the paper.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+import numpy as np
+
+from ..config import require
+from ..models.tokenizer import Tokenizer
+from ..nn.patches import patchify
+
+
+# Norms divide by a token's length; a constant part of this many times the length of the
+# rest makes that length, and so the whole map, almost linear.
+CONSTANT_LENGTH = 3.0
+RIDGE = 1e-4  # relative to the mean variance of a feature
+
+
+def start_from_pca(
+    tokenizer: Tokenizer, images: UInt8[np.ndarray, "num height width 3"]
+) -> Tokenizer:
+    """`tokenizer` with linear layers solved on `images`, a few thousand patches or more.
+
+    Its reconstruction is about that of principal components of patches, as many as the
+    latent is wide. The tokenizer must be new: the solution leans on residual branches
+    that are still small.
+    """
+    require(
+        len(images) * (images.shape[1] // tokenizer.config.patch_size) ** 2
+        >= 4 * tokenizer.bottleneck.weight.shape[1],
+        "Least squares needs several patches for each feature; got "
+        f"{len(images)} images: pass more.",
+    )
+    pixels = tokenizer.normalize(jnp.asarray(images, jnp.float32) / 255)
+    tokenizer = _solve_patches(tokenizer, _patches_of(tokenizer, pixels))
+    tokenizer = _solve_bottleneck(tokenizer, pixels)
+    return _solve_decoder(tokenizer, pixels)
+
+
+def pca_reconstruction(
+    patches: Float[Array, "num values"], num_components: int
+) -> Float[Array, "num values"]:
+    """`patches` rebuilt from their mean and first principal components."""
+    mean = jnp.mean(patches, axis=0)
+    basis, _ = _components(patches - mean, num_components)
+    return mean + (patches - mean) @ basis.T @ basis
+
+
+def _patches_of(tokenizer: Tokenizer, pixels: Array) -> Float[Array, "num values"]:
+    size = tokenizer.config.patch_size
+    patches = jax.vmap(lambda image: patchify(image, size))(pixels)
+    return patches.reshape(-1, patches.shape[-1])
+
+
+def _solve_patches(tokenizer: Tokenizer, patches: Array) -> Tokenizer:
+    """Embeds a patch as its principal components beside a long constant vector.
+
+    All but the last of the widths carry components (fewer where a patch has fewer
+    values); the order of importance is kept, their scale is common.
+    """
+    width = tokenizer.config.encoder.width
+    mean = jnp.mean(patches, axis=0)
+    basis, variances = _components(patches - mean, min(width - 1, patches.shape[1]))
+    # Unit mean square over the widths that carry components.
+    scale = jnp.sqrt(width / jnp.sum(variances))
+    weight = jnp.zeros((width, patches.shape[1])).at[: len(basis)].set(scale * basis)
+    constant = CONSTANT_LENGTH * jnp.sqrt(width)
+    bias = (-weight @ mean).at[-1].set(constant)
+    return eqx.tree_at(
+        lambda tokenizer: (
+            tokenizer.encoder.patch_embed.weight,
+            tokenizer.encoder.patch_embed.bias,
+        ),
+        tokenizer,
+        (weight.astype(jnp.float32), bias.astype(jnp.float32)),
+    )
+
+
+def _solve_bottleneck(tokenizer: Tokenizer, pixels: Array) -> Tokenizer:
+    """Reads the latent that predicts pixels best: least squares of reduced rank."""
+    features = _flat(tokenizer.encoder.batch(pixels).patches)
+    patches = _patches_of(tokenizer, pixels)
+    weight, _ = _least_squares(features, patches)
+    predicted = (features - jnp.mean(features, axis=0)) @ weight.T
+    basis, variances = _components(predicted, tokenizer.config.latent_width)
+    # A common scale: the mean variance of a latent channel is 1.
+    narrow = basis @ weight * jnp.sqrt(len(basis) / jnp.sum(variances))
+    return eqx.tree_at(lambda tokenizer: tokenizer.bottleneck.weight, tokenizer, narrow)
+
+
+def _solve_decoder(tokenizer: Tokenizer, pixels: Array) -> Tokenizer:
+    """Spreads latents beside a long constant vector, and reads pixels off the end."""
+    decoder, channels = tokenizer.decoder, tokenizer.config.latent_width
+    width = tokenizer.config.decoder.width
+    require(
+        width >= channels + 2,
+        "A decoder that starts linear needs a width of the latent's and 2 more; got "
+        f"{width} for {channels}: widen it, or set `pca_start` to False.",
+    )
+    latents = tokenizer.bottleneck(tokenizer.encoder.batch(pixels).patches)
+    flat = _flat(latents)
+    # A rotation gives every width a share of the latents; the last two are constant,
+    # with opposite signs, because LayerNorm would remove their mean.
+    spread = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (width - 2, channels)))[0]
+    scale = jnp.sqrt(width / jnp.mean(jnp.sum((flat - flat.mean(axis=0)) ** 2, axis=1)))
+    weight = jnp.zeros((width, channels)).at[:-2].set(scale * spread)
+    constant = CONSTANT_LENGTH * jnp.sqrt(width / 2)
+    bias = (-weight @ flat.mean(axis=0)).at[-2].set(constant).at[-1].set(-constant)
+    where_in = lambda decoder: (decoder.embed.weight, decoder.embed.bias)
+    decoder = eqx.tree_at(
+        where_in, decoder, (weight.astype(jnp.float32), bias.astype(jnp.float32))
+    )
+    tokens = _flat(jax.vmap(decoder.tokens)(_grid(latents, pixels, tokenizer)))
+    where_out = lambda decoder: (decoder.to_pixels.weight, decoder.to_pixels.bias)
+    decoder = eqx.tree_at(
+        where_out, decoder, _least_squares(tokens, _patches_of(tokenizer, pixels))
+    )
+    return eqx.tree_at(lambda tokenizer: tokenizer.decoder, tokenizer, decoder)
+
+
+def _components(centered: Array, num: int) -> tuple[Array, Array]:
+    """The first `num` principal directions, one a row, and their variances."""
+    values = np.asarray(centered, np.float64)
+    variances, vectors = np.linalg.eigh(values.T @ values / len(values))
+    kept = np.argsort(variances)[::-1][:num]
+    return jnp.asarray(vectors[:, kept].T, jnp.float32), jnp.asarray(variances[kept], jnp.float32)
+
+
+def _least_squares(features: Array, targets: Array) -> tuple[Array, Array]:
+    """The weight and bias that predict `targets` from `features`, a little damped."""
+    x, y = (np.asarray(part, np.float64) for part in (features, targets))
+    x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)
+    x, y = x - x_mean, y - y_mean
+    gram = x.T @ x
+    damping = RIDGE * np.trace(gram) / len(gram)
+    weight = np.linalg.solve(gram + damping * np.eye(len(gram)), x.T @ y).T
+    bias = y_mean - weight @ x_mean
+    return jnp.asarray(weight, jnp.float32), jnp.asarray(bias, jnp.float32)
+
+
+def _flat(tokens: Array) -> Array:
+    return tokens.reshape(-1, tokens.shape[-1])
+
+
+def _grid(latents: Array, pixels: Array, tokenizer: Tokenizer) -> Array:
+    size = tokenizer.config.patch_size
+    rows, columns = pixels.shape[1] // size, pixels.shape[2] // size
+    return latents.reshape(len(latents), rows, columns, -1)

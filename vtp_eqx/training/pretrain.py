@@ -1,0 +1,161 @@
+"""Pre-training a tokenizer: from images and captions to a `Tokenizer`."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+from jax.sharding import Mesh
+from jaxtyping import Array
+import numpy as np
+
+from ..config import PretrainConfig, require
+from ..data.loader import batches
+from ..losses.weighting import FixedWeights, LearnedWeights
+from ..mesh import data_mesh
+from ..models.tokenizer import Pretrainer, Teacher, Tokenizer
+from .objectives import Captioned, clamped, pretrain_objective
+from .optimizer import cosine, make_optimizer
+from .pca_start import start_from_pca
+from .run import Progress, run, Step
+from .state import copied, TrainState
+from .step import make_step
+
+
+PCA_IMAGES = 2048  # images that the linear start is solved on
+
+
+def pretrain(
+    config: PretrainConfig,
+    data: Mapping[str, np.ndarray],
+    *,
+    folder: Path,
+    group: int = 1,
+    mesh: Mesh | None = None,
+    progress: Progress = lambda done, num_steps, metrics: None,
+) -> Tokenizer:
+    """The tokenizer that `config` learns from `data`.
+
+    - `data`: `image`, uint8 `[num, height, width, 3]`, and `caption`, int32
+      `[num, context]`, which only contrast needs.
+    - `folder`: log and checkpoints; a run that was cut off continues from them.
+    - `group`: this many consecutive examples stay together in a batch.
+
+    Latent statistics are not measured here.
+    """
+    check_data(config, data)
+    mesh = data_mesh() if mesh is None else mesh
+    state, step = pretraining(config, data["image"][:PCA_IMAGES], mesh)
+    names = ["image", "caption"] if config.contrast_weight > 0 else ["image"]
+    arrays = {name: data[name] for name in names}
+
+    def captioned(first: int) -> Iterator[Captioned]:
+        for batch in batches(
+            arrays, config.batch_size, seed=config.seed, start_step=first, group=group
+        ):
+            yield Captioned(batch["image"], batch.get("caption"))
+
+    state = run(
+        state, step, captioned,
+        num_steps=config.num_steps, mesh=mesh, folder=folder, progress=progress,
+    )  # fmt: skip
+    return state.student.tokenizer
+
+
+def pretraining(
+    config: PretrainConfig, images: np.ndarray, mesh: Mesh
+) -> tuple[TrainState, Step]:
+    """The first state of a pre-training, and its compiled step.
+
+    `images` are what the linear start is solved on, where `config` asks for it.
+    """
+    model_key, run_key = jr.split(jr.key(config.seed))
+    prototypes = config.prototypes if config.distillation_weight > 0 else None
+    student = Pretrainer(config.tokenizer, prototypes, key=model_key)
+    if config.pca_start:
+        student = with_tokenizer(student, start_from_pca(student.tokenizer, images))
+    student = copied(student)
+    teacher = None if prototypes is None else Teacher.of(student)
+    optimizer = make_optimizer(config.optimizer, config.num_steps)
+    state = TrainState.start(
+        student, teacher, loss_weights(config), optimizer, key=run_key
+    )
+    start, end = config.distillation.momentum
+    step = make_step(
+        state,
+        pretrain_objective(config, num_shards=mesh.devices.size),
+        optimizer,
+        mesh,
+        momentum=lambda step: cosine(start, end, step / config.num_steps),
+        followed=_taught,
+        constrain=clamped,
+    )
+    return state, step
+
+
+def loss_weights(config: PretrainConfig) -> FixedWeights | LearnedWeights:
+    """The weights of the terms that are not left out, fixed or learned from there."""
+    weights = {
+        "contrast": config.contrast_weight,
+        "distillation": config.distillation_weight,
+        "reconstruction": config.reconstruction_weight,
+    }
+    used = {name: weight for name, weight in weights.items() if weight > 0}
+    return FixedWeights(used) if config.weighting == "fixed" else LearnedWeights(used)
+
+
+def check_data(config: PretrainConfig, data: Mapping[str, np.ndarray]) -> None:
+    """Raises `ValueError` where `data` is not what `config` needs."""
+    image, size = data["image"], config.tokenizer.image_size
+    require(
+        image.dtype == np.uint8 and image.ndim == 4 and image.shape[-1] == 3,
+        "Training images must be uint8 of shape [num, height, width, 3]; got "
+        f"{image.dtype} {list(image.shape)}: convert them.",
+    )
+    require(
+        min(image.shape[1:3]) >= size,
+        f"Training images must have at least `image_size` pixels a side; got "
+        f"{image.shape[1]} x {image.shape[2]} for {size}: enlarge them or lower it.",
+    )
+    if config.contrast_weight > 0:
+        assert config.tokenizer.text is not None
+        context, vocabulary = config.tokenizer.text.context, config.tokenizer.text.vocabulary
+        caption = data.get("caption")
+        require(
+            caption is not None and caption.shape == (len(image), context),
+            f"Contrast needs `caption` ids of shape {[len(image), context]}; got "
+            f"{None if caption is None else list(caption.shape)}: encode the captions.",
+        )
+        assert caption is not None
+        require(
+            int(caption.max()) < vocabulary,
+            f"Caption ids must lie below the text tower's vocabulary of {vocabulary}; "
+            f"got {int(caption.max())}: use the vocabulary they were made with.",
+        )
+
+
+def with_tokenizer(student: Pretrainer, tokenizer: Tokenizer) -> Pretrainer:
+    """`student` with another tokenizer."""
+    return eqx.tree_at(lambda student: student.tokenizer, student, tokenizer)
+
+
+def _taught(student: Pretrainer) -> Teacher | None:
+    """The student's parts that the teacher is a moving average of."""
+    if student.prototypes is None:
+        return None
+    tokenizer = student.tokenizer
+    return Teacher(
+        tokenizer.encoder, tokenizer.bottleneck, student.prototypes, tokenizer.config
+    )
+
+
+def latent_statistics(latents: np.ndarray) -> tuple[Array, Array]:
+    """Mean and deviation of every channel, exact: float64, whatever the order.
+
+    `latents` is `[num, height, width, channels]`.
+    """
+    flat = latents.reshape(-1, latents.shape[-1]).astype(np.float64)
+    mean = flat.mean(axis=0)
+    std = np.sqrt(np.mean((flat - mean) ** 2, axis=0))
+    return jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
