@@ -8,7 +8,7 @@ Yao et al. 2025, https://arxiv.org/abs/2501.01423, section 3.2.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
 from vtp_eqx.losses.checks import require_finite
 from vtp_eqx.losses.cosines import cosines, unit
@@ -18,7 +18,7 @@ def cosine_loss(
     latents: Float[Array, "batch height width channels"],
     features: Float[Array, "batch height width channels"],
     *,
-    margin: float,
+    margin: ScalarLike,
 ) -> Float[Array, " batch"]:
     """By how much latents turn away from the features at their position (mcos).
 
@@ -41,7 +41,7 @@ def similarity_loss(
     latents: Float[Array, "batch height width channels"],
     features: Float[Array, "batch height width feature_channels"],
     *,
-    margin: float,
+    margin: ScalarLike,
 ) -> Float[Array, " batch"]:
     """By how much cosines between positions differ from those of the features (mdms).
 
