@@ -13,7 +13,9 @@ import optax  # noqa: F401
 
 
 # Stays installed: it checks the modules of this package alone, and must come before
-# the first of them is imported.
-install_import_hook("vtp_eqx", "beartype.beartype")
+# the first of them is imported. An integer is accepted where a float is due.
+install_import_hook(
+    "vtp_eqx", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
 
 __version__ = "0.1.0"

@@ -212,12 +212,17 @@ class PretrainConfig:
     seed: int = 0
 
     def __post_init__(self):
-        for name, size in (
-            ("distillation_batch", self.distillation_batch),
-            ("reconstruction_batch", self.reconstruction_batch),
+        for name, size, weight in (
+            ("distillation_batch", self.distillation_batch, self.distillation_weight),
+            (
+                "reconstruction_batch",
+                self.reconstruction_batch,
+                self.reconstruction_weight,
+            ),
         ):
+            divides = 0 < size <= self.batch_size and self.batch_size % size == 0
             require(
-                0 < size <= self.batch_size and self.batch_size % size == 0,
+                weight == 0 or divides,
                 f"`{name}` must divide `batch_size`, because its images are a stratified "
                 f"subset of that batch; got {size} and {self.batch_size}: change either.",
             )
