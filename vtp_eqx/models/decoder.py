@@ -49,8 +49,9 @@ class PixelDecoder(eqx.Module):
         self, latents: Float[Array, "rows columns channels"]
     ) -> Float[Array, "height width 3"]:
         """The pixels of one image, `patch_size` times as high and wide as `latents`."""
+        rows, columns, _ = latents.shape
         patches = self.to_pixels(self.tokens(latents))
-        return unpatchify(patches, latents.shape[:2], self.patch_size)
+        return unpatchify(patches, (rows, columns), self.patch_size)
 
     def tokens(
         self, latents: Float[Array, "rows columns channels"]

@@ -4,7 +4,7 @@ Each check states the law, what came instead, and the way out. Values are looked
 where they exist: under `jax.jit` or `jax.vmap` an array has a shape and no numbers.
 """
 
-import jax
+from jax.core import Tracer
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 import numpy as np
@@ -16,8 +16,7 @@ AnyArray = Shaped[Array, "..."] | Shaped[np.ndarray, "..."]
 
 
 def checked_image(image: AnyArray, patch_size: int) -> Float[Array, "height width 3"]:
-    """`image` as a JAX array; a `ValueError` unless it is one image in [0, 1] floats."""
-    height_width = f"{image.shape[0]}x{image.shape[1]}" if image.ndim > 1 else "none"
+    """`image` as a JAX array; a `ValueError` unless it is one image of floats."""
     require(
         image.ndim != 4,
         f"A tokenizer takes one image; got a batch of shape {image.shape}: "
@@ -36,7 +35,7 @@ def checked_image(image: AnyArray, patch_size: int) -> Float[Array, "height widt
     require(
         image.shape[0] % patch_size == 0 and image.shape[1] % patch_size == 0,
         f"The sides of an image are multiples of the patch size {patch_size}; "
-        f"got {height_width}: crop or resize it.",
+        f"got {image.shape[0]} x {image.shape[1]}: crop or resize it.",
     )
     _require_finite(image, "image")
     return jnp.asarray(image)
@@ -65,7 +64,7 @@ def checked_latents(
 
 
 def checked_ids(ids: AnyArray, context: int, vocabulary: int) -> Int[Array, " context"]:
-    """`ids` as a JAX array; a `ValueError` unless they are one text of `context` ids."""
+    """`ids` as a JAX array; a `ValueError` unless they are one text, padded."""
     require(
         ids.ndim != 2,
         f"A tokenizer takes the ids of one text; got a batch of shape {ids.shape}: "
@@ -92,7 +91,7 @@ def checked_ids(ids: AnyArray, context: int, vocabulary: int) -> Int[Array, " co
 
 
 def _has_values(array: AnyArray) -> bool:
-    return not isinstance(array, jax.core.Tracer)
+    return not isinstance(array, Tracer)
 
 
 def _require_finite(array: AnyArray, name: str) -> None:

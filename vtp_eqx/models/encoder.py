@@ -57,7 +57,7 @@ class Encoder(eqx.Module):
     ):
         embed_key, cls_key, stack_key = jr.split(key, 3)
         self.patch_embed = _patch_embed(patch_size, config.width, embed_key)
-        self.cls_token = 0.02 * jr.normal(cls_key, config.width, jnp.float32)
+        self.cls_token = 0.02 * jr.normal(cls_key, (config.width,), jnp.float32)
         self.mask_token = jnp.zeros(config.width, jnp.float32)
         self.stack = vision_stack(config, key=stack_key)
         self.norm = make_norm(config.norm, config.width)
@@ -121,10 +121,11 @@ class Encoder(eqx.Module):
         return jnp.concatenate([self.cls_token[None], patches])
 
     def _rotate(self, pixels: Float[Array, "height width 3"]) -> RotaryTable:
-        grid = patch_grid(*pixels.shape[:2], self.patch_size)
+        height, width, _ = pixels.shape
+        rows, columns = patch_grid(height, width, self.patch_size)
         num_heads = self.stack.blocks.attention.num_heads
         head_width = self.cls_token.shape[0] // num_heads
-        return axial_table(*grid, head_width, prefix=1, precision=self.rope)
+        return axial_table(rows, columns, head_width, prefix=1, precision=self.rope)
 
 
 def vision_stack(config: TransformerConfig, *, key: PRNGKeyArray) -> Transformer:

@@ -49,9 +49,7 @@ class Tokenizer(eqx.Module):
     def __init__(self, config: TokenizerConfig, *, key: PRNGKeyArray):
         encoder_key, narrow_key, decoder_key, text_key, project_key = jr.split(key, 5)
         patch_size, latent_width = config.patch_size, config.latent_width
-        self.encoder = Encoder(
-            config.encoder, patch_size, config.rope, key=encoder_key
-        )
+        self.encoder = Encoder(config.encoder, patch_size, config.rope, key=encoder_key)
         self.bottleneck = Linear(
             config.encoder.width, latent_width, use_bias=False, key=narrow_key
         )

@@ -9,8 +9,8 @@ with 2j + 1 (LightningDiT).
 from typing import Literal
 
 import equinox as eqx
-import jax.numpy as jnp
 from jax import lax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 import ml_dtypes
 import numpy as np
@@ -20,7 +20,7 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class RotaryTable(eqx.Module):
-    """Cosines and sines of every token's angles; tokens before the grid are unturned."""
+    """Cosines and sines of every token; tokens before the grid are unturned."""
 
     cos: Float[np.ndarray, "seq head"]
     sin: Float[np.ndarray, "seq head"]
@@ -64,8 +64,7 @@ def axial_table(
         centers = (np.arange(size).astype(kind) + kind(0.5)) / kind(size)
         return kind(2) * centers - kind(1)
 
-    exponents = np.arange(head_width // 4, dtype=np.float32) / (head_width / 4)
-    periods = np.power(np.float32(100), exponents).astype(kind)
+    periods = axial_periods(head_width, precision).astype(kind)
     rows, columns = np.meshgrid(coordinates(height), coordinates(width), indexing="ij")
     grid = np.stack([rows.ravel(), columns.ravel()], axis=-1)
     # 2 pi stays float32 in the product, which is then rounded.
@@ -78,6 +77,13 @@ def axial_table(
         cos=_behind(prefix, cos, 1.0), sin=_behind(prefix, sin, 0.0),
         pairing="halves", precision=precision,
     )  # fmt: skip
+
+
+def axial_periods(head_width: int, precision: Precision) -> Float[np.ndarray, " few"]:
+    """The periods `100 ** (4i / d)` of `axial_table`, rounded to `precision`."""
+    exponents = np.arange(head_width // 4, dtype=np.float32) / (head_width / 4)
+    periods = np.power(np.float32(100), exponents)
+    return periods if precision == "float32" else periods.astype(ml_dtypes.bfloat16)
 
 
 def integer_table(height: int, width: int, head_width: int) -> RotaryTable:

@@ -1,0 +1,73 @@
+"""The arrays of a tokenizer by name: to write them, to check them, to identify them."""
+
+from collections.abc import Iterable, Mapping
+import hashlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..config import require
+from .tokenizer import Tokenizer
+
+
+STATISTICS = ("latent_mean", "latent_std")
+
+
+def named_arrays(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Every array, or shape of a skeleton, by its path: `encoder.norm.weight`, say."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree.leaves_with_path(tokenizer)
+    }
+
+
+def check_arrays(arrays: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """A `ValueError` unless `arrays` has the names and shapes of `expected`."""
+    require(
+        arrays.keys() == expected.keys(),
+        "A checkpoint has exactly the tensors that its config describes; got "
+        f"{_listed(arrays.keys() - expected.keys())} too many and "
+        f"{_listed(expected.keys() - arrays.keys())} missing: check that config and "
+        "weights belong together.",
+    )
+    wrong = [
+        f"{name} {tuple(arrays[name].shape)} for {tuple(array.shape)}"
+        for name, array in expected.items()
+        if arrays[name].shape != array.shape
+    ]
+    require(
+        not wrong,
+        f"Tensors have the shapes that their config describes; got {_listed(wrong)}: "
+        "check that config and weights belong together.",
+    )
+
+
+def weights_hash(tokenizer: Tokenizer) -> str:
+    """Sixteen hexadecimal digits that name the weights; statistics are not weights."""
+    arrays = named_arrays(tokenizer)
+    return _hash({name: arrays[name] for name in arrays if name not in STATISTICS})
+
+
+def latents_hash(tokenizer: Tokenizer) -> str:
+    """Sixteen hexadecimal digits that name the statistics of the latents.
+
+    A generator learns normalized latents, so it only fits a tokenizer with this hash.
+    """
+    arrays = named_arrays(tokenizer)
+    return _hash({name: arrays[name] for name in STATISTICS})
+
+
+def _hash(arrays: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _listed(names: Iterable[str], limit: int = 5) -> str:
+    ordered = sorted(names)
+    more = [f"and {len(ordered) - limit} more"] if len(ordered) > limit else []
+    return f"[{', '.join([*ordered[:limit], *more])}]"
