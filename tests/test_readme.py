@@ -31,6 +31,7 @@ def marked_command(mark: str) -> str:
     return found[0]
 
 
+@pytest.mark.slow
 def test_the_example_runs_and_its_comments_hold():
     (example,) = EXAMPLES
     names = {}
