@@ -6,8 +6,8 @@ reports. Values are read with NumPy, because JAX traces whatever happens inside 
 `jax.jit`, to constants too.
 """
 
-import jax
 from jax import lax
+from jax.core import Tracer
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num, ScalarLike
 import numpy as np
@@ -60,4 +60,4 @@ def unless_empty(
 
 def is_traced(value: ScalarLike | Num[Array, "..."] | Bool[Array, "..."]) -> bool:
     """Whether `value` stands for numbers that do not exist yet."""
-    return isinstance(value, jax.core.Tracer)
+    return isinstance(value, Tracer)

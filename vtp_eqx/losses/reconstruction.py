@@ -38,7 +38,8 @@ def pooled_l1_loss(prediction: Images, target: Images) -> Float[Array, " batch"]
         grid = (batch, height // size, size, width // size, size, channels)
         return jnp.mean(error.reshape(grid), axis=(2, 4))
 
-    return sum(_mean_size(pooled(size)) for size in POOLS) / len(POOLS)
+    fine, coarse = (_mean_size(pooled(size)) for size in POOLS)
+    return (fine + coarse) / 2
 
 
 def gradient_l1_loss(prediction: Images, target: Images) -> Float[Array, " batch"]:
