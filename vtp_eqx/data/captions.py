@@ -83,7 +83,9 @@ class CaptionTokenizer:
     def decode(self, ids: Int32[np.ndarray, "n context"]) -> list[str]:
         """The cleaned texts again."""
         # The first word carries a space like every other one.
-        return [text.removeprefix(" ") for text in self.pieces.decode_batch(ids)]
+        return [
+            text.removeprefix(" ") for text in self.pieces.decode_batch(ids.tolist())
+        ]
 
     def save(self, path: str | Path) -> None:
         """Writes the vocabulary to one JSON file, all or nothing."""
