@@ -80,10 +80,10 @@ def cosine_distance(
     """One minus the cosine of the angle between `a` and `b`, over the last axis.
 
     A vector shorter than `SHORTEST_NORM` is divided by that instead of by its norm. A
-    transformer whose last layer starts at zero has no direction yet: dividing by the
-    norm gives NaN or, with the published floor of 1e-8, a first gradient so large that
-    Adam's second moment holds the last layer still for hundreds of steps. Velocities
-    of unit-variance latents are far longer than this floor once training has begun.
+    transformer whose last layer starts at zero has no direction yet: with the published
+    floor of 1e-8 its first gradient is near 1e8, and Adam's second moment remembers
+    that for hundreds of steps. Velocities of unit-variance
+    latents are far longer than this floor once training has begun.
     """
 
     def direction(x):

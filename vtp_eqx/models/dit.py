@@ -104,11 +104,11 @@ class DiT(eqx.Module):
 
     def __init__(self, config: DiTConfig, *, key: PRNGKeyArray):
         """The last layer starts at zero, so a new model's velocity is zero."""
-        width = config.width
+        width, head_width = config.width, config.width // config.num_heads
         require(
-            width // config.num_heads % 4 == 0,
+            head_width % 4 == 0,
             "The head width must be a multiple of 4, so that positions have two axes "
-            f"of pairs; got {width // config.num_heads}: change `width` or `num_heads`.",
+            f"of pairs; got {head_width}: change `width` or `num_heads`.",
         )
         keys = jr.split(key, 6)
         numbers = config.patch_size**2 * config.latent_width
