@@ -9,11 +9,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ..config import PrototypeConfig, TokenizerConfig
 from ..nn.linear import Linear
 from ..nn.norms import unit_norm
+from ..nn.patches import patch_grid
 from .decoder import PixelDecoder
 from .doors import AnyArray, checked_ids, checked_image, checked_latents
 from .encoder import Encoder, Features
@@ -78,37 +79,29 @@ class Tokenizer(eqx.Module):
 
     def encode(self, image: AnyArray) -> Float[Array, "rows columns channels"]:
         """The raw latents of an image."""
-        image = checked_image(image, self.config.patch_size)
-        height, width, _ = image.shape
-        latents = self.bottleneck(self.encoder(self.normalize(image)).patches)
-        rows, columns = (side // self.config.patch_size for side in (height, width))
-        return latents.reshape(rows, columns, -1)
+        return self._encode(checked_image(image, self.config.patch_size))
 
     def decode(self, latents: AnyArray) -> Float[Array, "height width 3"]:
         """The image that raw latents stand for: about [0, 1], unclipped."""
-        latents = checked_latents(latents, self.config.latent_width)
-        return self.denormalize(self.decoder(latents))
+        return self._decode(checked_latents(latents, self.config.latent_width))
 
     def features(self, image: AnyArray, last: int = 1) -> list[Features]:
         """The full-width features behind each of the `last` blocks, first to last.
 
         All pass the final norm; the last of them is what every objective reads.
         """
-        image = checked_image(image, self.config.patch_size)
-        return self.encoder.intermediate(self.normalize(image), last)
+        return self._features(checked_image(image, self.config.patch_size), last)
 
     def embed_image(self, image: AnyArray) -> Float[Array, " embed"]:
         """The unit-norm embedding of an image, in the space of `embed_text`."""
-        _, projection = self._contrast()
-        image = checked_image(image, self.config.patch_size)
-        features = self.encoder(self.normalize(image))
-        return unit_norm(projection(self.contrast_features(features)))
+        self._contrast()
+        return self._embed_image(checked_image(image, self.config.patch_size))
 
     def embed_text(self, ids: AnyArray) -> Float[Array, " embed"]:
         """The unit-norm embedding of a text, in the space of `embed_image`."""
         text, _ = self._contrast()
         vocabulary, context = text.token_embedding.shape[0], text.positions.shape[0]
-        return unit_norm(text.embed(checked_ids(ids, context, vocabulary)))
+        return self._embed_text(checked_ids(ids, context, vocabulary))
 
     def normalize_latents(
         self, latents: Float[Array, "*axes channels"]
@@ -142,6 +135,43 @@ class Tokenizer(eqx.Module):
     def head_features(self, features: Features) -> Features:
         """What contrast and distillation read: full features, or bottlenecked ones."""
         return _head_features(features, self.bottleneck, self.config)
+
+    # The doors check what they are given while its values can be seen; the work behind
+    # them is compiled once, however often a notebook calls it.
+
+    @eqx.filter_jit
+    def _encode(
+        self, image: Float[Array, "height width 3"]
+    ) -> Float[Array, "rows columns channels"]:
+        height, width, _ = image.shape
+        rows, columns = patch_grid(height, width, self.config.patch_size)
+        latents = self.bottleneck(self.encoder(self.normalize(image)).patches)
+        return latents.reshape(rows, columns, -1)
+
+    @eqx.filter_jit
+    def _decode(
+        self, latents: Float[Array, "rows columns channels"]
+    ) -> Float[Array, "height width 3"]:
+        return self.denormalize(self.decoder(latents))
+
+    @eqx.filter_jit
+    def _features(
+        self, image: Float[Array, "height width 3"], last: int
+    ) -> list[Features]:
+        return self.encoder.intermediate(self.normalize(image), last)
+
+    @eqx.filter_jit
+    def _embed_image(
+        self, image: Float[Array, "height width 3"]
+    ) -> Float[Array, " embed"]:
+        _, projection = self._contrast()
+        features = self.encoder(self.normalize(image))
+        return unit_norm(projection(self.contrast_features(features)))
+
+    @eqx.filter_jit
+    def _embed_text(self, ids: Int[Array, " context"]) -> Float[Array, " embed"]:
+        text, _ = self._contrast()
+        return unit_norm(text.embed(ids))
 
     def _contrast(self) -> tuple[TextEncoder, Linear]:
         if self.text is None or self.projection is None:
