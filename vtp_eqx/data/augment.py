@@ -218,7 +218,8 @@ def _view(
     view = jnp.where(jittered, jitter(view, config, color_draws[:5]), view)
     view = jnp.where(gray, grayscale(view), view)
     view = jnp.where(blurred, blur(view, sigma, config.blur_radius), view)
-    return jnp.where(solarized, solarize(view), view)
+    view = jnp.where(solarized, solarize(view), view)
+    return jnp.clip(view, 0.0, 1.0)  # sums of weights may exceed 1 in the last bit
 
 
 def _random_box(
