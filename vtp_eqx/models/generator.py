@@ -1,7 +1,7 @@
 """A trained diffusion transformer, bound to the latent statistics it was trained on."""
 
 import equinox as eqx
-import jax
+from jax.core import Tracer
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -61,7 +61,7 @@ def guided_velocity(
     the batch; with `guidance = 1` there is no unconditional one.
     """
     num_classes = dit.config.num_classes
-    if not isinstance(labels, jax.core.Tracer):
+    if not isinstance(labels, Tracer):
         require(
             bool(
                 np.all((np.asarray(labels) >= 0) & (np.asarray(labels) <= num_classes))
@@ -82,14 +82,16 @@ def _velocity(
     times = jnp.full(labels.shape, t)
     if sampler.guidance == 1:
         return dit.batch(latents, times, labels)
-    unconditional = jnp.full_like(labels, dit.config.num_classes)
+    null = jnp.full_like(labels, dit.config.num_classes)
     both = dit.batch(
         jnp.concatenate([latents, latents]),
         jnp.concatenate([times, times]),
-        jnp.concatenate([labels, unconditional]),
+        jnp.concatenate([labels, null]),
     )
+    conditional, unconditional = jnp.split(both, 2)
     return guided(
-        *jnp.split(both, 2),
+        conditional,
+        unconditional,
         t,
         scale=sampler.guidance,
         start=sampler.guidance_start,
