@@ -1,7 +1,7 @@
 """The evaluation card: what a number depends on, written beside the number.
 
-A distance is called FID only where its features are those of Inception; between rendered
-scenes it is `FD-scenes`. Numbers of different cards are not comparable.
+A distance is called FID only where its features are those of Inception; between
+rendered scenes it is `FD-scenes`. Numbers of different cards are not comparable.
 """
 
 from collections.abc import Mapping
@@ -106,11 +106,11 @@ def write(
     *,
     num_evaluated: int,
 ) -> None:
-    """Writes `numbers` and the card they depend on as one JSON file, whole or not at all.
+    """Writes `numbers` and the card they depend on as one JSON file, whole or not.
 
-    `num_evaluated` is the count of images the numbers were really taken from; an error
-    where the card says another, where a number is not finite, or where one is called FID
-    without Inception features.
+    `num_evaluated` is the count of images the numbers were really taken from. An error
+    where the card says another, where a number is not finite, or where one is called
+    FID without Inception features.
     """
     require(
         num_evaluated == card.num_samples,

@@ -1,0 +1,142 @@
+import equinox as eqx
+import jax
+import jax.random as jr
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from vtp_eqx.data.scenes import COLORS, render, SceneConfig
+from vtp_eqx.evaluation.generation import (
+    as_bytes,
+    attribute_agreement,
+    class_agreement,
+    generation_scores,
+    predictions,
+    read_scenes,
+    scene_moments,
+)
+from vtp_eqx.models.scene_network import (
+    load_scene_network,
+    Reading,
+    SceneNetwork,
+    SceneNetworkConfig,
+)
+
+
+SCENES = SceneConfig()
+
+
+@pytest.fixture(scope="module")
+def network():
+    return load_scene_network()
+
+
+@pytest.fixture(scope="module")
+def real():
+    return render(SCENES, SCENES.validation_indices[:480])
+
+
+@pytest.fixture(scope="module")
+def reference(network):
+    return scene_moments(network, render(SCENES, SCENES.train_indices[:480]).image)
+
+
+def test_bytes_are_clipped_and_rounded_by_hand():
+    levels = np.array([-0.5, 0.0, 0.4999 / 255, 0.5001 / 255, 1.0, 1.5], np.float32)
+    np.testing.assert_array_equal(as_bytes(levels), [0, 0, 0, 1, 255, 255])
+    with pytest.raises(ValueError, match="NaN"):
+        as_bytes(np.array([np.nan], np.float32))
+
+
+def test_bytes_come_back_as_they_were():
+    every = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(as_bytes(every.astype(np.float32) / 255), every)
+
+
+@pytest.mark.parametrize("batch_size", [3, 8, 16])
+def test_the_batch_size_changes_no_reading(batch_size):
+    small = SceneNetworkConfig(widths=(8, 8), blocks=(1, 0), feature_width=16)
+    blank = SceneNetwork(small, key=jr.key(0))
+    images = render(SCENES, np.arange(8)).image
+    read = read_scenes(blank, images, batch_size=batch_size)
+    alone = jax.vmap(blank)(images.astype(np.float32) / 255)
+    for got, expected in zip(
+        jax.tree.leaves(read), jax.tree.leaves(alone), strict=True
+    ):
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_agreement_by_hand():
+    # Seen: shapes 0, 1, 2 and colors 3, 3, 5. Asked: 0/3, 1/4, 3/5.
+    logits = {"shape": np.eye(4)[[0, 1, 2]], "color": np.eye(6)[[3, 3, 5]]}
+    reading = Reading(np.zeros((3, 2)), logits)
+    labels = np.array([0, 1, 3]) * len(COLORS) + np.array([3, 4, 5])
+    agreement = class_agreement(reading, labels)
+    assert agreement["shape agreement"] == pytest.approx(2 / 3)
+    assert agreement["color agreement"] == pytest.approx(2 / 3)
+    assert agreement["class agreement"] == pytest.approx(1 / 3)
+
+
+def test_real_scenes_are_near_and_obey_their_labels(network, real, reference):
+    scores = generation_scores(network, real.image, real.label, reference)
+    assert scores["class agreement"] > 0.95
+    far = generation_scores(network, real.image[::-1], real.label, reference)
+    assert far["FD-scenes"] == pytest.approx(scores["FD-scenes"], rel=1e-4)
+    assert far["class agreement"] < 0.2
+
+
+def test_the_shipped_network_reads_every_attribute(network, real):
+    agreement = attribute_agreement(read_scenes(network, real.image), real.attributes)
+    assert min(agreement.values()) > 0.95, agreement
+
+
+def damaged(images, kind, strength):
+    """Images made worse, the more so the greater `strength`."""
+    pixels = images / np.float32(255)
+    if kind == "blur":
+        pixels = gaussian_filter(pixels, (0, strength, strength, 0))
+    elif kind == "noise":
+        noise = np.random.default_rng(0).normal(size=pixels.shape)
+        pixels = pixels + 0.1 * strength * noise
+    elif kind == "blocks":
+        side = 2 * strength
+        coarse = pixels[:, side // 2 :: side, side // 2 :: side]
+        pixels = coarse.repeat(side, axis=1).repeat(side, axis=2)
+    elif kind == "fading":
+        pixels = 0.5 + (pixels - 0.5) * 0.6**strength
+    return as_bytes(pixels)
+
+
+@pytest.mark.parametrize("kind", ["blur", "noise", "blocks", "fading"])
+def test_worse_images_are_farther(kind, network, real, reference):
+    distances = [
+        generation_scores(network, image, real.label, reference)["FD-scenes"]
+        for image in (real.image, *(damaged(real.image, kind, s) for s in (1, 2, 4)))
+    ]
+    assert distances == sorted(distances), distances
+    assert distances[-1] > 3 * distances[0]
+
+
+def test_missing_classes_are_farther(network, real, reference):
+    kept = real.label % len(COLORS) < 3
+    some = generation_scores(network, real.image[kept], real.label[kept], reference)
+    all_of_them = generation_scores(network, real.image, real.label, reference)
+    assert some["FD-scenes"] > 1.5 * all_of_them["FD-scenes"]
+
+
+def test_predictions_do_not_depend_on_the_scale_of_the_features(network, real):
+    # Rectified features: what one layer gains, the next can lose.
+    doubled = eqx.tree_at(
+        lambda n: (n.to_features.weight, n.to_features.bias),
+        network,
+        (2 * network.to_features.weight, 2 * network.to_features.bias),
+    )
+    before = read_scenes(network, real.image[:64])
+    after = read_scenes(doubled, real.image[:64])
+    np.testing.assert_allclose(after.features, 2 * before.features, rtol=1e-4)
+    assert predictions(before).keys() == predictions(after).keys()
+
+
+def test_no_images_are_an_error(network, real):
+    with pytest.raises(ValueError, match="at least one image"):
+        read_scenes(network, real.image[:0])

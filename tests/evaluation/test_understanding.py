@@ -1,0 +1,170 @@
+import time
+
+from hypothesis import given, settings, strategies as st
+import numpy as np
+import pytest
+
+from vtp_eqx.evaluation.understanding import (
+    class_embeddings,
+    fit,
+    linear_probe,
+    neighbor_accuracy,
+    probe_attributes,
+    probe_features,
+    zero_shot_accuracy,
+)
+
+
+seeds = st.integers(0, 2**31 - 1)
+
+
+def clusters(seed, count=400, width=8, num_classes=4, spread=0.3):
+    """Features around one center a class, and their labels."""
+    rng = np.random.default_rng(seed)
+    centers = rng.normal(size=(num_classes, width))
+    labels = rng.integers(0, num_classes, count)
+    noise = spread * rng.normal(size=(count, width))
+    return (centers[labels] + noise).astype(np.float32), labels
+
+
+def halves(seed, **shape):
+    rows, labels = clusters(seed, **shape)
+    half = len(rows) // 2
+    return rows[:half], labels[:half], rows[half:], labels[half:]
+
+
+@pytest.mark.parametrize("score", [linear_probe, neighbor_accuracy])
+def test_separate_classes_are_told_apart(score):
+    assert score(*halves(0, spread=0.05)) == 1.0
+
+
+@pytest.mark.parametrize("score", [linear_probe, neighbor_accuracy])
+def test_features_that_know_nothing_are_at_chance(score):
+    rng = np.random.default_rng(0)
+    train, labels, test, answers = halves(0, count=2000)
+    blind = rng.normal(size=train.shape), rng.normal(size=test.shape)
+    assert score(blind[0], labels, blind[1], answers) == pytest.approx(0.25, abs=0.05)
+
+
+def test_a_probe_without_features_learns_the_shares_of_classes():
+    # Only the constant is left: softmax(weight) = (1/2, 1/4, 1/4).
+    rows, labels = np.ones((8, 1), np.float32), np.array([0, 0, 0, 0, 1, 1, 2, 2])
+    weight = fit(rows, labels, np.zeros((1, 3), np.float32), 1e-3)
+    shares = np.exp(weight[0]) / np.exp(weight[0]).sum()
+    np.testing.assert_allclose(shares, [0.5, 0.25, 0.25], atol=1e-3)
+
+
+def test_the_fit_is_stationary():
+    rows, labels = clusters(0)
+    rows = np.pad(rows, [(0, 0), (0, 1)], constant_values=1)
+    weight = fit(rows, labels, np.zeros((9, 4), np.float32), 1e-2)
+    logits = rows @ weight
+    shares = np.exp(logits - logits.max(1, keepdims=True))
+    shares /= shares.sum(1, keepdims=True)
+    gradient = rows.T @ (shares - np.eye(4)[labels]) / len(rows)
+    gradient[:-1] += 1e-2 * weight[:-1]
+    assert np.abs(gradient).max() < 2e-3
+
+
+@settings(max_examples=4)
+@given(seed=seeds)
+def test_an_affine_change_of_every_feature_changes_no_probe(seed):
+    train, labels, test, answers = halves(seed, count=200, spread=1.0)
+    scale = np.array([1, 2, 4, 8, 0.5, 0.25, -1, -2], np.float32)
+    plain = linear_probe(train, labels, test, answers)
+    moved = linear_probe(train * scale + 3, labels, test * scale + 3, answers)
+    assert moved == pytest.approx(plain, abs=0.03)
+
+
+def test_a_probe_is_the_same_in_every_run():
+    data = halves(0, spread=1.0)
+    assert linear_probe(*data) == linear_probe(*data)
+
+
+def test_a_feature_that_never_varies_does_no_harm():
+    train, labels, test, answers = halves(0, spread=0.05)
+    train[:, 0], test[:, 0] = 1e6, 1e6
+    assert linear_probe(train, labels, test, answers) == 1.0
+
+
+def test_training_rows_sorted_by_class_are_no_trouble():
+    train, labels, test, answers = halves(0, spread=0.05)
+    order = np.argsort(labels)
+    assert linear_probe(train[order], labels[order], test, answers) == 1.0
+
+
+def test_each_attribute_has_its_own_probe():
+    rows, labels = clusters(0, spread=0.05)
+    attributes = {"known": labels, "unknown": np.arange(400) % 2}
+    half = {name: values[:200] for name, values in attributes.items()}
+    rest = {name: values[200:] for name, values in attributes.items()}
+    scores = probe_attributes(rows[:200], half, rows[200:], rest)
+    assert scores["known"] == 1.0
+    assert scores["unknown"] < 0.7
+    with pytest.raises(ValueError, match="same attributes"):
+        probe_attributes(rows[:200], half, rows[200:], {"known": rest["known"]})
+
+
+@pytest.mark.slow
+def test_all_attributes_of_ten_thousand_rows_take_seconds():
+    rng = np.random.default_rng(0)
+    sizes = {"a": 4, "b": 6, "c": 2, "d": 5, "e": 4, "f": 5}
+    answers = {name: rng.integers(0, size, 12_000) for name, size in sizes.items()}
+    known = np.concatenate([np.eye(sizes[n])[answers[n]] for n in sizes], axis=1)
+    rows = np.tanh(known @ rng.normal(size=(26, 128)))
+    rows = (rows + 0.5 * rng.normal(size=rows.shape)).astype(np.float32)
+    first = {name: values[:10_000] for name, values in answers.items()}
+    last = {name: values[10_000:] for name, values in answers.items()}
+    start = time.thread_time()
+    scores = probe_attributes(rows[:10_000], first, rows[10_000:], last)
+    # Far above the seconds it takes: time is shared with other processes.
+    assert time.thread_time() - start < 30
+    assert min(scores.values()) > 0.9
+
+
+def test_probe_features_are_summaries_and_the_mean_patch():
+    first, last = np.zeros((2, 3)), np.ones((2, 3))
+    patches = np.stack([np.full((2, 3), 2.0), np.full((2, 3), 4.0)], axis=1)
+    joined = probe_features([first, last], patches)
+    np.testing.assert_array_equal(joined[0], [0, 0, 0, 1, 1, 1, 3, 3, 3])
+
+
+def test_nearer_neighbors_have_the_louder_vote_by_hand():
+    # Cosines 1, 0, 0: exp(1 / 0.07) outweighs two votes of exp(0).
+    train = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 2.0]])
+    labels, query = np.array([0, 1, 1]), np.array([[3.0, 0.0]])
+    score = neighbor_accuracy(train, labels, query, np.array([0]), num_neighbors=3)
+    assert score == 1.0
+    flat = neighbor_accuracy(
+        train, labels, query, np.array([1]), num_neighbors=3, temperature=1e6
+    )
+    assert flat == 1.0
+
+
+def test_zero_shot_takes_the_most_similar_class_by_hand():
+    classes = np.array([[1.0, 0.0], [0.0, 1.0]])
+    images = np.array([[2.0, 1.0], [0.1, 0.2], [0.3, 0.2]])
+    labels = np.array([0, 1, 1])
+    assert zero_shot_accuracy(images, labels, classes) == pytest.approx(2 / 3)
+    with pytest.raises(ValueError, match="class embedding"):
+        zero_shot_accuracy(images, labels + 1, classes)
+
+
+def test_a_class_is_the_direction_of_its_prompts():
+    # Lengths do not count: (1, 0) and (0, 1) however long give the diagonal.
+    prompts = np.array([[[5.0, 0.0], [0.0, 0.1]]])
+    np.testing.assert_allclose(class_embeddings(prompts), [[0.5**0.5, 0.5**0.5]])
+
+
+def test_what_cannot_be_probed_is_an_error():
+    train, labels, test, answers = halves(0)
+    with pytest.raises(ValueError, match="finite"):
+        linear_probe(train * np.nan, labels, test, answers)
+    with pytest.raises(ValueError, match="from 0"):
+        linear_probe(train, labels - 1, test, answers)
+    with pytest.raises(ValueError, match="at least one row"):
+        linear_probe(train, labels, test[:0], answers[:0])
+    with pytest.raises(ValueError, match="holds out"):
+        linear_probe(train[:5], labels[:5], test, answers)
+    with pytest.raises(ValueError, match="num_neighbors"):
+        neighbor_accuracy(train[:5], labels[:5], test, answers)

@@ -1,0 +1,138 @@
+import hashlib
+import json
+import shutil
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+from vtp_eqx.data.scenes import NAMES
+from vtp_eqx.models.scene_network import (
+    load_scene_network,
+    RECORD,
+    save_scene_network,
+    scene_network_hash,
+    SceneNetwork,
+    SceneNetworkConfig,
+    SHIPPED,
+    WEIGHTS,
+)
+
+
+TINY = SceneNetworkConfig(
+    image_size=16, widths=(8, 8), blocks=(1, 0), squeezed_width=4, feature_width=16
+)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return SceneNetwork(TINY, key=jr.key(0))
+
+
+@pytest.fixture
+def folder(network, tmp_path):
+    save_scene_network(network, tmp_path, {"shape": 0.5}, {"seed": 0})
+    return tmp_path
+
+
+def test_a_reading_has_features_and_every_attribute(network, getkey):
+    reading = network(jr.uniform(getkey(), (16, 16, 3)))
+    assert reading.features.shape == (16,)
+    assert (reading.features >= 0).all()
+    sizes = {name: logits.shape for name, logits in reading.logits.items()}
+    assert sizes == {name: (len(values),) for name, values in NAMES.items()}
+
+
+def test_every_weight_is_read(network, getkey):
+    image = jr.uniform(getkey(), (4, 16, 16, 3))
+
+    def total(network):
+        reading = jax.vmap(network)(image)
+        return sum(jnp.sum(logits**2) for logits in reading.logits.values())
+
+    gradients = eqx.filter_grad(total)(network)
+    assert all((leaf != 0).any() for leaf in jax.tree.leaves(gradients))
+
+
+def test_where_things_are_is_not_lost(network, getkey):
+    image = jnp.zeros((16, 16, 3)).at[2:6, 2:6].set(1.0)
+    moved = jnp.roll(image, 8, axis=1)
+    difference = network(image).features - network(moved).features
+    assert jnp.abs(difference).max() > 1e-3
+
+
+def test_another_size_is_an_error(network):
+    with pytest.raises(ValueError, match=r"\(16, 16, 3\)"):
+        network(jnp.zeros((32, 32, 3)))
+    with pytest.raises(ValueError, match=r"\(16, 16, 3\)"):
+        network(jnp.zeros((4, 16, 16, 3)))
+    with pytest.raises(ValueError, match="divide by 255"):
+        network(jnp.zeros((16, 16, 3), jnp.uint8))
+    with pytest.raises(ValueError, match="multiple of 4"):
+        SceneNetworkConfig(image_size=18, widths=(8, 8), blocks=(1, 1))
+    with pytest.raises(ValueError, match="pair them"):
+        SceneNetworkConfig(widths=(8, 8), blocks=(1,))
+
+
+def test_what_is_saved_comes_back(network, folder):
+    assert eqx.tree_equal(load_scene_network(folder), network)
+    content = (folder / WEIGHTS).read_bytes()
+    assert scene_network_hash(folder) == hashlib.sha256(content).hexdigest()
+    assert sorted(file.name for file in folder.iterdir()) == [RECORD, WEIGHTS]
+
+
+def test_saving_twice_gives_the_same_bytes(network, folder):
+    first = (folder / WEIGHTS).read_bytes()
+    save_scene_network(network, folder, {}, {})
+    assert (folder / WEIGHTS).read_bytes() == first
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "replaced"])
+def test_other_weights_than_the_recorded_are_refused(damage, network, folder):
+    content = (folder / WEIGHTS).read_bytes()
+    if damage == "truncated":
+        content = content[:-100]
+    elif damage == "altered":
+        content = content[:-1] + bytes([content[-1] ^ 1])
+    else:
+        other = folder / "other"
+        save_scene_network(SceneNetwork(TINY, key=jr.key(1)), other, {}, {})
+        content = (other / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content)
+    with pytest.raises(ValueError, match="sha256"):
+        load_scene_network(folder)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, RECORD])
+def test_a_missing_file_is_named(name, folder):
+    (folder / name).unlink()
+    with pytest.raises(ValueError, match=name):
+        load_scene_network(folder)
+
+
+def test_a_record_of_another_shape_is_refused(folder):
+    record = json.loads((folder / RECORD).read_text())
+    record["config"]["feature_width"] = 8
+    (folder / RECORD).write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="must have shape"):
+        load_scene_network(folder)
+    record["config"]["blocks"] = [1, 1]
+    (folder / RECORD).write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="blocks"):
+        load_scene_network(folder)
+
+
+def test_the_shipped_network_is_whole_and_small(tmp_path):
+    network = load_scene_network()
+    assert network.config.image_size == 32
+    record = json.loads((SHIPPED / RECORD).read_text())
+    assert record["accuracy"].keys() == NAMES.keys()
+    assert min(record["accuracy"].values()) >= 0.97
+    assert (SHIPPED / WEIGHTS).stat().st_size < 1_500_000
+    shutil.copytree(SHIPPED, tmp_path / "copy")
+    assert eqx.tree_equal(load_scene_network(tmp_path / "copy"), network)
+    leaves = jax.tree.leaves(eqx.filter(network, eqx.is_array))
+    assert all(np.isfinite(leaf).all() for leaf in leaves)

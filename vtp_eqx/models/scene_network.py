@@ -1,0 +1,310 @@
+"""A small convolutional network that reads the attributes of a rendered scene.
+
+Its features stand in for Inception's where the images are scenes, and its predictions
+say whether a sample shows what was asked for. It is no part of any tokenizer: it was
+trained on the attributes alone, by `experiments/train_scene_network.py`, and ships with
+its weights and their hash.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, Num, PRNGKeyArray
+import numpy as np
+import safetensors.numpy
+
+from ..config import require
+from ..data.scene_captions import NAMES
+from ..nn.linear import Linear
+from ..nn.norms import LayerNorm
+
+
+SHIPPED = Path(__file__).parent.parent / "weights"
+WEIGHTS = "scene_network.safetensors"
+RECORD = "scene_network.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SceneNetworkConfig:
+    """Shape of a scene network. All values are ours."""
+
+    image_size: int = 32  # side of the scenes it reads, in pixels
+    widths: tuple[int, ...] = (32, 64, 96)  # a stage each, at 1/2, 1/4, ... of the side
+    blocks: tuple[int, ...] = (1, 2, 1)  # residual blocks a stage
+    squeezed_width: int = 64  # channels before the grid is flattened
+    feature_width: int = 128
+
+    def __post_init__(self):
+        require(
+            len(self.widths) == len(self.blocks) > 0,
+            "Each stage has a width and a number of blocks; got "
+            f"{len(self.widths)} widths and {len(self.blocks)} numbers: pair them.",
+        )
+        require(
+            self.image_size % 2 ** len(self.widths) == 0,
+            "Every stage halves the side, so `image_size` must be a multiple of "
+            f"{2 ** len(self.widths)}; got {self.image_size}: change either.",
+        )
+
+    @property
+    def grid_size(self) -> int:
+        """Side of the grid that the last stage leaves."""
+        return self.image_size // 2 ** len(self.widths)
+
+
+class Reading(eqx.Module):
+    """What a scene network sees: features, and logits of every attribute's values."""
+
+    features: Float[Array | np.ndarray, "*axes features"]
+    logits: dict[str, Float[Array | np.ndarray, "..."]]
+
+
+class Convolution(eqx.Module):
+    """A convolution of one channels-last image, zero-padded to keep `side / stride`."""
+
+    weight: Float[Array, "size size in out"]
+    bias: Float[Array, " out"]
+    stride: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        in_width: int,
+        out_width: int,
+        *,
+        size: int,
+        stride: int = 1,
+        gain: float = 1.0,
+        key: PRNGKeyArray,
+    ):
+        """Weights are drawn with variance `gain^2 / fan_in`, biases are 0."""
+        std = gain / (size * size * in_width) ** 0.5
+        shape = (size, size, in_width, out_width)
+        self.weight = std * jr.normal(key, shape, jnp.float32)
+        self.bias = jnp.zeros(out_width, jnp.float32)
+        self.stride = stride
+
+    def __call__(
+        self, x: Float[Array, "height width in"]
+    ) -> Float[Array, "down across out"]:
+        spread = jax.lax.conv_general_dilated(
+            x[None],
+            self.weight,
+            (self.stride, self.stride),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return spread[0] + self.bias
+
+
+class ResidualBlock(eqx.Module):
+    """`x + mix(relu(spread(norm(x))))`, with a 3 x 3 and then a 1 x 1 convolution."""
+
+    norm: LayerNorm
+    spread: Convolution
+    mix: Convolution
+
+    def __init__(self, width: int, *, key: PRNGKeyArray):
+        spread_key, mix_key = jr.split(key)
+        self.norm = LayerNorm(width)
+        self.spread = Convolution(width, width, size=3, gain=2**0.5, key=spread_key)
+        self.mix = Convolution(width, width, size=1, gain=0.5, key=mix_key)
+
+    def __call__(
+        self, x: Float[Array, "height width channels"]
+    ) -> Float[Array, "height width channels"]:
+        return x + self.mix(jax.nn.relu(self.spread(self.norm(x))))
+
+
+class Stage(eqx.Module):
+    """Halves the sides, then refines."""
+
+    halve: Convolution
+    blocks: list[ResidualBlock]
+
+    def __init__(
+        self, in_width: int, width: int, num_blocks: int, *, key: PRNGKeyArray
+    ):
+        halve_key, *keys = jr.split(key, 1 + num_blocks)
+        self.halve = Convolution(in_width, width, size=2, stride=2, key=halve_key)
+        self.blocks = [ResidualBlock(width, key=key) for key in keys]
+
+    def __call__(
+        self, x: Float[Array, "height width in"]
+    ) -> Float[Array, "down across out"]:
+        x = self.halve(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class SceneNetwork(eqx.Module):
+    """Reads one scene of one size: `network(image) -> Reading`.
+
+    Keeps the grid until the end, because a scene's position is one of its attributes.
+    """
+
+    stages: list[Stage]
+    norm: LayerNorm
+    squeeze: Convolution
+    to_features: Linear
+    heads: dict[str, Linear]
+    config: SceneNetworkConfig = eqx.field(static=True)
+
+    def __init__(self, config: SceneNetworkConfig, *, key: PRNGKeyArray):
+        stage_key, squeeze_key, feature_key, head_key = jr.split(key, 4)
+        ins = (3, *config.widths[:-1])
+        self.stages = [
+            Stage(in_width, width, num_blocks, key=one)
+            for in_width, width, num_blocks, one in zip(
+                ins,
+                config.widths,
+                config.blocks,
+                jr.split(stage_key, len(ins)),
+                strict=True,
+            )
+        ]
+        self.norm = LayerNorm(config.widths[-1])
+        self.squeeze = Convolution(
+            config.widths[-1], config.squeezed_width, size=1, key=squeeze_key
+        )
+        flat = config.squeezed_width * config.grid_size**2
+        self.to_features = Linear(
+            flat, config.feature_width, std=(2 / flat) ** 0.5, key=feature_key
+        )
+        self.heads = {
+            name: Linear(config.feature_width, len(values), key=one)
+            for (name, values), one in zip(
+                NAMES.items(), jr.split(head_key, len(NAMES)), strict=True
+            )
+        }
+        self.config = config
+
+    def __call__(self, image: Num[Array, "..."]) -> Reading:
+        """Reads one image of floats in [0, 1]; features are not negative."""
+        side = self.config.image_size
+        require(
+            image.shape == (side, side, 3),
+            f"This scene network reads images of shape {(side, side, 3)}; got "
+            f"{image.shape}: resize them, or train one for your size with "
+            "experiments/train_scene_network.py.",
+        )
+        require(
+            jnp.issubdtype(image.dtype, jnp.floating),
+            f"A scene network reads floats in [0, 1]; got {image.dtype}: "
+            "divide by 255.",
+        )
+        x = 2 * image - 1
+        for stage in self.stages:
+            x = stage(x)
+        x = jax.nn.relu(self.squeeze(self.norm(x)))
+        features = jax.nn.relu(self.to_features(x.reshape(-1)))
+        return Reading(
+            features, {name: head(features) for name, head in self.heads.items()}
+        )
+
+
+def save_scene_network(
+    network: SceneNetwork,
+    folder: str | os.PathLike[str],
+    accuracy: Mapping[str, float],
+    trained_on: Mapping[str, object],
+) -> str:
+    """Writes weights and a record of them to `folder`; returns the weights' sha256.
+
+    The record tells hash, shape, the accuracy of each attribute, and what it was
+    `trained_on`.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = safetensors.numpy.save(_named_arrays(network))
+    digest = hashlib.sha256(content).hexdigest()
+    record = {
+        "sha256": digest,
+        "config": dataclasses.asdict(network.config),
+        "accuracy": dict(accuracy),
+        "trained_on": dict(trained_on),
+    }
+    for name, data in (
+        (WEIGHTS, content),
+        (RECORD, (json.dumps(record, indent=1) + "\n").encode()),
+    ):
+        partial = folder / (name + ".partial")
+        partial.write_bytes(data)
+        partial.replace(folder / name)
+    return digest
+
+
+def load_scene_network(folder: str | os.PathLike[str] = SHIPPED) -> SceneNetwork:
+    """The scene network in `folder`, the shipped one by default.
+
+    An error where a file is missing, or where the weights are not those recorded.
+    """
+    folder = Path(folder)
+    record = _record(folder)
+    weights = folder / WEIGHTS
+    require(weights.exists(), f"The scene network's weights are missing: {weights}.")
+    content = weights.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    require(
+        digest == record["sha256"],
+        f"The weights in {weights} must have the sha256 of their record, "
+        f"{record['sha256']}; got {digest} from {len(content)} bytes: copy the file "
+        "again, it is truncated or another one.",
+    )
+    fields = dict(record["config"])
+    for name in ("widths", "blocks"):
+        fields[name] = tuple(fields[name])
+    network = eqx.filter_eval_shape(
+        SceneNetwork, SceneNetworkConfig(**fields), key=jr.key(0)
+    )
+    return _filled(network, safetensors.numpy.load(content))
+
+
+def scene_network_hash(folder: str | os.PathLike[str] = SHIPPED) -> str:
+    """The sha256 of the weights in `folder`, as their record tells it."""
+    return _record(Path(folder))["sha256"]
+
+
+def _record(folder: Path) -> dict:
+    path = folder / RECORD
+    require(
+        path.exists(),
+        f"A scene network needs the record of its weights; got no {path}: install the "
+        "package again, or run experiments/train_scene_network.py.",
+    )
+    return json.loads(path.read_text())
+
+
+def _named_arrays(network: SceneNetwork) -> dict[str, np.ndarray]:
+    leaves = jax.tree.leaves_with_path(eqx.filter(network, eqx.is_array))
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf)
+        for path, leaf in leaves
+    }
+
+
+def _filled(network: SceneNetwork, arrays: dict[str, np.ndarray]) -> SceneNetwork:
+    """`network`, whose leaves are shapes, with the arrays of those names."""
+    wanted, tree = jax.tree.flatten_with_path(network)
+    names = [
+        jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in wanted
+    ]
+    require(
+        set(names) == set(arrays),
+        "The weights must hold the arrays of the recorded shape; these differ: "
+        f"{sorted(set(names) ^ set(arrays))}.",
+    )
+    for name, (_, leaf) in zip(names, wanted, strict=True):
+        require(
+            arrays[name].shape == leaf.shape,
+            f"`{name}` must have shape {leaf.shape}; got {arrays[name].shape}.",
+        )
+    return jax.tree.unflatten(tree, [jnp.asarray(arrays[name]) for name in names])
