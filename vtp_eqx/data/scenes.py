@@ -112,6 +112,16 @@ class Scenes:
     label: Int[np.ndarray, " n"]
     attributes: dict[str, Int[np.ndarray, " n"]]
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """One array for each field, as the loader takes them and a disk gives them."""
+        return {
+            "id": self.index,
+            "image": self.image,
+            "caption": np.array(self.caption),
+            "label": self.label,
+            **self.attributes,
+        }
+
 
 def render(config: SceneConfig, indices: Integer[np.ndarray, " n"]) -> Scenes:
     """The scenes at `indices`; row `i` depends on `config` and `indices[i]` alone."""

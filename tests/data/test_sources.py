@@ -1,0 +1,108 @@
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from vtp_eqx.data.loader import batches
+from vtp_eqx.data.scenes import render, SceneConfig
+from vtp_eqx.data.scenes_tfds import prepare_scenes
+from vtp_eqx.data.sources import load_arrays, TfdsSource
+
+
+CONFIG = SceneConfig(size=16, num_train=48, num_validation=24, difficulty=0.9)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return prepare_scenes(CONFIG, tmp_path_factory.mktemp("data"))
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_prepared_split_holds_the_scenes_in_their_order(folder, split):
+    scenes = render(CONFIG, getattr(CONFIG, f"{split}_indices")).arrays()
+    np.testing.assert_equal(load_arrays(TfdsSource(folder, split)), scenes)
+
+
+def test_a_slice_of_a_split_is_that_slice(folder):
+    half = TfdsSource(folder, "train[50%:]")
+    assert len(half) == 24
+    assert half[0]["id"] == 24
+
+
+def test_an_example_is_plain(folder):
+    example = TfdsSource(folder, "train")[5]
+    scenes = render(CONFIG, np.array([5]))
+    assert example["caption"] == scenes.caption[0]
+    assert example["label"] == scenes.label[0]
+    assert example["shape"] == scenes.attributes["shape"][0]
+    assert example["image"].dtype == np.uint8
+    np.testing.assert_array_equal(example["image"], scenes.image[0])
+
+
+def test_the_loader_reads_a_prepared_split(folder):
+    source = TfdsSource(folder, "train")
+    options = {"seed": 1, "group": 4, "start_step": 4}
+    on_disk = next(batches(source, 16, num_threads=2, **options))
+    in_memory = next(batches(load_arrays(source), 16, **options))
+    np.testing.assert_equal(on_disk, in_memory)
+
+
+def test_a_source_travels_to_another_process(folder):
+    source = pickle.loads(pickle.dumps(TfdsSource(folder, "train")))
+    assert source[3]["id"] == 3
+
+
+def test_preparing_twice_writes_nothing_new(folder):
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert prepare_scenes(CONFIG, folder.parents[2]) == folder
+    assert (
+        before.items()
+        <= {path: path.stat().st_mtime_ns for path in folder.iterdir()}.items()
+    )
+
+
+def test_other_scenes_have_another_place(folder):
+    other = SceneConfig(size=16, num_train=48, num_validation=24, seed=1)
+    assert prepare_scenes(other, folder.parents[2]) != folder
+
+
+def test_a_damaged_cache_is_written_anew_and_leaves_no_parts(folder):
+    source = TfdsSource(folder, "validation")
+    arrays = load_arrays(source)
+    path = folder / f"arrays-{source.fingerprint}.npz"
+    path.write_bytes(path.read_bytes()[:5000])
+    np.testing.assert_equal(load_arrays(source), arrays)
+    with np.load(path) as cached:
+        assert cached["image"].shape == (24, 16, 16, 3)
+    assert not list(folder.glob("*.part"))
+
+
+def test_splits_have_caches_of_their_own(folder):
+    prints = {
+        TfdsSource(folder, split).fingerprint for split in ("train", "validation")
+    }
+    assert len(prints) == 2
+
+
+def test_a_folder_without_data_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"found none in .*: prepare it"):
+        TfdsSource(tmp_path, "train")
+
+
+def test_preparing_and_reading_never_import_tensorflow(tmp_path):
+    program = (
+        "import sys\n"
+        "from vtp_eqx.data.scenes import SceneConfig\n"
+        "from vtp_eqx.data.scenes_tfds import prepare_scenes\n"
+        "from vtp_eqx.data.sources import TfdsSource\n"
+        "config = SceneConfig(size=16, num_train=24, num_validation=24)\n"
+        "folder = prepare_scenes(config, sys.argv[1])\n"
+        "assert TfdsSource(folder, 'train')[0]['caption']\n"
+        "assert not {'tensorflow', 'torch'} & set(sys.modules)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    subprocess.run(command, check=True, capture_output=True, env=environment)
