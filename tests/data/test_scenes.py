@@ -16,7 +16,7 @@ from vtp_eqx.data.scenes import (
 
 
 EASY = SceneConfig(num_train=48, num_validation=24)
-HARD = SceneConfig(num_train=48, num_validation=24, difficulty=1.0)
+HARD = SceneConfig(num_train=48, num_validation=24, difficulty=1)
 SEEDS = st.integers(0, 2**31 - 1)
 CONFIGS = st.sampled_from([EASY, HARD])
 

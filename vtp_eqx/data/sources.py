@@ -35,9 +35,9 @@ class TfdsSource:
             "A prepared data set has a dataset_info.json; "
             f"found none in {self.folder}: prepare it, or name its version's folder.",
         )
-        self._rows = tfds.builder_from_directory(
-            builder_dir=self.folder
-        ).as_data_source(split)
+        # `Any`, because the decorator of this function hides its arguments.
+        builder_at: Any = tfds.builder_from_directory
+        self._rows = builder_at(self.folder).as_data_source(split)
 
     def __len__(self) -> int:
         return len(self._rows)
