@@ -2,6 +2,11 @@
 
 Samples and reference images enter as bytes, as files would hold them, so that neither
 side is judged on values that no image has.
+
+Real scenes are not at distance 0 from real scenes: with the shipped network `FD-scenes`
+between training and validation scenes is 1.3 for 2000 of each, 0.85 for 5000 (0.62
+against 9600). The four scenes of a group share most attributes, so a set of whole
+groups varies less than its count says. Quote that floor beside a distance.
 """
 
 from collections.abc import Mapping
@@ -43,7 +48,7 @@ def read_scenes(
         batch = images[start : start + batch_size]
         # Filled up with repeats, so that the last batch is not compiled for itself.
         rows = np.arange(batch_size) % len(batch)
-        parts.append(jax.device_get(read_batch(network, batch[rows])))
+        parts.append(jax.device_get(read_batch(network, jnp.asarray(batch[rows]))))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(images)], *parts)
 
 
@@ -95,7 +100,7 @@ def scene_moments(
     network: SceneNetwork, images: UInt8[np.ndarray, "count height width 3"]
 ) -> Moments:
     """Moments of the network's features over all images."""
-    return Moments.of(read_scenes(network, images).features)
+    return Moments.of(np.asarray(read_scenes(network, images).features))
 
 
 def generation_scores(
@@ -106,5 +111,5 @@ def generation_scores(
 ) -> dict[str, float]:
     """`FD-scenes` to the reference, and agreement with the labels asked for."""
     reading = read_scenes(network, images)
-    distance = frechet_distance(Moments.of(reading.features), reference)
+    distance = frechet_distance(Moments.of(np.asarray(reading.features)), reference)
     return {"FD-scenes": distance, **class_agreement(reading, labels)}
