@@ -106,7 +106,7 @@ def _config(fields: dict[str, Any], folder: Path) -> TokenizerConfig:
         return tokenizer_from_dict(fields)
     except TypeError as error:
         raise ValueError(
-            f"{CONFIG_FILE} of {folder} has the fields of this version's "
+            f"{CONFIG_FILE} of {folder} has values of the types of a "
             "`TokenizerConfig`; got others: load it with the version that saved it."
         ) from error
 
@@ -141,7 +141,7 @@ def _write(
         name: folder / f".{name}.{os.getpid()}" for name in (weights_file, CONFIG_FILE)
     }
     # Contiguous, because safetensors writes the buffer of a view as it lies.
-    whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     save_file(whole, temporary[weights_file], {"format": "pt"})
     text = json.dumps(description, indent=1, sort_keys=True)
     temporary[CONFIG_FILE].write_text(text)

@@ -37,8 +37,10 @@ def tokenizer_from_published(tensors: Tensors, config: dict[str, Any]) -> Tokeni
     for name, start in zip(STATISTICS, (0.0, 1.0), strict=True):
         values = config.get(name, [start] * shape.latent_width)
         arrays[name] = jnp.asarray(values, jnp.float32)
-    if shape.text is None:  # then the layout has no scale either
-        arrays["logit_scale"] = jnp.asarray(shape.logit_scale, jnp.float32)
+    if shape.text is None:  # then the layout has no scale either: ours is as it starts
+        for name in ("logit_scale", "logit_bias"):
+            if at(shape, name) is not None:
+                arrays[name] = jnp.asarray(at(shape, name), jnp.float32)
     return eqx.tree_at(
         lambda tree: [at(tree, path) for path in arrays], skeleton, [*arrays.values()]
     )

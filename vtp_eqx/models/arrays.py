@@ -14,11 +14,11 @@ from .tokenizer import Tokenizer
 STATISTICS = ("latent_mean", "latent_std")
 
 
-def named_arrays(tokenizer: Tokenizer) -> dict[str, Any]:
+def named_arrays(model: Any) -> dict[str, Any]:
     """Every array, or shape of a skeleton, by its path: `encoder.norm.weight`, say."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): leaf
-        for path, leaf in jax.tree.leaves_with_path(tokenizer)
+        for path, leaf in jax.tree.leaves_with_path(model)
     }
 
 
@@ -46,7 +46,9 @@ def check_arrays(arrays: Mapping[str, Any], expected: Mapping[str, Any]) -> None
 def weights_hash(tokenizer: Tokenizer) -> str:
     """Sixteen hexadecimal digits that name the weights; statistics are not weights."""
     arrays = named_arrays(tokenizer)
-    return _hash({name: arrays[name] for name in arrays if name not in STATISTICS})
+    return arrays_hash(
+        {name: arrays[name] for name in arrays if name not in STATISTICS}
+    )
 
 
 def latents_hash(tokenizer: Tokenizer) -> str:
@@ -55,13 +57,14 @@ def latents_hash(tokenizer: Tokenizer) -> str:
     A generator learns normalized latents, so it only fits a tokenizer with this hash.
     """
     arrays = named_arrays(tokenizer)
-    return _hash({name: arrays[name] for name in STATISTICS})
+    return arrays_hash({name: arrays[name] for name in STATISTICS})
 
 
-def _hash(arrays: Mapping[str, Any]) -> str:
+def arrays_hash(arrays: Mapping[str, Any]) -> str:
+    """Sixteen hexadecimal digits that name arrays by names and content."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+        array = np.asarray(arrays[name], order="C")
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()[:16]

@@ -1,0 +1,176 @@
+"""Numbers of MiniMax-AI/VTP 5ce1eb6 on random weights, float32, one CPU thread."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from vtp_eqx.interop import tokenizer_from_published, tokenizer_to_published
+from vtp_eqx.models.arrays import named_arrays
+from vtp_eqx.models.tokenizer import Tokenizer
+
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+RELEASED, VARIANT = "vtp_released_layout_rope_fp32", "vtp_variant_rope_fp32"
+PERIODS = ("trunk.rope_embed.periods", "pixel_decoder.rope_embed.periods")
+TOLERANCE = 1e-4
+# Two units in the last place of bfloat16 near 1: a rotation whose operands differ in
+# the last bit of float32 may round the other way.
+BFLOAT16_TOLERANCE = 2.0**-7
+
+
+def read(case):
+    config = json.loads((GOLDEN / case / "config.json").read_text())
+    return load_file(GOLDEN / case / "model.safetensors"), config
+
+
+def in_bfloat16(tensors):
+    """The same weights with the rotary periods of the released checkpoints."""
+    kind = ml_dtypes.bfloat16
+    return {**tensors, **{name: tensors[name].astype(kind) for name in PERIODS}}
+
+
+@eqx.filter_jit
+def everything(tokenizer, image, hidden, text):
+    """What the golden files hold, from images in the published layout."""
+    pixels = jnp.moveaxis(image, 1, -1)
+    features = tokenizer.encoder.batch(pixels)
+    masked = tokenizer.encoder.batch(pixels, hidden=hidden)
+    layers = jax.vmap(lambda one: tokenizer.encoder.intermediate(one, 2))(pixels)
+    images = tokenizer.denormalize(pixels)
+    latents = jax.vmap(tokenizer.encode)(images)
+    decoded = tokenizer.normalize(jax.vmap(tokenizer.decode)(latents))
+    clip_image = jax.vmap(tokenizer.embed_image)(images)
+    clip_text = jax.vmap(tokenizer.embed_text)(text)
+    logits = jnp.exp(tokenizer.logit_scale) * clip_image @ clip_text.T
+    return {
+        "cls_token": features.cls,
+        "patch_tokens": features.patches,
+        "masked_cls": masked.cls,
+        "masked_patch": masked.patches,
+        **{f"intermediate{i}_cls": layer.cls for i, layer in enumerate(layers)},
+        **{f"intermediate{i}_patch": layer.patches for i, layer in enumerate(layers)},
+        "latents": jnp.moveaxis(latents, -1, 1),
+        "decoded": jnp.moveaxis(decoded, -1, 1),
+        "clip_image": clip_image,
+        "clip_text": clip_text,
+        "logits_per_image": logits
+        if tokenizer.logit_bias is None
+        else logits + tokenizer.logit_bias,
+    }
+
+
+def compare(tokenizer, case, size, tolerance):
+    golden = load_file(GOLDEN / case / "io.safetensors")
+    found = everything(
+        tokenizer,
+        *(jnp.asarray(golden[f"{name}_{size}"]) for name in ("image", "mask")),
+        jnp.asarray(golden["text"].astype(np.int32)),
+    )
+    compared = 0
+    for name, value in found.items():
+        expected = golden.get(f"{name}_{size}", golden.get(name))
+        if expected is not None:
+            np.testing.assert_allclose(value, expected, atol=tolerance, err_msg=name)
+            compared += 1
+    assert compared >= 12  # logits were computed for one size only
+    return found, golden
+
+
+@pytest.mark.parametrize(
+    ("case", "size"),
+    [(RELEASED, "64x64"), (RELEASED, "48x96"), (VARIANT, "64x64")],
+)
+def test_agrees_with_the_published_model(case, size):
+    compare(tokenizer_from_published(*read(case)), case, size, TOLERANCE)
+
+
+def test_agrees_with_the_published_bfloat16_positions():
+    tensors, config = read(RELEASED)
+    tokenizer = tokenizer_from_published(in_bfloat16(tensors), config)
+    assert tokenizer.config.rope == "bfloat16"
+    case = "vtp_released_layout_rope_bf16"
+    found, golden = compare(tokenizer, case, "64x64", BFLOAT16_TOLERANCE)
+    # And not by the width of the tolerance: float32 positions are much further off.
+    exact = load_file(GOLDEN / RELEASED / "io.safetensors")
+    for name in ("cls_token", "patch_tokens", "latents", "decoded"):
+        expected = golden[f"{name}_64x64"]
+        off = np.abs(found[name] - expected).mean()
+        assert off < 0.2 * np.abs(exact[f"{name}_64x64"] - expected).mean(), name
+
+
+@pytest.mark.parametrize("case", [RELEASED, VARIANT])
+def test_a_state_dict_survives_the_round_trip(case):
+    tensors, config = read(case)
+    back, described = tokenizer_to_published(tokenizer_from_published(tensors, config))
+    assert back.keys() == tensors.keys()
+    for name in tensors:
+        # Powers differ between libraries in their last bits.
+        tolerance = 1e-6 if name in PERIODS else 0
+        np.testing.assert_allclose(back[name], tensors[name], rtol=tolerance)
+        assert back[name].dtype == tensors[name].dtype
+    unset = {name for name, value in config.items() if described[name] != value}
+    assert unset == {"init_logit_scale"}  # published as null, written out by us
+
+
+@pytest.mark.parametrize("changes", [{}, {"text": None}])
+def test_a_tokenizer_survives_the_round_trip(changes, getkey):
+    config = tokenizer_from_published(*read(VARIANT)).config
+    config = dataclasses.replace(config, **changes)
+    tokenizer = eqx.filter_jit(Tokenizer)(config, key=getkey())
+    width = (config.latent_width,)
+    measured = eqx.tree_at(
+        lambda t: (t.latent_mean, t.latent_std),
+        tokenizer,
+        (jr.normal(getkey(), width), jr.uniform(getkey(), width)),
+    )
+    tensors, described = tokenizer_to_published(measured)
+    described = json.loads(json.dumps(described))
+    assert eqx.tree_equal(tokenizer_from_published(tensors, described), measured)
+
+
+@pytest.mark.parametrize("case", [RELEASED, VARIANT])
+def test_every_array_has_a_published_name(case):
+    tokenizer = tokenizer_from_published(*read(case))
+    marked = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), tokenizer)
+    tensors, _ = tokenizer_to_published(marked)
+    written = sum(
+        tensor.size for name, tensor in tensors.items() if name not in PERIODS
+    )
+    assert all(np.isnan(t).all() for name, t in tensors.items() if name not in PERIODS)
+    held = sum(a.size for a in named_arrays(tokenizer).values())
+    assert written == held - 2 * tokenizer.config.latent_width
+
+
+def test_bfloat16_periods_saved_as_float32_are_recognized():
+    tensors, config = read(RELEASED)
+    recast = {name: t.astype(np.float32) for name, t in in_bfloat16(tensors).items()}
+    assert tokenizer_from_published(recast, config).config.rope == "bfloat16"
+    assert tokenizer_from_published(tensors, config).config.rope == "float32"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda t: {**t, "dino_head.w": t["logit_scale"]}, r"\[dino_head.w\] too many"),
+        (lambda t: {k: v for k, v in t.items() if k != "trunk.norm.weight"},
+         r"\[trunk.norm.weight\] missing"),
+        (lambda t: {k: v for k, v in t.items() if k not in PERIODS},
+         "rope_embed.periods.* missing"),
+        (lambda t: {**t, "visual_proj.weight": t["visual_proj.weight"].T},
+         r"visual_proj.weight \(64, 48\) for \(48, 64\)"),
+        (lambda t: {**t, PERIODS[0]: 2 * t[PERIODS[0]]}, "holds powers of 100"),
+    ],
+)  # fmt: skip
+def test_tensors_that_do_not_fit_are_named(spoil, message):
+    tensors, config = read(RELEASED)
+    with pytest.raises(ValueError, match=message):
+        tokenizer_from_published(spoil(tensors), config)

@@ -1,0 +1,75 @@
+import dataclasses
+import json
+
+import pytest
+
+from vtp_eqx.config import TextConfig, VTP_B, VTP_L, VTP_S
+from vtp_eqx.interop import config_from_published, config_to_published
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        VTP_S,
+        VTP_L,
+        dataclasses.replace(VTP_S, text=None),
+        dataclasses.replace(VTP_S, heads_on="latent", contrast_feature="pooled"),
+        dataclasses.replace(VTP_S, logit_bias=-10.0, logit_scale=2.0, image_size=128),
+        dataclasses.replace(
+            VTP_S, text=TextConfig(causal=False, quick_gelu=True, layer_scale=0.1)
+        ),
+        dataclasses.replace(
+            VTP_S,
+            encoder=dataclasses.replace(
+                VTP_S.encoder, qk_norm=True, layer_scale=1e-5, feed_forward="mlp"
+            ),
+        ),
+    ],
+)
+def test_a_config_survives_the_round_trip(config):
+    published = json.loads(json.dumps(config_to_published(config)))
+    assert config_from_published(published) == config
+
+
+def test_what_is_left_out_is_that_of_the_base_model():
+    assert config_from_published({}) == VTP_B
+
+
+def test_settings_of_the_hub_are_passed_over():
+    hub = {"architectures": ["VTPModel"], "dtype": "float32", "model_type": "vtp"}
+    assert config_from_published(hub) == VTP_B
+
+
+def test_whole_numbers_are_taken_for_real_ones():
+    assert config_from_published({"vision_mlp_ratio": 4}) == VTP_B
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"vision_storage_tokens": 4}, r"got also \['vision_storage_tokens'\]"),
+        ({"text_pool_type": "last"}, r"`text_pool_type` is one of \['argmax'\]"),
+        ({"vision_ffn_layer": "swiglu64"}, "got 'swiglu64'"),
+        ({"train_reconstruction": False}, "`train_reconstruction` is one of"),
+    ],
+)
+def test_published_settings_that_we_lack_are_named(setting, message):
+    with pytest.raises(ValueError, match=message):
+        config_from_published(setting)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patch_size": 8}, "`patch_size` is 16 in the published code; got 8"),
+        ({"latent_width": 384}, "no bottleneck as wide as its encoder"),
+        ({"pixel_mean": (0.5, 0.5, 0.5)}, "`pixel_mean` is"),
+        (
+            {"decoder": dataclasses.replace(VTP_S.decoder, mlp_ratio=2.0)},
+            "`decoder.mlp_ratio` is 4.0",
+        ),
+    ],
+)
+def test_settings_of_ours_that_were_never_published_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        config_to_published(dataclasses.replace(VTP_S, **changes))

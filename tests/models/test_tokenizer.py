@@ -1,0 +1,238 @@
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+from vtp_eqx.config import (
+    decoder_like,
+    PrototypeConfig,
+    TextConfig,
+    TokenizerConfig,
+    TransformerConfig,
+    VTP_B,
+    VTP_L,
+    VTP_S,
+)
+from vtp_eqx.models.encoder import Features
+from vtp_eqx.models.tokenizer import Pretrainer, Teacher, Tokenizer
+
+
+TOWER = TransformerConfig(width=16, depth=1, num_heads=2)
+CONFIG = TokenizerConfig(
+    encoder=TOWER,
+    decoder=decoder_like(TOWER),
+    text=TextConfig(context=5, vocabulary=11, width=12, depth=1, num_heads=2),
+    image_size=8,
+    patch_size=4,
+    latent_width=6,
+)
+PROTOTYPES = PrototypeConfig(num_prototypes=7, hidden_width=8, bottleneck_width=4)
+
+
+@pytest.fixture(scope="module")
+def pretrainer():
+    return eqx.filter_jit(Pretrainer)(CONFIG, PROTOTYPES, key=jr.key(0))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(pretrainer):
+    return pretrainer.tokenizer
+
+
+@pytest.fixture(scope="module")
+def image():
+    return np.asarray(jr.uniform(jr.key(1), (8, 12, 3)))
+
+
+@pytest.fixture(scope="module")
+def features():
+    cls_key, patch_key = jr.split(jr.key(2))
+    return Features(jr.normal(cls_key, (2, 16)), jr.normal(patch_key, (2, 3, 16)))
+
+
+def reading(tokenizer, **changes):
+    """`tokenizer` with the same arrays and a changed config."""
+    config = dataclasses.replace(CONFIG, **changes)
+    other = eqx.filter_eval_shape(Tokenizer, config, key=jr.key(0))
+    return jax.tree.unflatten(jax.tree.structure(other), jax.tree.leaves(tokenizer))
+
+
+def test_an_image_becomes_latents_and_an_image_again(tokenizer, image):
+    latents = tokenizer.encode(image)
+    assert latents.shape == (2, 3, 6)
+    assert tokenizer.decode(latents).shape == image.shape
+
+
+def test_latents_are_a_linear_reading_of_the_patches(tokenizer, image):
+    (features,) = tokenizer.features(image)
+    expected = features.patches @ tokenizer.bottleneck.weight.T
+    np.testing.assert_allclose(
+        tokenizer.encode(image), expected.reshape(2, 3, 6), atol=1e-5
+    )
+
+
+def test_mapping_over_a_batch_is_the_images_one_by_one(tokenizer, image):
+    images = jnp.stack([image, 1 - image])
+    together = jax.vmap(tokenizer.encode)(images)
+    alone = jnp.stack([tokenizer.encode(one) for one in images])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_embeddings_share_a_space_and_have_unit_norm(tokenizer, image):
+    of_image = tokenizer.embed_image(image)
+    of_text = tokenizer.embed_text(np.array([1, 5, 10, 0, 0]))
+    assert of_image.shape == of_text.shape == (12,)
+    for embedding in (of_image, of_text):
+        assert np.linalg.norm(embedding) == pytest.approx(1, abs=1e-5)
+
+
+def test_normalizing_pixels_is_undone(tokenizer, image):
+    pixels = tokenizer.normalize(jnp.asarray(image))
+    np.testing.assert_allclose(tokenizer.denormalize(pixels), image, atol=1e-6)
+
+
+def test_normal_pixels_have_the_mean_and_deviation_of_imagenet(tokenizer):
+    # By hand: white red is (1 - 0.485) / 0.229.
+    white = tokenizer.normalize(jnp.ones((1, 1, 3)))
+    assert float(white[0, 0, 0]) == pytest.approx(0.515 / 0.229, rel=1e-6)
+
+
+def test_normalizing_latents_is_undone(tokenizer, getkey):
+    mean, std = jr.normal(getkey(), (6,)), jr.uniform(getkey(), (6,)) + 0.5
+    measured = eqx.tree_at(
+        lambda t: (t.latent_mean, t.latent_std), tokenizer, (mean, std)
+    )
+    latents = mean + std * jr.normal(getkey(), (50, 50, 6))
+    normal = measured.normalize_latents(latents)
+    np.testing.assert_allclose(jnp.mean(normal, (0, 1)), 0, atol=0.1)
+    np.testing.assert_allclose(jnp.std(normal, (0, 1)), 1, atol=0.1)
+    np.testing.assert_allclose(measured.denormalize_latents(normal), latents, atol=1e-5)
+
+
+def test_unmeasured_statistics_change_nothing(tokenizer, getkey):
+    latents = jr.normal(getkey(), (2, 2, 6))
+    np.testing.assert_array_equal(tokenizer.normalize_latents(latents), latents)
+
+
+def test_heads_read_full_features_or_latents(tokenizer, features):
+    np.testing.assert_array_equal(tokenizer.head_features(features).cls, features.cls)
+    narrow = reading(tokenizer, heads_on="latent")
+    read = narrow.head_features(features)
+    np.testing.assert_allclose(read.cls, tokenizer.bottleneck(features.cls))
+    np.testing.assert_allclose(read.patches, tokenizer.bottleneck(features.patches))
+    assert (
+        narrow.contrast_features(features).shape
+        == (2, narrow.config.head_width)
+        == (2, 6)
+    )
+
+
+def test_contrast_reads_the_summary_or_the_mean_patch(tokenizer, features):
+    np.testing.assert_array_equal(tokenizer.contrast_features(features), features.cls)
+    pooled = reading(tokenizer, contrast_feature="pooled")
+    np.testing.assert_allclose(
+        pooled.contrast_features(features), features.patches.mean(axis=1), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda image: image[None], r"got a batch of shape .* with `jax.vmap`"),
+        (lambda image: (255 * image).astype(np.uint8), "got uint8: .* divide by 255"),
+        (lambda image: image[:6], "patch size 4; got 6 x 12: crop or resize"),
+        (lambda image: image[..., :1], "put the three colors last"),
+        (lambda image: image[..., 0], r"got \(8, 12\)"),
+        (lambda image: np.where(image > 0.5, np.nan, image), "are NaN or infinite"),
+    ],
+)
+@pytest.mark.parametrize("door", ["encode", "features", "embed_image"])
+def test_a_bad_image_is_refused_in_one_sentence(tokenizer, image, door, spoil, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(tokenizer, door)(spoil(image))
+
+
+@pytest.mark.parametrize(
+    ("latents", "message"),
+    [
+        (np.zeros((1, 2, 2, 6)), "with `jax.vmap`"),
+        (np.zeros((2, 2, 5)), r"\[rows, columns, 6\]; got \(2, 2, 5\)"),
+        (np.zeros((2, 2, 6), int), "Latents are floats; got int64"),
+        (np.full((2, 2, 6), np.inf), "got 24 that are NaN or infinite"),
+    ],
+)
+def test_bad_latents_are_refused_in_one_sentence(tokenizer, latents, message):
+    with pytest.raises(ValueError, match=message):
+        tokenizer.decode(latents)
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (np.zeros(6, int), "exactly 5 ids, padded with 0; got 6: shorten"),
+        (np.zeros(4, int), "exactly 5 ids, padded with 0; got 4: pad"),
+        (np.zeros((1, 5), int), "with `jax.vmap`"),
+        (np.zeros(5), "integer ids; got float64"),
+        (np.array([1, 2, 11, 0, 0]), r"lie in \[0, 11\); got 0 to 11"),
+        (np.array([1, 2, -1, 0, 0]), r"lie in \[0, 11\); got -1 to 2"),
+    ],
+)
+def test_a_bad_text_is_refused_in_one_sentence(tokenizer, ids, message):
+    with pytest.raises(ValueError, match=message):
+        tokenizer.embed_text(ids)
+
+
+def test_a_tokenizer_without_text_embeds_nothing(image):
+    silent = eqx.filter_jit(Tokenizer)(
+        dataclasses.replace(CONFIG, text=None), key=jr.key(0)
+    )
+    assert silent.text is silent.projection is None
+    with pytest.raises(ValueError, match="got a tokenizer without one"):
+        silent.embed_image(image)
+
+
+def test_a_teacher_equals_its_student_and_shares_no_buffer(pretrainer):
+    teacher = Teacher.of(pretrainer)
+    student = pretrainer.tokenizer
+    assert eqx.tree_equal(teacher.encoder, student.encoder)
+    assert eqx.tree_equal(teacher.bottleneck, student.bottleneck)
+    assert eqx.tree_equal(teacher.prototypes, pretrainer.prototypes)
+    buffers = [
+        {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(tree)}
+        for tree in (teacher, pretrainer)
+    ]
+    assert not buffers[0] & buffers[1]
+
+
+def test_a_teacher_reads_what_its_student_reads(pretrainer, features):
+    for heads_on in ("full", "latent"):
+        student = reading(pretrainer.tokenizer, heads_on=heads_on)
+        teacher = Teacher.of(eqx.tree_at(lambda p: p.tokenizer, pretrainer, student))
+        read = teacher.head_features(features)
+        assert eqx.tree_equal(read, student.head_features(features))
+
+
+def test_a_teacher_needs_prototypes(pretrainer):
+    bare = eqx.tree_at(lambda p: p.prototypes, pretrainer, None)
+    with pytest.raises(ValueError, match="needs a prototype head"):
+        Teacher.of(bare)
+
+
+def test_no_leaf_is_weakly_typed(pretrainer):
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(pretrainer))
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(pretrainer))
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [(VTP_S, 167_177_857), (VTP_B, 295_639_297), (VTP_L, 731_570_689)],
+)
+def test_published_sizes_have_the_published_parameters(config, parameters):
+    """RECIPE 1.1: 167.18, 295.64 and 731.57 million, without our latent statistics."""
+    shapes = eqx.filter_eval_shape(Tokenizer, config, key=jr.key(0))
+    total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    assert total - 2 * config.latent_width == parameters
