@@ -22,7 +22,7 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 RELEASED, VARIANT = "vtp_released_layout_rope_fp32", "vtp_variant_rope_fp32"
 PERIODS = ("trunk.rope_embed.periods", "pixel_decoder.rope_embed.periods")
 TOLERANCE = 1e-4
-# Two units in the last place of bfloat16 near 1: a rotation whose operands differ in
+# One unit in the last place of bfloat16 at 1: a rotation whose operands differ in
 # the last bit of float32 may round the other way.
 BFLOAT16_TOLERANCE = 2.0**-7
 
