@@ -367,7 +367,9 @@ def from_dict(kind: type[Config], fields: Mapping[str, Any]) -> Config:
 def _value(hint: Any, value: Any) -> Any:
     """`value` from JSON as its type hint has it: nested configs, tuples for lists."""
     if isinstance(value, Mapping):
-        kinds = [kind for kind in (hint, *get_args(hint)) if dataclasses.is_dataclass(kind)]
+        kinds = [
+            kind for kind in (hint, *get_args(hint)) if dataclasses.is_dataclass(kind)
+        ]
         return from_dict(kinds[0], value) if kinds else dict(value)
     return tuple(value) if isinstance(value, list) else value
 

@@ -150,7 +150,9 @@ class Transformer(eqx.Module):
         def apply(block, tokens, key):
             keys = (None, None) if key is None else jr.split(key)
             tokens = _add_on_subset(attend(block), tokens, drop_rate, keys[0])
-            return _add_on_subset(jax.vmap(block.feed), tokens, drop_rate, keys[1]), None
+            return _add_on_subset(
+                jax.vmap(block.feed), tokens, drop_rate, keys[1]
+            ), None
 
         keys = None if key is None or drop_rate == 0 else jr.split(key, self.depth)
         return through_depth(self.blocks, tokens, apply, keys, remat=self.remat)[0]

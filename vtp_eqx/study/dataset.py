@@ -1,5 +1,6 @@
 """The scenes of a study as arrays in memory, prepared once on disk."""
 
+from collections.abc import Callable
 import dataclasses
 from pathlib import Path
 
@@ -8,13 +9,14 @@ import numpy as np
 
 from ..config import require
 from ..data.captions import CaptionTokenizer, train_tokenizer
-from ..data.scenes import GROUP, NUM_CLASSES
+from ..data.scenes import GROUP, NAMES, NUM_CLASSES
 from ..data.scenes_tfds import prepare_scenes
 from ..data.sources import load_arrays, TfdsSource
 from .point import Point
 
 
 VOCABULARY = 400  # ours: every word of the captions is one token
+WORDS = "words.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,3 +39,44 @@ class Dataset:
     words: CaptionTokenizer
     num_classes: int = NUM_CLASSES
     group: int = GROUP
+
+
+def prepare(point: Point, folder: Path, say: Callable[[str], None]) -> None:
+    """Renders the scenes of a point and learns their vocabulary, where not yet done."""
+    if (folder / WORDS).exists():
+        return
+    count = point.data.num_train + point.data.num_validation
+    say(f"Rendering {count:,} scenes of {point.data.size} pixels into {folder} ...")
+    captions = _arrays(point, folder, "train")["caption"].tolist()
+    _arrays(point, folder, "validation")
+    # Last, because it marks the folder as finished.
+    train_tokenizer(captions, VOCABULARY).save(folder / WORDS)
+
+
+def load_dataset(point: Point, folder: Path) -> Dataset:
+    """The scenes that `prepare` left in `folder`."""
+    words = CaptionTokenizer.load(folder / WORDS)
+    text = point.pretrain.tokenizer.text
+    require(
+        text is None or words.vocabulary <= text.vocabulary,
+        "The text tower must know every token of the captions; got a vocabulary of "
+        f"{words.vocabulary} for {text}: raise `text.vocabulary`.",
+    )
+
+    def split(name: str) -> Split:
+        arrays = _arrays(point, folder, name)
+        caption = arrays["caption"].tolist()
+        ids = None if text is None else words.encode(caption, text.context)
+        return Split(
+            image=arrays["image"],
+            caption=caption,
+            caption_ids=ids,
+            label=arrays["label"].astype(np.int32),
+            attributes={name: arrays[name].astype(np.int64) for name in NAMES},
+        )
+
+    return Dataset(split("train"), split("validation"), words)
+
+
+def _arrays(point: Point, folder: Path, split: str) -> dict[str, np.ndarray]:
+    return load_arrays(TfdsSource(prepare_scenes(point.data, folder), split))

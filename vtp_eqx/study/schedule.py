@@ -57,7 +57,9 @@ def run_points(
         try:
             while waiting or workers:
                 while waiting and len(workers) < num_workers:
-                    workers.append(_start(waiting.pop(0), places, num_workers, progress))
+                    workers.append(
+                        _start(waiting.pop(0), places, num_workers, progress)
+                    )
                 time.sleep(POLL_SECONDS)
                 for worker in list(workers):
                     _show(worker, progress, console)
@@ -108,7 +110,13 @@ def _start(
     log = logs / f"{point_hash(point)}.txt"
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "vtp_eqx.study.worker", str(places.root), str(folder)],
+            [
+                sys.executable,
+                "-m",
+                "vtp_eqx.study.worker",
+                str(places.root),
+                str(folder),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

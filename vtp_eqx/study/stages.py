@@ -6,14 +6,15 @@ Every stage leaves its result in a place of its own and is skipped where that ex
 from collections.abc import Callable
 
 import equinox as eqx
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
+from ..models.arrays import latents_hash
 from ..models.dit import DiT
-from ..models.fingerprint import latents_hash
 from ..models.generator import Generator
 from ..models.tokenizer import Tokenizer
-from ..models.weights import load_weights, save_weights
+from ..models.weights import load_weights, read_notes, save_weights
 from ..tokenizer import load, save
 from ..training.generate import train_generator
 from ..training.pretrain import latent_statistics, pretrain
@@ -69,15 +70,19 @@ def _generator(
     saved = folder / "generator.safetensors"
     if saved.exists():
         template = eqx.filter_eval_shape(DiT, point.generate.dit, key=jr.key(0))
-        return Generator(load_weights(template, saved), latents_hash(tokenizer))
+        # Bound to what it was trained on, not to what it is found beside.
+        return Generator(load_weights(template, saved), read_notes(saved)["latents"])
     report("latents", 0, 1)
     latents = np.asarray(
-        tokenizer.normalize_latents(encode_all(tokenizer, data.train.image))
+        tokenizer.normalize_latents(
+            jnp.asarray(encode_all(tokenizer, data.train.image))
+        )
     )
     dit = train_generator(
         point.generate, latents, data.train.label,
         folder=folder,
         progress=lambda done, total, metrics: report("generator", done, total),
     )  # fmt: skip
-    save_weights(dit, saved)
-    return Generator(dit, latents_hash(tokenizer))
+    generator = Generator(dit, latents_hash(tokenizer))
+    save_weights(dit, saved, {"latents": generator.latents_hash})
+    return generator

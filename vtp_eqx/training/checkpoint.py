@@ -51,7 +51,9 @@ class Checkpoints:
         restored = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
         # Named leaves come back in the order of their names; put each in its place.
         leaves = [restored[name] for name in _names(arrays)]
-        return eqx.combine(jax.tree.unflatten(jax.tree.structure(arrays), leaves), static)
+        return eqx.combine(
+            jax.tree.unflatten(jax.tree.structure(arrays), leaves), static
+        )
 
 
 def _names(arrays: PyTree) -> list[str]:

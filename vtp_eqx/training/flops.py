@@ -62,5 +62,6 @@ def generator_flops(config: DiTConfig) -> float:
 
 def _is_float(leaf: object) -> bool:
     return eqx.is_inexact_array(leaf) or (
-        isinstance(leaf, jax.ShapeDtypeStruct) and jax.numpy.issubdtype(leaf.dtype, jax.numpy.inexact)
+        isinstance(leaf, jax.ShapeDtypeStruct)
+        and jax.numpy.issubdtype(leaf.dtype, jax.numpy.inexact)
     )

@@ -7,10 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, Shaped, UInt8
 import numpy as np
 
-from ..config import GenerateConfig, PretrainConfig, require, TokenizerConfig
+from ..config import GenerateConfig, PretrainConfig, require
 from ..data.augment import contrast_view, distillation_views
 from ..data.masking import block_mask, mask_counts, masked_rows, shard_capacity
 from ..flow import flow_loss, interpolate, time_samples
@@ -60,8 +60,9 @@ def pretrain_objective(
     devices. Monitors are the parts of the terms and signs of collapse.
     """
     tokenizer = config.tokenizer
-    counts = _hidden_counts(config)
-    capacity = shard_capacity(counts, num_shards)
+    distills = config.distillation_weight > 0
+    counts = _hidden_counts(config) if distills else np.zeros(0, int)
+    capacity = shard_capacity(counts, num_shards) if distills else 0
     last_step = config.num_steps if num_steps is None else num_steps
 
     def prepare(batch: Captioned, key: PRNGKeyArray) -> PretrainViews:
@@ -69,17 +70,16 @@ def pretrain_objective(
         image, caption = batch.image, batch.caption
         rebuilt_key, chosen_key = jr.split(subset_key)
         rebuilt = _choose(rebuilt_key, config.reconstruction_batch, config.batch_size)
-        chosen = _choose(chosen_key, config.distillation_batch, config.batch_size)
         sources = image
         if config.contrast_weight == 0:
             # Only reconstruction looks at the whole image: crop no others.
             image, caption = pick(image, rebuilt), None
             rebuilt = jnp.zeros_like(rebuilt)
         views = hidden = None
-        if config.distillation_weight > 0:
+        if distills:
             views = _each(
                 lambda one, key: distillation_views(_unit(one), config.views, key=key),
-                pick(sources, chosen), key=view_key,
+                pick(sources, _choose(chosen_key, config.distillation_batch, config.batch_size)), key=view_key,
             )  # fmt: skip
             hidden = _hidden(counts, config, key=mask_key)
         return PretrainViews(
@@ -111,7 +111,7 @@ def pretrain_objective(
                 pixels, drop_rate=config.contrast_drop, key=contrast_key
             )
             found["contrast"] = _contrast(student.tokenizer, seen, views, config)
-        if config.distillation_weight > 0:
+        if distills:
             assert teacher is not None
             found["distillation"], monitors = _distillation(
                 student, teacher, views, step / last_step, config, capacity,
@@ -119,7 +119,10 @@ def pretrain_objective(
             )  # fmt: skip
         if config.reconstruction_weight > 0:
             targets = pick(pixels, views.rebuilt)
-            if seen is not None and config.contrast_drop == config.reconstruction_drop == 0:
+            if (
+                seen is not None
+                and config.contrast_drop == config.reconstruction_drop == 0
+            ):
                 # The same images through the same network: no second pass is needed.
                 patches = pick(seen.patches, views.rebuilt)
             else:
@@ -279,7 +282,7 @@ def _distillation(
 
 def _reconstruction(
     tokenizer: Tokenizer,
-    patches: Float[Array, "batch patches width"],
+    patches: Float[Array, "batch patches features"],
     targets: Float[Array, "batch height width 3"],
     config: PretrainConfig,
 ) -> Float[Array, " batch"]:
@@ -329,7 +332,7 @@ def _unit(image: Num[Array, "height width 3"]) -> Float[Array, "height width 3"]
     return image.astype(jnp.float32) / 255
 
 
-def _crop_major(crops: Num[Array, "images crops *shape"]) -> Num[Array, "rows *shape"]:
+def _crop_major(crops: Shaped[Array, "images crops *shape"]) -> Shaped[Array, "rows *shape"]:
     """[crop 0 of all images, crop 1 of all images, ...]."""
     return jnp.swapaxes(crops, 0, 1).reshape(-1, *crops.shape[2:])
 

@@ -46,7 +46,9 @@ def cosine(
     return end + (start - end) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
 
 
-def ramp(start: float, end: float, progress: float | Float[Array, ""]) -> Float[Array, ""]:
+def ramp(
+    start: float, end: float, progress: float | Float[Array, ""]
+) -> Float[Array, ""]:
     """From `start` at `progress` 0 to `end` at 1 along a line, flat outside."""
     return start + (end - start) * jnp.clip(progress, 0, 1)
 
@@ -61,7 +63,9 @@ def make_optimizer(
         else optax.clip_by_global_norm(config.clip_norm)
     )
     frozen = config.freeze_prototypes
-    thaw = optax.scale_by_schedule(lambda step: jnp.asarray(step >= frozen, jnp.float32))
+    thaw = optax.scale_by_schedule(
+        lambda step: jnp.asarray(step >= frozen, jnp.float32)
+    )
     return optax.chain(
         clip,
         optax.scale_by_adam(config.b1, config.b2, config.eps),

@@ -109,7 +109,9 @@ def _solve_decoder(tokenizer: Tokenizer, pixels: Array) -> Tokenizer:
     flat = _flat(latents)
     # A rotation gives every width a share of the latents; the last two are constant,
     # with opposite signs, because LayerNorm would remove their mean.
-    spread = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (width - 2, channels)))[0]
+    spread = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (width - 2, channels)))[
+        0
+    ]
     scale = jnp.sqrt(width / jnp.mean(jnp.sum((flat - flat.mean(axis=0)) ** 2, axis=1)))
     weight = jnp.zeros((width, channels)).at[:-2].set(scale * spread)
     constant = CONSTANT_LENGTH * jnp.sqrt(width / 2)
@@ -131,7 +133,9 @@ def _components(centered: Array, num: int) -> tuple[Array, Array]:
     values = np.asarray(centered, np.float64)
     variances, vectors = np.linalg.eigh(values.T @ values / len(values))
     kept = np.argsort(variances)[::-1][:num]
-    return jnp.asarray(vectors[:, kept].T, jnp.float32), jnp.asarray(variances[kept], jnp.float32)
+    return jnp.asarray(vectors[:, kept].T, jnp.float32), jnp.asarray(
+        variances[kept], jnp.float32
+    )
 
 
 def _least_squares(features: Array, targets: Array) -> tuple[Array, Array]:

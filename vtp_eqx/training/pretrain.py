@@ -120,7 +120,10 @@ def check_data(config: PretrainConfig, data: Mapping[str, np.ndarray]) -> None:
     )
     if config.contrast_weight > 0:
         assert config.tokenizer.text is not None
-        context, vocabulary = config.tokenizer.text.context, config.tokenizer.text.vocabulary
+        context, vocabulary = (
+            config.tokenizer.text.context,
+            config.tokenizer.text.vocabulary,
+        )
         caption = data.get("caption")
         require(
             caption is not None and caption.shape == (len(image), context),

@@ -6,7 +6,6 @@ from pathlib import Path
 import time
 from typing import Any
 
-
 from jax.sharding import Mesh
 from jaxtyping import Array
 
@@ -84,5 +83,3 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return float("inf")  # a line cut short by a crash: drop it
-
-

@@ -62,4 +62,6 @@ def moving_average(
 
 def copied(tree: PyTree) -> PyTree:
     """`tree` with arrays of its own, so that donating one copy spares the other."""
-    return jax.tree.map(lambda leaf: jnp.copy(leaf) if eqx.is_array(leaf) else leaf, tree)
+    return jax.tree.map(
+        lambda leaf: jnp.copy(leaf) if eqx.is_array(leaf) else leaf, tree
+    )

@@ -1,0 +1,57 @@
+"""The float arrays of any model as one safetensors file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from safetensors import safe_open, SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from .arrays import check_arrays, named_arrays
+
+
+Model = TypeVar("Model", bound=eqx.Module)
+
+
+def save_weights(
+    model: eqx.Module, path: Path, notes: Mapping[str, str] | None = None
+) -> None:
+    """Writes the arrays of `model` by their paths in it; whole or not at all.
+
+    `notes` go into the file's header, for `read_notes`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    arrays = named_arrays(eqx.filter(model, eqx.is_array))
+    save_file({name: jax.device_get(array) for name, array in arrays.items()}, partial, dict(notes or {}))
+    partial.replace(path)
+
+
+def load_weights(skeleton: Model, path: Path) -> Model:
+    """`skeleton` (from `eqx.filter_eval_shape`, say) with the arrays in `path`.
+
+    A missing file is a `FileNotFoundError`. A file that is cut short, and a tensor too
+    many, too few or of another shape, are a `ValueError`.
+    """
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            f"Weights must be a whole safetensors file; got {path} ({error}): copy it "
+            "again, or delete it to have it made anew."
+        ) from error
+    is_array = lambda leaf: eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+    arrays, rest = eqx.partition(skeleton, is_array)
+    names = named_arrays(arrays)
+    check_arrays(tensors, names)
+    leaves = [jnp.asarray(tensors[name]) for name in names]
+    return eqx.combine(jax.tree.unflatten(jax.tree.structure(arrays), leaves), rest)
+
+
+def read_notes(path: Path) -> dict[str, str]:
+    """The notes that `save_weights` wrote into a file."""
+    with safe_open(path, framework="numpy") as file:
+        return file.metadata() or {}

@@ -1,0 +1,122 @@
+"""A study as a command: plan, run what is missing, redraw, report."""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import os
+from pathlib import Path
+import shutil
+import sys
+import time
+from typing import Literal
+
+import jax
+from rich.console import Console
+
+from .dataset import prepare
+from .figure import scaling_figure
+from .point import Places, Point
+from .report import rows_of, write_report
+from .schedule import run_points
+from .table import terminal_table
+
+
+Scale = Literal["smoke", "laptop", "workstation"]
+SPACE_NEEDED = 2e9  # bytes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What every study takes on the command line."""
+
+    scale: Literal["laptop", "workstation"] = "laptop"
+    """How large: minutes on two CPU cores, or minutes on a GPU."""
+    seeds: int = 1
+    """Tokenizers trained for each point, with seeds 0, 1, ..."""
+    smoke: bool = False
+    """Only try that everything runs: tiny models, few steps, meaningless numbers."""
+    runs: Path = Path("runs")
+    """Where runs are kept, and found again by the hash of their config."""
+    out: Path | None = None
+    """Where table, figure and report go; by default a folder in `runs`."""
+    workers: int | None = None
+    """Processes at a time; by default one a core, or one where there is a GPU or TPU."""
+
+
+def study(
+    name: str,
+    title: str,
+    question: str,
+    plan: Callable[[Scale, Sequence[int]], list[Point]],
+    arguments: Arguments,
+) -> None:
+    """Runs every point of `plan(scale, seeds)` that is missing, and reports.
+
+    Table, figure and report are drawn again as each point finishes. Exits with 1 where
+    a point failed, after all others are done.
+    """
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    scale: Scale = "smoke" if arguments.smoke else arguments.scale
+    points = plan(scale, range(arguments.seeds))
+    out = arguments.out or arguments.runs / f"{name}-{scale}" / name
+    places = Places(arguments.runs)
+    _check_space(arguments.runs, out)
+    command = " ".join(["python", *sys.argv])
+    begun = time.monotonic()
+
+    def redraw() -> None:
+        rows = rows_of(points, places)
+        scaling_figure(rows, out / "figures" / f"{out.name}.png", title)
+        write_report(
+            rows, places, out, title=title, question=question, command=command,
+            seconds=time.monotonic() - begun,
+        )  # fmt: skip
+
+    def finished(point: Point) -> None:
+        redraw()
+        console.print(terminal_table(rows_of(points, places), title))
+
+    missing = [row.point for row in rows_of(points, places) if row.result is None]
+    found = len(points) - len(missing)
+    console.print(f"{title}: {len(points)} runs, {found} found in {arguments.runs}.")
+    for point in missing:
+        prepare(point, places.data(point), console.print)
+    redraw()
+    workers = arguments.workers or _default_workers()
+    failed = run_points(
+        missing, places, num_workers=workers, finished=finished, console=console
+    )
+    redraw()
+    console.print(terminal_table(rows_of(points, places), title))
+    console.print(
+        f"Report: {out / 'report.md'}\nFigure: {out / 'figures' / out.name}.png"
+    )
+    if failed:
+        names = ", ".join(point.name for point in failed)
+        console.print(f"[red]Failed: {names}.[/red] Run the command again to retry.")
+        raise SystemExit(1)
+
+
+def _default_workers() -> int:
+    return (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
+
+
+def _check_space(*folders: Path) -> None:
+    """Says at once where a study could not write, not after an hour."""
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            trial = folder / ".writable"
+            trial.write_text("")
+            trial.unlink()
+        except OSError as error:
+            raise SystemExit(
+                f"A study needs a folder that it can write to; got {folder} ({error}): "
+                "choose another one with --runs or --out."
+            ) from error
+        free = shutil.disk_usage(folder).free
+        if free < SPACE_NEEDED:
+            raise SystemExit(
+                f"A study needs {SPACE_NEEDED / 1e9:.0f} GB of free disk; got "
+                f"{free / 1e9:.1f} GB at {folder}: free some, or choose another folder "
+                "with --runs."
+            )

@@ -1,0 +1,262 @@
+"""Everything that is measured of one point, with cards and pictures."""
+
+from collections.abc import Callable
+import dataclasses
+import json
+from pathlib import Path
+import time
+
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Float, Int, UInt8
+import numpy as np
+
+from ..config import as_json, short_hash
+from ..data.scenes import COLORS, NAMES
+from ..evaluation.card import EvaluationCard, write
+from ..evaluation.frechet import frechet_distance, Moments
+from ..evaluation.generation import as_bytes, class_agreement, read_scenes
+from ..evaluation.reconstruction import reconstruction_scores
+from ..evaluation.understanding import (
+    class_embeddings,
+    probe_attributes,
+    zero_shot_accuracy,
+)
+from ..models.arrays import arrays_hash, latents_hash, named_arrays, weights_hash
+from ..models.generator import Generator
+from ..models.scene_network import load_scene_network, scene_network_hash, SceneNetwork
+from ..models.tokenizer import Tokenizer
+from ..nn.patches import patchify
+from ..training.flops import run_flops
+from ..training.pca_start import pca_reconstruction
+from .dataset import Dataset, Split
+from .encoding import encode_all, in_batches
+from .pictures import save_grid
+from .point import Point
+
+
+PROBE_IMAGES = 4000  # training images that probes are fitted on
+PROMPTS = 64  # captions averaged for one class embedding
+SAMPLE_BATCH = 250
+SHOWN = 8  # images a row of a grid
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """The numbers of a point by name; README of `docs/results` says what each is."""
+
+    numbers: dict[str, float]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Result | None":
+        """The result in a point's folder, or `None` where it is not finished."""
+        path = folder / "result.json"
+        return cls(json.loads(path.read_text())) if path.exists() else None
+
+    def write(self, folder: Path) -> None:
+        """Marks the point as finished; whole or not at all."""
+        partial = folder / "result.partial"
+        partial.write_text(json.dumps(self.numbers, indent=1) + "\n")
+        partial.replace(folder / "result.json")
+
+
+def measure(
+    point: Point,
+    tokenizer: Tokenizer,
+    generator: Generator,
+    data: Dataset,
+    folder: Path,
+    report: Callable[[str, int, int], None],
+) -> Result:
+    """Measures a point, and leaves numbers, cards and pictures in `folder`."""
+    network = load_scene_network()
+    real = Moments.of(read_scenes(network, data.validation.image).features)
+    rebuilt = reconstructions(tokenizer, data.validation.image)
+    numbers = {"FLOPs": run_flops(point.pretrain)}
+    reconstructed = reconstruction_numbers(network, data, rebuilt, real, tokenizer)
+    understood = understanding_numbers(tokenizer, data)
+    report("sampling", 0, point.num_samples)
+    labels = np.arange(point.num_samples) % data.num_classes
+    begun = time.monotonic()
+    images = samples(point, tokenizer, generator, labels, report)
+    numbers["sampling seconds"] = time.monotonic() - begun
+    generated = generation_numbers(network, images, labels, rebuilt, real)
+    base = dict(
+        reference_hash=short_hash(point.data),
+        num_reference=len(data.validation.image),
+        tokenizer_hash=weights_hash(tokenizer),
+        latents_hash=latents_hash(tokenizer),
+        precision="float32",
+        feature_network="scene-network",
+        feature_hash=scene_network_hash(),
+    )
+    count = len(rebuilt)
+    card = EvaluationCard(num_samples=count, **base)
+    write(folder / "card_reconstruction.json", {**reconstructed, **understood}, card,
+          num_evaluated=count)  # fmt: skip
+    card = EvaluationCard(
+        num_samples=point.num_samples, sampler=point.sampler, labels="balanced",
+        generator_hash=arrays_hash(named_arrays(generator.dit)),
+        generator_latents_hash=generator.latents_hash, seed=point.generate.seed, **base,
+    )  # fmt: skip
+    write(folder / "card_generation.json", generated, card, num_evaluated=len(images))
+    shown = np.arange(2 * SHOWN) * (count // (2 * SHOWN))
+    pairs = np.stack([data.validation.image[shown], rebuilt[shown]], axis=1)
+    save_grid(
+        pairs.reshape(-1, *rebuilt.shape[1:]), folder / "reconstructions.png", 2 * SHOWN
+    )
+    save_grid(_by_class(images, labels, data), folder / "samples.png", len(COLORS) * 2)
+    result = Result({**numbers, **reconstructed, **understood, **generated})
+    (folder / "point.json").write_text(as_json(point))
+    result.write(folder)
+    return result
+
+
+def reconstructions(
+    tokenizer: Tokenizer, images: UInt8[np.ndarray, "num height width 3"]
+) -> UInt8[np.ndarray, "num height width 3"]:
+    """What the tokenizer makes of `images`, as bytes."""
+    rebuild = lambda tokenizer, image: tokenizer.decode(tokenizer.encode(image))
+    return as_bytes(in_batches(rebuild, tokenizer, images))
+
+
+def reconstruction_numbers(
+    network: SceneNetwork,
+    data: Dataset,
+    rebuilt: UInt8[np.ndarray, "num height width 3"],
+    real: Moments,
+    tokenizer: Tokenizer,
+) -> dict[str, float]:
+    """PSNR, SSIM and distance of reconstructions, and what PCA and chance would give."""
+    images = data.validation.image
+    unit = lambda images: jnp.asarray(images, jnp.float32) / 255
+    scores = reconstruction_scores(unit(images), unit(rebuilt))
+    reading = read_scenes(network, rebuilt)
+    size = tokenizer.config.patch_size
+    patches = np.concatenate([np.asarray(patchify(one, size)) for one in unit(images)])
+    linear = pca_reconstruction(jnp.asarray(patches), tokenizer.config.latent_width)
+    error = np.square(np.clip(linear, 0, 1) - patches).reshape(len(images), -1).mean(1)
+    other = read_scenes(network, data.train.image[: len(images)])
+    return {
+        "PSNR": float(np.mean(scores["psnr"])),
+        "SSIM": float(np.mean(scores["ssim"])),
+        "PSNR of PCA": float(np.mean(-10 * np.log10(error))),
+        "rFD-scenes": frechet_distance(Moments.of(reading.features), real),
+        "FD-scenes floor": frechet_distance(Moments.of(other.features), real),
+        "shape kept": float(np.mean(
+            np.argmax(reading.logits["shape"], -1) == data.validation.attributes["shape"]
+        )),
+    }  # fmt: skip
+
+
+def understanding_numbers(tokenizer: Tokenizer, data: Dataset) -> dict[str, float]:
+    """Linear probes on features and on latents, and zero-shot where there is text."""
+    train, test = _first(data.train, PROBE_IMAGES), data.validation
+    known = {name: train.attributes[name] for name in NAMES}
+    asked = {name: test.attributes[name] for name in NAMES}
+    numbers = {}
+    for what, read in (("features", _features), ("latents", _mean_latents)):
+        accuracy = probe_attributes(
+            read(tokenizer, train.image), known, read(tokenizer, test.image), asked
+        )
+        for name, value in accuracy.items():
+            numbers[f"probe {what} {name}"] = value
+        numbers[f"probe {what} mean"] = float(np.mean(list(accuracy.values())))
+    if tokenizer.text is None:
+        return numbers
+    images = in_batches(
+        lambda model, image: model.embed_image(image), tokenizer, test.image
+    )
+    for name in NAMES:
+        prompts = prompts_of(data.train, name)
+        embed = lambda model, ids: model.embed_text(ids)
+        texts = in_batches(embed, tokenizer, prompts.reshape(-1, prompts.shape[-1]))
+        classes = class_embeddings(texts.reshape(*prompts.shape[:2], -1))
+        numbers[f"zero-shot {name}"] = zero_shot_accuracy(images, asked[name], classes)
+    values = [numbers[f"zero-shot {name}"] for name in NAMES]
+    numbers["zero-shot mean"] = float(np.mean(values))
+    return numbers
+
+
+def prompts_of(split: Split, name: str) -> Int[np.ndarray, "classes prompts context"]:
+    """Ids of captions for every value of an attribute, the same number for each."""
+    assert split.caption_ids is not None
+    values = split.attributes[name]
+    chosen = [
+        np.flatnonzero(values == value)[:PROMPTS] for value in range(len(NAMES[name]))
+    ]
+    return np.stack([split.caption_ids[rows] for rows in chosen])
+
+
+def samples(
+    point: Point,
+    tokenizer: Tokenizer,
+    generator: Generator,
+    labels: Int[np.ndarray, " num"],
+    report: Callable[[str, int, int], None],
+) -> UInt8[np.ndarray, "num height width 3"]:
+    """One image of the generator for each label, as bytes."""
+    parts = []
+    for start in range(0, len(labels), SAMPLE_BATCH):
+        batch = labels[start : start + SAMPLE_BATCH]
+        full = batch[np.arange(SAMPLE_BATCH) % len(batch)]
+        latents = generator.sample(
+            jnp.asarray(full), point.sampler, latents_hash=latents_hash(tokenizer),
+            key=jr.fold_in(jr.key(point.generate.seed), start),
+        )  # fmt: skip
+        decode = lambda model, z: model.decode(model.denormalize_latents(z))
+        parts.append(in_batches(decode, tokenizer, np.asarray(latents))[: len(batch)])
+        report("sampling", start + len(batch), len(labels))
+    return as_bytes(np.concatenate(parts))
+
+
+def generation_numbers(
+    network: SceneNetwork,
+    images: UInt8[np.ndarray, "num height width 3"],
+    labels: Int[np.ndarray, " num"],
+    rebuilt: UInt8[np.ndarray, "others height width 3"],
+    real: Moments,
+) -> dict[str, float]:
+    """Distances of samples to real images and to reconstructions, and obedience."""
+    reading = read_scenes(network, images)
+    moments = Moments.of(reading.features)
+    reconstructed = Moments.of(read_scenes(network, rebuilt).features)
+    return {
+        "FD-scenes": frechet_distance(moments, real),
+        "FD-scenes to reconstructions": frechet_distance(moments, reconstructed),
+        **class_agreement(reading, labels),
+    }
+
+
+def _features(
+    tokenizer: Tokenizer, images: np.ndarray
+) -> Float[np.ndarray, "num width"]:
+    """Summary and mean patch of the last block: full-width features of the encoder."""
+
+    def read(tokenizer, image):
+        features = tokenizer.features(image)[-1]
+        return jnp.concatenate([features.cls, jnp.mean(features.patches, axis=0)])
+
+    return in_batches(read, tokenizer, images)
+
+
+def _mean_latents(
+    tokenizer: Tokenizer, images: np.ndarray
+) -> Float[np.ndarray, "num channels"]:
+    return encode_all(tokenizer, images).mean(axis=(1, 2))
+
+
+def _first(split: Split, count: int) -> Split:
+    return Split(
+        image=split.image[:count],
+        caption=split.caption[:count],
+        caption_ids=None if split.caption_ids is None else split.caption_ids[:count],
+        label=split.label[:count],
+        attributes={name: rows[:count] for name, rows in split.attributes.items()},
+    )
+
+
+def _by_class(images: np.ndarray, labels: np.ndarray, data: Dataset) -> np.ndarray:
+    """Four samples of every class, a row for each half of a shape's colors."""
+    rows = [np.flatnonzero(labels == label)[:2] for label in range(data.num_classes)]
+    return images[np.concatenate(rows)]

@@ -1,0 +1,31 @@
+"""Grids of images, and the figure of a scaling study."""
+
+from pathlib import Path
+
+from jaxtyping import UInt8
+import numpy as np
+from PIL import Image
+
+
+ENLARGED = 96  # least side of an image in a grid, in pixels
+GAP = 4
+
+
+def save_grid(
+    images: UInt8[np.ndarray, "num height width 3"], path: Path, columns: int
+) -> None:
+    """Writes `images` row by row, each pixel enlarged to a square where they are small."""
+    factor = max(1, -(-ENLARGED // images.shape[1]))
+    images = images.repeat(factor, axis=1).repeat(factor, axis=2)
+    count, height, width, _ = images.shape
+    rows = -(-count // columns)
+    canvas = np.full(
+        (rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, 3), 255, np.uint8
+    )
+    for place, image in enumerate(images):
+        row, column = divmod(place, columns)
+        top, left = GAP + row * (height + GAP), GAP + column * (width + GAP)
+        canvas[top : top + height, left : left + width] = image
+    partial = path.with_suffix(".partial")
+    Image.fromarray(canvas).save(partial, format="PNG")
+    partial.replace(path)

@@ -1,0 +1,72 @@
+"""The table of a study: one row a run, on the terminal and in the report."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rich.table import Table
+
+from .measure import Result
+from .point import Point
+
+
+class Row(NamedTuple):
+    """A point and, once it is finished, its result."""
+
+    point: Point
+    result: Result | None
+
+
+class Column(NamedTuple):
+    """A number of the table: its heading, where it is found, how it is written."""
+
+    heading: str
+    name: str
+    form: str
+
+
+COLUMNS = (
+    Column("FLOPs", "FLOPs", ".2e"),
+    Column("PSNR", "PSNR", ".1f"),
+    Column("rFD", "rFD-scenes", ".2f"),
+    Column("probe", "probe features mean", ".2f"),
+    Column("probe shape", "probe features shape", ".2f"),
+    Column("latent probe shape", "probe latents shape", ".2f"),
+    Column("zero-shot shape", "zero-shot shape", ".2f"),
+    Column("gFD", "FD-scenes", ".2f"),
+    Column("gFD to rec", "FD-scenes to reconstructions", ".2f"),
+    Column("color shown", "color agreement", ".2f"),
+    Column("shape shown", "shape agreement", ".2f"),
+    Column("class shown", "class agreement", ".2f"),
+)
+
+
+def terminal_table(rows: Sequence[Row], title: str) -> Table:
+    """The table as rich draws it."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("run", no_wrap=True)
+    for column in COLUMNS:
+        table.add_column(column.heading, justify="right")
+    for row in rows:
+        table.add_row(row.point.name, *cells(row))
+    return table
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """The same table in Markdown."""
+    lines = [
+        "| run | " + " | ".join(column.heading for column in COLUMNS) + " |",
+        "|---" * (1 + len(COLUMNS)) + "|",
+    ]
+    lines += [f"| {row.point.name} | " + " | ".join(cells(row)) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def cells(row: Row) -> list[str]:
+    """The numbers of a row as text; empty where a number does not exist."""
+    if row.result is None:
+        return ["…"] * len(COLUMNS)
+    numbers = row.result.numbers
+    return [
+        format(numbers[column.name], column.form) if column.name in numbers else "–"
+        for column in COLUMNS
+    ]

@@ -1,0 +1,20 @@
+"""One point in a process of its own: `python -m vtp_eqx.study.worker ROOT FOLDER`."""
+
+import json
+from pathlib import Path
+import sys
+
+from ..config import from_dict
+from .point import Places, Point
+from .progress import Reporter
+from .stages import run_point
+
+
+def main(root: str, folder: str) -> None:
+    """Runs the point described by `point.json` in `folder`."""
+    point = from_dict(Point, json.loads((Path(folder) / "point.json").read_text()))
+    run_point(point, Places(Path(root)), Reporter(Path(folder) / "progress.json"))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
