@@ -4,7 +4,9 @@ Records are ArrayRecord files in the order of their index, so that groups of fou
 together. Images are PNG: lossless, hence equal to `render`.
 """
 
+import contextlib
 import dataclasses
+import io
 from pathlib import Path
 from typing import Any
 
@@ -107,5 +109,8 @@ def prepare_scenes(config: SceneConfig, folder: str | Path) -> Path:
         config=SceneBuilderConfig(name=short_hash(config), scenes=config),
         file_format="array_record",
     )
-    builder.download_and_prepare()
+    # Its bars and its talk of downloads would bury what the caller has to say.
+    tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare()
     return Path(builder.data_dir)

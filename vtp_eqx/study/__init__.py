@@ -1,1 +1,1 @@
-"""Studies: many runs from one plan, in parallel, reused by hash, as table and figure."""
+"""Studies: many runs from one plan, in parallel, reused by hash, as one report."""

@@ -12,9 +12,10 @@ from typing import Literal
 import jax
 from rich.console import Console
 
+from ..training.flops import run_flops
 from .dataset import prepare
 from .figure import scaling_figure
-from .point import Places, Point
+from .point import Places, Point, point_hash
 from .report import rows_of, write_report
 from .schedule import run_points
 from .table import terminal_table
@@ -39,7 +40,7 @@ class Arguments:
     out: Path | None = None
     """Where table, figure and report go; by default a folder in `runs`."""
     workers: int | None = None
-    """Processes at a time; by default one a core, or one where there is a GPU or TPU."""
+    """Processes at a time; by default one a core, but one where there is a GPU."""
 
 
 def study(
@@ -75,7 +76,9 @@ def study(
         redraw()
         console.print(terminal_table(rows_of(points, places), title))
 
-    missing = [row.point for row in rows_of(points, places) if row.result is None]
+    missing = in_order(
+        [row.point for row in rows_of(points, places) if row.result is None]
+    )
     found = len(points) - len(missing)
     console.print(f"{title}: {len(points)} runs, {found} found in {arguments.runs}.")
     for point in missing:
@@ -94,6 +97,16 @@ def study(
         names = ", ".join(point.name for point in failed)
         console.print(f"[red]Failed: {names}.[/red] Run the command again to retry.")
         raise SystemExit(1)
+
+
+def in_order(points: Sequence[Point]) -> list[Point]:
+    """The cheapest point, so that there is soon something to see; then by falling cost.
+
+    Long ones last would leave cores idle at the end.
+    """
+    cost = {point_hash(point): run_flops(point.pretrain) for point in points}
+    rising = sorted(points, key=lambda point: cost[point_hash(point)])
+    return rising[:1] + rising[:0:-1]
 
 
 def _default_workers() -> int:

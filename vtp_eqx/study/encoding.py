@@ -43,5 +43,6 @@ def in_batches(
         # Filled up with repeats, so that the last batch is not compiled for itself.
         rows = np.arange(BATCH) % len(batch)
         found = jax.device_get(apply(model, batch[rows]))
-        parts.append(jax.tree.map(lambda leaf, n=len(batch): leaf[:n], found))
+        count = len(batch)
+        parts.append(jax.tree.map(lambda leaf, count=count: leaf[:count], found))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

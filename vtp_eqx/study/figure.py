@@ -28,8 +28,8 @@ def scaling_figure(rows: Sequence[Row], path: Path, title: str) -> None:
     figure, axes = plt.subplots(1, len(PANELS), figsize=(10, 4), layout="constrained")
     for axis, (name, label) in zip(axes, PANELS, strict=True):
         for color, method in zip(COLORS, methods, strict=False):
-            _draw_method(axis, [row for row in done if row.point.method == method], name,
-                         color, method)  # fmt: skip
+            own = [row for row in done if row.point.method == method]
+            _draw_method(axis, own, name, color, method)
         axis.set_xscale("log")
         axis.set_xlabel("tokenizer training compute (forward FLOPs)")
         axis.set_ylabel(label)

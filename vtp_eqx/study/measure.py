@@ -127,7 +127,7 @@ def reconstruction_numbers(
     real: Moments,
     tokenizer: Tokenizer,
 ) -> dict[str, float]:
-    """PSNR, SSIM and distance of reconstructions, and what PCA and chance would give."""
+    """PSNR, SSIM and distance of reconstructions, and what PCA would give."""
     images = data.validation.image
     unit = lambda images: jnp.asarray(images, jnp.float32) / 255
     scores = reconstruction_scores(unit(images), unit(rebuilt))
@@ -136,6 +136,7 @@ def reconstruction_numbers(
     patches = np.concatenate([np.asarray(patchify(one, size)) for one in unit(images)])
     linear = pca_reconstruction(jnp.asarray(patches), tokenizer.config.latent_width)
     error = np.square(np.clip(linear, 0, 1) - patches).reshape(len(images), -1).mean(1)
+    shape = np.argmax(reading.logits["shape"], axis=-1)
     other = read_scenes(network, data.train.image[: len(images)])
     return {
         "PSNR": float(np.mean(scores["psnr"])),
@@ -143,10 +144,8 @@ def reconstruction_numbers(
         "PSNR of PCA": float(np.mean(-10 * np.log10(error))),
         "rFD-scenes": frechet_distance(Moments.of(reading.features), real),
         "FD-scenes floor": frechet_distance(Moments.of(other.features), real),
-        "shape kept": float(np.mean(
-            np.argmax(reading.logits["shape"], -1) == data.validation.attributes["shape"]
-        )),
-    }  # fmt: skip
+        "shape kept": float(np.mean(shape == data.validation.attributes["shape"])),
+    }
 
 
 def understanding_numbers(tokenizer: Tokenizer, data: Dataset) -> dict[str, float]:

@@ -14,7 +14,7 @@ GAP = 4
 def save_grid(
     images: UInt8[np.ndarray, "num height width 3"], path: Path, columns: int
 ) -> None:
-    """Writes `images` row by row, each pixel enlarged to a square where they are small."""
+    """Writes `images` row by row; of small ones, each pixel becomes a square."""
     factor = max(1, -(-ENLARGED // images.shape[1]))
     images = images.repeat(factor, axis=1).repeat(factor, axis=2)
     count, height, width, _ = images.shape

@@ -105,7 +105,7 @@ def _compare(rows: Sequence[Row], size: str) -> tuple[float, str] | None:
     return lead, (
         f"{size}: at equal samples VTP is {word} AE in FD-scenes, {joint:.2f} against "
         f"{alone:.2f} (its samples show the class asked for in {shown[0]:.0%}, AE's in "
-        f"{shown[1]:.0%}), at {compute[0] / compute[1]:.1f} times the tokenizer compute."
+        f"{shown[1]:.0%}), at {compute[0] / compute[1]:.1f} times the compute."
     )
 
 
@@ -124,8 +124,8 @@ def _seeds(rows: Sequence[Row]) -> str:
         )
     return (
         "Between seeds of the same point, FD-scenes differs by up to "
-        f"{max(spreads):.2f} (mean {np.mean(spreads):.2f}): smaller differences between "
-        "points are not shown."
+        f"{max(spreads):.2f} (mean {np.mean(spreads):.2f}): smaller differences "
+        "between points are not shown."
     )
 
 

@@ -1,4 +1,4 @@
-"""Points as parallel processes that fill the cores, with a display of their progress."""
+"""Points as parallel processes that fill the cores, and how far each one is."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -26,6 +26,7 @@ class _Worker:
     standing: Path
     log: Path
     task: TaskID
+    core: int | None
     stage: str = ""
 
 
@@ -45,6 +46,7 @@ def run_points(
     """
     waiting, failed = list(points), []
     workers: list[_Worker] = []
+    free_cores = own_cores(num_workers)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -57,15 +59,16 @@ def run_points(
         try:
             while waiting or workers:
                 while waiting and len(workers) < num_workers:
-                    workers.append(
-                        _start(waiting.pop(0), places, num_workers, progress)
-                    )
+                    core = free_cores.pop(0)
+                    worker = _start(waiting.pop(0), places, core, progress)
+                    workers.append(worker)
                 time.sleep(POLL_SECONDS)
                 for worker in list(workers):
                     _show(worker, progress, console)
                     if worker.process.poll() is None:
                         continue
                     workers.remove(worker)
+                    free_cores.append(worker.core)
                     progress.remove_task(worker.task)
                     ended += 1
                     if worker.process.returncode == 0:
@@ -83,10 +86,18 @@ def run_points(
     return failed
 
 
-def worker_environment(num_workers: int, root: Path) -> dict[str, str]:
-    """One thread for each of several workers; compiled code is shared between them."""
+def own_cores(num_workers: int) -> list[int | None]:
+    """A core for each of several workers, or `None` where they are free to roam."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if 1 < num_workers <= len(cores):
+        return list(cores[:num_workers])
+    return [None] * num_workers
+
+
+def worker_environment(core: int | None, root: Path) -> dict[str, str]:
+    """One thread for a worker with its own core; compiled code is kept for all."""
     environment = dict(os.environ)
-    if num_workers > 1:
+    if core is not None:
         # Two single-threaded processes use two cores better than one with two threads.
         flags = environment.get("XLA_FLAGS", "")
         environment["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
@@ -94,11 +105,14 @@ def worker_environment(num_workers: int, root: Path) -> dict[str, str]:
             environment[f"{library}_NUM_THREADS"] = "1"
     environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(root / "compiled"))
+    # A model's construction compiles hundreds of small functions: keep those too.
+    environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    environment.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     return environment
 
 
 def _start(
-    point: Point, places: Places, num_workers: int, progress: Progress
+    point: Point, places: Places, core: int | None, progress: Progress
 ) -> _Worker:
     folder = places.point(point)
     folder.mkdir(parents=True, exist_ok=True)
@@ -108,22 +122,18 @@ def _start(
     logs = places.root / "logs"
     logs.mkdir(exist_ok=True)
     log = logs / f"{point_hash(point)}.txt"
+    command = [sys.executable, "-m", "vtp_eqx.study.worker", str(places.root)]
+    command += [str(folder)] + ([] if core is None else [str(core)])
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "vtp_eqx.study.worker",
-                str(places.root),
-                str(folder),
-            ],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=worker_environment(num_workers, places.root),
+            env=worker_environment(core, places.root),
         )
     task = progress.add_task(f"  {point.name}", total=1.0, note="starting")
-    return _Worker(point, process, standing, log, task)
+    return _Worker(point, process, standing, log, task, core)
 
 
 def _show(worker: _Worker, progress: Progress, console: Console) -> None:

@@ -67,6 +67,6 @@ def cells(row: Row) -> list[str]:
         return ["…"] * len(COLUMNS)
     numbers = row.result.numbers
     return [
-        format(numbers[column.name], column.form) if column.name in numbers else "–"
+        format(numbers[column.name], column.form) if column.name in numbers else "-"
         for column in COLUMNS
     ]

@@ -1,6 +1,10 @@
-"""One point in a process of its own: `python -m vtp_eqx.study.worker ROOT FOLDER`."""
+"""One point in a process of its own.
+
+python -m vtp_eqx.study.worker ROOT FOLDER [CORE]
+"""
 
 import json
+import os
 from pathlib import Path
 import sys
 
@@ -10,8 +14,11 @@ from .progress import Reporter
 from .stages import run_point
 
 
-def main(root: str, folder: str) -> None:
-    """Runs the point described by `point.json` in `folder`."""
+def main(root: str, folder: str, core: str | None = None) -> None:
+    """Runs the point described by `point.json` in `folder`, on one core if given."""
+    if core is not None:
+        # Before the first computation: XLA makes as many threads as it sees cores.
+        os.sched_setaffinity(0, {int(core)})
     point = from_dict(Point, json.loads((Path(folder) / "point.json").read_text()))
     run_point(point, Places(Path(root)), Reporter(Path(folder) / "progress.json"))
 
