@@ -223,13 +223,20 @@ class PretrainConfig:
             divides = 0 < size <= self.batch_size and self.batch_size % size == 0
             require(
                 weight == 0 or divides,
-                f"`{name}` must divide `batch_size`, because its images are a stratified "
-                f"subset of that batch; got {size} and {self.batch_size}: change either.",
+                f"`{name}` must divide `batch_size`, because its images are a "
+                f"stratified subset of that batch; got {size} and {self.batch_size}: "
+                "change either.",
             )
         require(
             self.contrast_weight == 0 or self.tokenizer.text is not None,
             "Contrast needs a text tower, but `tokenizer.text` is None: "
             "set it, or set `contrast_weight` to 0.",
+        )
+        uses_siglip = self.contrast_weight > 0 and self.contrast == "siglip"
+        require(
+            not uses_siglip or self.tokenizer.logit_bias is not None,
+            "The SigLIP loss needs a bias, but `tokenizer.logit_bias` is None: set it; "
+            "the paper starts at -10.",
         )
         require(
             self.distillation_weight == 0 or self.prototypes is not None,
@@ -358,8 +365,8 @@ def from_dict(kind: type[Config], fields: Mapping[str, Any]) -> Config:
     unknown = sorted(fields.keys() - hints.keys())
     require(
         not unknown,
-        f"A {kind.__name__} has the fields {sorted(hints)}; got {unknown}: remove them, "
-        "or use the version that wrote them.",
+        f"A {kind.__name__} has the fields {sorted(hints)}; got {unknown}: "
+        "remove them, or use the version that wrote them.",
     )
     return kind(**{name: _value(hints[name], value) for name, value in fields.items()})
 
@@ -367,7 +374,7 @@ def from_dict(kind: type[Config], fields: Mapping[str, Any]) -> Config:
 def _value(hint: Any, value: Any) -> Any:
     """`value` from JSON as its type hint has it: nested configs, tuples for lists."""
     if isinstance(value, Mapping):
-        kinds = [
+        kinds: list[Any] = [
             kind for kind in (hint, *get_args(hint)) if dataclasses.is_dataclass(kind)
         ]
         return from_dict(kinds[0], value) if kinds else dict(value)

@@ -6,8 +6,8 @@ function sees its local rows, and `DATA` names the axis to reduce over.
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jax import lax
+import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 from jaxtyping import Array, Int, PyTree
 import numpy as np

@@ -26,7 +26,8 @@ def save_weights(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     arrays = named_arrays(eqx.filter(model, eqx.is_array))
-    save_file({name: jax.device_get(array) for name, array in arrays.items()}, partial, dict(notes or {}))
+    on_host = {name: jax.device_get(array) for name, array in arrays.items()}
+    save_file(on_host, partial, dict(notes or {}))
     partial.replace(path)
 
 

@@ -1,8 +1,8 @@
 """Normalizations along the last axis, computed in float32 whatever comes in."""
 
 import equinox as eqx
-import jax.numpy as jnp
 from jax import lax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..config import Norm

@@ -6,7 +6,7 @@ table's `pairing`: "halves" pairs j with j + d/2 (the tokenizer), "neighbors" pa
 with 2j + 1 (LightningDiT).
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 from jax import lax
@@ -58,7 +58,7 @@ def axial_table(
     Coordinates run over (-1, 1) whatever the grid, periods are `100 ** (4i / d)`
     (DINOv3; RECIPE 1.4). In "bfloat16" every step of the computation is rounded.
     """
-    kind = np.float32 if precision == "float32" else ml_dtypes.bfloat16
+    kind: Any = np.float32 if precision == "float32" else ml_dtypes.bfloat16
 
     def coordinates(size):
         centers = (np.arange(size).astype(kind) + kind(0.5)) / kind(size)

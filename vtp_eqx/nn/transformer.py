@@ -1,4 +1,4 @@
-"""A stack of pre-norm blocks: one block with a layer axis, scanned and rematerialized."""
+"""A stack of pre-norm blocks: one block with a layer axis, scanned, with remat."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from ..config import FeedForward, Norm, Remat
 from .attention import SelfAttention
-from .feed_forward import gelu, MLP, swiglu_width, SwiGLU
+from .feed_forward import gelu, MLP, SwiGLU, swiglu_width
 from .norms import LayerNorm, make_norm, RMSNorm
 
 

@@ -16,6 +16,7 @@ from jaxtyping import PyTree
 
 from ..config import DiTConfig, PretrainConfig
 from ..models.dit import DiT
+from ..models.text import TextEncoder
 from ..models.tokenizer import Tokenizer
 
 
@@ -36,9 +37,10 @@ def pretrain_flops(config: PretrainConfig) -> float:
     share = config.reconstruction_batch / config.batch_size
     total = share * 2 * (encoder + decoder) * whole
     if config.contrast_weight > 0:
-        assert tokenizer.text is not None
-        text = num_parameters(lambda: made().text.stack)
-        total += 2 * encoder * whole + 2 * text * tokenizer.text.context
+        shape = tokenizer.text
+        assert shape is not None
+        text = num_parameters(lambda: TextEncoder(shape, key=jr.key(0)).stack)
+        total += 2 * encoder * whole + 2 * text * shape.context
     if config.distillation_weight > 0:
         share = config.distillation_batch / config.batch_size
         views = config.views
@@ -50,7 +52,7 @@ def pretrain_flops(config: PretrainConfig) -> float:
 
 
 def run_flops(config: PretrainConfig) -> float:
-    """Forward FLOPs of a whole pre-training: what the x axis of a scaling plot shows."""
+    """Forward FLOPs of a whole pre-training: the x axis of a scaling plot."""
     return pretrain_flops(config) * config.batch_size * config.num_steps
 
 

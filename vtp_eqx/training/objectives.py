@@ -10,7 +10,7 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, Shaped, UInt8
 import numpy as np
 
-from ..config import GenerateConfig, PretrainConfig, require
+from ..config import GenerateConfig, PretrainConfig
 from ..data.augment import contrast_view, distillation_views
 from ..data.masking import block_mask, mask_counts, masked_rows, shard_capacity
 from ..flow import flow_loss, interpolate, time_samples
@@ -27,7 +27,7 @@ from .step import Objective
 
 
 class Captioned(eqx.Module):
-    """A batch as the loader gives it; `caption` is `None` where there is no contrast."""
+    """A batch as the loader gives it; no `caption` where there is no contrast."""
 
     image: UInt8[Array | np.ndarray, "batch height width 3"]
     caption: Int[Array | np.ndarray, "batch words"] | None
@@ -67,19 +67,20 @@ def pretrain_objective(
 
     def prepare(batch: Captioned, key: PRNGKeyArray) -> PretrainViews:
         whole_key, subset_key, view_key, mask_key = jr.split(key, 4)
-        image, caption = batch.image, batch.caption
+        image = sources = jnp.asarray(batch.image)
+        caption = None if batch.caption is None else jnp.asarray(batch.caption)
         rebuilt_key, chosen_key = jr.split(subset_key)
         rebuilt = _choose(rebuilt_key, config.reconstruction_batch, config.batch_size)
-        sources = image
         if config.contrast_weight == 0:
             # Only reconstruction looks at the whole image: crop no others.
             image, caption = pick(image, rebuilt), None
             rebuilt = jnp.zeros_like(rebuilt)
         views = hidden = None
         if distills:
+            chosen = _choose(chosen_key, config.distillation_batch, config.batch_size)
             views = _each(
                 lambda one, key: distillation_views(_unit(one), config.views, key=key),
-                pick(sources, _choose(chosen_key, config.distillation_batch, config.batch_size)), key=view_key,
+                pick(sources, chosen), key=view_key,
             )  # fmt: skip
             hidden = _hidden(counts, config, key=mask_key)
         return PretrainViews(
@@ -199,16 +200,13 @@ def _contrast(
 ) -> Float[Array, " batch"]:
     assert tokenizer.text is not None
     assert tokenizer.projection is not None
+    assert views.caption is not None
     image = unit_norm(tokenizer.projection(tokenizer.contrast_features(seen)))
     text = unit_norm(jax.vmap(tokenizer.text.embed)(views.caption))
     if config.contrast == "clip":
         scale = tokenizer.logit_scale
         return clip_loss(image, text, log_scale=scale, axis_name=DATA)
-    require(
-        tokenizer.logit_bias is not None,
-        "The SigLIP loss needs a bias, but `tokenizer.logit_bias` is None: set it; the "
-        "paper starts at -10.",
-    )
+    assert tokenizer.logit_bias is not None
     return siglip_loss(
         image, text, log_scale=tokenizer.logit_scale, bias=tokenizer.logit_bias,
         axis_name=DATA,
@@ -300,7 +298,7 @@ def _reconstruction(
 
 
 def _hidden_counts(config: PretrainConfig) -> Int[np.ndarray, " slots"]:
-    """How many patches are hidden in each crop of (image 0: 0, 1; image 1: 0, 1; ...)."""
+    """How many patches each crop hides: (image 0: 0, 1; image 1: 0, 1; ...)."""
     views, patch = config.views, config.tokenizer.patch_size
     num_patches = (views.global_size // patch) ** 2
     return mask_counts(
@@ -332,7 +330,9 @@ def _unit(image: Num[Array, "height width 3"]) -> Float[Array, "height width 3"]
     return image.astype(jnp.float32) / 255
 
 
-def _crop_major(crops: Shaped[Array, "images crops *shape"]) -> Shaped[Array, "rows *shape"]:
+def _crop_major(
+    crops: Shaped[Array, "images crops *shape"],
+) -> Shaped[Array, "rows *shape"]:
     """[crop 0 of all images, crop 1 of all images, ...]."""
     return jnp.swapaxes(crops, 0, 1).reshape(-1, *crops.shape[2:])
 

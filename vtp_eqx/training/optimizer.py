@@ -4,16 +4,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 import optax
 
 from ..config import OptimizerConfig, require
 
 
-Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
-
-
-def learning_rate(config: OptimizerConfig, num_steps: int) -> Schedule:
+def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
     """Linear warmup to the peak at step `warmup_steps - 1`, then cosine or constant.
 
     The cosine falls from the peak to `final_rate` times the peak at the end of the run
@@ -64,7 +61,7 @@ def make_optimizer(
     )
     frozen = config.freeze_prototypes
     thaw = optax.scale_by_schedule(
-        lambda step: jnp.asarray(step >= frozen, jnp.float32)
+        lambda step: jnp.asarray(jnp.asarray(step) >= frozen, jnp.float32)
     )
     return optax.chain(
         clip,

@@ -27,7 +27,7 @@ RIDGE = 1e-4  # relative to the mean variance of a feature
 def start_from_pca(
     tokenizer: Tokenizer, images: UInt8[np.ndarray, "num height width 3"]
 ) -> Tokenizer:
-    """`tokenizer` with linear layers solved on `images`, a few thousand patches or more.
+    """`tokenizer` with linear layers solved on `images`: thousands of patches.
 
     Its reconstruction is about that of principal components of patches, as many as the
     latent is wide. The tokenizer must be new: the solution leans on residual branches

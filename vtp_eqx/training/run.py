@@ -62,7 +62,7 @@ def run(
 
 
 class _Log:
-    """`metrics.jsonl`: one JSON object a line, with `step` and `seconds` since start."""
+    """`metrics.jsonl`: a JSON object a line, with `step` and `seconds` since start."""
 
     def __init__(self, path: Path, first: int):
         self._path, self._start = path, time.monotonic()

@@ -1,7 +1,7 @@
 """One update, as a function of the state and a batch, on any number of devices."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, cast, NamedTuple
 
 import equinox as eqx
 import jax
@@ -48,10 +48,10 @@ def make_step(
     - `followed(student)` is the part of the student that the teacher follows.
     - `constrain(student)` is applied after the update (a clamp, say).
 
-    Metrics are the mean terms and monitors, the weighted `total` and the `gradient_norm`, of the
-    parameters before the update. The differentiated function returns the *global* loss,
-    so that the gradient needs no collective by hand and is the same on any number of
-    devices.
+    Metrics are the mean terms and monitors, the weighted `total` and the
+    `gradient_norm`, of the parameters before the update. The differentiated function
+    returns the *global* loss, so that the gradient needs no collective by hand and is
+    the same on any number of devices.
     """
     static = eqx.filter(state, eqx.is_array, inverse=True)
 
@@ -63,7 +63,8 @@ def make_step(
         def loss(trainable, rest):
             student, weights = eqx.combine(trainable, rest)
             found = objective.terms(student, state.teacher, views, state.step, key)
-            terms, monitors = lax.pmean(jax.tree.map(jnp.mean, found), DATA)
+            means = lax.pmean(jax.tree.map(jnp.mean, found), DATA)
+            terms, monitors = cast(tuple[dict, dict], means)
             return weights(terms), {**terms, **monitors}
 
         trainable, rest = eqx.partition(
@@ -113,8 +114,8 @@ def require_finite(metrics: dict[str, float], step: int) -> None:
     """Raises `FloatingPointError` naming the terms that are not finite."""
     bad = sorted(name for name, value in metrics.items() if not jnp.isfinite(value))
     if bad:
+        found = ", ".join(f"{name} = {metrics[name]}" for name in bad)
         raise FloatingPointError(
-            f"Every loss term must be finite; got {', '.join(bad)} = "
-            f"{', '.join(str(metrics[name]) for name in bad)} at step {step}: lower the "
+            f"Every loss term must be finite; got {found} at step {step}: lower the "
             "learning rate, or look for broken images in that batch."
         )
