@@ -60,7 +60,7 @@ def study(
     points = plan(scale, range(arguments.seeds))
     out = arguments.out or arguments.runs / f"{name}-{scale}" / name
     places = Places(arguments.runs)
-    _check_space(arguments.runs, out)
+    check_space(arguments.runs, out)
     command = " ".join(["python", *sys.argv])
     begun = time.monotonic()
 
@@ -113,7 +113,7 @@ def _default_workers() -> int:
     return (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
 
 
-def _check_space(*folders: Path) -> None:
+def check_space(*folders: Path) -> None:
     """Says at once where a study could not write, not after an hour."""
     for folder in folders:
         try:

@@ -7,6 +7,7 @@ from ..config import (
     DiTConfig,
     GenerateConfig,
     PretrainConfig,
+    Remat,
     require,
     SamplerConfig,
     short_hash,
@@ -52,13 +53,23 @@ class Point:
         return f"{self.method} {self.size} seed {self.seed}"
 
 
-def dit_for(tokenizer: TokenizerConfig, **shape: int) -> DiTConfig:
-    """A transformer of this `shape` (width, depth, num_heads) for these latents."""
+def dit_for(
+    tokenizer: TokenizerConfig,
+    *,
+    width: int,
+    depth: int,
+    num_heads: int,
+    remat: Remat = "none",
+) -> DiTConfig:
+    """A transformer of this shape for a tokenizer's latents of scenes."""
     return DiTConfig(
+        width=width,
+        depth=depth,
+        num_heads=num_heads,
+        remat=remat,
         latent_size=tokenizer.image_size // tokenizer.patch_size,
         latent_width=tokenizer.latent_width,
         num_classes=NUM_CLASSES,
-        **shape,
     )
 
 

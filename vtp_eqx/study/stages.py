@@ -48,9 +48,11 @@ def _tokenizer(
     saved = folder / "tokenizer"
     if saved.exists():
         return load(saved)
+    arrays = {"image": data.train.image}
+    if data.train.caption_ids is not None:
+        arrays["caption"] = data.train.caption_ids
     tokenizer = pretrain(
-        point.pretrain, {"image": data.train.image, "caption": data.train.caption_ids},
-        folder=folder, group=data.group,
+        point.pretrain, arrays, folder=folder, group=data.group,
         progress=lambda done, total, metrics: report("tokenizer", done, total),
     )  # fmt: skip
     mean, std = latent_statistics(encode_all(tokenizer, data.train.image))

@@ -14,6 +14,8 @@ from jaxtyping import Array, Float, UInt8
 import numpy as np
 
 from ..config import require
+from ..models.decoder import PixelDecoder
+from ..models.encoder import Encoder
 from ..models.tokenizer import Tokenizer
 from ..nn.patches import patchify
 
@@ -86,7 +88,7 @@ def _solve_patches(tokenizer: Tokenizer, patches: Array) -> Tokenizer:
 
 def _solve_bottleneck(tokenizer: Tokenizer, pixels: Array) -> Tokenizer:
     """Reads the latent that predicts pixels best: least squares of reduced rank."""
-    features = _flat(tokenizer.encoder.batch(pixels).patches)
+    features = _flat(_features(tokenizer.encoder, pixels))
     patches = _patches_of(tokenizer, pixels)
     weight, _ = _least_squares(features, patches)
     predicted = (features - jnp.mean(features, axis=0)) @ weight.T
@@ -105,7 +107,7 @@ def _solve_decoder(tokenizer: Tokenizer, pixels: Array) -> Tokenizer:
         "A decoder that starts linear needs a width of the latent's and 2 more; got "
         f"{width} for {channels}: widen it, or set `pca_start` to False.",
     )
-    latents = tokenizer.bottleneck(tokenizer.encoder.batch(pixels).patches)
+    latents = tokenizer.bottleneck(_features(tokenizer.encoder, pixels))
     flat = _flat(latents)
     # A rotation gives every width a share of the latents; the last two are constant,
     # with opposite signs, because LayerNorm would remove their mean.
@@ -120,12 +122,22 @@ def _solve_decoder(tokenizer: Tokenizer, pixels: Array) -> Tokenizer:
     decoder = eqx.tree_at(
         where_in, decoder, (weight.astype(jnp.float32), bias.astype(jnp.float32))
     )
-    tokens = _flat(jax.vmap(decoder.tokens)(_grid(latents, pixels, tokenizer)))
+    tokens = _flat(_tokens(decoder, _grid(latents, pixels, tokenizer)))
     where_out = lambda decoder: (decoder.to_pixels.weight, decoder.to_pixels.bias)
     decoder = eqx.tree_at(
         where_out, decoder, _least_squares(tokens, _patches_of(tokenizer, pixels))
     )
     return eqx.tree_at(lambda tokenizer: tokenizer.decoder, tokenizer, decoder)
+
+
+@eqx.filter_jit
+def _features(encoder: Encoder, pixels: Array) -> Array:
+    return encoder.batch(pixels).patches
+
+
+@eqx.filter_jit
+def _tokens(decoder: PixelDecoder, latents: Array) -> Array:
+    return jax.vmap(decoder.tokens)(latents)
 
 
 def _components(centered: Array, num: int) -> tuple[Array, Array]:

@@ -72,7 +72,9 @@ def pretraining(
     """
     model_key, run_key = jr.split(jr.key(config.seed))
     prototypes = config.prototypes if config.distillation_weight > 0 else None
-    student = Pretrainer(config.tokenizer, prototypes, key=model_key)
+    # One compilation in place of hundreds of small ones.
+    make = eqx.filter_jit(lambda key: Pretrainer(config.tokenizer, prototypes, key=key))
+    student = make(model_key)
     if config.pca_start:
         student = with_tokenizer(student, start_from_pca(student.tokenizer, images))
     student = copied(student)

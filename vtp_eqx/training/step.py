@@ -87,7 +87,7 @@ def make_step(
             opt_state=opt_state,
             key=state.key,
         )
-        norm = optax.global_norm(gradients)
+        norm = optax.tree.norm(gradients)
         metrics = {**metrics, "total": total, "gradient_norm": norm}
         return eqx.filter(new_state, eqx.is_array), metrics
 

@@ -1,0 +1,69 @@
+import dataclasses
+import json
+
+import pytest
+
+from experiments.scale_encoder import plan
+from vtp_eqx.config import as_json, from_dict
+from vtp_eqx.study.command import in_order
+from vtp_eqx.study.point import Places, Point, point_hash
+from vtp_eqx.training.flops import run_flops
+
+
+@pytest.fixture(scope="module")
+def points():
+    return plan("laptop", [0, 1])
+
+
+def test_a_point_survives_its_file(points):
+    for point in points:
+        assert from_dict(Point, json.loads(as_json(point))) == point
+
+
+def test_no_two_points_share_a_name(points):
+    assert len({point_hash(point) for point in points}) == len(points)
+
+
+def test_what_a_point_is_called_is_not_what_it_is(points):
+    renamed = dataclasses.replace(points[0], method="other", size="large")
+    assert point_hash(renamed) == point_hash(points[0])
+
+
+def test_points_that_differ_in_measurement_alone_share_their_training(points, tmp_path):
+    other = dataclasses.replace(points[0], num_samples=points[0].num_samples + 24)
+    places = Places(tmp_path)
+    assert places.tokenizer(other) == places.tokenizer(points[0])
+    assert places.generator(other) == places.generator(points[0])
+    assert places.point(other) != places.point(points[0])
+
+
+def test_methods_differ_in_their_objectives_alone(points):
+    joint, alone = (
+        next(point for point in points if point.method == method)
+        for method in ("VTP", "AE")
+    )
+    assert joint.data == alone.data
+    assert joint.generate == alone.generate
+    assert joint.sampler == alone.sampler
+    same = dataclasses.replace(
+        joint.pretrain,
+        tokenizer=dataclasses.replace(joint.pretrain.tokenizer, text=None),
+        prototypes=None,
+        contrast_weight=0.0,
+        distillation_weight=0.0,
+    )
+    assert same == alone.pretrain
+
+
+def test_the_cheapest_point_comes_first_and_the_dearest_next(points):
+    cost = [run_flops(point.pretrain) for point in in_order(points)]
+    assert sorted(cost) == sorted(run_flops(point.pretrain) for point in points)
+    assert cost[0] == min(cost)
+    assert cost[1:] == sorted(cost[1:], reverse=True)
+
+
+def test_a_generator_for_other_latents_is_refused(points):
+    wide = dataclasses.replace(points[0].generate.dit, latent_width=7)
+    generate = dataclasses.replace(points[0].generate, dit=wide)
+    with pytest.raises(ValueError, match="fits its tokenizer's latents"):
+        dataclasses.replace(points[0], generate=generate)

@@ -1,0 +1,82 @@
+import io
+import os
+
+import pytest
+from rich.console import Console
+
+from experiments.scale_encoder import plan
+from vtp_eqx.study.command import check_space
+from vtp_eqx.study.point import Places
+from vtp_eqx.study.progress import read_standing, Reporter, Standing
+from vtp_eqx.study.schedule import own_cores, run_points, worker_environment
+
+
+def test_a_standing_is_read_as_it_was_reported(tmp_path):
+    path = tmp_path / "progress.json"
+    assert read_standing(path) is None
+    Reporter(path)("tokenizer", 3, 10)
+    standing = read_standing(path)
+    assert (standing.stage, standing.done, standing.total) == ("tokenizer", 0, 7)
+
+
+def test_a_resumed_stage_is_timed_from_where_it_resumed(tmp_path):
+    reporter = Reporter(tmp_path / "progress.json")
+    reporter("tokenizer", 90, 100)
+    reporter("tokenizer", 100, 100)
+    assert read_standing(tmp_path / "progress.json").done == 10
+
+
+def test_time_left_follows_the_pace():
+    standing = Standing(stage="generator", done=20, total=50, seconds=40.0)
+    assert standing.seconds_left == pytest.approx(60)
+    assert Standing(stage="x", done=0, total=5, seconds=1.0).seconds_left is None
+
+
+def test_several_workers_have_cores_of_their_own():
+    cores = own_cores(2)
+    if len(os.sched_getaffinity(0)) >= 2:
+        assert len(set(cores)) == 2
+        assert None not in cores
+    assert own_cores(1) == [None]
+    assert own_cores(10_000) == [None] * 10_000
+
+
+def test_a_worker_with_a_core_runs_one_thread(tmp_path):
+    pinned = worker_environment(0, tmp_path)
+    assert "multi_thread_eigen=false" in pinned["XLA_FLAGS"]
+    assert pinned["OMP_NUM_THREADS"] == "1"
+    roaming = worker_environment(None, tmp_path)
+    assert "multi_thread_eigen=false" not in roaming.get("XLA_FLAGS", "")
+
+
+@pytest.mark.slow
+def test_a_point_that_fails_is_returned_and_what_it_said_is_shown(tmp_path):
+    output = io.StringIO()
+    places = Places(tmp_path / "runs")
+    # Nothing was prepared, so that the worker cannot read its data.
+    [point] = plan("smoke", [0])[:1]
+    finished = []
+    failed = run_points(
+        [point],
+        places,
+        num_workers=1,
+        finished=finished.append,
+        console=Console(file=output, width=200),
+    )
+    assert failed == [point]
+    assert finished == []
+    assert "failed" in output.getvalue()
+    assert "words.json" in output.getvalue()
+
+
+def test_a_folder_that_cannot_be_written_is_said_at_once(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(SystemExit, match="choose another one"):
+        check_space(blocked / "runs")
+
+
+def test_a_full_disk_is_said_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("vtp_eqx.study.command.SPACE_NEEDED", float(2**70))
+    with pytest.raises(SystemExit, match="GB of free disk"):
+        check_space(tmp_path)
