@@ -1,0 +1,121 @@
+import itertools
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+
+from vtp_eqx.mesh import data_mesh, replicate, split
+from vtp_eqx.training.optimizer import leaf_path
+from vtp_eqx.training.pretrain import pretraining
+from vtp_eqx.training.step import require_finite
+
+
+# Float32 sums run in another order on every number of devices, and KoLeo divides by
+# small distances; a wrong collective is off by the number of devices.
+RTOL, ATOL = 1e-3, 2e-5
+# Nothing learns them: data statistics, and fixed weights of the terms.
+FIXED = ("latent_mean", "latent_std")
+
+
+def by_path(tree):
+    arrays = eqx.filter(tree, eqx.is_inexact_array)
+    leaves = jax.tree_util.tree_leaves_with_path(arrays)
+    return {leaf_path(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def after(num_steps, state, step, mesh, batches):
+    logged = []
+    for batch in itertools.islice(batches(0), num_steps):
+        state, metrics = step(state, split(batch, mesh))
+        logged.append({name: float(value) for name, value in metrics.items()})
+    return state, logged
+
+
+@pytest.fixture(scope="module")
+def alone(started):
+    """The state before and after 3 steps on one device, and the metrics of each."""
+    before = started.start()
+    kept = jax.device_get(eqx.filter(before, eqx.is_inexact_array))
+    state, logged = after(3, before, started.step, started.mesh, started.batches)
+    return kept, before, state, logged
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_devices", [2, 4, 8])
+def test_devices_do_not_change_the_update(num_devices, started, alone, data):
+    mesh = data_mesh(num_devices)
+    state, step = pretraining(started.config, data["image"], mesh)
+    state, logged = after(3, replicate(state, mesh), step, mesh, started.batches)
+    _, _, expected, expected_logged = alone
+    for found, wanted in zip(logged, expected_logged, strict=True):
+        for name, value in wanted.items():
+            np.testing.assert_allclose(found[name], value, rtol=RTOL, err_msg=name)
+    found = by_path((state.student, state.teacher, state.weights))
+    for name, value in by_path(
+        (expected.student, expected.teacher, expected.weights)
+    ).items():
+        np.testing.assert_allclose(
+            found[name], value, rtol=RTOL, atol=ATOL, err_msg=name
+        )
+
+
+def test_a_step_compiles_once(started, alone):
+    assert started.step.compiled._cache_size() == 1
+
+
+def test_a_step_counts_itself_and_keeps_its_key(started, alone):
+    _, _, state, _ = alone
+    assert int(state.step) == 3
+    assert jax.numpy.array_equal(
+        jax.random.key_data(state.key), jax.random.key_data(started.start().key)
+    )
+
+
+def test_the_state_before_is_donated(alone):
+    _, before, _, _ = alone
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(before, eqx.is_array))
+    alive = {leaf_path(path) for path, leaf in leaves if not leaf.is_deleted()}
+    assert alive == set()
+
+
+def test_what_is_learned_moves_and_what_is_fixed_does_not(alone):
+    before, _, state, _ = alone
+    old, new = (
+        by_path((before.student, before.weights)),
+        by_path((state.student, state.weights)),
+    )
+    moved = {name for name in old if not np.array_equal(old[name], new[name])}
+    kept = {name for name in old if name.endswith(FIXED) or name.startswith("1.")}
+    assert len(kept) == 5
+    assert moved == old.keys() - kept
+
+
+def test_the_teacher_moves_less_than_its_student(alone):
+    before, _, state, _ = alone
+    distance = lambda part: np.abs(
+        np.asarray(part(state).encoder.patch_embed.weight)
+        - np.asarray(part(before).encoder.patch_embed.weight)
+    ).max()
+    followed = distance(lambda state: state.teacher)
+    assert 0 < followed < 0.1 * distance(lambda state: state.student.tokenizer)
+
+
+def test_the_total_is_the_weighted_sum_of_the_terms(started, alone):
+    config = started.config
+    for metrics in alone[3]:
+        total = (
+            config.contrast_weight * metrics["contrast"]
+            + config.distillation_weight * metrics["distillation"]
+            + config.reconstruction_weight * metrics["reconstruction"]
+        )
+        np.testing.assert_allclose(metrics["total"], total, rtol=1e-5)
+
+
+def test_what_is_not_finite_is_named():
+    require_finite({"contrast": 1.0, "dino": 0.0}, 7)
+    bad = {"contrast": float("nan"), "dino": 1.0, "koleo": float("inf")}
+    with pytest.raises(
+        FloatingPointError, match="got contrast = nan, koleo = inf at step 7"
+    ):
+        require_finite(bad, 7)
