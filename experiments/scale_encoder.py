@@ -14,6 +14,8 @@ continues where it stopped; `--help` lists the options.
 
 from collections.abc import Sequence
 import dataclasses
+import functools
+from typing import Literal
 
 import tyro
 
@@ -35,45 +37,52 @@ from vtp_eqx.study.command import Arguments, Scale, study
 from vtp_eqx.study.point import dit_for, Point
 
 
+HeadsOn = Literal["latent", "full"]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a scale is: the sizes of everything that all points of it share."""
+    """A scale: what all points of the study share, and the encoders they do not."""
 
     encoders: dict[str, TransformerConfig]
     data: SceneConfig
     patch_size: int
     latent_width: int
     tokenizer_steps: int
-    generator_steps: int
+    warmup_steps: int
     generator: dict[str, int]
+    generator_steps: int
     num_samples: int
-    heads_on: str = "latent"  # or "full", as the released models have it
+    heads_on: HeadsOn = "latent"
 
 
 def vit(width: int, depth: int) -> TransformerConfig:
     """A small encoder with heads of 48."""
-    return TransformerConfig(width=width, depth=depth, num_heads=width // 48)
+    return TransformerConfig(
+        width=width, depth=depth, num_heads=width // 48, remat="full"
+    )
 
 
 LAPTOP = Settings(
-    encoders={"48x2": vit(48, 2), "96x3": vit(96, 3), "144x4": vit(144, 4)},
-    data=SceneConfig(),
+    encoders={"48x2": vit(48, 2), "96x2": vit(96, 2), "144x3": vit(144, 3)},
+    data=SceneConfig(num_train=12_000, num_validation=2400),
     patch_size=8,
-    latent_width=32,
-    tokenizer_steps=800,
-    generator_steps=1000,
+    latent_width=16,  # a twelfth of a patch's numbers, as in the paper
+    tokenizer_steps=400,
+    warmup_steps=40,
     generator=dict(width=128, depth=3, num_heads=4),
-    num_samples=2400,
+    generator_steps=800,
+    num_samples=1920,
 )
-WORKSTATION = dataclasses.replace(
-    LAPTOP,
-    encoders={**LAPTOP.encoders, "192x6": vit(192, 6), "288x8": vit(288, 8)},
+WORKSTATION = Settings(
+    encoders={"96x3": vit(96, 3), "192x6": vit(192, 6), "288x8": vit(288, 8)},
     data=SceneConfig(num_train=96_000),
     patch_size=4,
     latent_width=16,
     tokenizer_steps=10_000,
-    generator_steps=20_000,
+    warmup_steps=500,
     generator=dict(width=256, depth=6, num_heads=8),
+    generator_steps=20_000,
     num_samples=4800,
 )
 SMOKE = dataclasses.replace(
@@ -81,60 +90,74 @@ SMOKE = dataclasses.replace(
     encoders={"48x1": vit(48, 1)},
     data=SceneConfig(num_train=4800, num_validation=480),
     tokenizer_steps=6,
-    generator_steps=6,
+    warmup_steps=2,
     generator=dict(width=32, depth=1, num_heads=1),
+    generator_steps=6,
     num_samples=480,
 )
 SETTINGS = {"smoke": SMOKE, "laptop": LAPTOP, "workstation": WORKSTATION}
+
+# Larger batches of pairs, for contrast; smaller ones of what costs more per image.
+BATCHES = dict(batch_size=64, distillation_batch=32, reconstruction_batch=64)
+DECODER = TransformerConfig(
+    width=96, depth=2, num_heads=2, norm="layernorm", remat="full"
+)
+# Every word of a caption is one token; the longest has 15 with start and end.
+TEXT = TextConfig(
+    context=16, vocabulary=400, width=96, depth=1, num_heads=2, remat="full"
+)
+PROTOTYPES = PrototypeConfig(num_prototypes=128, hidden_width=192, bottleneck_width=64)
+# Captions name left and right, so nothing is flipped.
+VIEWS = ViewsConfig(
+    global_size=32,
+    local_size=16,
+    num_local=2,
+    flip_rate=0.0,
+    blur_sigma=(0.1, 1.0),
+    blur_radius=2,
+)
 
 
 def pretraining(
     settings: Settings, size: str, method: str, seed: int
 ) -> PretrainConfig:
-    """One tokenizer; AE is VTP with two weights at 0 and nothing else changed."""
+    """One tokenizer; AE is VTP with two weights at 0 and without their heads."""
     joint = method == "VTP"
-    patch = settings.patch_size
     return PretrainConfig(
         tokenizer=TokenizerConfig(
             encoder=settings.encoders[size],
-            decoder=TransformerConfig(width=96, depth=2, num_heads=2, norm="layernorm"),
-            text=TextConfig(context=24, vocabulary=400, width=96, depth=1, num_heads=2)
-            if joint
-            else None,
-            image_size=32,
-            patch_size=patch,
+            decoder=DECODER,
+            text=TEXT if joint else None,
+            image_size=settings.data.size,
+            patch_size=settings.patch_size,
             latent_width=settings.latent_width,
             heads_on=settings.heads_on,
+            contrast_feature="pooled",
         ),
-        prototypes=PrototypeConfig(
-            num_prototypes=512, hidden_width=192, bottleneck_width=64
-        )
-        if joint
-        else None,
-        # Captions name left and right, so nothing is flipped.
-        views=ViewsConfig(
-            global_size=32, local_size=16, num_local=2, flip_rate=0.0,
-            blur_sigma=(0.1, 1.0), blur_radius=2,
-        ),
+        prototypes=PROTOTYPES if joint else None,
+        views=VIEWS,
         distillation=DistillationConfig(momentum=(0.99, 1.0)),
         reconstruction=ReconstructionConfig(pooled_weight=1.0, gradient_weight=0.5),
-        optimizer=OptimizerConfig(warmup_steps=2 if size == "48x1" else 100),
+        optimizer=OptimizerConfig(
+            learning_rate=2e-3, warmup_steps=settings.warmup_steps
+        ),
         contrast_weight=1.0 if joint else 0.0,
         distillation_weight=1.0 if joint else 0.0,
+        # At the paper's 0.1, so few steps would leave the pixels behind.
         reconstruction_weight=1.0,
-        batch_size=128,
-        distillation_batch=32,
-        reconstruction_batch=64,
         distillation_drop=0.0,
         pca_start=True,
         num_steps=settings.tokenizer_steps,
         seed=seed,
-    )  # fmt: skip
+        **BATCHES,
+    )
 
 
-def plan(scale: Scale, seeds: Sequence[int]) -> list[Point]:
-    """Every point, small and cheap ones first, so that the figure fills early."""
-    settings = SETTINGS[scale]
+def plan(
+    scale: Scale, seeds: Sequence[int], heads_on: HeadsOn = "latent"
+) -> list[Point]:
+    """Every point: encoder sizes x methods x seeds."""
+    settings = dataclasses.replace(SETTINGS[scale], heads_on=heads_on)
     return [
         point(settings, size, method, seed)
         for seed in seeds
@@ -146,26 +169,31 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[Point]:
 def point(settings: Settings, size: str, method: str, seed: int) -> Point:
     """One tokenizer and the generator that judges it."""
     pretrain = pretraining(settings, size, method, seed)
+    dit = dit_for(pretrain.tokenizer, **settings.generator, remat="full")
+    optimizer = OptimizerConfig(
+        learning_rate=2e-3,
+        warmup_steps=min(50, settings.generator_steps // 2),
+        b2=0.99,
+        eps=1e-8,
+        weight_decay=0.0,
+    )
     return Point(
         method=method,
         size=size,
         data=settings.data,
         pretrain=pretrain,
         generate=GenerateConfig(
-            dit=dit_for(pretrain.tokenizer, **settings.generator),
-            optimizer=OptimizerConfig(
-                learning_rate=1e-3, warmup_steps=min(50, settings.generator_steps - 1),
-                b2=0.99, eps=1e-8, weight_decay=0.0, clip_norm=1.0,
-            ),
+            dit=dit,
+            optimizer=optimizer,
             time_mean=0.0,
             time_std=1.0,
-            ema_decay=0.995,
-            batch_size=128,
+            ema_decay=0.99,
+            batch_size=64,
             num_steps=settings.generator_steps,
         ),
-        sampler=SamplerConfig(solver="heun", num_steps=12, time_shift=0.0),
+        sampler=SamplerConfig(solver="heun", num_steps=10, time_shift=0.0),
         num_samples=settings.num_samples,
-    )  # fmt: skip
+    )
 
 
 QUESTION = """\
@@ -174,11 +202,21 @@ reconstruction) or on reconstruction alone (AE); the same diffusion transformer 
 trained on the latents of each. Does generation improve as the tokenizer grows?"""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(Arguments):
+    """The options of every study, and one of this one."""
+
+    heads_on: HeadsOn = "latent"
+    """What contrast and distillation read: the latents, or the encoder's full features
+    as in the released models."""
+
+
 if __name__ == "__main__":
+    options = tyro.cli(Options, description=__doc__)
     study(
         "scale_encoder",
         "Generation against tokenizer compute",
         QUESTION,
-        plan,
-        tyro.cli(Arguments, description=__doc__),
+        functools.partial(plan, heads_on=options.heads_on),
+        options,
     )
