@@ -91,9 +91,7 @@ def sampling(plan: Point) -> Measured:
     config, sampler = plan.generate.dit, plan.sampler
     generator = Generator(DiT(config, key=jr.key(0)), "none")
     labels = jnp.zeros(BATCH, jnp.int32)
-    draw = lambda: generator.sample(
-        labels, sampler, latents_hash="none", key=jr.key(0)
-    )
+    draw = lambda: generator.sample(labels, sampler, latents_hash="none", key=jr.key(0))
     calls = sampler.num_steps * (2 if sampler.solver == "heun" else 1)
     flops = generator_flops(config) * BATCH * calls
     return f"sampling, {calls} evaluations", BATCH, *_timed(draw), flops
@@ -111,7 +109,12 @@ def coding(plan: Point) -> list[Measured]:
     count = lambda part: 2.0 * num_parameters(lambda: part) * tokens * BATCH
     return [
         ("encode", BATCH, *_timed(encode, tokenizer, images), count(tokenizer.encoder)),
-        ("decode", BATCH, *_timed(decode, tokenizer, latents), count(tokenizer.decoder)),
+        (
+            "decode",
+            BATCH,
+            *_timed(decode, tokenizer, latents),
+            count(tokenizer.decoder),
+        ),
     ]
 
 

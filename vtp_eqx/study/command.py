@@ -89,7 +89,8 @@ def study(
         missing, places, num_workers=workers, finished=finished, console=console
     )
     redraw()
-    console.print(terminal_table(rows_of(points, places), title))
+    if not missing:
+        console.print(terminal_table(rows_of(points, places), title))
     console.print(
         f"Report: {out / 'report.md'}\nFigure: {out / 'figures' / out.name}.png"
     )

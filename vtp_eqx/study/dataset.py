@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import logging
 from pathlib import Path
 
 from jaxtyping import Int, UInt8
@@ -45,6 +46,8 @@ def prepare(point: Point, folder: Path, say: Callable[[str], None]) -> None:
     """Renders the scenes of a point and learns their vocabulary, where not yet done."""
     if (folder / WORDS).exists():
         return
+    # What TensorFlow Datasets has to say there is not for the reader of a study.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     count = point.data.num_train + point.data.num_validation
     say(f"Rendering {count:,} scenes of {point.data.size} pixels into {folder} ...")
     captions = _arrays(point, folder, "train")["caption"].tolist()
