@@ -34,8 +34,10 @@ def pretrain_flops(config: PretrainConfig) -> float:
     decoder = num_parameters(lambda: made().decoder)
     patches = lambda size: (size // tokenizer.patch_size) ** 2
     whole = patches(tokenizer.image_size)
-    share = config.reconstruction_batch / config.batch_size
-    total = share * 2 * (encoder + decoder) * whole
+    total = 0.0
+    if config.reconstruction_weight > 0:
+        share = config.reconstruction_batch / config.batch_size
+        total += share * 2 * (encoder + decoder) * whole
     if config.contrast_weight > 0:
         shape = tokenizer.text
         assert shape is not None

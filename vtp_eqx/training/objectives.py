@@ -10,7 +10,7 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, Shaped, UInt8
 import numpy as np
 
-from ..config import GenerateConfig, PretrainConfig
+from ..config import GenerateConfig, PretrainConfig, require
 from ..data.augment import contrast_view, distillation_views
 from ..data.masking import block_mask, mask_counts, masked_rows, shard_capacity
 from ..flow import flow_loss, interpolate, time_samples
@@ -38,12 +38,12 @@ class PretrainViews(eqx.Module):
 
     `whole` serves contrast and reconstruction: the latter takes row `rebuilt[i]` of the
     i-th of `len(rebuilt)` equal stretches of it. `hidden` is `True` where the student
-    does not see a patch of a global crop.
+    does not see a patch of a global crop. What no term needs is `None`.
     """
 
-    whole: Float[Array, "batch height width 3"]
+    whole: Float[Array, "batch height width 3"] | None
     caption: Int[Array, "batch words"] | None
-    rebuilt: Int[Array, " rebuilt"]
+    rebuilt: Int[Array, " rebuilt"] | None
     global_crops: Float[Array, "some 2 large large 3"] | None
     local_crops: Float[Array, "some crops small small 3"] | None
     hidden: Bool[Array, "some 2 patches"] | None
@@ -60,7 +60,13 @@ def pretrain_objective(
     devices. Monitors are the parts of the terms and signs of collapse.
     """
     tokenizer = config.tokenizer
+    contrasts = config.contrast_weight > 0
     distills = config.distillation_weight > 0
+    rebuilds = config.reconstruction_weight > 0
+    if distills:
+        _require_shares("distillation_batch", config.distillation_batch, num_shards)
+    if rebuilds:
+        _require_shares("reconstruction_batch", config.reconstruction_batch, num_shards)
     counts = _hidden_counts(config) if distills else np.zeros(0, int)
     capacity = shard_capacity(counts, num_shards) if distills else 0
     last_step = config.num_steps if num_steps is None else num_steps
@@ -68,14 +74,23 @@ def pretrain_objective(
     def prepare(batch: Captioned, key: PRNGKeyArray) -> PretrainViews:
         whole_key, subset_key, view_key, mask_key = jr.split(key, 4)
         image = sources = jnp.asarray(batch.image)
-        caption = None if batch.caption is None else jnp.asarray(batch.caption)
         rebuilt_key, chosen_key = jr.split(subset_key)
-        rebuilt = _choose(rebuilt_key, config.reconstruction_batch, config.batch_size)
-        if config.contrast_weight == 0:
+        whole = caption = rebuilt = views = hidden = None
+        if rebuilds:
+            size = config.reconstruction_batch
+            rebuilt = _choose(rebuilt_key, size, config.batch_size)
+        if contrasts and batch.caption is not None:
+            caption = jnp.asarray(batch.caption)
+        elif rebuilt is not None:
             # Only reconstruction looks at the whole image: crop no others.
-            image, caption = pick(image, rebuilt), None
-            rebuilt = jnp.zeros_like(rebuilt)
-        views = hidden = None
+            image, rebuilt = pick(image, rebuilt), jnp.zeros_like(rebuilt)
+        if contrasts or rebuilds:
+            whole = _each(
+                lambda one, key: contrast_view(
+                    _unit(one), config.views, tokenizer.image_size, key=key
+                ),
+                image, key=whole_key,
+            )  # fmt: skip
         if distills:
             chosen = _choose(chosen_key, config.distillation_batch, config.batch_size)
             views = _each(
@@ -84,18 +99,13 @@ def pretrain_objective(
             )  # fmt: skip
             hidden = _hidden(counts, config, key=mask_key)
         return PretrainViews(
-            whole=_each(
-                lambda one, key: contrast_view(
-                    _unit(one), config.views, tokenizer.image_size, key=key
-                ),
-                image, key=whole_key,
-            ),
+            whole=whole,
             caption=caption,
             rebuilt=rebuilt,
             global_crops=None if views is None else views.global_crops,
             local_crops=None if views is None else views.local_crops,
             hidden=hidden,
-        )  # fmt: skip
+        )
 
     def terms(
         student: Pretrainer,
@@ -106,8 +116,11 @@ def pretrain_objective(
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         contrast_key, distill_key, rebuild_key = jr.split(key, 3)
         found, monitors, seen = {}, {}, None
-        pixels = student.tokenizer.normalize(views.whole)
-        if config.contrast_weight > 0:
+        pixels = None
+        if views.whole is not None:
+            pixels = student.tokenizer.normalize(views.whole)
+        if contrasts:
+            assert pixels is not None
             seen = student.tokenizer.encoder.batch(
                 pixels, drop_rate=config.contrast_drop, key=contrast_key
             )
@@ -118,7 +131,9 @@ def pretrain_objective(
                 student, teacher, views, step / last_step, config, capacity,
                 key=distill_key,
             )  # fmt: skip
-        if config.reconstruction_weight > 0:
+        if rebuilds:
+            assert pixels is not None
+            assert views.rebuilt is not None
             targets = pick(pixels, views.rebuilt)
             if (
                 seen is not None
@@ -295,6 +310,14 @@ def _reconstruction(
     ]
     used = [weight * loss(rebuilt, targets) for weight, loss in weights if weight > 0]
     return sum(used, jnp.zeros(len(patches), jnp.float32))
+
+
+def _require_shares(name: str, size: int, num_shards: int) -> None:
+    require(
+        size % num_shards == 0,
+        f"`{name}` must divide evenly over the devices; got {size} images on "
+        f"{num_shards} devices: change it, or use fewer devices.",
+    )
 
 
 def _hidden_counts(config: PretrainConfig) -> Int[np.ndarray, " slots"]:

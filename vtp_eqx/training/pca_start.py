@@ -41,6 +41,14 @@ def start_from_pca(
         "Least squares needs several patches for each feature; got "
         f"{len(images)} images: pass more.",
     )
+    values, channels = 3 * tokenizer.config.patch_size**2, tokenizer.config.latent_width
+    require(
+        channels <= min(values, tokenizer.config.encoder.width),
+        "A latent that starts as principal components is no wider than a patch has "
+        f"values, nor than the encoder; got {channels} channels for {values} values "
+        f"and a width of {tokenizer.config.encoder.width}: narrow it, or set "
+        "`pca_start` to False.",
+    )
     pixels = tokenizer.normalize(jnp.asarray(images, jnp.float32) / 255)
     tokenizer = _solve_patches(tokenizer, _patches_of(tokenizer, pixels))
     tokenizer = _solve_bottleneck(tokenizer, pixels)

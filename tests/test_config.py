@@ -1,0 +1,149 @@
+import dataclasses
+import json
+
+import pytest
+
+from vtp_eqx.config import (
+    as_json,
+    DECODER_L4,
+    decoder_like,
+    DiTConfig,
+    from_dict,
+    GenerateConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    PrototypeConfig,
+    published,
+    require,
+    SamplerConfig,
+    short_hash,
+    TextConfig,
+    tokenizer_from_dict,
+    TokenizerConfig,
+    TransformerConfig,
+    ViewsConfig,
+    VIT_FEMTO,
+    VTP_B,
+)
+
+
+PLAIN = TokenizerConfig(encoder=VIT_FEMTO, decoder=decoder_like(VIT_FEMTO))
+CONFIGS = [
+    # Every optional part there, and every one left out.
+    PretrainConfig(
+        tokenizer=published(VIT_FEMTO, logit_bias=-10.0, decoder=DECODER_L4),
+        prototypes=PrototypeConfig(num_prototypes=7),
+        views=ViewsConfig(global_scale=(0.5, 0.75)),
+        optimizer=OptimizerConfig(clip_norm=None),
+    ),
+    PretrainConfig(tokenizer=PLAIN, contrast_weight=0, distillation_weight=0),
+    GenerateConfig(dit=DiTConfig(width=16, depth=1, num_heads=2)),
+    SamplerConfig(guided_channels=3),
+    VTP_B,
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
+def test_a_config_survives_json(config):
+    again = from_dict(type(config), json.loads(as_json(config)))
+    assert again == config
+    # Equality of dataclasses takes a list for no tuple, but hashing is sure.
+    assert hash(again) == hash(config)
+
+
+def test_what_survives_are_tuples_and_nones():
+    config = CONFIGS[0]
+    again = from_dict(PretrainConfig, json.loads(as_json(config)))
+    assert again.views.global_scale == (0.5, 0.75)
+    assert again.optimizer.clip_norm is None
+    assert isinstance(again.tokenizer.text, TextConfig)
+    none = from_dict(PretrainConfig, json.loads(as_json(CONFIGS[1])))
+    assert (none.prototypes, none.tokenizer.text) == (None, None)
+
+
+def test_missing_fields_keep_their_defaults():
+    assert from_dict(OptimizerConfig, {"b1": 0.5}) == OptimizerConfig(b1=0.5)
+
+
+def test_unknown_fields_are_named():
+    fields = json.loads(as_json(PLAIN))
+    fields["encoder"]["with"] = 3
+    message = r"A TransformerConfig has the fields .* got \['with'\]"
+    with pytest.raises(ValueError, match=message):
+        tokenizer_from_dict(fields)
+
+
+def test_equal_configs_have_equal_names_and_others_other_ones():
+    changed = dataclasses.replace(CONFIGS[0], seed=1)
+    assert short_hash(CONFIGS[0]) == short_hash(dataclasses.replace(CONFIGS[0]))
+    assert short_hash(CONFIGS[0]) != short_hash(changed)
+    assert len(short_hash(changed)) == 12
+
+
+def test_configs_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PLAIN.patch_size = 8  # type: ignore
+
+
+def test_a_law_that_holds_is_silent():
+    require(True, "never said")
+    with pytest.raises(ValueError, match=r"^said$"):
+        require(False, "said")
+
+
+def vit(**changes):
+    return TransformerConfig(**{**dict(width=16, depth=1, num_heads=2), **changes})
+
+
+def tokenizer(**changes):
+    return dataclasses.replace(PLAIN, **changes)
+
+
+def pretrain(**changes):
+    parts = dict(tokenizer=published(VIT_FEMTO), prototypes=PrototypeConfig())
+    return PretrainConfig(**{**parts, **changes})
+
+
+def dit(**changes):
+    return DiTConfig(**{**dict(width=16, depth=1, num_heads=2), **changes})
+
+
+@pytest.mark.parametrize(
+    ("make", "changes", "message"),
+    [
+        (vit, dict(num_heads=3), "`width` must be a multiple of `num_heads`; got 16"),
+        (vit, dict(num_heads=8), "head width must be a multiple of 4.* got 2"),
+        (TextConfig, dict(width=10, num_heads=3), "`width` must .* got 10 and 3"),
+        (tokenizer, dict(patch_size=7), "`image_size` must .* got 256 and 7"),
+        (pretrain, dict(distillation_batch=3000), "`distillation_batch` .* got 3000"),
+        (pretrain, dict(reconstruction_batch=0), "`reconstruction_batch` .* got 0"),
+        (pretrain, dict(batch_size=1024), "`distillation_batch` .* 4096 and 1024"),
+        (pretrain, dict(tokenizer=PLAIN), "Contrast needs a text tower"),
+        (pretrain, dict(prototypes=None), "Self-distillation needs a prototype head"),
+        (pretrain, dict(contrast="siglip"), "The SigLIP loss needs a bias"),
+        (dit, dict(num_heads=3), "`width` must .* got 16 and 3"),
+        (dit, dict(patch_size=3), "`latent_size` must .* got 16 and 3"),
+    ],
+)
+def test_a_broken_law_is_told_where_the_config_is_made(make, changes, message):
+    make()  # without the changes all is well
+    with pytest.raises(ValueError, match=message):
+        make(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(contrast_weight=0, tokenizer=PLAIN),
+        dict(contrast_weight=0, contrast="siglip"),
+        dict(distillation_weight=0, prototypes=None, distillation_batch=3),
+        dict(reconstruction_weight=0, reconstruction_batch=3),
+    ],
+)
+def test_terms_without_weight_need_nothing(changes):
+    pretrain(**changes)
+
+
+@pytest.mark.parametrize(("heads_on", "width"), [("full", 48), ("latent", 64)])
+def test_heads_are_as_wide_as_what_they_read(heads_on, width):
+    assert tokenizer(heads_on=heads_on).head_width == width

@@ -1,0 +1,74 @@
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+from vtp_eqx.mesh import (
+    DATA,
+    data_mesh,
+    global_rows,
+    replicate,
+    REPLICATED,
+    SPLIT,
+    split,
+)
+
+
+def test_a_mesh_takes_all_devices_or_as_many_as_asked():
+    assert data_mesh().devices.size == jax.device_count() == 8
+    mesh = data_mesh(2)
+    assert mesh.devices.size == 2
+    assert mesh.axis_names == (DATA,)
+
+
+def test_more_devices_than_there_are_is_an_error():
+    with pytest.raises(ValueError, match="got 9 of 8"):
+        data_mesh(9)
+
+
+def test_replicated_arrays_are_whole_on_every_device():
+    tree = replicate({"weight": jnp.arange(6.0), "name": "a"}, data_mesh(4))
+    assert tree["name"] == "a"
+    assert tree["weight"].sharding.is_fully_replicated
+    assert len(tree["weight"].addressable_shards) == 4
+
+
+def test_keys_can_be_replicated():
+    key = replicate(jr.key(3), data_mesh(2))
+    assert jnp.array_equal(jr.key_data(key), jr.key_data(jr.key(3)))
+
+
+def test_a_split_batch_gives_every_device_its_rows_in_order():
+    batch = split({"image": np.arange(8), "caption": None}, data_mesh(4))
+    assert batch["caption"] is None
+    shards = sorted(
+        batch["image"].addressable_shards, key=lambda shard: shard.device.id
+    )
+    rows = [shard.data.tolist() for shard in shards]
+    assert rows == [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
+def test_a_batch_that_does_not_divide_is_an_error():
+    with pytest.raises(ValueError, match="got 6 rows on 4 devices"):
+        split(np.zeros((6, 2)), data_mesh(4))
+
+
+def test_global_rows_count_on_from_shard_to_shard():
+    np.testing.assert_array_equal(global_rows(3, None), [0, 1, 2])
+    rows = jax.shard_map(
+        lambda batch: global_rows(len(batch), DATA),
+        mesh=data_mesh(4),
+        in_specs=SPLIT,
+        out_specs=SPLIT,
+    )
+    np.testing.assert_array_equal(rows(jnp.zeros(8)), np.arange(8))
+
+
+def test_a_replicated_result_needs_a_reduction():
+    # The check that makes a forgotten collective an error, not a wrong number.
+    forgotten = jax.shard_map(
+        jnp.mean, mesh=data_mesh(2), in_specs=SPLIT, out_specs=REPLICATED
+    )
+    with pytest.raises(ValueError, match="out_specs"):
+        forgotten(jnp.zeros(4))

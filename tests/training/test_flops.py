@@ -1,0 +1,100 @@
+import dataclasses
+
+import jax.random as jr
+import pytest
+
+from vtp_eqx.config import (
+    DECODER_L4,
+    DIT_B,
+    PretrainConfig,
+    PrototypeConfig,
+    published,
+    TransformerConfig,
+    VIT_L,
+)
+from vtp_eqx.models.decoder import PixelDecoder
+from vtp_eqx.models.dit import DiT
+from vtp_eqx.models.encoder import Encoder
+from vtp_eqx.training.flops import (
+    generator_flops,
+    num_parameters,
+    pretrain_flops,
+    run_flops,
+)
+
+
+TOKENS = 256  # 256 pixels a side in patches of 16
+PAPER = PretrainConfig(
+    tokenizer=published(VIT_L, decoder=DECODER_L4), prototypes=PrototypeConfig()
+)
+
+
+def test_parameters_are_counted_without_being_made():
+    # Would need 1.2 GB if it were built.
+    count = num_parameters(lambda: Encoder(VIT_L, 16, "float32", key=jr.key(0)))
+    assert count == pytest.approx(303.1e6, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"), [(171.2e6, 87.65e9), (607.2e6, 310.9e9)]
+)
+def test_two_operations_a_parameter_and_token_as_table_1(parameters, expected):
+    # RECIPE 12.12: the paper's columns of parameters and of FLOPs are one another.
+    assert 2 * parameters * TOKENS == pytest.approx(expected, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("width", "depth", "heads", "expected"),
+    [(768, 12, 12, 87.65e9), (1024, 24, 16, 310.9e9)],
+)
+def test_a_published_autoencoder_costs_what_table_1_says(width, depth, heads, expected):
+    encoder = TransformerConfig(width=width, depth=depth, num_heads=heads)
+    config = PretrainConfig(
+        tokenizer=published(encoder, text=None),
+        contrast_weight=0,
+        distillation_weight=0,
+        reconstruction_batch=PretrainConfig.batch_size,
+    )
+    assert pretrain_flops(config) == pytest.approx(expected, rel=2e-3)
+
+
+def test_a_contrastive_sample_of_the_paper_costs_390_gigaflops():
+    # RECIPE 5.7: VTP-L with the four-layer decoder of the ablations.
+    assert pretrain_flops(PAPER) == pytest.approx(390e9, rel=0.01)
+
+
+def test_a_sample_by_hand():
+    encoder = num_parameters(lambda: Encoder(VIT_L, 16, "float32", key=jr.key(0)))
+    decoder = num_parameters(
+        lambda: PixelDecoder(DECODER_L4, 64, 16, "float32", key=jr.key(0))
+    )
+    rebuilt = 2048 / 16384 * (encoder + decoder) * 256
+    # Two global crops for student and teacher, eight local ones of 6 x 6 patches.
+    distilled = 4096 / 16384 * encoder * (4 * 256 + 8 * 36)
+    alone = dataclasses.replace(PAPER, contrast_weight=0)
+    assert pretrain_flops(alone) == pytest.approx(2 * (rebuilt + distilled))
+
+
+def test_a_term_that_is_left_out_costs_nothing():
+    parts = [
+        dataclasses.replace(PAPER, **{name: 0 for name in left_out})
+        for left_out in (
+            ("contrast_weight", "distillation_weight"),
+            ("contrast_weight", "reconstruction_weight"),
+            ("distillation_weight", "reconstruction_weight"),
+        )
+    ]
+    assert sum(map(pretrain_flops, parts)) == pytest.approx(pretrain_flops(PAPER))
+
+
+def test_a_run_is_all_its_samples():
+    assert run_flops(PAPER) == pytest.approx(pretrain_flops(PAPER) * 16384 * 67000)
+
+
+def test_a_generator_costs_two_operations_a_parameter_and_token():
+    parameters = num_parameters(lambda: DiT(DIT_B, key=jr.key(0)))
+    assert generator_flops(DIT_B) == 2 * parameters * TOKENS
+    halved = dataclasses.replace(DIT_B, patch_size=2)
+    assert generator_flops(halved) == pytest.approx(
+        generator_flops(DIT_B) / 4, rel=0.01
+    )

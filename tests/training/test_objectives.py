@@ -1,0 +1,281 @@
+import dataclasses
+
+import equinox as eqx
+from hypothesis import given, strategies as st
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+from vtp_eqx.config import DiTConfig, GenerateConfig
+from vtp_eqx.mesh import data_mesh, REPLICATED
+from vtp_eqx.models.dit import DiT
+from vtp_eqx.models.tokenizer import Pretrainer, Teacher
+from vtp_eqx.training.objectives import (
+    Captioned,
+    clamped,
+    generate_objective,
+    Latents,
+    pick,
+    pretrain_objective,
+    PretrainViews,
+)
+
+
+NAMES = ("contrast", "distillation", "reconstruction")
+
+
+def only(config, *names, **changes):
+    """`config` with the weights of the other terms at 0."""
+    left_out = {f"{name}_weight": 0.0 for name in NAMES if name not in names}
+    return dataclasses.replace(config, **left_out, **changes)
+
+
+def alone(function):
+    """`function` as one device of a mesh runs it, compiled."""
+    return jax.jit(
+        jax.shard_map(
+            function, mesh=data_mesh(1), in_specs=REPLICATED, out_specs=REPLICATED
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def models(tiny):
+    student = eqx.filter_jit(Pretrainer)(tiny.tokenizer, tiny.prototypes, key=jr.key(1))
+    # Mask tokens start at zero, where they would hide what they are read by.
+    hidden = jr.normal(jr.key(2), student.tokenizer.encoder.mask_token.shape)
+    where = lambda student: student.tokenizer.encoder.mask_token
+    student = eqx.tree_at(where, student, hidden)
+    return student, Teacher.of(student)
+
+
+@pytest.fixture(scope="module")
+def batch(tiny, data):
+    size = tiny.batch_size
+    return Captioned(data["image"][:size], data["caption"][:size])
+
+
+@pytest.fixture(scope="module")
+def views(tiny, batch):
+    return jax.jit(pretrain_objective(tiny, num_shards=1).prepare)(batch, jr.key(0))
+
+
+@given(seed=st.integers(0, 2**31 - 1), chosen=st.sampled_from([1, 2, 4, 8]))
+def test_a_picked_subset_has_one_row_of_every_stretch(seed, chosen):
+    stretch = 8 // chosen
+    offsets = np.random.default_rng(seed).integers(0, stretch, chosen)
+    found = np.asarray(pick(jnp.arange(8), jnp.asarray(offsets)))
+    np.testing.assert_array_equal(found // stretch, np.arange(chosen))
+    np.testing.assert_array_equal(found % stretch, offsets)
+
+
+def test_every_image_is_rebuilt_some_time(tiny, batch):
+    draw = jax.jit(
+        lambda key: pretrain_objective(
+            only(tiny, "contrast", "reconstruction"), num_shards=1
+        ).prepare(batch, key).rebuilt
+    )  # fmt: skip
+    offsets = np.stack([draw(jr.key(seed)) for seed in range(20)])
+    assert offsets.shape == (20, 8)
+    # Two images a stretch: each offset comes up in each of eight of them.
+    assert (offsets.min(axis=0) == 0).all()
+    assert (offsets.max(axis=0) == 1).all()
+
+
+def test_views_have_the_shapes_of_the_recipe(tiny, views):
+    assert views.whole.shape == (16, 16, 16, 3)
+    assert views.global_crops.shape == (8, 2, 16, 16, 3)
+    assert views.local_crops.shape == (8, 1, 8, 8, 3)
+    assert views.hidden.shape == (8, 2, 16)
+    # Half of the crops hide something, and at most half of their patches.
+    counts = np.asarray(views.hidden.sum(axis=-1))
+    assert (counts > 0).sum() == 8
+    assert counts.max() == 8
+    for images in (views.whole, views.global_crops, views.local_crops):
+        assert images.min() >= -0.01
+        assert images.max() <= 1.01
+
+
+def test_views_are_a_function_of_the_key(tiny, batch, views):
+    prepare = jax.jit(
+        pretrain_objective(only(tiny, "reconstruction"), num_shards=1).prepare
+    )
+    draw = lambda seed: prepare(batch, jr.key(seed)).whole
+    assert jnp.array_equal(draw(0), draw(0))
+    assert not jnp.array_equal(draw(0), draw(1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_terms_without_weight_are_not_computed(name, tiny, batch, models):
+    config = only(tiny, name)
+    objective = pretrain_objective(config, num_shards=1)
+    views = eqx.filter_eval_shape(objective.prepare, batch, jr.key(0))
+    has = {
+        field.name: getattr(views, field.name) is not None
+        for field in dataclasses.fields(PretrainViews)
+    }
+    crops = ("global_crops", "local_crops", "hidden")
+    assert all(has[crop] == (name == "distillation") for crop in crops)
+    assert has["caption"] == (name == "contrast")
+    assert has["rebuilt"] == (name == "reconstruction")
+    assert has["whole"] == (name != "distillation")
+    if name == "reconstruction":
+        assert len(views.whole) == config.reconstruction_batch
+
+
+def test_an_autoencoder_has_one_term_and_no_monitors(tiny, batch, models):
+    config = only(tiny, "reconstruction")
+    objective = pretrain_objective(config, num_shards=1)
+    student, _ = models
+    prepared = jax.jit(objective.prepare)(batch, jr.key(0))
+    # Eagerly: without contrast and distillation nothing reduces over devices.
+    terms, monitors = objective.terms(
+        student, None, prepared, jnp.zeros((), jnp.int32), jr.key(0)
+    )
+    assert terms.keys() == {"reconstruction"}
+    assert monitors == {}
+    assert terms["reconstruction"].shape == (config.reconstruction_batch,)
+
+
+def test_shared_features_equal_a_second_pass(tiny, models, views):
+    student, _ = models
+
+    def rebuild(config):
+        objective = pretrain_objective(config, num_shards=1)
+        zero = jnp.zeros((), jnp.int32)
+        terms = alone(
+            lambda views: jax.lax.pmean(
+                objective.terms(student, None, views, zero, jr.key(0))[0][
+                    "reconstruction"
+                ],
+                "data",
+            )
+        )
+        return np.asarray(terms(views))
+
+    shared = only(tiny, "contrast", "reconstruction")
+    # Where contrast drops rows, reconstruction makes a pass of its own without.
+    separate = dataclasses.replace(shared, contrast_drop=0.5)
+    np.testing.assert_allclose(rebuild(shared), rebuild(separate), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["contrast", "reconstruction"])
+def test_every_objective_has_a_stochastic_depth_of_its_own(name, tiny, models, views):
+    student, _ = models
+    both = only(tiny, "contrast", "reconstruction")
+    config = dataclasses.replace(both, **{f"{name}_drop": 0.5})
+    objective = pretrain_objective(config, num_shards=1)
+
+    def mean_terms(views, key):
+        zero = jnp.zeros((), jnp.int32)
+        terms, _ = objective.terms(student, None, views, zero, key)
+        return jax.lax.pmean(jax.tree.map(jnp.mean, terms), "data")
+
+    compiled = alone(mean_terms)
+    first, second = compiled(views, jr.key(0)), compiled(views, jr.key(1))
+    for term in ("contrast", "reconstruction"):
+        assert (first[term] != second[term]) == (term == name)
+
+
+@pytest.fixture(scope="module")
+def distilled(tiny, models, views):
+    """Gradients of the distillation term: by the teacher and by the crops of both."""
+    student, teacher = models
+    config = only(
+        tiny,
+        "distillation",
+        distillation=dataclasses.replace(tiny.distillation, koleo_weight=0.0),
+    )
+    objective = pretrain_objective(config, num_shards=1)
+    arrays, static = eqx.partition(teacher, eqx.is_inexact_array)
+
+    def parts(arrays, crops, views):
+        views = dataclasses.replace(views, global_crops=crops)
+        teacher = eqx.combine(arrays, static)
+        step = jnp.zeros((), jnp.int32)
+        terms, _ = objective.terms(student, teacher, views, step, jr.key(0))
+        return jax.lax.pmean(terms["distillation"].mean(), "data")
+
+    gradients = alone(jax.grad(parts, argnums=(0, 1)))
+    return gradients(arrays, views.global_crops, views)
+
+
+def test_the_teacher_gets_no_gradient(distilled):
+    for leaf in jax.tree.leaves(distilled[0]):
+        assert not leaf.any()
+
+
+def test_the_student_cannot_read_hidden_patches(distilled, views):
+    # The teacher sees them, but nothing flows back through its targets.
+    size = 4
+    by_patch = np.asarray(distilled[1]).reshape(8, 2, 4, size, 4, size, 3)
+    by_patch = np.abs(by_patch).sum(axis=(3, 5, 6)).reshape(8, 2, 16)
+    hidden = np.asarray(views.hidden)
+    assert (by_patch[hidden] == 0).all()
+    assert (by_patch[~hidden] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            dict(reconstruction_batch=4),
+            "`reconstruction_batch` .* got 4 images on 8",
+        ),
+        (dict(distillation_batch=4), "`distillation_batch` .* got 4 images on 8"),
+    ],
+)
+def test_a_subset_smaller_than_the_mesh_is_refused(changes, message, tiny):
+    config = dataclasses.replace(tiny, **changes)
+    with pytest.raises(ValueError, match=message):
+        pretrain_objective(config, num_shards=8)
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(-1, 0), (2, 2), (9, np.log(100))])
+def test_the_logit_multiplier_stays_between_1_and_100(scale, expected, models):
+    where = lambda student: student.tokenizer.logit_scale
+    student = eqx.tree_at(where, models[0], jnp.asarray(scale, jnp.float32))
+    found = where(clamped(student))
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def generating():
+    dit = DiTConfig(
+        width=8, depth=1, num_heads=2, latent_size=2, latent_width=3, num_classes=5,
+        label_drop_rate=0.5,
+    )  # fmt: skip
+    config = GenerateConfig(dit=dit, batch_size=64)
+    latents = Latents(jr.normal(jr.key(1), (64, 2, 2, 3)), jnp.arange(64) % 5)
+    objective = generate_objective(config)
+    return config, objective, latents, objective.prepare(latents, jr.key(0))
+
+
+def test_a_point_lies_between_noise_and_latent(generating):
+    _, _, latents, views = generating
+    # Going on along the velocity for the rest of the time ends at the latent.
+    rest = (1 - views.t)[:, None, None, None] * views.velocity
+    np.testing.assert_allclose(views.point + rest, latents.latents, atol=1e-5)
+    assert 0 < views.t.min() < views.t.max() < 1
+
+
+def test_some_labels_become_the_null_class(generating):
+    config, _, latents, views = generating
+    dropped = np.asarray(views.label) == config.dit.num_classes
+    np.testing.assert_array_equal(views.label[~dropped], latents.label[~dropped])
+    assert 16 < dropped.sum() < 48  # half of 64
+
+
+def test_the_first_flow_loss_by_hand(generating):
+    # A new transformer says zero: the square of the velocity, and 1 - cos = 1.
+    config, objective, _, views = generating
+    model = eqx.filter_jit(DiT)(config.dit, key=jr.key(2))
+    terms, monitors = objective.terms(
+        model, None, views, jnp.zeros((), jnp.int32), jr.key(0)
+    )
+    square = np.mean(np.asarray(views.velocity) ** 2, axis=(1, 2, 3))
+    np.testing.assert_allclose(monitors["square"], square, rtol=1e-5)
+    np.testing.assert_allclose(terms["flow"], square + 1, rtol=1e-5)
