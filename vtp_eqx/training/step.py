@@ -63,8 +63,7 @@ def make_step(
         def loss(trainable, rest):
             student, weights = eqx.combine(trainable, rest)
             found = objective.terms(student, state.teacher, views, state.step, key)
-            means = lax.pmean(jax.tree.map(jnp.mean, found), DATA)
-            terms, monitors = cast(tuple[dict, dict], means)
+            terms, monitors = lax.pmean(jax.tree.map(jnp.mean, found), DATA)
             return weights(terms), {**terms, **monitors}
 
         trainable, rest = eqx.partition(
@@ -75,7 +74,7 @@ def make_step(
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, trainable)
         trainable = optax.apply_updates(trainable, updates)
-        student, weights = eqx.combine(trainable, rest)
+        student, weights = cast(tuple, eqx.combine(trainable, rest))
         student = constrain(student)
         new_state = TrainState(
             step=state.step + 1,
