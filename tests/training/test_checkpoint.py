@@ -37,6 +37,7 @@ def assert_same_bits(found, wanted):
         np.testing.assert_array_equal(np.asarray(other), np.asarray(array), name)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_as_one_that_was_not(started, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = advance(started, whole, 4)

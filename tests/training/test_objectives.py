@@ -130,8 +130,8 @@ def test_an_autoencoder_has_one_term_and_no_monitors(tiny, batch, models):
     objective = pretrain_objective(config, num_shards=1)
     student, _ = models
     prepared = jax.jit(objective.prepare)(batch, jr.key(0))
-    # Eagerly: without contrast and distillation nothing reduces over devices.
-    terms, monitors = objective.terms(
+    # No mesh: without contrast and distillation nothing reduces over devices.
+    terms, monitors = eqx.filter_jit(objective.terms)(
         student, None, prepared, jnp.zeros((), jnp.int32), jr.key(0)
     )
     assert terms.keys() == {"reconstruction"}
@@ -251,7 +251,7 @@ def generating():
     config = GenerateConfig(dit=dit, batch_size=64)
     latents = Latents(jr.normal(jr.key(1), (64, 2, 2, 3)), jnp.arange(64) % 5)
     objective = generate_objective(config)
-    return config, objective, latents, objective.prepare(latents, jr.key(0))
+    return config, objective, latents, jax.jit(objective.prepare)(latents, jr.key(0))
 
 
 def test_a_point_lies_between_noise_and_latent(generating):
@@ -273,7 +273,7 @@ def test_the_first_flow_loss_by_hand(generating):
     # A new transformer says zero: the square of the velocity, and 1 - cos = 1.
     config, objective, _, views = generating
     model = eqx.filter_jit(DiT)(config.dit, key=jr.key(2))
-    terms, monitors = objective.terms(
+    terms, monitors = eqx.filter_jit(objective.terms)(
         model, None, views, jnp.zeros((), jnp.int32), jr.key(0)
     )
     square = np.mean(np.asarray(views.velocity) ** 2, axis=(1, 2, 3))
