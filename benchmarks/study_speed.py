@@ -8,8 +8,8 @@ but do not count.
 """
 
 from collections.abc import Callable
-from typing import Any
 import time
+from typing import Any
 
 import equinox as eqx
 import jax

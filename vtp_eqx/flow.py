@@ -20,7 +20,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 import numpy as np
 
-from .config import require
+from vtp_eqx.config import require
 
 
 Latents = Float[Array, "batch height width channels"]

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 import numpy as np
 
-from .config import DiTConfig, require
-from .models.dit import DiT, sincos_table
-from .nn.rope import integer_table
+from vtp_eqx.config import DiTConfig, require
+from vtp_eqx.models.dit import DiT, sincos_table
+from vtp_eqx.nn.rope import integer_table
 
 
 # Published module -> ours; two of ours are rows of one published matrix.

@@ -23,15 +23,15 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from .config import require, tokenizer_from_dict, TokenizerConfig
-from .interop import tokenizer_from_published, tokenizer_to_published
-from .models.arrays import (
+from vtp_eqx.config import require, tokenizer_from_dict, TokenizerConfig
+from vtp_eqx.interop import tokenizer_from_published, tokenizer_to_published
+from vtp_eqx.models.arrays import (
     check_arrays,
     latents_hash as latents_hash,
     named_arrays,
     weights_hash as weights_hash,
 )
-from .models.tokenizer import Tokenizer as Tokenizer
+from vtp_eqx.models.tokenizer import Tokenizer as Tokenizer
 
 
 FORMAT = "vtp_eqx tokenizer 1"

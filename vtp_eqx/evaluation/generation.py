@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 import numpy as np
 
-from ..data.scene_captions import COLORS
-from ..models.scene_network import Reading, SceneNetwork
-from .frechet import frechet_distance, Moments
+from vtp_eqx.data.scene_captions import COLORS
+from vtp_eqx.evaluation.frechet import frechet_distance, Moments
+from vtp_eqx.models.scene_network import Reading, SceneNetwork
 
 
 def as_bytes(

@@ -5,11 +5,11 @@ MiniMaxAI/VTP-*-f16d64 (MiniMax-AI/VTP 5ce1eb6): channels before rows and column
 convolutions where this library has linear maps, one tensor per block.
 """
 
-from .checkpoint import (
+from vtp_eqx.interop.checkpoint import (
     tokenizer_from_published as tokenizer_from_published,
     tokenizer_to_published as tokenizer_to_published,
 )
-from .settings import (
+from vtp_eqx.interop.settings import (
     config_from_published as config_from_published,
     config_to_published as config_to_published,
 )

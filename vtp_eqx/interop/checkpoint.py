@@ -9,12 +9,12 @@ import jax.random as jr
 from jaxtyping import Array, Float
 import numpy as np
 
-from ..config import require, TokenizerConfig
-from ..models.arrays import check_arrays, STATISTICS
-from ..models.tokenizer import Tokenizer
-from ..nn.rope import axial_periods, Precision
-from .names import at, rows, Tensors
-from .settings import config_from_published, config_to_published
+from vtp_eqx.config import require, TokenizerConfig
+from vtp_eqx.interop.names import at, rows, Tensors
+from vtp_eqx.interop.settings import config_from_published, config_to_published
+from vtp_eqx.models.arrays import check_arrays, STATISTICS
+from vtp_eqx.models.tokenizer import Tokenizer
+from vtp_eqx.nn.rope import axial_periods, Precision
 
 
 def tokenizer_from_published(tensors: Tensors, config: dict[str, Any]) -> Tokenizer:

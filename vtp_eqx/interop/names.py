@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 import numpy as np
 
-from ..config import TokenizerConfig
+from vtp_eqx.config import TokenizerConfig
 
 
 Tensors = dict[str, np.ndarray]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..config import (
+from vtp_eqx.config import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     require,
@@ -10,7 +10,7 @@ from ..config import (
     TokenizerConfig,
     VTP_B,
 )
-from .names import at
+from vtp_eqx.interop.names import at
 
 
 # Published setting and our field. Decoders have no setting for the MLP's ratio.

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..config import require
-from .tokenizer import Tokenizer
+from vtp_eqx.config import require
+from vtp_eqx.models.tokenizer import Tokenizer
 
 
 STATISTICS = ("latent_mean", "latent_std")

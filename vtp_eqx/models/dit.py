@@ -17,14 +17,14 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 import numpy as np
 
-from ..config import DiTConfig, require
-from ..nn.attention import SelfAttention
-from ..nn.feed_forward import MLP, SwiGLU
-from ..nn.linear import Linear
-from ..nn.norms import LayerNorm, RMSNorm
-from ..nn.patches import patchify, unpatchify
-from ..nn.rope import integer_table
-from ..nn.transformer import stacked, through_depth
+from vtp_eqx.config import DiTConfig, require
+from vtp_eqx.nn.attention import SelfAttention
+from vtp_eqx.nn.feed_forward import MLP, SwiGLU
+from vtp_eqx.nn.linear import Linear
+from vtp_eqx.nn.norms import LayerNorm, RMSNorm
+from vtp_eqx.nn.patches import patchify, unpatchify
+from vtp_eqx.nn.rope import integer_table
+from vtp_eqx.nn.transformer import stacked, through_depth
 
 
 NORM_EPS = 1e-6  # code

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 import numpy as np
 
-from ..config import require
+from vtp_eqx.config import require
 
 
 AnyArray = Shaped[Array, "..."] | Shaped[np.ndarray, "..."]

@@ -7,9 +7,9 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 import numpy as np
 
-from ..config import require, SamplerConfig
-from ..flow import euler, guided, heun, sample, time_grid, Velocity
-from .dit import DiT
+from vtp_eqx.config import require, SamplerConfig
+from vtp_eqx.flow import euler, guided, heun, sample, time_grid, Velocity
+from vtp_eqx.models.dit import DiT
 
 
 SOLVERS = {"euler": euler, "heun": heun}

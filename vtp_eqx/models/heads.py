@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..config import PrototypeConfig
-from ..nn.linear import Linear
-from ..nn.norms import unit_norm
+from vtp_eqx.config import PrototypeConfig
+from vtp_eqx.nn.linear import Linear
+from vtp_eqx.nn.norms import unit_norm
 
 
 class PrototypeHead(eqx.Module):

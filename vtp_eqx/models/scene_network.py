@@ -21,10 +21,10 @@ from jaxtyping import Array, Float, Num, PRNGKeyArray
 import numpy as np
 import safetensors.numpy
 
-from ..config import require
-from ..data.scene_captions import NAMES
-from ..nn.linear import Linear
-from ..nn.norms import LayerNorm
+from vtp_eqx.config import require
+from vtp_eqx.data.scene_captions import NAMES
+from vtp_eqx.nn.linear import Linear
+from vtp_eqx.nn.norms import LayerNorm
 
 
 SHIPPED = Path(__file__).parent.parent / "weights"

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from ..config import TextConfig
-from ..nn.feed_forward import gelu, quick_gelu
-from ..nn.norms import LayerNorm
-from ..nn.transformer import Transformer
+from vtp_eqx.config import TextConfig
+from vtp_eqx.nn.feed_forward import gelu, quick_gelu
+from vtp_eqx.nn.norms import LayerNorm
+from vtp_eqx.nn.transformer import Transformer
 
 
 # Published code; the vision towers have 1e-6.

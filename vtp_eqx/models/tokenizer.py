@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from ..config import PrototypeConfig, TokenizerConfig
-from ..nn.linear import Linear
-from ..nn.norms import unit_norm
-from ..nn.patches import patch_grid
-from .decoder import PixelDecoder
-from .doors import AnyArray, checked_ids, checked_image, checked_latents
-from .encoder import Encoder, Features
-from .heads import PrototypeHead
-from .text import TextEncoder
+from vtp_eqx.config import PrototypeConfig, TokenizerConfig
+from vtp_eqx.models.decoder import PixelDecoder
+from vtp_eqx.models.doors import AnyArray, checked_ids, checked_image, checked_latents
+from vtp_eqx.models.encoder import Encoder, Features
+from vtp_eqx.models.heads import PrototypeHead
+from vtp_eqx.models.text import TextEncoder
+from vtp_eqx.nn.linear import Linear
+from vtp_eqx.nn.norms import unit_norm
+from vtp_eqx.nn.patches import patch_grid
 
 
 class Tokenizer(eqx.Module):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from safetensors import safe_open, SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from .arrays import check_arrays, named_arrays
+from vtp_eqx.models.arrays import check_arrays, named_arrays
 
 
 Model = TypeVar("Model", bound=eqx.Module)

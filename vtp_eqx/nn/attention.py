@@ -7,9 +7,9 @@ import jax
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from ..config import Norm
-from .linear import Linear
-from .norms import LayerNorm, make_norm, RMSNorm
+from vtp_eqx.config import Norm
+from vtp_eqx.nn.linear import Linear
+from vtp_eqx.nn.norms import LayerNorm, make_norm, RMSNorm
 
 
 class SelfAttention(eqx.Module):

@@ -7,7 +7,7 @@ import jax
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .linear import Linear
+from vtp_eqx.nn.linear import Linear
 
 
 def gelu(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:

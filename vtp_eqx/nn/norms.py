@@ -5,7 +5,7 @@ from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..config import Norm
+from vtp_eqx.config import Norm
 
 
 class RMSNorm(eqx.Module):

@@ -6,7 +6,7 @@ Tokens run row by row; inside a patch, pixels run row by row with the channel fa
 from einops import rearrange
 from jaxtyping import Array, Float
 
-from ..config import require
+from vtp_eqx.config import require
 
 
 def patch_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from ..config import FeedForward, Norm, Remat
-from .attention import SelfAttention
-from .feed_forward import gelu, MLP, SwiGLU, swiglu_width
-from .norms import LayerNorm, make_norm, RMSNorm
+from vtp_eqx.config import FeedForward, Norm, Remat
+from vtp_eqx.nn.attention import SelfAttention
+from vtp_eqx.nn.feed_forward import gelu, MLP, SwiGLU, swiglu_width
+from vtp_eqx.nn.norms import LayerNorm, make_norm, RMSNorm
 
 
 Rotate = Callable[[Array], Array]

@@ -12,13 +12,13 @@ from typing import Literal
 import jax
 from rich.console import Console
 
-from ..training.flops import run_flops
-from .dataset import prepare
-from .figure import scaling_figure
-from .point import Places, Point, point_hash
-from .report import rows_of, write_report
-from .schedule import run_points
-from .table import terminal_table
+from vtp_eqx.study.dataset import prepare
+from vtp_eqx.study.figure import scaling_figure
+from vtp_eqx.study.point import Places, Point, point_hash
+from vtp_eqx.study.report import rows_of, write_report
+from vtp_eqx.study.schedule import run_points
+from vtp_eqx.study.table import terminal_table
+from vtp_eqx.training.flops import run_flops
 
 
 Scale = Literal["smoke", "laptop", "workstation"]

@@ -8,12 +8,12 @@ from pathlib import Path
 from jaxtyping import Int, UInt8
 import numpy as np
 
-from ..config import require
-from ..data.captions import CaptionTokenizer, train_tokenizer
-from ..data.scenes import GROUP, NAMES, NUM_CLASSES
-from ..data.scenes_tfds import prepare_scenes
-from ..data.sources import load_arrays, TfdsSource
-from .point import Point
+from vtp_eqx.config import require
+from vtp_eqx.data.captions import CaptionTokenizer, train_tokenizer
+from vtp_eqx.data.scenes import GROUP, NAMES, NUM_CLASSES
+from vtp_eqx.data.scenes_tfds import prepare_scenes
+from vtp_eqx.data.sources import load_arrays, TfdsSource
+from vtp_eqx.study.point import Point
 
 
 VOCABULARY = 400  # ours: every word of the captions is one token

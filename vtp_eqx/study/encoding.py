@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, UInt8
 import numpy as np
 
-from ..models.tokenizer import Tokenizer
+from vtp_eqx.models.tokenizer import Tokenizer
 
 
 BATCH = 256

@@ -11,7 +11,7 @@ matplotlib.use("Agg")  # a study may run where there is no screen
 import matplotlib.pyplot as plt
 import numpy as np
 
-from .table import Row
+from vtp_eqx.study.table import Row
 
 
 COLORS = ("#0b5fa5", "#d1495b", "#2e8b57", "#edae49", "#6a4c93", "#555555")

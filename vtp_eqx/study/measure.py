@@ -11,28 +11,32 @@ import jax.random as jr
 from jaxtyping import Float, Int, UInt8
 import numpy as np
 
-from ..config import as_json, short_hash
-from ..data.scenes import COLORS, NAMES
-from ..evaluation.card import EvaluationCard, write
-from ..evaluation.frechet import frechet_distance, Moments
-from ..evaluation.generation import as_bytes, class_agreement, read_scenes
-from ..evaluation.reconstruction import reconstruction_scores
-from ..evaluation.understanding import (
+from vtp_eqx.config import as_json, short_hash
+from vtp_eqx.data.scenes import COLORS, NAMES
+from vtp_eqx.evaluation.card import EvaluationCard, write
+from vtp_eqx.evaluation.frechet import frechet_distance, Moments
+from vtp_eqx.evaluation.generation import as_bytes, class_agreement, read_scenes
+from vtp_eqx.evaluation.reconstruction import reconstruction_scores
+from vtp_eqx.evaluation.understanding import (
     class_embeddings,
     probe_attributes,
     zero_shot_accuracy,
 )
-from ..models.arrays import arrays_hash, latents_hash, named_arrays, weights_hash
-from ..models.generator import Generator
-from ..models.scene_network import load_scene_network, scene_network_hash, SceneNetwork
-from ..models.tokenizer import Tokenizer
-from ..nn.patches import patchify
-from ..training.flops import run_flops
-from ..training.pca_start import pca_reconstruction
-from .dataset import Dataset, Split
-from .encoding import encode_all, in_batches
-from .pictures import save_grid
-from .point import Point
+from vtp_eqx.models.arrays import arrays_hash, latents_hash, named_arrays, weights_hash
+from vtp_eqx.models.generator import Generator
+from vtp_eqx.models.scene_network import (
+    load_scene_network,
+    scene_network_hash,
+    SceneNetwork,
+)
+from vtp_eqx.models.tokenizer import Tokenizer
+from vtp_eqx.nn.patches import patchify
+from vtp_eqx.study.dataset import Dataset, Split
+from vtp_eqx.study.encoding import encode_all, in_batches
+from vtp_eqx.study.pictures import save_grid
+from vtp_eqx.study.point import Point
+from vtp_eqx.training.flops import run_flops
+from vtp_eqx.training.pca_start import pca_reconstruction
 
 
 PROBE_IMAGES = 4000  # training images that probes are fitted on

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from ..config import (
+from vtp_eqx.config import (
     DiTConfig,
     GenerateConfig,
     PretrainConfig,
@@ -13,7 +13,7 @@ from ..config import (
     short_hash,
     TokenizerConfig,
 )
-from ..data.scenes import NUM_CLASSES, SceneConfig
+from vtp_eqx.data.scenes import NUM_CLASSES, SceneConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,10 @@ import time
 
 import numpy as np
 
-from ..config import as_json
-from .measure import Result
-from .point import Places, Point, point_hash
-from .table import markdown_table, Row
+from vtp_eqx.config import as_json
+from vtp_eqx.study.measure import Result
+from vtp_eqx.study.point import Places, Point, point_hash
+from vtp_eqx.study.table import markdown_table, Row
 
 
 DEFINITIONS = """\

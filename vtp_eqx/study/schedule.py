@@ -11,9 +11,9 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from ..config import as_json
-from .point import Places, Point, point_hash
-from .progress import read_standing, Standing
+from vtp_eqx.config import as_json
+from vtp_eqx.study.point import Places, Point, point_hash
+from vtp_eqx.study.progress import read_standing, Standing
 
 
 POLL_SECONDS = 0.5
@@ -53,7 +53,7 @@ def run_points(
         TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=False) as progress:
+    with Progress(*columns, console=console, refresh_per_second=2) as progress:
         overall = progress.add_task("all points", total=len(points), note="")
         begun, ended = time.monotonic(), 0
         try:

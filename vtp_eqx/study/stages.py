@@ -10,18 +10,18 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from ..models.arrays import latents_hash
-from ..models.dit import DiT
-from ..models.generator import Generator
-from ..models.tokenizer import Tokenizer
-from ..models.weights import load_weights, read_notes, save_weights
-from ..tokenizer import load, save
-from ..training.generate import train_generator
-from ..training.pretrain import latent_statistics, pretrain
-from .dataset import Dataset, load_dataset
-from .encoding import encode_all
-from .measure import measure, Result
-from .point import Places, Point
+from vtp_eqx.models.arrays import latents_hash
+from vtp_eqx.models.dit import DiT
+from vtp_eqx.models.generator import Generator
+from vtp_eqx.models.tokenizer import Tokenizer
+from vtp_eqx.models.weights import load_weights, read_notes, save_weights
+from vtp_eqx.study.dataset import Dataset, load_dataset
+from vtp_eqx.study.encoding import encode_all
+from vtp_eqx.study.measure import measure, Result
+from vtp_eqx.study.point import Places, Point
+from vtp_eqx.tokenizer import load, save
+from vtp_eqx.training.generate import train_generator
+from vtp_eqx.training.pretrain import latent_statistics, pretrain
 
 
 Report = Callable[[str, int, int], None]

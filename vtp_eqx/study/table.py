@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from rich.table import Table
 
-from .measure import Result
-from .point import Point
+from vtp_eqx.study.measure import Result
+from vtp_eqx.study.point import Point
 
 
 class Row(NamedTuple):

@@ -8,10 +8,10 @@ import os
 from pathlib import Path
 import sys
 
-from ..config import from_dict
-from .point import Places, Point
-from .progress import Reporter
-from .stages import run_point
+from vtp_eqx.config import from_dict
+from vtp_eqx.study.point import Places, Point
+from vtp_eqx.study.progress import Reporter
+from vtp_eqx.study.stages import run_point
 
 
 def main(root: str, folder: str, core: str | None = None) -> None:

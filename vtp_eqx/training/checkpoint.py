@@ -7,7 +7,7 @@ import jax
 from jaxtyping import PyTree
 import orbax.checkpoint as ocp
 
-from .state import TrainState
+from vtp_eqx.training.state import TrainState
 
 
 class Checkpoints:

@@ -14,10 +14,10 @@ import jax
 import jax.random as jr
 from jaxtyping import PyTree
 
-from ..config import DiTConfig, PretrainConfig
-from ..models.dit import DiT
-from ..models.text import TextEncoder
-from ..models.tokenizer import Tokenizer
+from vtp_eqx.config import DiTConfig, PretrainConfig
+from vtp_eqx.models.dit import DiT
+from vtp_eqx.models.text import TextEncoder
+from vtp_eqx.models.tokenizer import Tokenizer
 
 
 def num_parameters(make: Callable[[], PyTree]) -> int:

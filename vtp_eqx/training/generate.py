@@ -9,16 +9,16 @@ import jax.random as jr
 from jax.sharding import Mesh
 import numpy as np
 
-from ..config import GenerateConfig, require
-from ..data.loader import batches
-from ..losses.weighting import FixedWeights
-from ..mesh import data_mesh
-from ..models.dit import DiT
-from .objectives import generate_objective, Latents
-from .optimizer import make_optimizer
-from .run import Progress, run, Step
-from .state import copied, TrainState
-from .step import make_step
+from vtp_eqx.config import GenerateConfig, require
+from vtp_eqx.data.loader import batches
+from vtp_eqx.losses.weighting import FixedWeights
+from vtp_eqx.mesh import data_mesh
+from vtp_eqx.models.dit import DiT
+from vtp_eqx.training.objectives import generate_objective, Latents
+from vtp_eqx.training.optimizer import make_optimizer
+from vtp_eqx.training.run import Progress, run, Step
+from vtp_eqx.training.state import copied, TrainState
+from vtp_eqx.training.step import make_step
 
 
 def train_generator(

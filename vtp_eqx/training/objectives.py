@@ -10,20 +10,20 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, Shaped, UInt8
 import numpy as np
 
-from ..config import GenerateConfig, PretrainConfig, require
-from ..data.augment import contrast_view, distillation_views
-from ..data.masking import block_mask, mask_counts, masked_rows, shard_capacity
-from ..flow import flow_loss, interpolate, time_samples
-from ..losses.contrastive import clip_loss, siglip_loss
-from ..losses.distillation import dino_loss, ibot_loss, koleo_loss, sinkhorn
-from ..losses.reconstruction import gradient_l1_loss, l1_loss, pooled_l1_loss
-from ..mesh import DATA
-from ..models.dit import DiT, drop_labels
-from ..models.encoder import Features
-from ..models.tokenizer import Pretrainer, Teacher, Tokenizer
-from ..nn.norms import unit_norm
-from .optimizer import ramp
-from .step import Objective
+from vtp_eqx.config import GenerateConfig, PretrainConfig, require
+from vtp_eqx.data.augment import contrast_view, distillation_views
+from vtp_eqx.data.masking import block_mask, mask_counts, masked_rows, shard_capacity
+from vtp_eqx.flow import flow_loss, interpolate, time_samples
+from vtp_eqx.losses.contrastive import clip_loss, siglip_loss
+from vtp_eqx.losses.distillation import dino_loss, ibot_loss, koleo_loss, sinkhorn
+from vtp_eqx.losses.reconstruction import gradient_l1_loss, l1_loss, pooled_l1_loss
+from vtp_eqx.mesh import DATA
+from vtp_eqx.models.dit import DiT, drop_labels
+from vtp_eqx.models.encoder import Features
+from vtp_eqx.models.tokenizer import Pretrainer, Teacher, Tokenizer
+from vtp_eqx.nn.norms import unit_norm
+from vtp_eqx.training.optimizer import ramp
+from vtp_eqx.training.step import Objective
 
 
 class Captioned(eqx.Module):

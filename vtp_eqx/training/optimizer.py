@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 import optax
 
-from ..config import OptimizerConfig, require
+from vtp_eqx.config import OptimizerConfig, require
 
 
 def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:

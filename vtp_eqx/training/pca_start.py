@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 import numpy as np
 
-from ..config import require
-from ..models.decoder import PixelDecoder
-from ..models.encoder import Encoder
-from ..models.tokenizer import Tokenizer
-from ..nn.patches import patchify
+from vtp_eqx.config import require
+from vtp_eqx.models.decoder import PixelDecoder
+from vtp_eqx.models.encoder import Encoder
+from vtp_eqx.models.tokenizer import Tokenizer
+from vtp_eqx.nn.patches import patchify
 
 
 # Norms divide by a token's length; a constant part of this many times the length of the

@@ -10,17 +10,17 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 import numpy as np
 
-from ..config import PretrainConfig, require
-from ..data.loader import batches
-from ..losses.weighting import FixedWeights, LearnedWeights
-from ..mesh import data_mesh
-from ..models.tokenizer import Pretrainer, Teacher, Tokenizer
-from .objectives import Captioned, clamped, pretrain_objective
-from .optimizer import cosine, make_optimizer
-from .pca_start import start_from_pca
-from .run import Progress, run, Step
-from .state import copied, TrainState
-from .step import make_step
+from vtp_eqx.config import PretrainConfig, require
+from vtp_eqx.data.loader import batches
+from vtp_eqx.losses.weighting import FixedWeights, LearnedWeights
+from vtp_eqx.mesh import data_mesh
+from vtp_eqx.models.tokenizer import Pretrainer, Teacher, Tokenizer
+from vtp_eqx.training.objectives import Captioned, clamped, pretrain_objective
+from vtp_eqx.training.optimizer import cosine, make_optimizer
+from vtp_eqx.training.pca_start import start_from_pca
+from vtp_eqx.training.run import Progress, run, Step
+from vtp_eqx.training.state import copied, TrainState
+from vtp_eqx.training.step import make_step
 
 
 PCA_IMAGES = 2048  # images that the linear start is solved on

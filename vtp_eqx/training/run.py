@@ -9,10 +9,10 @@ from typing import Any
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from ..mesh import replicate, split
-from .checkpoint import Checkpoints
-from .state import TrainState
-from .step import require_finite
+from vtp_eqx.mesh import replicate, split
+from vtp_eqx.training.checkpoint import Checkpoints
+from vtp_eqx.training.state import TrainState
+from vtp_eqx.training.step import require_finite
 
 
 Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]

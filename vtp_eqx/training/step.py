@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 import optax
 
-from ..mesh import DATA, REPLICATED, SPLIT
-from .state import moving_average, TrainState
+from vtp_eqx.mesh import DATA, REPLICATED, SPLIT
+from vtp_eqx.training.state import moving_average, TrainState
 
 
 class Objective(NamedTuple):
