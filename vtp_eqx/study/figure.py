@@ -9,6 +9,7 @@ import matplotlib
 matplotlib.use("Agg")  # a study may run where there is no screen
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter
 import numpy as np
 
 from vtp_eqx.study.table import Row
@@ -31,6 +32,10 @@ def scaling_figure(rows: Sequence[Row], path: Path, title: str) -> None:
             own = [row for row in done if row.point.method == method]
             _draw_method(axis, own, name, color, method)
         axis.set_xscale("log")
+        # A study spans little more than a decade: three labels in each, no others.
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:.0e}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel("tokenizer training compute (forward FLOPs)")
         axis.set_ylabel(label)
         axis.grid(alpha=0.3, which="both")
