@@ -8,6 +8,7 @@ import matplotlib
 
 matplotlib.use("Agg")  # a study may run where there is no screen
 
+from matplotlib.axes import Axes
 import matplotlib.pyplot as plt
 from matplotlib.ticker import LogLocator, NullFormatter
 import numpy as np
@@ -41,7 +42,9 @@ def scaling_figure(rows: Sequence[Row], path: Path, title: str) -> None:
         axis.grid(alpha=0.3, which="both")
         axis.spines[["top", "right"]].set_visible(False)
     if done:
-        floor = np.mean([row.result.numbers["FD-scenes floor"] for row in done])
+        floor = np.mean(
+            [row.result.numbers["FD-scenes floor"] for row in done if row.result]
+        )
         axes[0].axhline(floor, color="gray", linestyle=":", label="real against real")
         axes[0].set_ylim(bottom=0)
         axes[0].legend(frameon=False)
@@ -55,7 +58,7 @@ def scaling_figure(rows: Sequence[Row], path: Path, title: str) -> None:
 
 
 def _draw_method(
-    axis: plt.Axes, rows: Sequence[Row], name: str, color: str, method: str
+    axis: Axes, rows: Sequence[Row], name: str, color: str, method: str
 ) -> None:
     by_size: dict[str, list[tuple[float, float]]] = {}
     for row in rows:

@@ -15,7 +15,12 @@ from vtp_eqx.config import as_json, short_hash
 from vtp_eqx.data.scenes import COLORS, NAMES
 from vtp_eqx.evaluation.card import EvaluationCard, write
 from vtp_eqx.evaluation.frechet import frechet_distance, Moments
-from vtp_eqx.evaluation.generation import as_bytes, class_agreement, read_scenes
+from vtp_eqx.evaluation.generation import (
+    as_bytes,
+    class_agreement,
+    read_scenes,
+    scene_moments,
+)
 from vtp_eqx.evaluation.reconstruction import reconstruction_scores
 from vtp_eqx.evaluation.understanding import (
     class_embeddings,
@@ -74,7 +79,7 @@ def measure(
 ) -> Result:
     """Measures a point, and leaves numbers, cards and pictures in `folder`."""
     network = load_scene_network()
-    real = Moments.of(read_scenes(network, data.validation.image).features)
+    real = scene_moments(network, data.validation.image)
     rebuilt = reconstructions(tokenizer, data.validation.image)
     numbers = {"FLOPs": run_flops(point.pretrain)}
     reconstructed = reconstruction_numbers(network, data, rebuilt, real, tokenizer)
@@ -85,25 +90,38 @@ def measure(
     images = samples(point, tokenizer, generator, labels, report)
     numbers["sampling seconds"] = time.monotonic() - begun
     generated = generation_numbers(network, images, labels, rebuilt, real)
-    base = dict(
-        reference_hash=short_hash(point.data),
+    rebuilding = EvaluationCard(
+        num_samples=len(rebuilt),
         num_reference=len(data.validation.image),
+        reference_hash=short_hash(point.data),
         tokenizer_hash=weights_hash(tokenizer),
         latents_hash=latents_hash(tokenizer),
         precision="float32",
         feature_network="scene-network",
         feature_hash=scene_network_hash(),
     )
-    count = len(rebuilt)
-    card = EvaluationCard(num_samples=count, **base)
-    write(folder / "card_reconstruction.json", {**reconstructed, **understood}, card,
-          num_evaluated=count)  # fmt: skip
-    card = EvaluationCard(
-        num_samples=point.num_samples, sampler=point.sampler, labels="balanced",
+    generating = dataclasses.replace(
+        rebuilding,
+        num_samples=point.num_samples,
+        sampler=point.sampler,
+        labels="balanced",
         generator_hash=arrays_hash(named_arrays(generator.dit)),
-        generator_latents_hash=generator.latents_hash, seed=point.generate.seed, **base,
-    )  # fmt: skip
-    write(folder / "card_generation.json", generated, card, num_evaluated=len(images))
+        generator_latents_hash=generator.latents_hash,
+        seed=point.generate.seed,
+    )
+    count = len(rebuilt)
+    write(
+        folder / "card_reconstruction.json",
+        {**reconstructed, **understood},
+        rebuilding,
+        num_evaluated=count,
+    )
+    write(
+        folder / "card_generation.json",
+        generated,
+        generating,
+        num_evaluated=len(images),
+    )
     shown = np.arange(2 * SHOWN) * (count // (2 * SHOWN))
     pairs = np.stack([data.validation.image[shown], rebuilt[shown]], axis=1)
     save_grid(
@@ -141,13 +159,13 @@ def reconstruction_numbers(
     linear = pca_reconstruction(jnp.asarray(patches), tokenizer.config.latent_width)
     error = np.square(np.clip(linear, 0, 1) - patches).reshape(len(images), -1).mean(1)
     shape = np.argmax(reading.logits["shape"], axis=-1)
-    other = read_scenes(network, data.train.image[: len(images)])
+    other = scene_moments(network, data.train.image[: len(images)])
     return {
         "PSNR": float(np.mean(scores["psnr"])),
         "SSIM": float(np.mean(scores["ssim"])),
         "PSNR of PCA": float(np.mean(-10 * np.log10(error))),
-        "rFD-scenes": frechet_distance(Moments.of(reading.features), real),
-        "FD-scenes floor": frechet_distance(Moments.of(other.features), real),
+        "rFD-scenes": frechet_distance(Moments.of(np.asarray(reading.features)), real),
+        "FD-scenes floor": frechet_distance(other, real),
         "shape kept": float(np.mean(shape == data.validation.attributes["shape"])),
     }
 
@@ -222,8 +240,8 @@ def generation_numbers(
 ) -> dict[str, float]:
     """Distances of samples to real images and to reconstructions, and obedience."""
     reading = read_scenes(network, images)
-    moments = Moments.of(reading.features)
-    reconstructed = Moments.of(read_scenes(network, rebuilt).features)
+    moments = Moments.of(np.asarray(reading.features))
+    reconstructed = scene_moments(network, rebuilt)
     return {
         "FD-scenes": frechet_distance(moments, real),
         "FD-scenes to reconstructions": frechet_distance(moments, reconstructed),
