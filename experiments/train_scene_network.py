@@ -56,7 +56,7 @@ config = TrainConfig(
     scenes=SceneConfig(num_train=40_800, seed=7919),
     validation=SceneConfig(),
 )
-smoke = dataclasses.replace(
+SMOKE = dataclasses.replace(
     config,
     scenes=SceneConfig(num_train=240, seed=7919),
     validation=SceneConfig(num_validation=240),
@@ -160,5 +160,15 @@ def main(folder: Path, config: TrainConfig = config) -> None:
     print(f"sha256 {digest}")
 
 
+def command(folder: Path = Path("runs/scene_network"), *, smoke: bool = False) -> None:
+    """Trains, validates, and writes weights and record to `folder`.
+
+    Args:
+        folder: where they go; `vtp_eqx/weights` are the shipped ones.
+        smoke: only try that everything runs, on a few hundred scenes.
+    """
+    main(folder, SMOKE if smoke else config)
+
+
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(command)
