@@ -160,12 +160,18 @@ def main(folder: Path, config: TrainConfig = config) -> None:
     print(f"sha256 {digest}")
 
 
-def command(folder: Path = Path("runs/scene_network"), *, smoke: bool = False) -> None:
+def command(
+    folder: Path = Path("runs/scene_network"),
+    *,
+    smoke: bool = False,
+    config: TrainConfig = config,
+) -> None:
     """Trains, validates, and writes weights and record to `folder`.
 
     Args:
         folder: where they go; `vtp_eqx/weights` are the shipped ones.
         smoke: only try that everything runs, on a few hundred scenes.
+        config: the training to run where it is not only tried.
     """
     main(folder, SMOKE if smoke else config)
 
