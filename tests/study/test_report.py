@@ -70,7 +70,8 @@ def test_the_figure_is_drawn_before_and_after_there_are_results(points, tmp_path
     for rows in ([Row(point, None) for point in points],
                  [row(point, 4.0) for point in points]):  # fmt: skip
         scaling_figure(rows, path, "title")
-        assert Image.open(path).size[0] > 1000
+        with Image.open(path) as figure:
+            assert figure.size[0] > 1000
 
 
 def test_a_report_holds_every_run_and_its_pictures(points, tmp_path):
@@ -97,7 +98,8 @@ def test_a_report_holds_every_run_and_its_pictures(points, tmp_path):
 
 def test_small_images_become_squares_in_a_grid(tmp_path):
     save_grid(np.full((3, 32, 32, 3), 7, np.uint8), tmp_path / "grid.png", 2)
-    grid = np.asarray(Image.open(tmp_path / "grid.png"))
+    with Image.open(tmp_path / "grid.png") as opened:
+        grid = np.asarray(opened)
     assert grid.shape == (2 * 100 + 4, 2 * 100 + 4, 3)
     assert (grid[4:100, 4:100] == 7).all()
     assert (grid[104:, 104:] == 255).all()  # the fourth place is empty
