@@ -5,7 +5,9 @@ import dataclasses
 import json
 from pathlib import Path
 import time
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Float, Int, UInt8
@@ -52,7 +54,7 @@ SHOWN = 8  # images a row of a grid
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """The numbers of a point by name; README of `docs/results` says what each is."""
+    """The numbers of a point by name; `report.DEFINITIONS` says what they are."""
 
     numbers: dict[str, float]
 
@@ -138,8 +140,7 @@ def reconstructions(
     tokenizer: Tokenizer, images: UInt8[np.ndarray, "num height width 3"]
 ) -> UInt8[np.ndarray, "num height width 3"]:
     """What the tokenizer makes of `images`, as bytes."""
-    rebuild = lambda tokenizer, image: tokenizer.decode(tokenizer.encode(image))
-    return as_bytes(in_batches(rebuild, tokenizer, images))
+    return as_bytes(in_batches(_rebuild, tokenizer, images))
 
 
 def reconstruction_numbers(
@@ -155,8 +156,9 @@ def reconstruction_numbers(
     scores = reconstruction_scores(unit(images), unit(rebuilt))
     reading = read_scenes(network, rebuilt)
     size = tokenizer.config.patch_size
-    patches = np.concatenate([np.asarray(patchify(one, size)) for one in unit(images)])
-    linear = pca_reconstruction(jnp.asarray(patches), tokenizer.config.latent_width)
+    patches = jax.vmap(lambda one: patchify(one, size))(unit(images))
+    patches = patches.reshape(-1, patches.shape[-1])
+    linear = pca_reconstruction(patches, tokenizer.config.latent_width)
     error = np.square(np.clip(linear, 0, 1) - patches).reshape(len(images), -1).mean(1)
     shape = np.argmax(reading.logits["shape"], axis=-1)
     other = scene_moments(network, data.train.image[: len(images)])
@@ -185,13 +187,11 @@ def understanding_numbers(tokenizer: Tokenizer, data: Dataset) -> dict[str, floa
         numbers[f"probe {what} mean"] = float(np.mean(list(accuracy.values())))
     if tokenizer.text is None:
         return numbers
-    images = in_batches(
-        lambda model, image: model.embed_image(image), tokenizer, test.image
-    )
+    images = in_batches(_embed_image, tokenizer, test.image)
     for name in NAMES:
         prompts = prompts_of(data.train, name)
-        embed = lambda model, ids: model.embed_text(ids)
-        texts = in_batches(embed, tokenizer, prompts.reshape(-1, prompts.shape[-1]))
+        rows = prompts.reshape(-1, prompts.shape[-1])
+        texts = in_batches(_embed_text, tokenizer, rows)
         classes = class_embeddings(texts.reshape(*prompts.shape[:2], -1))
         numbers[f"zero-shot {name}"] = zero_shot_accuracy(images, asked[name], classes)
     values = [numbers[f"zero-shot {name}"] for name in NAMES]
@@ -225,10 +225,9 @@ def samples(
             jnp.asarray(full), point.sampler, latents_hash=latents_hash(tokenizer),
             key=jr.fold_in(jr.key(point.generate.seed), start),
         )  # fmt: skip
-        decode = lambda model, z: model.decode(model.denormalize_latents(z))
-        parts.append(in_batches(decode, tokenizer, np.asarray(latents))[: len(batch)])
+        parts.append(np.asarray(latents)[: len(batch)])
         report("sampling", start + len(batch), len(labels))
-    return as_bytes(np.concatenate(parts))
+    return as_bytes(in_batches(_decode, tokenizer, np.concatenate(parts)))
 
 
 def generation_numbers(
@@ -253,12 +252,7 @@ def _features(
     tokenizer: Tokenizer, images: np.ndarray
 ) -> Float[np.ndarray, "num width"]:
     """Summary and mean patch of the last block: full-width features of the encoder."""
-
-    def read(tokenizer, image):
-        features = tokenizer.features(image)[-1]
-        return jnp.concatenate([features.cls, jnp.mean(features.patches, axis=0)])
-
-    return in_batches(read, tokenizer, images)
+    return in_batches(_read_features, tokenizer, images)
 
 
 def _mean_latents(
@@ -278,6 +272,30 @@ def _first(split: Split, count: int) -> Split:
 
 
 def _by_class(images: np.ndarray, labels: np.ndarray, data: Dataset) -> np.ndarray:
-    """Four samples of every class, a row for each half of a shape's colors."""
+    """Two samples of every class, side by side, in the order of labels."""
     rows = [np.flatnonzero(labels == label)[:2] for label in range(data.num_classes)]
     return images[np.concatenate(rows)]
+
+
+# What is applied to whole sets, named so that each is compiled once (see `in_batches`).
+
+
+def _rebuild(tokenizer: Tokenizer, image: Any) -> Any:
+    return tokenizer.decode(tokenizer.encode(image))
+
+
+def _decode(tokenizer: Tokenizer, latents: Any) -> Any:
+    return tokenizer.decode(tokenizer.denormalize_latents(latents))
+
+
+def _embed_image(tokenizer: Tokenizer, image: Any) -> Any:
+    return tokenizer.embed_image(image)
+
+
+def _embed_text(tokenizer: Tokenizer, ids: Any) -> Any:
+    return tokenizer.embed_text(ids)
+
+
+def _read_features(tokenizer: Tokenizer, image: Any) -> Any:
+    features = tokenizer.features(image)[-1]
+    return jnp.concatenate([features.cls, jnp.mean(features.patches, axis=0)])

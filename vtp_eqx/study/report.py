@@ -1,6 +1,7 @@
 """The report of a study: what was run, every number, and what follows from them."""
 
 from collections.abc import Sequence
+import os
 from pathlib import Path
 import platform
 import shutil
@@ -185,8 +186,6 @@ def _commit() -> str:
 
 
 def _machine() -> str:
-    import os
-
     return f"{os.cpu_count()} cores of {platform.machine()}, {platform.system()}"
 
 
