@@ -23,6 +23,7 @@ import safetensors.numpy
 
 from vtp_eqx.config import require
 from vtp_eqx.data.scene_captions import NAMES
+from vtp_eqx.models.arrays import named_arrays
 from vtp_eqx.nn.linear import Linear
 from vtp_eqx.nn.norms import LayerNorm
 
@@ -224,7 +225,10 @@ def save_scene_network(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    content = safetensors.numpy.save(_named_arrays(network))
+    arrays = named_arrays(eqx.filter(network, eqx.is_array))
+    content = safetensors.numpy.save(
+        {name: np.asarray(array) for name, array in arrays.items()}
+    )
     digest = hashlib.sha256(content).hexdigest()
     record = {
         "sha256": digest,
@@ -283,28 +287,18 @@ def _record(folder: Path) -> dict:
     return json.loads(path.read_text())
 
 
-def _named_arrays(network: SceneNetwork) -> dict[str, np.ndarray]:
-    leaves = jax.tree.leaves_with_path(eqx.filter(network, eqx.is_array))
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf)
-        for path, leaf in leaves
-    }
-
-
 def _filled(network: SceneNetwork, arrays: dict[str, np.ndarray]) -> SceneNetwork:
     """`network`, whose leaves are shapes, with the arrays of those names."""
-    wanted, tree = jax.tree.flatten_with_path(network)
-    names = [
-        jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in wanted
-    ]
+    wanted = named_arrays(network)
     require(
-        set(names) == set(arrays),
+        wanted.keys() == arrays.keys(),
         "The weights must hold the arrays of the recorded shape; these differ: "
-        f"{sorted(set(names) ^ set(arrays))}.",
+        f"{sorted(wanted.keys() ^ arrays.keys())}.",
     )
-    for name, (_, leaf) in zip(names, wanted, strict=True):
+    for name, leaf in wanted.items():
         require(
             arrays[name].shape == leaf.shape,
             f"`{name}` must have shape {leaf.shape}; got {arrays[name].shape}.",
         )
-    return jax.tree.unflatten(tree, [jnp.asarray(arrays[name]) for name in names])
+    leaves = [jnp.asarray(arrays[name]) for name in wanted]
+    return jax.tree.unflatten(jax.tree.structure(network), leaves)

@@ -49,9 +49,7 @@ class PretrainViews(eqx.Module):
     hidden: Bool[Array, "some 2 patches"] | None
 
 
-def pretrain_objective(
-    config: PretrainConfig, *, num_shards: int, num_steps: int | None = None
-) -> Objective:
+def pretrain_objective(config: PretrainConfig, *, num_shards: int) -> Objective:
     """Contrast + self-distillation + reconstruction (VTP section 3; RECIPE 5.7).
 
     Terms whose weight is 0 are left out, and so is their computation. The distillation
@@ -69,7 +67,6 @@ def pretrain_objective(
         _require_shares("reconstruction_batch", config.reconstruction_batch, num_shards)
     counts = _hidden_counts(config) if distills else np.zeros(0, int)
     capacity = shard_capacity(counts, num_shards) if distills else 0
-    last_step = config.num_steps if num_steps is None else num_steps
 
     def prepare(batch: Captioned, key: PRNGKeyArray) -> PretrainViews:
         whole_key, subset_key, view_key, mask_key = jr.split(key, 4)
@@ -128,7 +125,7 @@ def pretrain_objective(
         if distills:
             assert teacher is not None
             found["distillation"], monitors = _distillation(
-                student, teacher, views, step / last_step, config, capacity,
+                student, teacher, views, step / config.num_steps, config, capacity,
                 key=distill_key,
             )  # fmt: skip
         if rebuilds:
