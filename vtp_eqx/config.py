@@ -16,6 +16,7 @@ from typing import Any, get_args, get_type_hints, Literal, TypeVar
 Norm = Literal["rmsnorm", "layernorm"]
 FeedForward = Literal["swiglu", "mlp"]
 Remat = Literal["none", "full", "dots"]
+Init = Literal["vtp", "clip"]
 Config = TypeVar("Config")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -40,6 +41,9 @@ class TransformerConfig:
     mlp_ratio: float = 4.0  # code; nominal, SwiGLU takes two thirds of it
     qk_norm: bool = False  # paper: on; released checkpoints: off
     layer_scale: float | None = None  # code: none; DINOv2 trains with 1e-5
+    # code: N(0, 0.02^2), which suits widths of about 1000; narrow blocks start almost
+    # linear with it, and learn earlier from CLIP's, whose deviation is width ** -0.5.
+    init: Init = "vtp"
     remat: Remat = "none"  # ours: what a block keeps for its backward pass
 
     def __post_init__(self):
@@ -86,6 +90,7 @@ class PrototypeConfig:
     hidden_width: int = 2048  # DINOv2
     bottleneck_width: int = 256  # DINOv2
     num_layers: int = 3  # DINOv2
+    init_std: float = 0.02  # DINOv2; narrow layers need more, about in_width ** -0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

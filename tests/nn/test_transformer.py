@@ -136,3 +136,21 @@ def test_layer_scales_start_as_given_and_scale_both_branches(tokens):
 def test_layers_start_differently(stack):
     first, second = stack.blocks.attention.to_qkv.weight
     assert not jnp.array_equal(first, second)
+
+
+def test_clip_start_suits_the_width_and_shrinks_branches_with_depth():
+    width, depth = 64, 8
+    make = lambda init: Transformer(width, depth, 2, init=init, key=jr.key(0)).blocks
+    published, clip = make("vtp"), make("clip")
+    deviation = lambda layer: float(layer.weight.std())
+    for block in (published.attention.to_qkv, published.feed_forward.out):
+        assert deviation(block) == pytest.approx(0.02, rel=0.05)
+    expected = [
+        (clip.attention.to_qkv, width**-0.5),
+        (clip.attention.to_out, (2 * width * depth) ** -0.5),
+        (clip.feed_forward.gate, (2 * width) ** -0.5),
+        (clip.feed_forward.up, (2 * width) ** -0.5),
+        (clip.feed_forward.out, (2 * width * depth) ** -0.5),
+    ]
+    for layer, std in expected:
+        assert deviation(layer) == pytest.approx(std, rel=0.05)

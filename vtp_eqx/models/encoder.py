@@ -134,6 +134,7 @@ def vision_stack(config: TransformerConfig, *, key: PRNGKeyArray) -> Transformer
         config.width,
         config.depth,
         config.num_heads,
+        init=config.init,
         remat=config.remat,
         norm=config.norm,
         feed_forward=config.feed_forward,

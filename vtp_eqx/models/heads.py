@@ -31,7 +31,7 @@ class PrototypeHead(eqx.Module):
         hidden = [config.hidden_width] * (config.num_layers - 1)
         widths = [in_width, *hidden, config.bottleneck_width]
         self.layers = tuple(
-            Linear(narrow, wide, key=layer_key)
+            Linear(narrow, wide, std=config.init_std, key=layer_key)
             for narrow, wide, layer_key in zip(
                 widths[:-1], widths[1:], layer_keys, strict=True
             )

@@ -37,7 +37,20 @@ class TextEncoder(eqx.Module):
         width = config.width
         self.token_embedding = _normal(token_key, (config.vocabulary, width), 0.02)
         self.positions = _normal(position_key, (config.context, width), 0.01)
-        self.stack = _text_stack(config, stack_key)
+        self.stack = Transformer(
+            width,
+            config.depth,
+            config.num_heads,
+            init="clip",
+            remat=config.remat,
+            norm="layernorm",
+            norm_eps=_NORM_EPS,
+            feed_forward="mlp",
+            mlp_ratio=config.mlp_ratio,
+            activation=quick_gelu if config.quick_gelu else gelu,
+            layer_scale=config.layer_scale,
+            key=stack_key,
+        )
         self.norm = LayerNorm(width, _NORM_EPS)
         self.projection = _normal(projection_key, (width, width), width**-0.5)
         self.causal = config.causal
@@ -64,36 +77,3 @@ class TextEncoder(eqx.Module):
 
 def _normal(key: PRNGKeyArray, shape: tuple[int, ...], std: float) -> Array:
     return std * jr.normal(key, shape, jnp.float32)
-
-
-def _text_stack(config: TextConfig, key: PRNGKeyArray) -> Transformer:
-    """The blocks, started as in CLIP: residual branches shrink with the depth."""
-    stack_key, *weight_keys = jr.split(key, 5)
-    stack = Transformer(
-        config.width,
-        config.depth,
-        config.num_heads,
-        remat=config.remat,
-        norm="layernorm",
-        norm_eps=_NORM_EPS,
-        feed_forward="mlp",
-        mlp_ratio=config.mlp_ratio,
-        activation=quick_gelu if config.quick_gelu else gelu,
-        layer_scale=config.layer_scale,
-        key=stack_key,
-    )
-
-    def weights(stack):
-        attention, feed = stack.blocks.attention, stack.blocks.feed_forward
-        layers = (attention.to_qkv, attention.to_out, feed.up, feed.out)
-        return tuple(layer.weight for layer in layers)
-
-    narrow, shrunk = config.width**-0.5, (2 * config.width * config.depth) ** -0.5
-    stds = (narrow, shrunk, (2 * config.width) ** -0.5, shrunk)
-    drawn = [
-        _normal(weight_key, weight.shape, std)
-        for weight_key, weight, std in zip(
-            weight_keys, weights(stack), stds, strict=True
-        )
-    ]
-    return eqx.tree_at(weights, stack, drawn)

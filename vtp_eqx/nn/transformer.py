@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from vtp_eqx.config import FeedForward, Norm, Remat
+from vtp_eqx.config import FeedForward, Init, Norm, Remat
 from vtp_eqx.nn.attention import SelfAttention
 from vtp_eqx.nn.feed_forward import gelu, MLP, SwiGLU, swiglu_width
 from vtp_eqx.nn.norms import LayerNorm, make_norm, RMSNorm
@@ -106,13 +106,17 @@ class Transformer(eqx.Module):
     remat: Remat = eqx.field(static=True)
 
     def __init__(
-        self, width: int, depth: int, num_heads: int, *, remat: Remat = "none",
-        key: PRNGKeyArray, **block: Any,
+        self, width: int, depth: int, num_heads: int, *, init: Init = "vtp",
+        remat: Remat = "none", key: PRNGKeyArray, **block: Any,
     ):  # fmt: skip
         """`block` is passed on to `Block`."""
-        self.blocks = stacked(
-            lambda key: Block(width, num_heads, key=key, **block), depth, key=key
+        block_key, weight_key = jr.split(key)
+        blocks = stacked(
+            lambda key: Block(width, num_heads, key=key, **block), depth, key=block_key
         )
+        if init == "clip":
+            blocks = _started_as_clip(blocks, width, depth, key=weight_key)
+        self.blocks = blocks
         self.depth = depth
         self.remat = remat
 
@@ -176,6 +180,30 @@ class Transformer(eqx.Module):
 def stacked(make: Callable[[PRNGKeyArray], PyTree], depth: int, *, key: PRNGKeyArray):
     """`depth` modules as one, every array with a leading layer axis."""
     return eqx.filter_vmap(make)(jr.split(key, depth))
+
+
+def _started_as_clip(
+    blocks: Block, width: int, depth: int, *, key: PRNGKeyArray
+) -> Block:
+    """`blocks` whose weights suit their width, and whose branches shrink with depth.
+
+    Radford et al. 2021, https://arxiv.org/abs/2103.00020, section 2.5; RECIPE 3.
+    """
+
+    def weights(block):
+        attention, feed = block.attention, block.feed_forward
+        into = (feed.gate, feed.up) if isinstance(feed, SwiGLU) else (feed.up,)
+        layers = (attention.to_qkv, attention.to_out, feed.out, *into)
+        return tuple(layer.weight for layer in layers)
+
+    found = weights(blocks)
+    shrunk, wide = (2 * width * depth) ** -0.5, (2 * width) ** -0.5
+    stds = [width**-0.5, shrunk, shrunk, *[wide] * (len(found) - 3)]
+    drawn = [
+        std * jr.normal(key, weight.shape, jnp.float32)
+        for std, weight, key in zip(stds, found, jr.split(key, len(found)), strict=True)
+    ]
+    return eqx.tree_at(weights, blocks, drawn)
 
 
 def through_depth(
