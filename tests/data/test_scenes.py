@@ -2,7 +2,7 @@ from hypothesis import given, strategies as st
 import numpy as np
 import pytest
 
-from vtp_eqx.data.scene_captions import BACKGROUNDS, TEXTURES
+from vtp_eqx.data.scene_captions import BACKGROUNDS, prompts, TEXTURES
 from vtp_eqx.data.scenes import (
     class_names,
     COLORS,
@@ -154,3 +154,18 @@ def test_the_color_of_the_object_is_seen_at_its_place():
 def test_an_impossible_config_says_what_is_possible(fields, message):
     with pytest.raises(ValueError, match=message):
         SceneConfig(**fields)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prompts_differ_in_nothing_but_the_attribute_asked_for(name):
+    asked = prompts(name, 8)
+    assert len(asked) == len(NAMES[name])
+    for alternatives in zip(*asked, strict=True):
+        assert len(set(alternatives)) == len(NAMES[name])
+        words = [set(caption.replace(",", "").split()) for caption in alternatives]
+        shared = set.intersection(*words)
+        others = {
+            word for other, words in NAMES.items() if other != name for word in words
+        }
+        # What two captions do not share is no word of another attribute.
+        assert all(not ((said - shared) & others) for said in words)

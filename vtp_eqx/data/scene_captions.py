@@ -83,6 +83,24 @@ def describe(
     return captions
 
 
+def prompts(name: str, count: int) -> list[list[str]]:
+    """`count` captions for each value of an attribute, alike but for its word.
+
+    Classes share their templates, as in CLIP's zero-shot protocol: what else a caption
+    says is the same for all, so that it favors none.
+    """
+    contexts = Draws(0, np.arange(count))
+    shared = {
+        other: contexts.integer(f"prompt/{other}", len(values))
+        for other, values in NAMES.items()
+    }
+    shared["relation"] = np.zeros(count, np.int64)
+    return [
+        describe({**shared, name: np.full(count, value)}, contexts)
+        for value in range(len(NAMES[name]))
+    ]
+
+
 def _worded(name: str, values: Int[np.ndarray, " n"], wording: Draws) -> list[str]:
     """A word, or one of its synonyms, for each value of one attribute."""
     picks = wording.integer(f"synonym/{name}", 2)
