@@ -14,6 +14,7 @@ MAX_LINES = 400
 # strangers: an import goes to a lower floor or stays in its own room.
 FLOORS = {
     "config": 0,
+    "files": 0,
     "mesh": 0,
     "nn": 1,
     "losses": 1,

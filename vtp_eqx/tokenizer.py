@@ -11,7 +11,6 @@ its arrays) and `tokenizer.safetensors` (its arrays by path). `load_published` a
 from collections.abc import Mapping
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from vtp_eqx.config import require, tokenizer_from_dict, TokenizerConfig
+from vtp_eqx.files import replacing
 from vtp_eqx.interop import tokenizer_from_published, tokenizer_to_published
 from vtp_eqx.models.arrays import (
     check_arrays,
@@ -136,18 +136,11 @@ def _write(
     tensors: Mapping[str, np.ndarray],
     description: dict[str, Any],
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = {
-        name: folder / f".{name}.{os.getpid()}" for name in (weights_file, CONFIG_FILE)
-    }
     # Contiguous, because safetensors writes the buffer of a view as it lies.
     whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    save_file(whole, temporary[weights_file], {"format": "pt"})
-    text = json.dumps(description, indent=1, sort_keys=True)
-    temporary[CONFIG_FILE].write_text(text)
-    # On disk before they are named: a name must never stand for half a file.
-    for path in temporary.values():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-    for name, path in temporary.items():
-        os.replace(path, folder / name)
+    with (
+        replacing(folder / CONFIG_FILE) as config,
+        replacing(folder / weights_file) as weights,
+    ):
+        save_file(whole, weights, {"format": "pt"})
+        config.write_text(json.dumps(description, indent=1, sort_keys=True))

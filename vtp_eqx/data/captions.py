@@ -7,7 +7,6 @@ Bytes are the alphabet, so that no text is out of vocabulary.
 
 from collections.abc import Iterable
 import dataclasses
-import os
 from pathlib import Path
 import re
 
@@ -16,6 +15,7 @@ import numpy as np
 from tokenizers import decoders, models, pre_tokenizers, Tokenizer, trainers
 
 from vtp_eqx.config import require
+from vtp_eqx.files import replacing
 
 
 PAD = "<|pad|>"
@@ -88,10 +88,9 @@ class CaptionTokenizer:
         ]
 
     def save(self, path: str | Path) -> None:
-        """Writes the vocabulary to one JSON file, all or nothing."""
-        unfinished = Path(f"{path}.{os.getpid()}.part")
-        unfinished.write_text(self.pieces.to_str(), encoding="utf-8")
-        unfinished.replace(path)
+        """Writes the vocabulary to one JSON file."""
+        with replacing(path) as unfinished:
+            unfinished.write_text(self.pieces.to_str(), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> "CaptionTokenizer":

@@ -5,7 +5,6 @@ An example is a flat dict: `image` (uint8 `[H, W, 3]`), and where the data set h
 """
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 import zipfile
@@ -14,6 +13,7 @@ import numpy as np
 
 from vtp_eqx.config import require
 from vtp_eqx.data.loader import Batch, stacked
+from vtp_eqx.files import replacing
 
 
 class TfdsSource:
@@ -72,16 +72,9 @@ def load_arrays(source: TfdsSource) -> Batch:
             return dict(cached)
     except (FileNotFoundError, zipfile.BadZipFile, EOFError, ValueError):
         arrays = stacked([source[row] for row in range(len(source))])
-    _save(arrays, path)
-    return arrays
-
-
-def _save(arrays: Batch, path: Path) -> None:
-    """Writes all or nothing, also when several processes write at once."""
-    unfinished = path.with_name(f"{path.stem}.{os.getpid()}.part")
-    with unfinished.open("wb") as file:
+    with replacing(path) as unfinished, unfinished.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
-    unfinished.replace(path)
+    return arrays
 
 
 def _as_value(value: Any) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vtp_eqx.config import require, SamplerConfig
+from vtp_eqx.files import replacing
 
 
 FeatureNetwork = Literal["none", "scene-network", "inception-v3"]
@@ -128,11 +129,8 @@ def write(
         "numbers": {name: float(number) for name, number in numbers.items()},
         "card": dataclasses.asdict(card),
     }
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, float], EvaluationCard]:

@@ -23,6 +23,7 @@ import safetensors.numpy
 
 from vtp_eqx.config import require
 from vtp_eqx.data.scene_captions import NAMES
+from vtp_eqx.files import replacing
 from vtp_eqx.models.arrays import named_arrays
 from vtp_eqx.nn.linear import Linear
 from vtp_eqx.nn.norms import LayerNorm
@@ -224,7 +225,6 @@ def save_scene_network(
     `trained_on`.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     arrays = named_arrays(eqx.filter(network, eqx.is_array))
     content = safetensors.numpy.save(
         {name: np.asarray(array) for name, array in arrays.items()}
@@ -240,9 +240,8 @@ def save_scene_network(
         (WEIGHTS, content),
         (RECORD, (json.dumps(record, indent=1) + "\n").encode()),
     ):
-        partial = folder / (name + ".partial")
-        partial.write_bytes(data)
-        partial.replace(folder / name)
+        with replacing(folder / name) as unfinished:
+            unfinished.write_bytes(data)
     return digest
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from safetensors import safe_open, SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from vtp_eqx.files import replacing
 from vtp_eqx.models.arrays import check_arrays, named_arrays
 
 
@@ -23,12 +24,10 @@ def save_weights(
 
     `notes` go into the file's header, for `read_notes`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
     arrays = named_arrays(eqx.filter(model, eqx.is_array))
     on_host = {name: jax.device_get(array) for name, array in arrays.items()}
-    save_file(on_host, partial, dict(notes or {}))
-    partial.replace(path)
+    with replacing(path) as unfinished:
+        save_file(on_host, unfinished, dict(notes or {}))
 
 
 def load_weights(skeleton: Model, path: Path) -> Model:

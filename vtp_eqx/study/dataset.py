@@ -3,7 +3,9 @@
 from collections.abc import Callable
 import dataclasses
 import logging
+import os
 from pathlib import Path
+import shutil
 
 from jaxtyping import Int, UInt8
 import numpy as np
@@ -43,17 +45,28 @@ class Dataset:
 
 
 def prepare(point: Point, folder: Path, say: Callable[[str], None]) -> None:
-    """Renders the scenes of a point and learns their vocabulary, where not yet done."""
-    if (folder / WORDS).exists():
+    """Renders the scenes of a point and learns their vocabulary, where not yet done.
+
+    `folder` appears when it is complete; of two studies that prepare the same scenes at
+    once, the later one takes what the earlier one made.
+    """
+    if folder.exists():
         return
     # What TensorFlow Datasets has to say there is not for the reader of a study.
     logging.getLogger("absl").setLevel(logging.ERROR)
     count = point.data.num_train + point.data.num_validation
     say(f"Rendering {count:,} scenes of {point.data.size} pixels into {folder} ...")
-    captions = _arrays(point, folder, "train")["caption"].tolist()
-    _arrays(point, folder, "validation")
-    # Last, because it marks the folder as finished.
-    train_tokenizer(captions, VOCABULARY).save(folder / WORDS)
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        captions = _arrays(point, unfinished, "train")["caption"].tolist()
+        _arrays(point, unfinished, "validation")
+        train_tokenizer(captions, VOCABULARY).save(unfinished / WORDS)
+        unfinished.rename(folder)
+    except OSError:
+        if not folder.exists():
+            raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def load_dataset(point: Point, folder: Path) -> Dataset:

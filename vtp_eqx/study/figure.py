@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import LogLocator, NullFormatter
 import numpy as np
 
+from vtp_eqx.files import replacing
 from vtp_eqx.study.table import Row
 
 
@@ -50,10 +51,8 @@ def scaling_figure(rows: Sequence[Row], path: Path, title: str) -> None:
         axes[0].legend(frameon=False)
     axes[1].set_ylim(0, 1)
     figure.suptitle(title)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    figure.savefig(partial, format="png", dpi=150)
-    partial.replace(path)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=150)
     plt.close(figure)
 
 

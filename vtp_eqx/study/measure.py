@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, UInt8
 import numpy as np
 
 from vtp_eqx.config import as_json, short_hash
-from vtp_eqx.data.scenes import COLORS, NAMES
+from vtp_eqx.data.scene_captions import COLORS, NAMES, prompts
 from vtp_eqx.evaluation.card import EvaluationCard, write
 from vtp_eqx.evaluation.frechet import frechet_distance, Moments
 from vtp_eqx.evaluation.generation import (
@@ -29,6 +29,7 @@ from vtp_eqx.evaluation.understanding import (
     probe_attributes,
     zero_shot_accuracy,
 )
+from vtp_eqx.files import replacing
 from vtp_eqx.models.arrays import arrays_hash, latents_hash, named_arrays, weights_hash
 from vtp_eqx.models.generator import Generator
 from vtp_eqx.models.scene_network import (
@@ -47,7 +48,7 @@ from vtp_eqx.training.pca_start import pca_reconstruction
 
 
 PROBE_IMAGES = 4000  # training images that probes are fitted on
-PROMPTS = 64  # captions averaged for one class embedding
+PROMPTS = 64  # captions averaged for one class embedding; CLIP has 80
 SAMPLE_BATCH = 250
 SHOWN = 8  # images a row of a grid
 
@@ -65,10 +66,9 @@ class Result:
         return cls(json.loads(path.read_text())) if path.exists() else None
 
     def write(self, folder: Path) -> None:
-        """Marks the point as finished; whole or not at all."""
-        partial = folder / "result.partial"
-        partial.write_text(json.dumps(self.numbers, indent=1) + "\n")
-        partial.replace(folder / "result.json")
+        """Marks the point as finished."""
+        with replacing(folder / "result.json") as unfinished:
+            unfinished.write_text(json.dumps(self.numbers, indent=1) + "\n")
 
 
 def measure(
@@ -185,28 +185,19 @@ def understanding_numbers(tokenizer: Tokenizer, data: Dataset) -> dict[str, floa
         for name, value in accuracy.items():
             numbers[f"probe {what} {name}"] = value
         numbers[f"probe {what} mean"] = float(np.mean(list(accuracy.values())))
-    if tokenizer.text is None:
+    if tokenizer.config.text is None:
         return numbers
     images = in_batches(_embed_image, tokenizer, test.image)
     for name in NAMES:
-        prompts = prompts_of(data.train, name)
-        rows = prompts.reshape(-1, prompts.shape[-1])
-        texts = in_batches(_embed_text, tokenizer, rows)
-        classes = class_embeddings(texts.reshape(*prompts.shape[:2], -1))
+        captions = prompts(name, PROMPTS)
+        context = tokenizer.config.text.context
+        ids = np.concatenate([data.words.encode(some, context) for some in captions])
+        texts = in_batches(_embed_text, tokenizer, ids)
+        classes = class_embeddings(texts.reshape(len(captions), PROMPTS, -1))
         numbers[f"zero-shot {name}"] = zero_shot_accuracy(images, asked[name], classes)
     values = [numbers[f"zero-shot {name}"] for name in NAMES]
     numbers["zero-shot mean"] = float(np.mean(values))
     return numbers
-
-
-def prompts_of(split: Split, name: str) -> Int[np.ndarray, "classes prompts context"]:
-    """Ids of captions for every value of an attribute, the same number for each."""
-    assert split.caption_ids is not None
-    values = split.attributes[name]
-    chosen = [
-        np.flatnonzero(values == value)[:PROMPTS] for value in range(len(NAMES[name]))
-    ]
-    return np.stack([split.caption_ids[rows] for rows in chosen])
 
 
 def samples(

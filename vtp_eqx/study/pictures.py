@@ -6,6 +6,8 @@ from jaxtyping import UInt8
 import numpy as np
 from PIL import Image
 
+from vtp_eqx.files import replacing
+
 
 ENLARGED = 96  # least side of an image in a grid, in pixels
 GAP = 4
@@ -26,6 +28,5 @@ def save_grid(
         row, column = divmod(place, columns)
         top, left = GAP + row * (height + GAP), GAP + column * (width + GAP)
         canvas[top : top + height, left : left + width] = image
-    partial = path.with_suffix(".partial")
-    Image.fromarray(canvas).save(partial, format="PNG")
-    partial.replace(path)
+    with replacing(path) as unfinished:
+        Image.fromarray(canvas).save(unfinished, format="PNG")

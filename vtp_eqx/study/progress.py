@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 import time
 
+from vtp_eqx.files import replacing
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Standing:
@@ -27,7 +29,6 @@ class Reporter:
     """Writes a worker's standing, at most twice a second."""
 
     def __init__(self, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._stage = path, ""
         self._begun = self._written = 0.0
         self._first = 0
@@ -47,9 +48,8 @@ class Reporter:
             total=total - self._first,
             seconds=now - self._begun,
         )
-        partial = self._path.with_suffix(".partial")
-        partial.write_text(json.dumps(dataclasses.asdict(standing)))
-        partial.replace(self._path)
+        with replacing(self._path) as unfinished:
+            unfinished.write_text(json.dumps(dataclasses.asdict(standing)))
 
 
 def read_standing(path: Path) -> Standing | None:

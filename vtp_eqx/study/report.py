@@ -11,6 +11,7 @@ import time
 import numpy as np
 
 from vtp_eqx.config import as_json
+from vtp_eqx.files import replacing
 from vtp_eqx.study.measure import Result
 from vtp_eqx.study.point import Places, Point, point_hash
 from vtp_eqx.study.table import markdown_table, Row
@@ -60,9 +61,8 @@ def write_report(
             f"{as_json(rows[0].point)}\n```\n\n</details>",
         ]
     )
-    partial = out / "report.partial"
-    partial.write_text(text + "\n")
-    partial.replace(out / "report.md")
+    with replacing(out / "report.md") as unfinished:
+        unfinished.write_text(text + "\n")
 
 
 def findings(rows: Sequence[Row]) -> list[str]:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import equinox as eqx
 import jax
-from jaxtyping import PyTree
 import orbax.checkpoint as ocp
 
+from vtp_eqx.models.arrays import named_arrays
 from vtp_eqx.training.state import TrainState
 
 
@@ -28,7 +28,7 @@ class Checkpoints:
 
     def save(self, state: TrainState) -> None:
         """Starts writing `state`; it is copied before this returns."""
-        arrays = _named(eqx.filter(state, eqx.is_array))
+        arrays = named_arrays(eqx.filter(state, eqx.is_array))
         self._manager.save(int(state.step), args=ocp.args.StandardSave(arrays))
 
     def latest_step(self) -> int | None:
@@ -47,20 +47,10 @@ class Checkpoints:
                 f"{self._manager.directory}: start the run from its beginning."
             )
         arrays, static = eqx.partition(template, eqx.is_array)
-        wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, _named(arrays))
+        wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, named_arrays(arrays))
         restored = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
         # Named leaves come back in the order of their names; put each in its place.
-        leaves = [restored[name] for name in _names(arrays)]
+        leaves = [restored[name] for name in named_arrays(arrays)]
         return eqx.combine(
             jax.tree.unflatten(jax.tree.structure(arrays), leaves), static
         )
-
-
-def _names(arrays: PyTree) -> list[str]:
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(arrays)]
-    return [jax.tree_util.keystr(path, simple=True, separator=".") for path in paths]
-
-
-def _named(arrays: PyTree) -> dict[str, jax.Array]:
-    """The arrays of a tree under their paths: independent of the order of fields."""
-    return dict(zip(_names(arrays), jax.tree.leaves(arrays), strict=True))

@@ -1,0 +1,27 @@
+"""Files that appear whole or not at all."""
+
+from collections.abc import Iterator
+import contextlib
+import os
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Where to write what becomes `path` when the block ends well.
+
+    A reader sees the old file or the new one and never a part, whoever is killed
+    meanwhile and however many write at once; an error leaves the old one in place. The
+    folder is made where it is missing.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield unfinished
+        # On disk before it is named: a name must not stand for less after a crash.
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
