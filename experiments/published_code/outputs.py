@@ -23,10 +23,30 @@ import torch
 
 
 def tokenizer_outputs(checkpoint, inputs):
-    """Features, latents, pixels and embeddings, by the model as the hub loads it."""
-    from vtp.models.vtp_hf import VTPModel
+    """Features, latents, pixels and embeddings.
 
-    model = VTPModel.from_pretrained(checkpoint).eval()
+    The published model rounds rotary positions to bfloat16 whatever it loads. Where the
+    checkpoint has them in float32, a second set of outputs is computed in float32.
+    """
+    from vtp.models.vtp_hf import VTPConfig, VTPModel
+
+    config = json.loads((checkpoint / "config.json").read_text())
+    weights = load_file(checkpoint / "model.safetensors")
+    # Not by `from_pretrained`: transformers 5 leaves the causal mask uninitialized.
+    model = VTPModel(VTPConfig(**config)).eval()
+    model.load_state_dict(weights)
+    outputs = _tokenizer_outputs(model, inputs)
+    periods = {n: p for n, p in weights.items() if n.endswith("rope_embed.periods")}
+    if all(p.dtype == torch.float32 for p in periods.values()):
+        for name, values in periods.items():
+            positions = model.get_submodule(name.removesuffix(".periods"))
+            positions.periods, positions.dtype = values, torch.float32
+        exact = _tokenizer_outputs(model, inputs)
+        outputs |= {f"{name}, float32 positions": v for name, v in exact.items()}
+    return outputs
+
+
+def _tokenizer_outputs(model, inputs):
     pixels = inputs["pixels"]
     features = model.get_last_layer_feature(pixels)
     latents = model.get_reconstruction_latents(pixels)

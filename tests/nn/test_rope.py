@@ -42,6 +42,11 @@ def test_published_periods():
     np.testing.assert_allclose(wide, 100 ** (np.arange(16) / 16), rtol=1e-6)
 
 
+def test_published_periods_of_a_head_width_that_is_no_power_of_two():
+    published = [1.0, 2.15625, 4.65625, 10.0, 21.625, 46.25]
+    np.testing.assert_array_equal(axial_periods(24, "bfloat16"), published)
+
+
 @pytest.mark.parametrize(("row", "height", "cos", "sin"), GOLDEN)
 def test_published_angles(row, height, cos, sin):
     table = axial_table(height, 3, 64, precision="bfloat16")

@@ -80,11 +80,17 @@ def axial_table(
 
 
 def axial_periods(head_width: int, precision: Precision) -> Float[np.ndarray, " few"]:
-    """The periods `100 ** (4i / d)` of `axial_table`, rounded to `precision`."""
-    exponents = np.arange(head_width // 4, dtype=np.float32) / (head_width / 4)
-    # The nearest float32 of each power, as published; a power of float32s is not.
-    periods = np.power(100.0, exponents.astype(np.float64)).astype(np.float32)
-    return periods if precision == "float32" else periods.astype(ml_dtypes.bfloat16)
+    """The periods `100 ** (4i / d)` of `axial_table`, rounded to `precision`.
+
+    So are the exponents, as published; where d / 4 is no power of 2 that is more than
+    the last bit.
+    """
+    kind: Any = np.float32 if precision == "float32" else ml_dtypes.bfloat16
+    exponents = (
+        np.arange(head_width // 4, dtype=np.float32) / (head_width / 4)
+    ).astype(kind)
+    # In float64 between the roundings: a power of float32s is off by its last bit.
+    return np.power(100.0, exponents.astype(np.float64)).astype(np.float32).astype(kind)
 
 
 def integer_table(height: int, width: int, head_width: int) -> RotaryTable:
