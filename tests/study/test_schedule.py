@@ -1,5 +1,9 @@
 import io
 import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from rich.console import Console
@@ -80,3 +84,29 @@ def test_a_full_disk_is_said_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr("vtp_eqx.study.command.SPACE_NEEDED", float(2**70))
     with pytest.raises(SystemExit, match="GB of free disk"):
         check_space(tmp_path)
+
+
+def test_a_worker_ends_with_the_study_that_started_it(tmp_path):
+    # The study's place is taken by a shell that starts a watched process and dies.
+    watched = (
+        "import os, threading, time; from vtp_eqx.study.worker import _end_after;"
+        "threading.Thread(target=_end_after, args=[int(os.environ['STUDY'])]).start();"
+        "print(os.getpid(), flush=True); time.sleep(60)"
+    )
+    study = f'STUDY=$$ "{sys.executable}" -c "{watched}" & read -r'
+    shell = subprocess.Popen(
+        ["bash", "-c", study], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    worker = int(shell.stdout.readline())
+    shell.kill()
+    shell.wait()
+    for stream in (shell.stdin, shell.stdout):
+        stream.close()
+    for _ in range(100):
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    os.kill(worker, signal.SIGKILL)
+    pytest.fail("the worker went on alone")

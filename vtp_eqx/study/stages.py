@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
+from vtp_eqx.files import alone
 from vtp_eqx.models.arrays import latents_hash
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator
@@ -34,8 +35,11 @@ def run_point(point: Point, places: Places, report: Report) -> Result:
         return found
     report("data", 0, 1)
     data = load_dataset(point, places.data(point))
-    tokenizer = _tokenizer(point, places, data, report)
-    generator = _generator(point, places, tokenizer, data, report)
+    # Another study may be making the same: wait for it, and find what it made.
+    with alone(places.tokenizer(point)):
+        tokenizer = _tokenizer(point, places, data, report)
+    with alone(places.generator(point)):
+        generator = _generator(point, places, tokenizer, data, report)
     report("measuring", 0, 1)
     return measure(point, tokenizer, generator, data, places.point(point), report)
 
