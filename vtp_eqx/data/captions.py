@@ -5,7 +5,7 @@ largest id of all: the text tower reads its summary at the position of the large
 Bytes are the alphabet, so that no text is out of vocabulary.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import dataclasses
 from pathlib import Path
 import re
@@ -61,24 +61,15 @@ class CaptionTokenizer:
         Raises `ValueError` where a text does not fit into `context` tokens, unless
         `truncate`: then its last words go, and the end token stays.
         """
-        require(
-            context >= 2,
-            "A context must hold the start and the end token; "
-            f"got {context} tokens: enlarge it.",
-        )
         texts = [clean(text) for text in texts]
-        ids = np.zeros((len(texts), context), np.int32)
-        start, end = self.pieces.token_to_id(START), self.pieces.token_to_id(END)
-        for row, encoding in enumerate(self.pieces.encode_batch_fast(texts)):
-            words = encoding.ids
-            require(
-                truncate or len(words) + 2 <= context,
-                f"A caption must fit into {context} tokens; got {len(words) + 2} for "
-                f"{texts[row]!r}: enlarge `context`, or pass `truncate=True`.",
-            )
-            sequence = [start, *words[: context - 2], end]
-            ids[row, : len(sequence)] = sequence
-        return ids
+        return rows(
+            [encoding.ids for encoding in self.pieces.encode_batch_fast(texts)],
+            texts,
+            context,
+            start=self.pieces.token_to_id(START),
+            end=self.pieces.token_to_id(END),
+            truncate=truncate,
+        )
 
     def decode(self, ids: Int32[np.ndarray, "n context"]) -> list[str]:
         """The cleaned texts again."""
@@ -107,6 +98,37 @@ class CaptionTokenizer:
                 "write it again with `save`."
             ) from error
         return cls(pieces)
+
+
+def rows(
+    words: Sequence[Sequence[int]],
+    texts: Sequence[str],
+    context: int,
+    *,
+    start: int,
+    end: int,
+    truncate: bool,
+) -> Int32[np.ndarray, "n {context}"]:
+    """Start, words, end and zeros for each text, whose ids are `words`.
+
+    Raises `ValueError` where a text does not fit into `context` tokens, unless
+    `truncate`: then its last words go, and the end token stays.
+    """
+    require(
+        context >= 2,
+        "A context must hold the start and the end token; "
+        f"got {context} tokens: enlarge it.",
+    )
+    ids = np.zeros((len(texts), context), np.int32)
+    for row, (text, own) in enumerate(zip(texts, words, strict=True)):
+        require(
+            truncate or len(own) + 2 <= context,
+            f"A caption must fit into {context} tokens; got {len(own) + 2} for "
+            f"{text!r}: enlarge `context`, or pass `truncate=True`.",
+        )
+        sequence = [start, *own[: context - 2], end]
+        ids[row, : len(sequence)] = sequence
+    return ids
 
 
 def train_tokenizer(captions: Iterable[str], vocabulary: int) -> CaptionTokenizer:
