@@ -42,9 +42,9 @@ class CaptionTokenizer:
     def __post_init__(self):
         require(
             self.pieces.token_to_id(PAD) == 0
-            and self.pieces.token_to_id(START) is not None
+            and self.pieces.token_to_id(START) == self.vocabulary - 2
             and self.pieces.token_to_id(END) == self.vocabulary - 1,
-            f"A caption vocabulary begins with {PAD} and ends with {END}; got "
+            f"A caption vocabulary begins with {PAD} and ends with {START}, {END}; got "
             f"{self.vocabulary} tokens without that order: use `train_tokenizer`.",
         )
 
@@ -66,8 +66,7 @@ class CaptionTokenizer:
             [encoding.ids for encoding in self.pieces.encode_batch_fast(texts)],
             texts,
             context,
-            start=self.pieces.token_to_id(START),
-            end=self.pieces.token_to_id(END),
+            vocabulary=self.vocabulary,
             truncate=truncate,
         )
 
@@ -105,11 +104,12 @@ def rows(
     texts: Sequence[str],
     context: int,
     *,
-    start: int,
-    end: int,
+    vocabulary: int,
     truncate: bool,
 ) -> Int32[np.ndarray, "n {context}"]:
     """Start, words, end and zeros for each text, whose ids are `words`.
+
+    Start and end are the last two tokens of the vocabulary.
 
     Raises `ValueError` where a text does not fit into `context` tokens, unless
     `truncate`: then its last words go, and the end token stays.
@@ -126,7 +126,7 @@ def rows(
             f"A caption must fit into {context} tokens; got {len(own) + 2} for "
             f"{text!r}: enlarge `context`, or pass `truncate=True`.",
         )
-        sequence = [start, *own[: context - 2], end]
+        sequence = [vocabulary - 2, *own[: context - 2], vocabulary - 1]
         ids[row, : len(sequence)] = sequence
     return ids
 

@@ -17,6 +17,7 @@ from jaxtyping import Int32
 import numpy as np
 from tokenizers import decoders, models, pre_tokenizers, Regex, Tokenizer
 
+from vtp_eqx.config import require
 from vtp_eqx.data.captions import rows
 from vtp_eqx.data.clip_vocabulary import read_vocabulary
 
@@ -92,16 +93,14 @@ class ClipTokenizer:
             [encoding.ids for encoding in encodings],
             texts,
             context,
-            start=self.pieces.token_to_id(START),
-            end=self.pieces.token_to_id(END),
+            vocabulary=self.vocabulary,
             truncate=truncate,
         )
 
     def decode(self, ids: Int32[np.ndarray, "n context"]) -> list[str]:
         """The cleaned texts again, with a space between any two words."""
-        end = self.pieces.token_to_id(END)
         words = [
-            list(itertools.takewhile(lambda one: one != end, row[1:]))
+            list(itertools.takewhile(lambda one: one < self.vocabulary - 1, row[1:]))
             for row in ids.tolist()
         ]
         texts = self.pieces.decode_batch(words, skip_special_tokens=False)
@@ -123,7 +122,8 @@ def tokenizer_from_merges(merges: Sequence[tuple[str, str]]) -> ClipTokenizer:
 
     Tokens are written in GPT-2's alphabet of 256 letters, one a byte, and end in `</w>`
     where they end a word. Ids count the letters, the letters that end a word, the
-    merges, start and end.
+    merges, start and end. Raises `ValueError` where a merge joins unknown tokens, or
+    makes none that is new.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [
@@ -132,6 +132,11 @@ def tokenizer_from_merges(merges: Sequence[tuple[str, str]]) -> ClipTokenizer:
         *(first + second for first, second in merges),
     ]
     ids = {token: index for index, token in enumerate(tokens)}
+    require(
+        len(ids) == len(tokens) and ids.keys() >= set(itertools.chain(*merges)),
+        f"Each merge must join two known tokens to a new one; got {len(merges)} merges "
+        "of which some do not: take those that a trainer wrote, in its order.",
+    )
     pieces = Tokenizer(models.BPE(ids, list(merges), end_of_word_suffix=_WORD_END))
     pieces.pre_tokenizer = pre_tokenizers.ByteLevel(
         add_prefix_space=False, use_regex=False
