@@ -62,6 +62,11 @@ def test_a_folder_is_named_by_text_or_path(tokenizer, folder):
     assert eqx.tree_equal(load(str(folder)), tokenizer)
 
 
+def test_a_run_is_loaded_by_its_own_folder(tokenizer, folder):
+    (folder.parent / "config.json").write_text('{"tokenizer": {}}')
+    assert eqx.tree_equal(load(folder.parent), tokenizer)
+
+
 def test_a_loaded_tokenizer_encodes_the_same(tokenizer, folder):
     image = np.asarray(jr.uniform(jr.key(1), (32, 32, 3)))
     expected = tokenizer.encode(image)
@@ -98,7 +103,7 @@ def test_a_missing_file_is_named(folder, name):
 def test_a_truncated_file_is_refused(folder, name, share):
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ValueError, match="got a damaged one"):
+    with pytest.raises(ValueError, match=r"is whole; |begins with the length"):
         load(folder)
 
 
@@ -128,6 +133,8 @@ def test_tensors_that_do_not_fit_are_named(folder, spoil, message):
     [
         ({"unknown": 1}, r"got \['unknown'\]: .* the version that wrote them"),
         ({"patch_size": "large"}, "values of the types of a `TokenizerConfig`"),
+        ({"patch_size": 0}, "values of the types of a `TokenizerConfig`"),
+        ({"encoder": None}, "values of the types of a `TokenizerConfig`"),
     ],
 )
 def test_a_config_of_another_version_is_refused(folder, change, message):
@@ -139,14 +146,67 @@ def test_a_config_of_another_version_is_refused(folder, change, message):
         load(folder)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "vtp_eqx tokenizer 2"}, "reads the format"),
+        ({"config": None}, "values of the types of a `TokenizerConfig`"),
+        ({"origin": 3}, "values of the types of a `TokenizerConfig`"),
+        ({"weights_hash": ...}, r"\['weights_hash'\] are missing"),
+    ],
+)
+def test_a_description_of_something_else_is_refused(folder, change, message):
+    path = folder / "config.json"
+    description = json.loads(path.read_text()) | change
+    kept = {name: value for name, value in description.items() if value is not ...}
+    path.write_text(json.dumps(kept))
+    with pytest.raises(ValueError, match=message):
+        load(folder)
+
+
 def test_the_published_format_is_written_and_read(tokenizer, tmp_path):
     save_published(tokenizer, tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors"]
     assert eqx.tree_equal(load_published(tmp_path), tokenizer)
 
 
+def test_load_reads_the_published_format(tokenizer, tmp_path):
+    save_published(tokenizer, tmp_path)
+    weights = tmp_path / "model.safetensors"
+    assert eqx.tree_equal(load(tmp_path), tokenizer)
+    assert eqx.tree_equal(load(weights), tokenizer)
+    tensors, shards = load_file(weights), {}
+    for i, name in enumerate(sorted(tensors)):
+        shards.setdefault(f"model-{i % 2}.safetensors", {})[name] = tensors[name]
+    where = {name: file for file, part in shards.items() for name in part}
+    for file, part in shards.items():
+        save_file(part, tmp_path / file)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": where}))
+    weights.unlink()
+    assert eqx.tree_equal(load(tmp_path), tokenizer)
+    assert eqx.tree_equal(load(index), tokenizer)
+
+
+def test_a_published_origin_survives_our_format(tokenizer, tmp_path):
+    save_published(tokenizer, tmp_path / "published")
+    path = tmp_path / "published" / "config.json"
+    settings = json.loads(path.read_text()) | {"architectures": ["VTPModel"]}
+    path.write_text(json.dumps(settings))
+    save(load(tmp_path / "published"), tmp_path / "ours")
+    save_published(load(tmp_path / "ours"), tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text()) == settings
+
+
+def test_a_wrong_path_is_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"got no config\.json in"):
+        load(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match=r"got no config\.json in"):
+        load(str(tmp_path))
+
+
 def test_the_two_formats_are_not_mixed_up(tokenizer, folder, tmp_path):
     save_published(tokenizer, tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "tokenizer.safetensors")
-    with pytest.raises(ValueError, match="use `load_published`"):
+    with pytest.raises(FileNotFoundError, match=r"got no model\.safetensors in"):
         load(tmp_path)

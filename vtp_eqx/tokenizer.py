@@ -4,13 +4,11 @@
     latents = jax.vmap(tokenizer.encode)(images)
 
 A saved tokenizer is a folder of two files: `config.json` (its shape and the hashes of
-its arrays) and `tokenizer.safetensors` (its arrays by path). `load_published` and
-`save_published` read and write the layout of the released PyTorch checkpoints.
+its arrays) and `tokenizer.safetensors` (its arrays by path). `load` reads released
+PyTorch checkpoints as well, and `save_published` writes them.
 """
 
-from collections.abc import Mapping
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,9 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
-from vtp_eqx.config import require, tokenizer_from_dict, TokenizerConfig
-from vtp_eqx.files import replacing
+from vtp_eqx.config import require, tokenizer_from_dict
+from vtp_eqx.hub import download, is_hub_name
 from vtp_eqx.interop import tokenizer_from_published, tokenizer_to_published
 from vtp_eqx.models.arrays import (
     check_arrays,
@@ -32,12 +28,22 @@ from vtp_eqx.models.arrays import (
     weights_hash as weights_hash,
 )
 from vtp_eqx.models.tokenizer import Tokenizer as Tokenizer
+from vtp_eqx.tensor_files import (
+    as_float32,
+    CONFIG_FILE,
+    PUBLISHED_INDEX,
+    PUBLISHED_WEIGHTS,
+    published_weights,
+    read_object,
+    read_tensors,
+    write_model,
+)
 
 
 FORMAT = "vtp_eqx tokenizer 1"
-CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "tokenizer.safetensors"
-PUBLISHED_WEIGHTS_FILE = "model.safetensors"
+RUN_FOLDER = "tokenizer"  # where a run keeps what it saves
+_WEIGHTS = (WEIGHTS_FILE, PUBLISHED_WEIGHTS, PUBLISHED_INDEX)
 
 
 def save(tokenizer: Tokenizer, folder: Path | str) -> None:
@@ -52,29 +58,72 @@ def save(tokenizer: Tokenizer, folder: Path | str) -> None:
         "weights_hash": weights_hash(tokenizer),
         "latents_hash": latents_hash(tokenizer),
     }
+    if tokenizer.origin:
+        description["origin"] = tokenizer.origin
     arrays = {name: np.asarray(a) for name, a in named_arrays(tokenizer).items()}
-    _write(Path(folder), WEIGHTS_FILE, arrays, description)
+    write_model(Path(folder), WEIGHTS_FILE, arrays, description)
 
 
-def load(folder: Path | str) -> Tokenizer:
-    """The tokenizer that `save` wrote to a folder, equal to the last bit.
+def load(where: Path | str) -> Tokenizer:
+    """The tokenizer in a folder or file, or on the Hugging Face hub.
 
-    A file that is missing is a `FileNotFoundError`. A file that is cut short, a tensor
-    too many, too few or of another shape, and two files of different saves are a
-    `ValueError`.
+    `where` is a folder of `save`, equal to the last bit; a run's folder, which has one
+    inside; a folder or file in the published layout; or a name on the hub, such as
+    "MiniMaxAI/VTP-Large-f16d64", for which the extra `hub` must be installed.
+
+    A file that is missing is a `FileNotFoundError`. A file that is cut short or broken,
+    a tensor too many, too few, of another shape or no floats, a setting that this
+    library does not have, and two files of different saves are a `ValueError`.
     """
-    description, tensors = _read(Path(folder), WEIGHTS_FILE)
-    require(
-        description.get("format") == FORMAT,
-        f"`load` reads the format {FORMAT!r}; got {description.get('format')!r} in "
-        f"{folder}: use `load_published` for a released checkpoint.",
+    path = Path(where)
+    if isinstance(where, str) and not path.exists() and is_hub_name(where):
+        path = download(where)
+    inside = path / RUN_FOLDER
+    if inside.is_dir() and not any((path / name).exists() for name in _WEIGHTS):
+        path = inside
+    folder = path.parent if path.is_file() else path
+    description = read_object(folder / CONFIG_FILE)
+    if "format" in description:
+        weights = path if path.is_file() else folder / WEIGHTS_FILE
+        return _saved(description, read_tensors(weights), folder)
+    weights = path if path.is_file() else published_weights(folder)
+    return tokenizer_from_published(read_tensors(weights), description)
+
+
+def load_published(folder: Path | str) -> Tokenizer:
+    """The tokenizer of a released checkpoint, in a folder with `config.json`."""
+    description = read_object(Path(folder) / CONFIG_FILE)
+    return tokenizer_from_published(
+        read_tensors(published_weights(Path(folder))), description
     )
-    config = _config(description["config"], Path(folder))
-    skeleton = eqx.filter_eval_shape(Tokenizer, config, key=jr.key(0))
+
+
+def save_published(tokenizer: Tokenizer, folder: Path | str) -> None:
+    """Writes a tokenizer as a released checkpoint, for the published PyTorch code."""
+    tensors, config = tokenizer_to_published(tokenizer)
+    write_model(Path(folder), PUBLISHED_WEIGHTS, tensors, config)
+
+
+def _saved(
+    description: dict[str, Any], tensors: dict[str, Any], folder: Path
+) -> Tokenizer:
+    require(
+        description["format"] == FORMAT,
+        f"`load` reads the format {FORMAT!r}; got {description['format']!r} in "
+        f"{folder}: use the version that saved it.",
+    )
+    missing = sorted({"config", "weights_hash", "latents_hash"} - description.keys())
+    require(
+        not missing,
+        f"{CONFIG_FILE} of a saved tokenizer has a config and two hashes; {missing} "
+        f"are missing in {folder}: save the tokenizer again.",
+    )
+    skeleton = _skeleton(description, folder)
     names = named_arrays(skeleton)
     check_arrays(tensors, names)
     tokenizer = jax.tree.unflatten(
-        jax.tree.structure(skeleton), [jnp.asarray(tensors[name]) for name in names]
+        jax.tree.structure(skeleton),
+        [jnp.asarray(as_float32(tensors[name], name)) for name in names],
     )
     for name, digest in (
         ("weights_hash", weights_hash(tokenizer)),
@@ -89,58 +138,13 @@ def load(folder: Path | str) -> Tokenizer:
     return tokenizer
 
 
-def load_published(folder: Path | str) -> Tokenizer:
-    """The tokenizer of a released checkpoint: `config.json`, `model.safetensors`."""
-    config, tensors = _read(Path(folder), PUBLISHED_WEIGHTS_FILE)
-    return tokenizer_from_published(tensors, config)
-
-
-def save_published(tokenizer: Tokenizer, folder: Path | str) -> None:
-    """Writes a tokenizer as a released checkpoint, for the published PyTorch code."""
-    tensors, config = tokenizer_to_published(tokenizer)
-    _write(Path(folder), PUBLISHED_WEIGHTS_FILE, tensors, config)
-
-
-def _config(fields: dict[str, Any], folder: Path) -> TokenizerConfig:
+def _skeleton(description: dict[str, Any], folder: Path) -> Tokenizer:
+    origin = description.get("origin", "")
     try:
-        return tokenizer_from_dict(fields)
-    except TypeError as error:
+        config = tokenizer_from_dict(description["config"])
+        return eqx.filter_eval_shape(Tokenizer, config, origin=origin, key=jr.key(0))
+    except (TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(
             f"{CONFIG_FILE} of {folder} has values of the types of a "
             "`TokenizerConfig`; got others: load it with the version that saved it."
         ) from error
-
-
-def _read(
-    folder: Path, weights_file: str
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    for name in (CONFIG_FILE, weights_file):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"A saved tokenizer has the files {CONFIG_FILE} and {weights_file}; "
-                f"got no {name} in {folder}: check the path."
-            )
-    try:
-        description = json.loads((folder / CONFIG_FILE).read_text())
-        return description, load_file(folder / weights_file)
-    except (json.JSONDecodeError, SafetensorError) as error:
-        raise ValueError(
-            f"The files of a saved tokenizer are whole; got a damaged one in {folder} "
-            f"({error}): copy or save it again."
-        ) from error
-
-
-def _write(
-    folder: Path,
-    weights_file: str,
-    tensors: Mapping[str, np.ndarray],
-    description: dict[str, Any],
-) -> None:
-    # Contiguous, because safetensors writes the buffer of a view as it lies.
-    whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    with (
-        replacing(folder / CONFIG_FILE) as config,
-        replacing(folder / weights_file) as weights,
-    ):
-        save_file(whole, weights, {"format": "pt"})
-        config.write_text(json.dumps(description, indent=1, sort_keys=True))

@@ -51,6 +51,15 @@ def test_whole_numbers_are_taken_for_real_ones():
         ({"text_pool_type": "last"}, r"`text_pool_type` is one of \['argmax'\]"),
         ({"vision_ffn_layer": "swiglu64"}, "got 'swiglu64'"),
         ({"train_reconstruction": False}, "`train_reconstruction` is one of"),
+        ({"model_type": "dinov2"}, "`model_type` 'vtp'; got 'dinov2'"),
+        ({"vision_depth": "12"}, "`vision_depth` is a positive whole number"),
+        ({"vision_depth": True}, "`vision_depth` is a positive whole number"),
+        ({"vision_num_heads": 0}, "`vision_num_heads` is a positive whole number"),
+        ({"image_size": 256.0}, "`image_size` is a positive whole number"),
+        ({"text_mlp_ratio": None}, "`text_mlp_ratio` is a positive number"),
+        ({"init_logit_bias": float("nan")}, "`init_logit_bias` is a number or null"),
+        ({"train_clip": "yes"}, "`train_clip` is true or false"),
+        ({"vision_norm_layer": ["rmsnorm"]}, "`vision_norm_layer` is a text"),
     ],
 )
 def test_published_settings_that_we_lack_are_named(setting, message):

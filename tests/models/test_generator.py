@@ -10,7 +10,13 @@ import pytest
 
 from vtp_eqx.config import DiTConfig, SamplerConfig
 from vtp_eqx.models.dit import DiT
-from vtp_eqx.models.generator import Generator, guided_velocity
+from vtp_eqx.models.generator import (
+    Generator,
+    guided_velocity,
+    load_generator,
+    save_generator,
+)
+from vtp_eqx.models.weights import save_weights
 
 
 LABELS = jnp.array([0, 3], jnp.int32)
@@ -44,3 +50,18 @@ def test_other_statistics_are_refused(generator, getkey):
 def test_labels_that_do_not_exist_are_refused(generator, label):
     with pytest.raises(ValueError, match="Labels are 0 to 3, and 4 for any class"):
         guided_velocity(generator.dit, jnp.array([label]), SAMPLER)
+
+
+def test_a_saved_generator_is_loaded_to_the_last_bit(generator, tmp_path):
+    path = tmp_path / "generator.safetensors"
+    save_generator(generator, path)
+    assert eqx.tree_equal(load_generator(path), generator)
+
+
+def test_another_file_is_no_generator(generator, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_weights(generator.dit, path, {"latents": "abc"})
+    with pytest.raises(ValueError, match=r"got \['latents'\] in"):
+        load_generator(path)
+    with pytest.raises(FileNotFoundError, match=r"got no none\.safetensors"):
+        load_generator(tmp_path / "none.safetensors")

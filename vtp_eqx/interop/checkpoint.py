@@ -1,12 +1,14 @@
 """Published state dicts to tokenizers and back."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
+import ml_dtypes
 import numpy as np
 
 from vtp_eqx.config import require, TokenizerConfig
@@ -15,18 +17,27 @@ from vtp_eqx.interop.settings import config_from_published, config_to_published
 from vtp_eqx.models.arrays import check_arrays, STATISTICS
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.nn.rope import axial_periods, Precision
+from vtp_eqx.origin import origin_of, read_origin
+from vtp_eqx.tensor_files import as_float32
+
+
+# Of the latents' statistics, until they are measured.
+_STARTS = dict(zip(STATISTICS, (0.0, 1.0), strict=True))
 
 
 def tokenizer_from_published(tensors: Tensors, config: dict[str, Any]) -> Tokenizer:
     """The tokenizer that a published state dict and its `config.json` describe.
 
     Weights become float32, and the rotary precision is that of the stored periods. A
-    `ValueError` names the tensors that are missing, unknown or of another shape, and
-    settings that this library does not have.
+    `ValueError` names the tensors that are missing, unknown, of another shape or no
+    floats, and settings that this library does not have.
     """
-    shape = config_from_published(config)
+    statistics = {name: config[name] for name in STATISTICS if name in config}
+    settings = {name: config[name] for name in config.keys() - statistics.keys()}
+    shape = config_from_published(settings)
     shape = dataclasses.replace(shape, rope=_stored_precision(tensors, shape))
-    skeleton = eqx.filter_eval_shape(Tokenizer, shape, key=jr.key(0))
+    make = functools.partial(eqx.filter_eval_shape, Tokenizer, shape, key=jr.key(0))
+    skeleton = make()
     weights = eqx.filter_eval_shape(_weights, skeleton)
     check_arrays(tensors, {**weights, **_periods(shape)})
     _check_periods(tensors, shape)
@@ -34,29 +45,60 @@ def tokenizer_from_published(tensors: Tensors, config: dict[str, Any]) -> Tokeni
     arrays = {
         row.path: row.read(tensors, shape.patch_size) for row in rows(skeleton, shape)
     }
-    for name, start in zip(STATISTICS, (0.0, 1.0), strict=True):
-        values = config.get(name, [start] * shape.latent_width)
-        arrays[name] = jnp.asarray(values, jnp.float32)
+    for name, start in _STARTS.items():
+        values = statistics.get(name, [start] * shape.latent_width)
+        arrays[name] = _statistic(name, values, shape.latent_width)
     if shape.text is None:  # then the layout has no scale either: ours is as it starts
         for name in ("logit_scale", "logit_bias"):
             if at(shape, name) is not None:
                 arrays[name] = jnp.asarray(at(shape, name), jnp.float32)
+    origin = origin_of(settings, config_to_published(shape), tensors, _periods(shape))
     return eqx.tree_at(
-        lambda tree: [at(tree, path) for path in arrays], skeleton, [*arrays.values()]
+        lambda tree: [at(tree, path) for path in arrays],
+        make(origin=origin),
+        [*arrays.values()],
     )
 
 
 def tokenizer_to_published(tokenizer: Tokenizer) -> tuple[Tensors, dict[str, Any]]:
     """The state dict and config that `tokenizer_from_published` takes.
 
-    The published layout does not know the statistics of the latents: they travel in
-    the config, under our names. What it cannot say is a `ValueError`.
+    What was published comes back as it was: every tensor to the last bit, every setting
+    of the config, those that mean nothing here included. The layout does not know the
+    statistics of the latents: where they were measured, they travel in the config,
+    under our names. What it cannot say is a `ValueError`.
+
+    The published code rounds rotary positions to bfloat16 whatever it loads: only a
+    tokenizer with `rope = "bfloat16"` computes the same there.
     """
-    config = config_to_published(tokenizer.config)
-    for name in STATISTICS:
-        config[name] = np.asarray(getattr(tokenizer, name)).tolist()
+    origin = read_origin(tokenizer.origin)
+    settings, periods = (
+        config_to_published(tokenizer.config),
+        _periods(tokenizer.config),
+    )
+    was = config_from_published(origin.settings or settings)
+    if dataclasses.replace(was, rope=tokenizer.config.rope) == tokenizer.config:
+        settings = origin.settings or settings
+        periods |= origin.constants
+    else:
+        settings = {**origin.settings, **settings}
+    measured = {name: np.asarray(getattr(tokenizer, name)) for name in STATISTICS}
+    if any((measured[name] != start).any() for name, start in _STARTS.items()):
+        settings = settings | {name: a.tolist() for name, a in measured.items()}
     weights = {name: np.asarray(array) for name, array in _weights(tokenizer).items()}
-    return {**weights, **_periods(tokenizer.config)}, config
+    return {**weights, **periods}, settings
+
+
+def _statistic(name: str, values: Any, width: int) -> Float[Array, " channels"]:
+    is_list = isinstance(values, list) and all(
+        type(value) in (int, float) for value in values
+    )
+    require(
+        is_list and len(values) == width and bool(np.isfinite(values).all()),
+        f"`{name}` is one finite number for each of {width} channels; got "
+        f"{str(values)[:60]}: measure the latents again.",
+    )
+    return jnp.asarray(values, jnp.float32)
 
 
 def _weights(tokenizer: Tokenizer) -> dict[str, Float[Array, "..."]]:
@@ -85,21 +127,27 @@ def _stored_precision(tensors: Tensors, config: TokenizerConfig) -> Precision:
     for name, exact in _periods(dataclasses.replace(config, rope="float32")).items():
         # By value, for a file of bfloat16 periods may have been saved as float32.
         stored = tensors.get(name)
-        if stored is None or stored.dtype != np.float32 or not _same(stored, exact):
+        if stored is None or stored.dtype == ml_dtypes.bfloat16:
+            return "bfloat16"
+        if not _same(stored, exact):
             return "bfloat16"
     return "float32"
 
 
 def _check_periods(tensors: Tensors, config: TokenizerConfig) -> None:
     for name, periods in _periods(config).items():
+        stored = as_float32(tensors[name], name)
         require(
             _same(tensors[name], periods),
-            f"`{name}` holds powers of 100, as in every published model; got "
-            f"{tensors[name].astype(np.float32)}: this checkpoint cannot be read.",
+            f"`{name}` holds powers of 100, as in every published model; got {stored}: "
+            "this checkpoint cannot be read.",
         )
 
 
 def _same(stored: np.ndarray, expected: np.ndarray) -> bool:
+    """Whether `stored` is `expected`, rounded to its own type if that is shorter."""
+    if stored.dtype == np.float16:
+        expected = expected.astype(np.float16)
     stored, expected = stored.astype(np.float32), expected.astype(np.float32)
     # Powers differ between libraries in their last bits.
     return stored.shape == expected.shape and np.allclose(stored, expected, rtol=1e-6)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PyTree
 import numpy as np
 
 from vtp_eqx.config import TokenizerConfig
+from vtp_eqx.tensor_files import as_float32
 
 
 Tensors = dict[str, np.ndarray]
@@ -117,7 +118,7 @@ class Row:
         """Our array in float32, out of the published tensors."""
         ours, published = _LAYOUTS.get(self.name, _SAME)
         arrays = [
-            _relaid(np.asarray(tensors[name], np.float32), published, ours, patch_size)
+            _relaid(as_float32(tensors[name], name), published, ours, patch_size)
             for name in self.published_names()
         ]
         return jnp.asarray(arrays[0] if self.depth is None else np.stack(arrays))

@@ -1,5 +1,6 @@
 """Published `config.json` settings to our config and back."""
 
+import math
 from typing import Any
 
 from vtp_eqx.config import (
@@ -44,6 +45,13 @@ _SETTINGS = {
     )
 }
 _TRANSLATED = ("text_no_causal_mask", "train_clip", "vision_bottleneck_ae_only")
+_MAY_BE_NULL = (
+    "decoder_init_values",
+    "init_logit_bias",
+    "init_logit_scale",
+    "text_ls_init_value",
+    "vision_init_values",
+)
 _REAL_FIELDS = ("logit_scale", "logit_bias", "mlp_ratio", "layer_scale")
 # The values of published settings that this library has.
 _CHOICES = {
@@ -72,6 +80,12 @@ def config_from_published(config: dict[str, Any]) -> TokenizerConfig:
     names a setting, or the value of one, that this library does not have.
     """
     known = {*_SETTINGS, *_TRANSLATED, *_CHOICES}
+    kind = config.get("model_type", "vtp")
+    require(
+        kind == "vtp",
+        f"A published tokenizer has the `model_type` 'vtp'; got {kind!r}: this is the "
+        "config of another model.",
+    )
     unknown = sorted(
         name for name in config if name.startswith(_PREFIXES) and name not in known
     )
@@ -80,7 +94,10 @@ def config_from_published(config: dict[str, Any]) -> TokenizerConfig:
         f"Settings of a published model are known ones; got also {unknown}: remove "
         "them where they change nothing.",
     )
-    config = {**config_to_published(VTP_B), **config}
+    defaults = config_to_published(VTP_B)
+    for name in defaults.keys() & config.keys():
+        _check_kind(name, config[name], defaults[name])
+    config = {**defaults, **config}
     for name, choices in _CHOICES.items():
         require(
             config[name] in choices,
@@ -142,3 +159,24 @@ def config_to_published(config: TokenizerConfig) -> dict[str, Any]:
         "train_clip": contrast,
         "vision_bottleneck_ae_only": config.heads_on == "full",
     }
+
+
+def _check_kind(name: str, value: Any, default: Any) -> None:
+    if name in _MAY_BE_NULL:
+        kind, fits = "a number or null", value is None or _is_real(value)
+    elif isinstance(default, bool):
+        kind, fits = "true or false", isinstance(value, bool)
+    elif isinstance(default, str):
+        kind, fits = "a text", isinstance(value, str)
+    elif isinstance(default, float):
+        kind, fits = "a positive number", _is_real(value) and value > 0
+    else:
+        kind = "a positive whole number" if default else "a whole number"
+        fits = type(value) is int and value >= min(default, 1)
+    require(
+        fits, f"The published setting `{name}` is {kind}; got {value!r}: correct it."
+    )
+
+
+def _is_real(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)

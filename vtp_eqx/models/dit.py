@@ -101,8 +101,11 @@ class DiT(eqx.Module):
     modulation: Linear
     to_velocity: Linear
     config: DiTConfig = eqx.field(static=True)
+    # What a published checkpoint said beyond this model (`vtp_eqx.origin`); no number
+    # depends on it.
+    origin: str = eqx.field(static=True)
 
-    def __init__(self, config: DiTConfig, *, key: PRNGKeyArray):
+    def __init__(self, config: DiTConfig, *, origin: str = "", key: PRNGKeyArray):
         """The last layer starts at zero, so a new model's velocity is zero."""
         width, head_width = config.width, config.width // config.num_heads
         require(
@@ -125,6 +128,7 @@ class DiT(eqx.Module):
         self.modulation = _zero_linear(width, 2 * width)
         self.to_velocity = _zero_linear(width, numbers)
         self.config = config
+        self.origin = origin
 
     def __call__(
         self,

@@ -1,5 +1,8 @@
 """A trained diffusion transformer, bound to the latent statistics it was trained on."""
 
+import json
+from pathlib import Path
+
 import equinox as eqx
 from jax.core import Tracer
 import jax.numpy as jnp
@@ -7,9 +10,11 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 import numpy as np
 
-from vtp_eqx.config import require, SamplerConfig
+from vtp_eqx.config import as_json, DiTConfig, from_dict, require, SamplerConfig
 from vtp_eqx.flow import euler, guided, heun, sample, time_grid, Velocity
 from vtp_eqx.models.dit import DiT
+from vtp_eqx.models.weights import load_weights, read_notes, save_weights
+from vtp_eqx.tensor_files import require_file
 
 
 SOLVERS = {"euler": euler, "heun": heun}
@@ -50,6 +55,32 @@ class Generator(eqx.Module):
         velocity = guided_velocity(self.dit, labels, sampler)
         times = time_grid(sampler.num_steps, sampler.time_shift)
         return sample(velocity, noise, times, SOLVERS[sampler.solver])
+
+
+def save_generator(generator: Generator, path: Path) -> None:
+    """Writes a generator as one safetensors file, its config in the header."""
+    dit = generator.dit
+    notes = {"config": as_json(dit.config), "latents": generator.latents_hash}
+    save_weights(dit, path, notes | ({"origin": dit.origin} if dit.origin else {}))
+
+
+def load_generator(path: Path) -> Generator:
+    """The generator that `save_generator` wrote, equal to the last bit.
+
+    A missing file is a `FileNotFoundError`. A file that is cut short, and one of
+    something else, are a `ValueError`.
+    """
+    require_file(path)
+    notes = read_notes(path)
+    require(
+        {"config", "latents"} <= notes.keys(),
+        "A saved generator has notes on its config and its latents; got "
+        f"{sorted(notes)} in {path}: it is something else, or older than this version.",
+    )
+    config = from_dict(DiTConfig, json.loads(notes["config"]))
+    origin = notes.get("origin", "")
+    skeleton = eqx.filter_eval_shape(DiT, config, origin=origin, key=jr.key(0))
+    return Generator(load_weights(skeleton, path), notes["latents"])
 
 
 def guided_velocity(

@@ -46,8 +46,11 @@ class Tokenizer(eqx.Module):
     latent_mean: Float[Array, " channels"]
     latent_std: Float[Array, " channels"]
     config: TokenizerConfig = eqx.field(static=True)
+    # What a published checkpoint said beyond this model (`vtp_eqx.origin`); no number
+    # depends on it.
+    origin: str = eqx.field(static=True)
 
-    def __init__(self, config: TokenizerConfig, *, key: PRNGKeyArray):
+    def __init__(self, config: TokenizerConfig, *, origin: str = "", key: PRNGKeyArray):
         encoder_key, narrow_key, decoder_key, text_key, project_key = jr.split(key, 5)
         patch_size, latent_width = config.patch_size, config.latent_width
         self.encoder = Encoder(config.encoder, patch_size, config.rope, key=encoder_key)
@@ -76,6 +79,7 @@ class Tokenizer(eqx.Module):
         self.latent_mean = jnp.zeros(latent_width, jnp.float32)
         self.latent_std = jnp.ones(latent_width, jnp.float32)
         self.config = config
+        self.origin = origin
 
     def encode(self, image: AnyArray) -> Float[Array, "rows columns channels"]:
         """The raw latents of an image."""

@@ -7,11 +7,11 @@ from typing import TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from safetensors import safe_open, SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from vtp_eqx.files import replacing
 from vtp_eqx.models.arrays import check_arrays, named_arrays
+from vtp_eqx.tensor_files import read_notes as read_notes, read_tensors
 
 
 Model = TypeVar("Model", bound=eqx.Module)
@@ -36,22 +36,10 @@ def load_weights(skeleton: Model, path: Path) -> Model:
     A missing file is a `FileNotFoundError`. A file that is cut short, and a tensor too
     many, too few or of another shape, are a `ValueError`.
     """
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(
-            f"Weights must be a whole safetensors file; got {path} ({error}): copy it "
-            "again, or delete it to have it made anew."
-        ) from error
+    tensors = read_tensors(path)
     is_array = lambda leaf: eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
     arrays, rest = eqx.partition(skeleton, is_array)
     names = named_arrays(arrays)
     check_arrays(tensors, names)
     leaves = [jnp.asarray(tensors[name]) for name in names]
     return eqx.combine(jax.tree.unflatten(jax.tree.structure(arrays), leaves), rest)
-
-
-def read_notes(path: Path) -> dict[str, str]:
-    """The notes that `save_weights` wrote into a file."""
-    with safe_open(path, framework="numpy") as file:
-        return file.metadata() or {}

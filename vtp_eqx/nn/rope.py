@@ -82,7 +82,8 @@ def axial_table(
 def axial_periods(head_width: int, precision: Precision) -> Float[np.ndarray, " few"]:
     """The periods `100 ** (4i / d)` of `axial_table`, rounded to `precision`."""
     exponents = np.arange(head_width // 4, dtype=np.float32) / (head_width / 4)
-    periods = np.power(np.float32(100), exponents)
+    # The nearest float32 of each power, as published; a power of float32s is not.
+    periods = np.power(100.0, exponents.astype(np.float64)).astype(np.float32)
     return periods if precision == "float32" else periods.astype(ml_dtypes.bfloat16)
 
 

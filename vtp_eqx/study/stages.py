@@ -7,15 +7,12 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 
 from vtp_eqx.files import alone
 from vtp_eqx.models.arrays import latents_hash
-from vtp_eqx.models.dit import DiT
-from vtp_eqx.models.generator import Generator
+from vtp_eqx.models.generator import Generator, load_generator, save_generator
 from vtp_eqx.models.tokenizer import Tokenizer
-from vtp_eqx.models.weights import load_weights, read_notes, save_weights
 from vtp_eqx.study.dataset import Dataset, load_dataset
 from vtp_eqx.study.encoding import encode_all
 from vtp_eqx.study.measure import measure, Result
@@ -75,9 +72,8 @@ def _generator(
     folder = places.generator(point)
     saved = folder / "generator.safetensors"
     if saved.exists():
-        template = eqx.filter_eval_shape(DiT, point.generate.dit, key=jr.key(0))
         # Bound to what it was trained on, not to what it is found beside.
-        return Generator(load_weights(template, saved), read_notes(saved)["latents"])
+        return load_generator(saved)
     report("latents", 0, 1)
     latents = np.asarray(
         tokenizer.normalize_latents(
@@ -90,5 +86,5 @@ def _generator(
         progress=lambda done, total, metrics: report("generator", done, total),
     )  # fmt: skip
     generator = Generator(dit, latents_hash(tokenizer))
-    save_weights(dit, saved, {"latents": generator.latents_hash})
+    save_generator(generator, saved)
     return generator

@@ -1,10 +1,6 @@
-"""Published LightningDiT state dicts <-> `DiT`, by one table of names.
+"""Published LightningDiT state dicts to models and back: the table of names."""
 
-The published layout (hustvl/LightningDiT) has one tensor a block, convolutional patches
-and fixed positions as tensors. Here blocks are stacked, patches are a matrix, and
-positions are a formula: read in, they are compared with it.
-"""
-
+import dataclasses
 from operator import attrgetter
 from typing import Any
 
@@ -12,12 +8,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
+import ml_dtypes
 import numpy as np
 
 from vtp_eqx.config import DiTConfig, require
+from vtp_eqx.interop_dit.settings import config_from_published, config_to_published
+from vtp_eqx.models.arrays import check_arrays
 from vtp_eqx.models.dit import DiT, sincos_table
 from vtp_eqx.nn.rope import integer_table
+from vtp_eqx.origin import origin_of, read_origin
+from vtp_eqx.tensor_files import as_float32
 
+
+Tensors = dict[str, np.ndarray]
 
 # Published module -> ours; two of ours are rows of one published matrix.
 MODULES = {
@@ -45,34 +48,28 @@ MLP = {"mlp.fc1": ("feed_forward.up",), "mlp.fc2": ("feed_forward.out",)}
 LABELS = "y_embedder.embedding_table.weight"
 PATCHES = "x_embedder.proj.weight"
 
-# Published config key -> field of `DiTConfig`.
-FIELDS = {
-    "hidden_size": "width",
-    "depth": "depth",
-    "num_heads": "num_heads",
-    "in_channels": "latent_width",
-    "input_size": "latent_size",
-    "patch_size": "patch_size",
-    "num_classes": "num_classes",
-    "use_qknorm": "qk_norm",
-    "use_rmsnorm": "rmsnorm",
-    "use_rope": "rope",
-    "use_swiglu": "swiglu",
-}
 POSITION_TOLERANCE = 1e-4
+# What wrappers for several devices and for compilation put before every name.
+WRAPPERS = ("module.", "_orig_mod.")
 
 
-def dit_from_published(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> DiT:
+def dit_from_published(tensors: Tensors, config: dict[str, Any]) -> DiT:
     """The model of a published state dict and its configuration keys.
 
-    Keys of `config` that say how to train or sample are not read. A tensor too many,
-    too few or of a wrong shape is a `ValueError` that names it.
+    Keys of `config` that say how to train or sample are kept for the way back. A tensor
+    too many, too few, of a wrong shape or no floats is a `ValueError` that names it.
     """
     ours = config_from_published(config)
+    tensors = {_unwrapped(name): tensor for name, tensor in tensors.items()}
     empty = eqx.filter_eval_shape(lambda key: DiT(ours, key=key), jax.random.key(0))
     _check_names(tensors, empty)
     _check_positions(tensors, ours)
-    tensors = {name: np.asarray(tensor, np.float32) for name, tensor in tensors.items()}
+    positions = _positions(ours)
+    origin = origin_of(config, config_to_published(ours), tensors, positions)
+    empty = eqx.filter_eval_shape(
+        lambda key: DiT(ours, origin=origin, key=key), jax.random.key(0)
+    )
+    tensors = {name: as_float32(tensor, name) for name, tensor in tensors.items()}
     tensors[PATCHES] = _as_matrix(tensors[PATCHES])
 
     paths, values = [], []
@@ -92,25 +89,23 @@ def dit_from_published(tensors: dict[str, np.ndarray], config: dict[str, Any]) -
     )
 
 
-def dit_to_published(dit: DiT) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The published state dict of a model, and its configuration keys."""
-    config = {name: getattr(dit.config, field) for name, field in FIELDS.items()}
-    config["wo_shift"] = not dit.config.shift
+def dit_to_published(dit: DiT) -> tuple[Tensors, dict[str, Any]]:
+    """The published state dict of a model, and its configuration keys.
+
+    What was published comes back as it was, to the last bit of its positions.
+    """
+    origin = read_origin(dit.origin)
+    config, positions = config_to_published(dit.config), _positions(dit.config)
+    was = config_from_published(origin.settings or config)
+    if dataclasses.replace(was, remat=dit.config.remat) == dit.config:
+        config, positions = (
+            origin.settings or config,
+            {**positions, **origin.constants},
+        )
+    else:
+        config = {**origin.settings, **config}
     tensors = {name: np.asarray(tensor) for name, tensor in _tensors(dit).items()}
-    return {**tensors, **_positions(dit.config)}, config
-
-
-def config_from_published(config: dict[str, Any]) -> DiTConfig:
-    """The shape that published configuration keys describe."""
-    missing = sorted({*FIELDS, "wo_shift"} - config.keys())
-    require(not missing, f"A published config has every shape key; missing: {missing}.")
-    require(
-        not config.get("learn_sigma", False),
-        "A flow model predicts a velocity and no variance; got `learn_sigma` true: "
-        "use a checkpoint without it.",
-    )
-    fields = {field: config[name] for name, field in FIELDS.items()}
-    return DiTConfig(**fields, shift=not config["wo_shift"])
+    return {**tensors, **positions}, config
 
 
 def _table(dit: DiT) -> dict[str, list[str]]:
@@ -143,7 +138,7 @@ def _tensors(dit: DiT) -> dict[str, Array]:
     return tensors
 
 
-def _positions(config: DiTConfig) -> dict[str, np.ndarray]:
+def _positions(config: DiTConfig) -> Tensors:
     grid = config.latent_size // config.patch_size
     tensors = {"pos_embed": sincos_table(grid, config.width)[None]}
     if config.rope:
@@ -163,37 +158,26 @@ def _as_convolution(weight: Array, patch_size: int) -> Array:
     return weight.reshape(shape).transpose(0, 3, 1, 2)
 
 
-def _check_names(tensors: dict[str, np.ndarray], empty: DiT) -> None:
-    expected = {
-        name: tensor.shape
-        for name, tensor in (
-            eqx.filter_eval_shape(_tensors, empty) | _positions(empty.config)
-        ).items()
-    }
-    missing = sorted(expected.keys() - tensors.keys())
-    unknown = sorted(tensors.keys() - expected.keys())
-    require(
-        not missing and not unknown,
-        "A state dict has exactly the tensors of its config; "
-        f"missing: {missing}, unknown: {unknown}: check the config's switches.",
-    )
-    wrong = [
-        f"{name} {tensors[name].shape} for {shape}"
-        for name, shape in expected.items()
-        if tensors[name].shape != shape
-    ]
-    require(
-        not wrong,
-        f"Tensors have the shapes of their config; got {'; '.join(wrong)}: "
-        "check the config's sizes.",
-    )
+def _check_names(tensors: Tensors, empty: DiT) -> None:
+    trained = eqx.filter_eval_shape(_tensors, empty)
+    expected = {**trained, **_positions(empty.config)}
+    check_arrays(tensors, expected)
 
 
-def _check_positions(tensors: dict[str, np.ndarray], config: DiTConfig) -> None:
+def _check_positions(tensors: Tensors, config: DiTConfig) -> None:
     for name, formula in _positions(config).items():
-        difference = np.abs(np.asarray(tensors[name], np.float32) - formula).max()
+        stored = as_float32(tensors[name], name)
+        difference = np.abs(stored - formula).max()
+        # A table stored in half precision is off by its rounding.
+        rounding = float(ml_dtypes.finfo(tensors[name].dtype).eps)
         require(
-            bool(difference < POSITION_TOLERANCE),
+            bool(difference < max(POSITION_TOLERANCE, rounding)),
             f"Positions are a fixed formula; got `{name}` off by {difference:.1e}: "
             "a model with other positions would compute something else here.",
         )
+
+
+def _unwrapped(name: str) -> str:
+    for wrapper in WRAPPERS:
+        name = name.removeprefix(wrapper)
+    return name

@@ -1,0 +1,20 @@
+"""Published LightningDiT checkpoints to `DiT` and back, by one table of names.
+
+The published layout (hustvl/LightningDiT 2725fed) has one tensor a block, convolutional
+patches and fixed positions as tensors. Here blocks are stacked, patches are a matrix,
+and positions are a formula: read in, they are compared with it.
+"""
+
+from vtp_eqx.interop_dit.checkpoint import (
+    dit_from_published as dit_from_published,
+    dit_to_published as dit_to_published,
+)
+from vtp_eqx.interop_dit.files import (
+    load_published_dit as load_published_dit,
+    save_published_dit as save_published_dit,
+)
+from vtp_eqx.interop_dit.settings import (
+    config_from_published as config_from_published,
+    config_from_training as config_from_training,
+    config_to_published as config_to_published,
+)

@@ -1,0 +1,84 @@
+"""LightningDiT checkpoints from disk and to disk."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from vtp_eqx.config import require
+from vtp_eqx.interop_dit.checkpoint import dit_from_published, dit_to_published, Tensors
+from vtp_eqx.interop_dit.settings import config_from_training
+from vtp_eqx.models.dit import DiT
+from vtp_eqx.tensor_files import (
+    CONFIG_FILE,
+    PUBLISHED_WEIGHTS,
+    published_weights,
+    read_object,
+    read_tensors,
+    require_file,
+    write_model,
+)
+from vtp_eqx.torch_files import StoredTensor, TorchFile
+
+
+Part = Literal["ema", "model"]
+
+
+def load_published_dit(where: Path | str, part: Part = "ema") -> DiT:
+    """The model of a LightningDiT checkpoint.
+
+    `where` is a folder of `config.json` and `model.safetensors`, or one file of
+    safetensors or of `torch.save`, with `config.json` beside it; what LightningDiT's
+    own training saved needs none. Where a file holds the running average and the model
+    as trained, `part` picks one. Nothing in a file is executed.
+
+    A `FileNotFoundError` names a file that is missing, a `ValueError` the file, tensor,
+    byte or setting that is wrong.
+    """
+    path = Path(where)
+    folder = path.parent if path.is_file() else path
+    if path.suffix in (".pt", ".pth"):
+        require_file(path)
+        tensors, config = _read_torch(path, part)
+    else:
+        weights = path if path.is_file() else published_weights(folder)
+        tensors, config = read_tensors(weights), None
+    if (folder / CONFIG_FILE).is_file() or config is None:
+        config = read_object(folder / CONFIG_FILE)
+    return dit_from_published(tensors, config)
+
+
+def save_published_dit(dit: DiT, folder: Path | str) -> None:
+    """Writes a model as `config.json` and `model.safetensors`, published names."""
+    write_model(Path(folder), PUBLISHED_WEIGHTS, *dit_to_published(dit))
+
+
+def _read_torch(path: Path, part: Part) -> tuple[Tensors, dict[str, Any] | None]:
+    """The tensors of one part of a file of `torch.save`, and the config it may hold."""
+    with TorchFile(path) as file:
+        content = file.content
+        require(
+            isinstance(content, dict),
+            f"A checkpoint is a dict of tensors; got a {type(content).__name__} in "
+            f"{path}: this is another file.",
+        )
+        stored = content
+        if not any(isinstance(value, StoredTensor) for value in content.values()):
+            require(
+                isinstance(content.get(part), dict),
+                f"A training's checkpoint has the part `{part}`; got the parts "
+                f"{sorted(map(str, content))[:5]} in {path}: ask for another.",
+            )
+            stored = content[part]
+        odd = [
+            n for n, tensor in stored.items() if not isinstance(tensor, StoredTensor)
+        ]
+        require(
+            not odd and all(isinstance(name, str) for name in stored),
+            f"A state dict has a tensor for each name; got something else for "
+            f"{odd[:5]} in {path}: save the state dict alone.",
+        )
+        training = content.get("config")
+        beside = (path.parent / CONFIG_FILE).is_file()
+        config = config_from_training(training) if training and not beside else None
+        return {
+            name: file.read(tensor, name) for name, tensor in stored.items()
+        }, config

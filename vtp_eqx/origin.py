@@ -1,0 +1,84 @@
+"""What a published checkpoint says beyond our model: kept, so that it is written back.
+
+A released `config.json` has settings of the hub, left-out defaults and nulls; released
+weights have constants, computed by another library, that our formulas miss by their
+last bits. A model carries both as one text, its `origin`, which is empty for a model
+that was born here.
+"""
+
+import base64
+from collections.abc import Mapping
+import dataclasses
+import json
+from typing import Any
+import zlib
+
+from jaxtyping import Shaped
+import ml_dtypes  # noqa: F401 - teaches NumPy the name "bfloat16"
+import numpy as np
+
+from vtp_eqx.config import require
+
+
+Constants = Mapping[str, Shaped[np.ndarray, "..."]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """A published config, and the published constants that differ from ours."""
+
+    settings: dict[str, Any]
+    constants: dict[str, Shaped[np.ndarray, "..."]]
+
+    def written(self) -> str:
+        """This as text; empty where there is nothing to keep."""
+        if not self.settings and not self.constants:
+            return ""
+        packed = {
+            name: [str(a.dtype), list(a.shape), _packed(a)]
+            for name, a in self.constants.items()
+        }
+        return json.dumps({"settings": self.settings, "constants": packed})
+
+
+def origin_of(
+    settings: Mapping[str, Any],
+    our_settings: Mapping[str, Any],
+    constants: Constants,
+    our_constants: Constants,
+) -> str:
+    """The origin of a checkpoint of which we would write the second of each."""
+    kept = {
+        name: constants[name]
+        for name, ours in our_constants.items()
+        # A checkpoint in half precision is written back in float32, formulas included.
+        if constants[name].dtype == ours.dtype
+        and constants[name].tobytes() != ours.tobytes()
+    }
+    said = {} if dict(settings) == dict(our_settings) else dict(settings)
+    return Origin(said, kept).written()
+
+
+def read_origin(text: str) -> Origin:
+    """The origin that `origin_of` wrote; a `ValueError` if it was not."""
+    if not text:
+        return Origin({}, {})
+    try:
+        fields = json.loads(text)
+        constants = {
+            name: np.frombuffer(zlib.decompress(base64.b64decode(data)), kind)
+            .reshape(shape)
+            for name, (kind, shape, data) in fields["constants"].items()
+        }  # fmt: skip
+        settings = fields["settings"]
+        require(isinstance(settings, dict), "settings are an object")
+    except (ValueError, TypeError, LookupError, AttributeError, zlib.error) as error:
+        raise ValueError(
+            f"The origin of a model is the text it was read with; got {text[:60]!r} "
+            f"({type(error).__name__}): load the published checkpoint again."
+        ) from error
+    return Origin(settings, constants)
+
+
+def _packed(array: np.ndarray) -> str:
+    return base64.b64encode(zlib.compress(array.tobytes())).decode()
