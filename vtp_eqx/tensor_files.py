@@ -188,7 +188,7 @@ def _entry(name: str, fields: Any, path: Path) -> Entry:
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
-    files = read_object(index).get("weight_map")
+    files: Any = read_object(index).get("weight_map")
     require(
         isinstance(files, dict) and all(isinstance(f, str) for f in files.values()),
         "An index has a `weight_map` of tensors and their files; got "

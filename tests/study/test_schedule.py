@@ -1,3 +1,4 @@
+import errno
 import io
 import os
 import signal
@@ -9,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from experiments.scale_encoder import plan
-from vtp_eqx.study.command import check_space
+from vtp_eqx.study.command import _said_when_full, check_space
 from vtp_eqx.study.point import Places
 from vtp_eqx.study.progress import read_standing, Reporter, Standing
 from vtp_eqx.study.schedule import own_cores, run_points, worker_environment
@@ -110,3 +111,19 @@ def test_a_worker_ends_with_the_study_that_started_it(tmp_path):
         time.sleep(0.1)
     os.kill(worker, signal.SIGKILL)
     pytest.fail("the worker went on alone")
+
+
+def test_a_disk_that_fills_up_is_one_sentence(tmp_path):
+    def write():
+        with _said_when_full(tmp_path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(SystemExit, match="full disk at"):
+        write()
+
+    def forbidden():
+        with _said_when_full(tmp_path):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    with pytest.raises(PermissionError):
+        forbidden()
