@@ -5,7 +5,7 @@ and its `repr` names it on an evaluation card.
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import UInt8
 import numpy as np
@@ -19,6 +19,7 @@ Pixels = UInt8[np.ndarray, "height width 3"]
 Square = UInt8[np.ndarray, "size size 3"]
 
 
+@runtime_checkable
 class Crop(Protocol):
     """A function from an image to a square, `size` pixels a side."""
 
