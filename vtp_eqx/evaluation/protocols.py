@@ -202,6 +202,7 @@ def neighbors(
 
     In the summary of the last block, at norm 1: DINOv2's evaluation.
     """
+    check_classes(train, test)
     of = {"tokenizer": weights_hash(tokenizer)}
     known, asked = (
         survey(summary, tokenizer, images, place, stage=f"{name} features", of=of)
@@ -241,6 +242,18 @@ def top_accuracy(
     """Share of rows whose label has one of the `among` largest logits."""
     best = np.argsort(-logits, axis=1, kind="stable")[:, :among]
     return float(np.mean((best == labels[:, None]).any(axis=1)))
+
+
+def check_classes(train: Images, test: Images) -> None:
+    """An error where two folders of classes have others, so that labels differ."""
+    known, asked = (
+        getattr(images.source, "class_names", None) for images in (train, test)
+    )
+    require(
+        known is None or asked is None or known == asked,
+        "Training and test images have the same classes; these are in one only: "
+        f"{sorted({*(known or ())} ^ {*(asked or ())})[:5]}: use folders that match.",
+    )
 
 
 def settings(**values: Any) -> str:
