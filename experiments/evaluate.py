@@ -23,6 +23,7 @@ network, which reads images of 32 pixels, give an rFD-scenes and a gFD-scenes.
 
 from collections.abc import Callable
 import dataclasses
+import json
 from pathlib import Path
 import sys
 import tempfile
@@ -81,6 +82,8 @@ class Options:
 
     def images(self, crop: Crop) -> Images:
         source = open_source(self.data, self.split)
+        if ignored := getattr(source, "ignored", None):
+            console.print(display.listed("files are no images by name", ignored))
         return Images(source=source, crop=crop, limit=self.limit)
 
 
@@ -101,6 +104,10 @@ def measure(options: Options, run: Callable[[Workplace], dict[str, float]], name
         numbers = run(place)
     path = options.out / f"card_{name}.json"
     console.print(display.numbers_table(numbers, card.read(path)[1]))
+    skipped = json.loads(path.read_text())["skipped"]
+    if skipped:
+        lines = [f"{name} ({reason})" for name, reason in skipped.items()]
+        console.print(display.listed("files could not be read", lines), markup=False)
     console.print(f"Card: {path}")
 
 

@@ -35,6 +35,13 @@ def test_a_card_reads_back_as_it_was_written(card, tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["card.json"]
 
 
+def test_files_that_were_left_out_stand_beside_the_card(tmp_path):
+    path, skipped = tmp_path / "card.json", {"a.jpg": "torn"}
+    write(path, {"psnr": 1.0}, RECONSTRUCTION, num_evaluated=100, skipped=skipped)
+    assert json.loads(path.read_text())["skipped"] == skipped
+    assert read(path) == ({"psnr": 1.0}, RECONSTRUCTION)
+
+
 def test_every_field_is_on_the_card(tmp_path):
     path = tmp_path / "card.json"
     write(path, {"psnr": 30.0}, GENERATION, num_evaluated=100)

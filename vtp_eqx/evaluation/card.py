@@ -133,10 +133,12 @@ def write(
     card: EvaluationCard,
     *,
     num_evaluated: int,
+    skipped: Mapping[str, str] | None = None,
 ) -> None:
     """Writes `numbers` and the card they depend on as one JSON file, whole or not.
 
-    `num_evaluated` is the count of images the numbers were really taken from. An error
+    `num_evaluated` is the count of images the numbers were really taken from, and
+    `skipped` names the files that could not be read, with reasons. An error
     where the card says another, where a number is not finite, or where one is called
     FID without Inception features.
     """
@@ -155,6 +157,7 @@ def write(
     content = {
         "numbers": {name: float(number) for name, number in numbers.items()},
         "card": dataclasses.asdict(card),
+        "skipped": dict(skipped or {}),
     }
     with replacing(path) as unfinished:
         unfinished.write_text(json.dumps(content, indent=1) + "\n")

@@ -1,6 +1,6 @@
 """What an evaluation shows in a terminal: progress with the time left, and numbers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 
 from rich.console import Console
@@ -43,12 +43,16 @@ def progress(console: Console) -> Iterator[Report]:
 
 
 def numbers_table(numbers: Mapping[str, float], card: EvaluationCard) -> Table:
-    """The numbers, with the little of their card that a reader must not miss."""
+    """The numbers, with how many images they are of."""
     table = Table(title=f"{card.num_samples} images against {card.num_reference}")
     table.add_column("number")
     table.add_column("value", justify="right")
     for name, value in numbers.items():
         table.add_row(name, f"{value:.4f}")
-    if card.num_skipped:
-        table.caption = f"{card.num_skipped} files could not be read"
     return table
+
+
+def listed(what: str, names: Sequence[str], limit: int = 5) -> str:
+    """A line that counts files and names the first of them."""
+    more = ", ..." if len(names) > limit else ""
+    return f"{len(names)} {what}: {', '.join(names[:limit])}{more}"

@@ -6,6 +6,7 @@ bottleneck. Both are the sweep of `sweep`.
 """
 
 from collections.abc import Callable, Iterator
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -196,12 +197,13 @@ def augmented(
         now, index, row = item
         rng = np.random.default_rng([config.seed, now, index])
         for step_aside in range(MAX_TRIES):
-            try:
+            with contextlib.suppress(UnreadableImageError):
                 example = train.source[int(rows[(row + step_aside) % len(rows)])]
                 return crop(example["image"], rng), int(example["label"])
-            except UnreadableImageError as error:
-                problem = error
-        raise problem
+        raise ValueError(
+            f"A probe learns from images that can be read; got {MAX_TRIES} in a row "
+            f"that cannot, from row {rows[row]} on: repair or remove them."
+        )
 
     items = (
         (now, index, int(row))

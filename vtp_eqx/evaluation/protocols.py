@@ -288,5 +288,5 @@ def written(
 ) -> Numbers:
     """`numbers`, after they were written with their card."""
     path = place.folder / f"card_{name}.json"
-    write(path, numbers, card, num_evaluated=seen.count)
+    write(path, numbers, card, num_evaluated=seen.count, skipped=seen.skipped)
     return dict(numbers)

@@ -132,7 +132,7 @@ def judge_samples(
             reference.features, seen.column("features")
         )
     path = place.folder / "card_generation.json"
-    write(path, numbers, card, num_evaluated=seen.count)
+    write(path, numbers, card, num_evaluated=seen.count, skipped=seen.skipped)
     return numbers
 
 
