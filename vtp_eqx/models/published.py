@@ -97,7 +97,7 @@ def chosen(
     kept = {
         name: np.asarray(array)
         for name, array in tensors.items()
-        if name in shapes or not name.endswith(unused or ("\n",))
+        if name in shapes or not name.endswith(unused)
     }
     check_arrays(
         kept,
