@@ -1,4 +1,6 @@
 import hashlib
+from pathlib import Path
+import zipfile
 
 import numpy as np
 import pytest
@@ -57,6 +59,15 @@ def test_objects_are_never_unpickled(tmp_path):
     np.savez(tmp_path / "objects.npz", a=np.array([{}], dtype=object))
     with pytest.raises(ValueError, match="copy it again"):
         read_tensors(tmp_path / "objects.npz")
+
+
+def test_an_old_file_of_torch_is_read_and_a_new_one_refused(tmp_path):
+    golden = Path(__file__).parents[1] / "golden" / "torch_legacy" / "tensors.pth"
+    assert "running_mean" in read_tensors(golden)
+    with zipfile.ZipFile(tmp_path / "new.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", b"")
+    with pytest.raises(ValueError, match="convert it"):
+        read_tensors(tmp_path / "new.pth")
 
 
 def test_only_names_that_are_known_to_be_unused_may_be_left_over():

@@ -22,6 +22,7 @@ from safetensors.numpy import load_file
 
 from vtp_eqx.config import require
 from vtp_eqx.models.arrays import arrays_hash, check_arrays, named_arrays
+from vtp_eqx.torch_legacy import is_torch_legacy, read_torch_legacy
 
 
 Tensors = dict[str, Shaped[np.ndarray, "..."]]
@@ -64,11 +65,14 @@ class PublishedFile:
 
 
 def read_tensors(path: Path) -> Tensors:
-    """Every array of a `.safetensors` or `.npz` file by its name."""
+    """Every array of a `.safetensors`, `.npz` or old `.pth` file by its name."""
+    if path.suffix in (".pth", ".pt") and is_torch_legacy(path):
+        return read_torch_legacy(path)
     require(
         path.suffix in (".safetensors", ".npz"),
-        "Weights are read from .safetensors and .npz files; got "
-        f"{path}: convert it, keeping the names of its tensors.",
+        "Weights are read from .safetensors and .npz files, and from .pth files that "
+        f"torch saved before version 1.6; got {path}: convert it, keeping the names of "
+        "its tensors.",
     )
     try:
         if path.suffix == ".safetensors":
@@ -93,7 +97,7 @@ def chosen(
     kept = {
         name: np.asarray(array)
         for name, array in tensors.items()
-        if name in shapes or not name.endswith(unused or ("\n",))
+        if name in shapes or not name.endswith(unused)
     }
     check_arrays(
         kept,
