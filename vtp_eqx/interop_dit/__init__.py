@@ -11,6 +11,8 @@ from vtp_eqx.interop_dit.checkpoint import (
 )
 from vtp_eqx.interop_dit.files import (
     load_published_dit as load_published_dit,
+    Part as Part,
+    read_published as read_published,
     save_published_dit as save_published_dit,
 )
 from vtp_eqx.interop_dit.settings import (

@@ -60,7 +60,7 @@ def dit_from_published(tensors: Tensors, config: dict[str, Any]) -> DiT:
     too many, too few, of a wrong shape or no floats is a `ValueError` that names it.
     """
     ours = config_from_published(config)
-    tensors = {_unwrapped(name): tensor for name, tensor in tensors.items()}
+    tensors = unwrapped(tensors)
     empty = eqx.filter_eval_shape(lambda key: DiT(ours, key=key), jax.random.key(0))
     _check_names(tensors, empty)
     _check_positions(tensors, ours)
@@ -106,6 +106,13 @@ def dit_to_published(dit: DiT) -> tuple[Tensors, dict[str, Any]]:
         config = {**origin.settings, **config}
     tensors = {name: np.asarray(tensor) for name, tensor in _tensors(dit).items()}
     return {**tensors, **positions}, config
+
+
+def unwrapped(tensors: Tensors) -> Tensors:
+    """`tensors` without the prefixes that wrappers of a model put before its names."""
+    for wrapper in WRAPPERS:
+        tensors = {name.removeprefix(wrapper): t for name, t in tensors.items()}
+    return tensors
 
 
 def _table(dit: DiT) -> dict[str, list[str]]:
@@ -175,9 +182,3 @@ def _check_positions(tensors: Tensors, config: DiTConfig) -> None:
             f"Positions are a fixed formula; got `{name}` off by {difference:.1e}: "
             "a model with other positions would compute something else here.",
         )
-
-
-def _unwrapped(name: str) -> str:
-    for wrapper in WRAPPERS:
-        name = name.removeprefix(wrapper)
-    return name

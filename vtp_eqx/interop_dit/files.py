@@ -4,7 +4,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vtp_eqx.config import require
-from vtp_eqx.interop_dit.checkpoint import dit_from_published, dit_to_published, Tensors
+from vtp_eqx.interop_dit.checkpoint import (
+    dit_from_published,
+    dit_to_published,
+    Tensors,
+    unwrapped,
+)
 from vtp_eqx.interop_dit.settings import config_from_training
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.tensor_files import (
@@ -21,6 +26,8 @@ from vtp_eqx.torch_files import StoredTensor, TorchFile
 
 Part = Literal["ema", "model"]
 
+TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+
 
 def load_published_dit(where: Path | str, part: Part = "ema") -> DiT:
     """The model of a LightningDiT checkpoint.
@@ -33,17 +40,27 @@ def load_published_dit(where: Path | str, part: Part = "ema") -> DiT:
     A `FileNotFoundError` names a file that is missing, a `ValueError` the file, tensor,
     byte or setting that is wrong.
     """
+    return dit_from_published(*read_published(where, part))
+
+
+def read_published(
+    where: Path | str, part: Part = "ema"
+) -> tuple[Tensors, dict[str, Any]]:
+    """The tensors and the settings of a checkpoint, whatever they describe.
+
+    It is found as `load_published_dit` finds it.
+    """
     path = Path(where)
     folder = path.parent if path.is_file() else path
-    if path.suffix in (".pt", ".pth"):
+    if path.suffix in TORCH_SUFFIXES:
         require_file(path)
         tensors, config = _read_torch(path, part)
     else:
         weights = path if path.is_file() else published_weights(folder)
         tensors, config = read_tensors(weights), None
-    if (folder / CONFIG_FILE).is_file() or config is None:
+    if config is None:
         config = read_object(folder / CONFIG_FILE)
-    return dit_from_published(tensors, config)
+    return unwrapped(tensors), config
 
 
 def save_published_dit(dit: DiT, folder: Path | str) -> None:
