@@ -2,7 +2,7 @@
 
     python experiments/evaluate.py rfid --tokenizer DIR --data imagenet/val
     python experiments/evaluate.py zero-shot --tokenizer DIR --data imagenet/val \
-        --words words.json --classes names.txt --templates templates.txt
+        --classes names.txt
     python experiments/evaluate.py probe --tokenizer DIR --train imagenet/train \
         --data imagenet/val
     python experiments/evaluate.py neighbors --tokenizer DIR --train imagenet/train \
@@ -17,8 +17,9 @@
 `--split` a data set of TensorFlow Datasets. Numbers go to `--out` with the card of what
 they depend on; run again, a command continues where it was killed. Files that cannot be
 read are left out, named and counted; `--num-samples` makes another count an error.
-A distance is called FID only in the features of Inception; those of the shipped
-network, which reads images of 32 pixels, give an rFD-scenes and a gFD-scenes.
+A distance is called FID only in the features of Inception (`--network inception-v3
+--weights FILE`); those of the shipped network, which reads images of 32 pixels, give an
+rFD-scenes and a gFD-scenes.
 """
 
 from collections.abc import Callable
@@ -37,11 +38,13 @@ import tyro
 
 from vtp_eqx.config import TextConfig, TokenizerConfig, VIT_FEMTO
 from vtp_eqx.data.captions import CaptionTokenizer, train_tokenizer
+from vtp_eqx.data.clip_text import clip_tokenizer
 from vtp_eqx.data.crops import CenterCrop, Crop, ShortSideCrop, Squash
+from vtp_eqx.data.prompt_templates import IMAGENET_TEMPLATES
 from vtp_eqx.data.scenes import class_names, render, SceneConfig
 from vtp_eqx.data.sources import open_source
 from vtp_eqx.evaluation import card, display, frechet, protocols
-from vtp_eqx.evaluation.networks import FeatureNetwork, scene_features
+from vtp_eqx.evaluation.networks import feature_network, lpips
 from vtp_eqx.evaluation.probe import probe as probe_protocol, ProbeFeatures
 from vtp_eqx.evaluation.reference import (
     make_reference,
@@ -55,8 +58,7 @@ from vtp_eqx.mesh import data_mesh
 from vtp_eqx.tokenizer import load, save, Tokenizer
 
 
-NETWORKS: dict[str, Callable[[], FeatureNetwork]] = {"scene-network": scene_features}
-NetworkName = Literal["scene-network"]
+NetworkName = Literal["scene-network", "inception-v3", "dinov2"]
 SWEEP = SweepConfig()
 console = Console(width=None if sys.stdout.isatty() else 120)
 
@@ -112,31 +114,52 @@ def measure(options: Options, run: Callable[[Workplace], dict[str, float]], name
 
 
 def reconstruction(
-    options: Given, tokenizer: Path, network: NetworkName = "scene-network"
+    options: Given,
+    tokenizer: Path,
+    network: NetworkName = "scene-network",
+    weights: Path | None = None,
+    lpips_files: tuple[Path, Path] | None = None,
 ) -> None:
-    """PSNR, SSIM and rFID of a tokenizer's reconstructions (ADM's center crop)."""
+    """PSNR, SSIM and rFID of a tokenizer's reconstructions (ADM's center crop).
+
+    `weights` is the network's published file; with `lpips_files`, those of VGG16 and of
+    its channel weights, LPIPS too.
+    """
     judged = load(tokenizer)
     images = options.images(CenterCrop(judged.config.image_size))
     measure(
         options,
         lambda place: protocols.reconstruction(
-            judged, images, NETWORKS[network](), place, num_samples=options.num_samples
+            judged, images, feature_network(network, weights), place,
+            perceptual=None if lpips_files is None else lpips(*lpips_files),
+            num_samples=options.num_samples,
         ),
         "reconstruction",
-    )
+    )  # fmt: skip
 
 
 def zero_shot(
-    options: Given, tokenizer: Path, words: Path, classes: Path, templates: Path
+    options: Given,
+    tokenizer: Path,
+    classes: Path,
+    words: Path | None = None,
+    templates: Path | None = None,
 ) -> None:
-    """Accuracy of text classes: a name a line, and a template a line, with {}."""
+    """Accuracy of text classes, a name a line.
+
+    `words` is the vocabulary that the text tower was trained with, CLIP's by default;
+    `templates` has one a line, with {} for the name: by default CLIP's 80.
+    """
     judged = load(tokenizer)
     images = options.images(Squash(judged.config.image_size))
     lines = lambda path: [line for line in path.read_text().splitlines() if line]
     measure(
         options,
         lambda place: protocols.zero_shot(
-            judged, CaptionTokenizer.load(words), lines(classes), lines(templates),
+            judged,
+            clip_tokenizer() if words is None else CaptionTokenizer.load(words),
+            lines(classes),
+            IMAGENET_TEMPLATES if templates is None else lines(templates),
             images, place, num_samples=options.num_samples,
         ),
         "zero_shot",
@@ -200,6 +223,7 @@ def gfid(
     size: int,
     origin: str = "",
     network: NetworkName = "scene-network",
+    weights: Path | None = None,
     reference_network: NetworkName | None = None,
     reference_count: int | None = None,
 ) -> None:
@@ -220,7 +244,12 @@ def gfid(
     measure(
         options,
         lambda place: judge_samples(
-            images, record, NETWORKS[network](), real, place, num_samples=count
+            images,
+            record,
+            feature_network(network, weights),
+            real,
+            place,
+            num_samples=count,
         ),
         "generation",
     )
@@ -231,6 +260,7 @@ def reference(
     file: Path,
     size: int,
     network: NetworkName = "scene-network",
+    weights: Path | None = None,
     keep_features: bool = False,
 ) -> None:
     """Writes the statistics of real images (ADM's center crop) to an .npz."""
@@ -241,8 +271,8 @@ def reference(
             num_threads=options.threads, mesh=data_mesh(options.devices), report=report,
         )  # fmt: skip
         made = make_reference(
-            images, NETWORKS[network](), place, keep_features=keep_features,
-            num_samples=options.num_samples,
+            images, feature_network(network, weights), place,
+            keep_features=keep_features, num_samples=options.num_samples,
         )  # fmt: skip
     write_reference(file, made)
     console.print(f"{made.moments.count} images, {network}: {file}")
@@ -272,7 +302,7 @@ def smoke() -> None:
         templates.write_text("a photo of a {}.\na drawing of the {}.")
         options = Options(data=data, out=out, batch_size=16, devices=1)
         reconstruction(options, tokenizer)
-        zero_shot(options, tokenizer, words, classes, templates)
+        zero_shot(options, tokenizer, classes, words, templates)
         sweep = SweepConfig(batch_size=32, num_epochs=2, epoch_steps=3)
         probe(options, tokenizer, train, config=sweep)
         neighbors(options, tokenizer, train, counts=(1, 5))

@@ -16,7 +16,6 @@ FLOORS = {
     "config": 0,
     "files": 0,
     "mesh": 0,
-    "torch_legacy": 1,
     "nn": 1,
     "losses": 1,
     "flow": 1,

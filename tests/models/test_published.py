@@ -1,6 +1,5 @@
 import hashlib
 from pathlib import Path
-import zipfile
 
 import numpy as np
 import pytest
@@ -61,13 +60,17 @@ def test_objects_are_never_unpickled(tmp_path):
         read_tensors(tmp_path / "objects.npz")
 
 
-def test_an_old_file_of_torch_is_read_and_a_new_one_refused(tmp_path):
-    golden = Path(__file__).parents[1] / "golden" / "torch_legacy" / "tensors.pth"
-    assert "running_mean" in read_tensors(golden)
-    with zipfile.ZipFile(tmp_path / "new.pth", "w") as archive:
-        archive.writestr("archive/data.pkl", b"")
+def test_old_and_new_files_of_torch_are_read():
+    golden = Path(__file__).parents[1] / "golden"
+    assert "running_mean" in read_tensors(golden / "torch_legacy" / "tensors.pth")
+    # A whole checkpoint: seen by the reader of new files, and no state dict.
+    with pytest.raises(ValueError, match="state dict alone"):
+        read_tensors(golden / "torch_save" / "checkpoint.pt")
+
+
+def test_a_file_of_another_kind_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="convert it"):
-        read_tensors(tmp_path / "new.pth")
+        read_tensors(tmp_path / "weights.bin")
 
 
 def test_only_names_that_are_known_to_be_unused_may_be_left_over():

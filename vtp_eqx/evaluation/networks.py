@@ -5,7 +5,8 @@ only comparable with others taken in the same one: it has a name and a hash.
 """
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -14,6 +15,10 @@ from jaxtyping import Array, Float
 
 from vtp_eqx.config import require
 from vtp_eqx.evaluation.card import NetworkName
+from vtp_eqx.models.dinov2 import load_dinov2, PUBLISHED
+from vtp_eqx.models.inception import INCEPTION, load_inception
+from vtp_eqx.models.perceptual import load_perceptual
+from vtp_eqx.models.published import network_hash
 from vtp_eqx.models.scene_network import load_scene_network, scene_network_hash
 
 
@@ -95,5 +100,54 @@ def scene_features() -> FeatureNetwork:
     return FeatureNetwork(network, _scene, "scene-network", scene_network_hash(), size)
 
 
+def feature_network(
+    name: Literal["scene-network", "inception-v3", "dinov2"], weights: Path | None
+) -> FeatureNetwork:
+    """A feature network, with the published file of its weights; the first has its own.
+
+    DINOv2's is told by its name, `dinov2_vitl14_pretrain.pth` say. An error where the
+    file is missing or is another than the published one.
+    """
+    if name == "scene-network":
+        require(
+            weights is None,
+            f"The scene network is shipped with its weights; got {weights}: leave them "
+            "out, or choose another network.",
+        )
+        return scene_features()
+    if name == "inception-v3":
+        model = load_inception(weights or INCEPTION.name)
+        return FeatureNetwork(model, _inception, name, network_hash(model), None)
+    files = {known.file.name: known for known in PUBLISHED.values()}
+    file = "" if weights is None else weights.name
+    require(
+        file in files,
+        f"DINOv2 is read from a file of its published name; got {file!r}: use one of "
+        f"{', '.join(files)}.",
+    )
+    assert weights is not None
+    model = load_dinov2(weights, files[file])
+    return FeatureNetwork(model, _dinov2, name, network_hash(model), None)
+
+
+def lpips(vgg: Path, channels: Path) -> PerceptualNetwork:
+    """LPIPS from the published files of VGG16 and of its channel weights."""
+    model = load_perceptual(vgg, channels)
+    return PerceptualNetwork(model, _perceptual, network_hash(model))
+
+
 def _scene(model: Any, image: Any) -> Seen:
     return Seen(model(image).features)
+
+
+def _inception(model: Any, image: Any) -> Seen:
+    reading = model(image)
+    return Seen(reading.features, reading.spatial, reading.logits)
+
+
+def _dinov2(model: Any, image: Any) -> Seen:
+    return Seen(model.distance_features(image))
+
+
+def _perceptual(model: Any, image: Any, other: Any) -> Any:
+    return model(image, other)

@@ -17,12 +17,11 @@ import equinox as eqx
 import jax
 from jaxtyping import Shaped
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
+from vtp_eqx import tensor_files
 from vtp_eqx.config import require
 from vtp_eqx.models.arrays import arrays_hash, check_arrays, named_arrays
-from vtp_eqx.torch_legacy import is_torch_legacy, read_torch_legacy
+from vtp_eqx.torch_files import is_torch_legacy, read_torch_legacy, TorchFile
 
 
 Tensors = dict[str, Shaped[np.ndarray, "..."]]
@@ -65,21 +64,26 @@ class PublishedFile:
 
 
 def read_tensors(path: Path) -> Tensors:
-    """Every array of a `.safetensors`, `.npz` or old `.pth` file by its name."""
-    if path.suffix in (".pth", ".pt") and is_torch_legacy(path):
-        return read_torch_legacy(path)
+    """Every array of a `.safetensors`, `.npz` or `.pth` file by its name.
+
+    Nothing in a file is executed. A `ValueError` says what cannot be read.
+    """
+    if path.suffix == ".safetensors":
+        return tensor_files.read_tensors(path)
+    if path.suffix in (".pth", ".pt"):
+        if is_torch_legacy(path):
+            return read_torch_legacy(path)
+        with TorchFile(path) as file:
+            return {name: file.read(at, name) for name, at in file.tensors().items()}
     require(
-        path.suffix in (".safetensors", ".npz"),
-        "Weights are read from .safetensors and .npz files, and from .pth files that "
-        f"torch saved before version 1.6; got {path}: convert it, keeping the names of "
-        "its tensors.",
+        path.suffix == ".npz",
+        f"Weights are read from .safetensors, .npz and .pth files; got {path}: convert "
+        "it, keeping the names of its tensors.",
     )
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
         with path.open("rb") as file:
             return dict(np.load(file, allow_pickle=False))
-    except (SafetensorError, zipfile.BadZipFile, ValueError, EOFError) as error:
+    except (zipfile.BadZipFile, ValueError, EOFError) as error:
         raise ValueError(
             f"Weights must be a whole file; got {path} ({error}): copy it again."
         ) from error

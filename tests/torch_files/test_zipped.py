@@ -13,7 +13,7 @@ import pytest
 from vtp_eqx.torch_files import TorchFile
 
 
-CHECKPOINT = Path(__file__).parent / "golden" / "torch_save" / "checkpoint.pt"
+CHECKPOINT = Path(__file__).parents[1] / "golden" / "torch_save" / "checkpoint.pt"
 NUMBERS = np.arange(24, dtype=np.float32) / 8 - 1
 
 
@@ -72,6 +72,16 @@ def test_what_torch_saved_is_read():
         "lr": 2e-4, "names": ["a", None, True], "steps": 10**12, "minus": -3,
     }  # fmt: skip
     assert optimizer["param_groups"][0]["lr"] == 2e-4
+
+
+def test_a_state_dict_has_a_tensor_for_each_name(tmp_path):
+    path = saved(tmp_path / "a.pt", b"}" + text("weight") + tensor() + b"s")
+    with TorchFile(path) as file:
+        assert file.read(file.tensors()["weight"], "weight").tolist() == [0, 1]
+    for program in (tensor(), b"}" + text("epoch") + b"K\x05s"):
+        path = saved(tmp_path / "b.pt", program)
+        with TorchFile(path) as file, pytest.raises(ValueError, match="state dict"):
+            file.tensors()
 
 
 def test_a_program_written_by_hand_is_read(tmp_path):
@@ -186,5 +196,5 @@ def test_other_files_are_refused(tmp_path):
 
 
 def test_no_pickle_is_loaded_by_the_library():
-    for path in (Path(__file__).parents[1] / "vtp_eqx").rglob("*.py"):
+    for path in (Path(__file__).parents[2] / "vtp_eqx").rglob("*.py"):
         assert not re.search(r"^\s*(import|from) c?pickle\b", path.read_text(), re.M)

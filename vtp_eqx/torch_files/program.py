@@ -1,7 +1,6 @@
-"""Tensors from the files that `torch.save` writes, of which nothing is executed.
+"""The programs of Python's pickle machine that describe tensors, never executed.
 
-Such a file is a zip with the bytes of the tensors and a program for Python's pickle
-machine, which may call anything by name. Here is a machine that has only the
+Such a program may call anything by name. Here is a machine that has only the
 instructions that build dicts, lists, tuples, numbers, texts and tensors; a program with
 another instruction, or that names anything else, is refused.
 """
@@ -10,8 +9,7 @@ import dataclasses
 import math
 from pathlib import Path
 import pickletools
-from typing import Any
-import zipfile
+from typing import Any, BinaryIO
 
 from jaxtyping import Shaped
 import ml_dtypes
@@ -33,9 +31,9 @@ _STORAGES: dict[str, Any] = {
     "torch BoolStorage": np.bool_,
 }
 _DICT = "collections OrderedDict"
-_TENSOR = "torch._utils _rebuild_tensor_v2"
+_TENSORS = {"torch._utils _rebuild_tensor", "torch._utils _rebuild_tensor_v2"}
 _PARAMETER = "torch._utils _rebuild_parameter"
-_KNOWN = {*_STORAGES, _DICT, _TENSOR, _PARAMETER}
+_KNOWN = {*_STORAGES, *_TENSORS, _DICT, _PARAMETER}
 _EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _NUMBERS_AND_TEXTS = {
@@ -64,104 +62,54 @@ class _Name:
     name: str
 
 
-class TorchFile:
-    """A file of `torch.save`, open for reading: use it in a `with` statement.
+def state_dict(content: Any, path: Path) -> dict[str, StoredTensor]:
+    """`content`, where it is a tensor for each name and nothing else."""
+    require(
+        isinstance(content, dict)
+        and all(
+            isinstance(name, str) and isinstance(value, StoredTensor)
+            for name, value in content.items()
+        ),
+        f"A state dict has a tensor for each name; got other content in {path}: save "
+        "the model's state dict alone.",
+    )
+    return content
 
-    `content` is what was saved, with a `StoredTensor` for each tensor; `read` gives its
-    numbers. So a checkpoint's optimizer state costs nothing. A `ValueError` names the
-    file, and the byte of its program or the tensor, that cannot be read.
+
+def numbers_of(
+    tensor: StoredTensor, content: bytes, place: str
+) -> Shaped[np.ndarray, "..."]:
+    """A tensor's numbers out of the bytes of its storage; `place` is for errors."""
+    kind = np.dtype(tensor.dtype)
+    require(
+        len(content) == tensor.record_size * kind.itemsize,
+        f"A stored tensor has the bytes its program says; got {len(content)} for "
+        f"{tensor.record_size} of {kind} behind {place}: copy the file again.",
+    )
+    shape, strides = tensor.shape, tensor.strides
+    reach = sum(
+        (size - 1) * stride for size, stride in zip(shape, strides, strict=True)
+    )
+    size = math.prod(shape)
+    require(
+        size <= tensor.record_size
+        and (size == 0 or tensor.offset + reach < tensor.record_size),
+        f"A tensor lies within its storage; got shape {shape}, strides {strides} and "
+        f"offset {tensor.offset} in {tensor.record_size} numbers for {place}: save the "
+        "model again.",
+    )
+    if size == 0:
+        return np.zeros(shape, kind)
+    numbers = np.frombuffer(content, kind)[tensor.offset :]
+    steps = [stride * kind.itemsize for stride in strides]
+    return np.lib.stride_tricks.as_strided(numbers, shape, steps).copy()
+
+
+def built(program: bytes | BinaryIO, path: Path) -> Any:
+    """What a program builds, by the instructions of this module alone.
+
+    Of a file, what stands at its position is read, and no more.
     """
-
-    content: Any
-
-    def __init__(self, path: Path):
-        self._path = path
-        try:
-            self._archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-            raise ValueError(
-                f"A file of `torch.save` is a whole zip; got {path} ({error}): copy it "
-                "again, or save it anew if it is older than torch 1.6."
-            ) from error
-        try:
-            self._open()
-        except BaseException:
-            self._archive.close()
-            raise
-
-    def _open(self) -> None:
-        suffix = "/data.pkl"
-        programs = [n for n in self._archive.namelist() if n.endswith(suffix)]
-        require(
-            len(programs) == 1,
-            f"A file of `torch.save` has one data.pkl; got {len(programs)} in "
-            f"{self._path}: save the model again.",
-        )
-        self._folder = programs[0].removesuffix(suffix)
-        order = f"{self._folder}/byteorder"
-        if order in self._archive.namelist():
-            require(
-                self._record(order) == b"little",
-                f"Numbers are stored little-endian; got {self._record(order)!r} in "
-                f"{self._path}: save the model on another machine.",
-            )
-        self.content = _built(self._record(programs[0]), self._path)
-
-    def __enter__(self) -> "TorchFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._archive.close()
-
-    def read(self, tensor: StoredTensor, name: str) -> Shaped[np.ndarray, "..."]:
-        """The numbers of a tensor; `name` is what an error calls it."""
-        place = f"`{name}` in {self._path}"
-        kind = np.dtype(tensor.dtype)
-        content = self._record(f"{self._folder}/data/{tensor.record}")
-        require(
-            len(content) == tensor.record_size * kind.itemsize,
-            f"A stored tensor has the bytes its program says; got {len(content)} for "
-            f"{tensor.record_size} of {kind} behind {place}: copy the file again.",
-        )
-        shape, strides = tensor.shape, tensor.strides
-        reach = sum(
-            (size - 1) * stride for size, stride in zip(shape, strides, strict=True)
-        )
-        size = math.prod(shape)
-        require(
-            size <= tensor.record_size
-            and (size == 0 or tensor.offset + reach < tensor.record_size),
-            f"A tensor lies within its storage; got shape {shape}, strides {strides} "
-            f"and offset {tensor.offset} in {tensor.record_size} numbers for {place}: "
-            "save the model again.",
-        )
-        if size == 0:
-            return np.zeros(shape, kind)
-        numbers = np.frombuffer(content, kind)[tensor.offset :]
-        steps = [stride * kind.itemsize for stride in strides]
-        return np.lib.stride_tricks.as_strided(numbers, shape, steps).copy()
-
-    def _record(self, name: str) -> bytes:
-        try:
-            stored = self._archive.getinfo(name).compress_type == zipfile.ZIP_STORED
-            content = self._archive.read(name) if stored else None
-        except (
-            KeyError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError,
-        ) as error:  # fmt: skip
-            raise ValueError(
-                f"A file of `torch.save` is whole; got {error} for the record {name} "
-                f"of {self._path}: copy it again."
-            ) from error
-        if content is None:  # a few compressed bytes may stand for any number
-            raise ValueError(
-                f"`torch.save` compresses nothing; the record {name} of {self._path} "
-                "is compressed: save the model again."
-            )
-        return content
-
-
-def _built(program: bytes, path: Path) -> Any:
-    """What a program builds, by the instructions of this module alone."""
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     byte: int | None = 0
@@ -246,7 +194,7 @@ def _called(name: str, arguments: tuple[Any, ...]) -> Any:
         return dict(*arguments)
     if name == _PARAMETER:
         return _is(StoredTensor, arguments[0])
-    require(name == _TENSOR, f"got a call of `{name.replace(' ', '.')}`")
+    require(name in _TENSORS, f"got a call of `{name.replace(' ', '.')}`")
     storage, offset, shape, strides = arguments[:4]
     counts = (offset, *_is(tuple, shape), *_is(tuple, strides))
     require(
@@ -260,9 +208,11 @@ def _called(name: str, arguments: tuple[Any, ...]) -> Any:
 
 
 def _storage(fields: Any) -> StoredTensor:
-    what, kind, record, _, size = _is(tuple, fields)
+    what, kind, record, _, size, *view = _is(tuple, fields)
     require(
-        what == "storage" and isinstance(record, str) and type(size) is int,
+        (what, view) in (("storage", []), ("storage", [None]))
+        and isinstance(record, str)
+        and type(size) is int,
         f"got a storage {record!r} of size {size!r}",
     )
     return StoredTensor(record, _STORAGES[_is(_Name, kind).name], size, 0, (), ())

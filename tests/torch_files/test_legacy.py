@@ -7,10 +7,11 @@ import pickle
 import numpy as np
 import pytest
 
-from vtp_eqx.torch_legacy import is_torch_legacy, MAGIC, PROTOCOL, read_torch_legacy
+from vtp_eqx.torch_files import is_torch_legacy, read_torch_legacy
+from vtp_eqx.torch_files.legacy import MAGIC, PROTOCOL
 
 
-PATH = Path(__file__).parent / "golden" / "torch_legacy" / "tensors.pth"
+PATH = Path(__file__).parents[1] / "golden" / "torch_legacy" / "tensors.pth"
 BASE = np.arange(12, dtype=np.float32).reshape(3, 4)
 EXPECTED = {
     "weight": np.array([1.5, -2.0], np.float32),
@@ -49,7 +50,7 @@ def test_a_file_that_is_cut_anywhere_is_an_error(tmp_path):
     for length in [*range(0, len(content), 37), len(content) - 1]:
         cut = tmp_path / "cut.pth"
         cut.write_bytes(content[:length])
-        with pytest.raises(ValueError, match="copy it again"):
+        with pytest.raises(ValueError, match=r"cut\.pth"):
             read_torch_legacy(cut)
 
 
@@ -65,19 +66,19 @@ class Call:
 
 def test_nothing_that_a_file_names_is_run(tmp_path):
     made = tmp_path / "made"
-    with pytest.raises(ValueError, match=r"mkdir.*nothing was run"):
+    with pytest.raises(ValueError, match=r"mkdir.*nothing of it was run"):
         read_torch_legacy(written(tmp_path / "evil.pth", {"a": Call(made)}))
     assert not made.exists()
 
 
 def test_other_content_is_an_error(tmp_path):
     for saved in ([1, 2], {"a": 1.0}, {"a": {"b": None}}):
-        with pytest.raises(ValueError, match="something else"):
+        with pytest.raises(ValueError, match="got other content"):
             read_torch_legacy(written(tmp_path / "other.pth", saved))
     other = tmp_path / "text.pth"
     other.write_text("not a pickle")
     assert not is_torch_legacy(other)
-    with pytest.raises(ValueError, match="copy it again"):
+    with pytest.raises(ValueError, match="nothing of it was run"):
         read_torch_legacy(other)
 
 
@@ -87,5 +88,7 @@ def test_a_tensor_may_not_reach_out_of_its_storage(tmp_path):
     assert content.count(b"K\x03K\x04\x86") == 1
     longer = tmp_path / "longer.pth"
     longer.write_bytes(content.replace(b"K\x03K\x04\x86", b"K\x03K\x28\x86"))
-    with pytest.raises(ValueError, match="`base` reaches out"):
+    with pytest.raises(
+        ValueError, match=r"lies within its storage; got shape \(3, 40\).*`base`"
+    ):
         read_torch_legacy(longer)
