@@ -31,7 +31,7 @@ from vtp_eqx.training.objectives import Captioned, Latents
 from vtp_eqx.training.pretrain import pretraining
 
 
-SIZE = "96x2"
+SIZE = "96x3"
 REPEATS = 7
 BATCH = 256  # of sampling, encoding and decoding
 

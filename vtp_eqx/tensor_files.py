@@ -188,12 +188,12 @@ def _entry(name: str, fields: Any, path: Path) -> Entry:
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
-    files = read_object(index).get("weight_map")
-    if not isinstance(files, dict) or any(type(f) is not str for f in files.values()):
-        raise ValueError(
-            "An index has a `weight_map` of tensors and their files; got "
-            f"{str(files)[:60]} in {index}: copy it again."
-        )
+    files: Any = read_object(index).get("weight_map")
+    require(
+        isinstance(files, dict) and all(isinstance(f, str) for f in files.values()),
+        "An index has a `weight_map` of tensors and their files; got "
+        f"{type(files).__name__} in {index}: copy it again.",
+    )
     tensors: dict[str, Tensor] = {}
     for file in sorted(set(files.values())):
         require(

@@ -4,12 +4,14 @@ import subprocess
 import sys
 
 import numpy as np
+from PIL import Image
 import pytest
 
+from vtp_eqx.data.folders import FolderSource
 from vtp_eqx.data.loader import batches
 from vtp_eqx.data.scenes import render, SceneConfig
 from vtp_eqx.data.scenes_tfds import prepare_scenes
-from vtp_eqx.data.sources import load_arrays, TfdsSource
+from vtp_eqx.data.sources import ArraySource, load_arrays, open_source, TfdsSource
 
 
 CONFIG = SceneConfig(size=16, num_train=48, num_validation=24, difficulty=0.9)
@@ -106,3 +108,31 @@ def test_preparing_and_reading_never_import_tensorflow(tmp_path):
     command = [sys.executable, "-c", program, str(tmp_path)]
     environment = {**os.environ, "XLA_FLAGS": ""}
     subprocess.run(command, check=True, capture_output=True, env=environment)
+
+
+def test_images_in_memory_are_a_source(tmp_path):
+    images = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
+    path = tmp_path / "samples.npz"
+    np.savez(path, arr_0=images, arr_1=np.array([7, 3]))
+    source = open_source(path)
+    assert len(source) == 2
+    assert source[1]["label"] == 3
+    np.testing.assert_array_equal(source[1]["image"], images[1])
+    other = ArraySource({"image": images + 1, "label": np.array([7, 3])})
+    assert source.fingerprint != other.fingerprint
+    with pytest.raises(ValueError, match="uint8"):
+        ArraySource({"image": images / 255})
+
+
+def test_a_path_opens_as_what_it_is(folder, tmp_path):
+    assert isinstance(open_source(folder, "train"), TfdsSource)
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
+    assert isinstance(open_source(tmp_path), FolderSource)
+    np.savez(tmp_path / "other.npz", mu=np.zeros(3))
+    for path, split, message in [
+        (folder, "", "name one"),
+        (tmp_path, "train", "leave it out"),
+        (tmp_path / "other.npz", "", "arr_0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            open_source(path, split)

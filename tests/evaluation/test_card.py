@@ -35,6 +35,13 @@ def test_a_card_reads_back_as_it_was_written(card, tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["card.json"]
 
 
+def test_files_that_were_left_out_stand_beside_the_card(tmp_path):
+    path, skipped = tmp_path / "card.json", {"a.jpg": "torn"}
+    write(path, {"psnr": 1.0}, RECONSTRUCTION, num_evaluated=100, skipped=skipped)
+    assert json.loads(path.read_text())["skipped"] == skipped
+    assert read(path) == ({"psnr": 1.0}, RECONSTRUCTION)
+
+
 def test_every_field_is_on_the_card(tmp_path):
     path = tmp_path / "card.json"
     write(path, {"psnr": 30.0}, GENERATION, num_evaluated=100)
@@ -93,3 +100,22 @@ def test_a_distance_needs_a_feature_network():
     card = dataclasses.replace(GENERATION, feature_network="none", feature_hash="")
     with pytest.raises(ValueError, match="features"):
         _ = card.distance_name
+
+
+def test_samples_of_another_origin_have_words_for_hashes(tmp_path):
+    foreign = dataclasses.replace(
+        RECONSTRUCTION, origin="ADM", tokenizer_hash="", latents_hash=""
+    )
+    write(tmp_path / "card.json", {"FD-scenes": 1.0}, foreign, num_evaluated=100)
+    assert read(tmp_path / "card.json")[1] == foreign
+    with pytest.raises(ValueError, match="fill in one"):
+        dataclasses.replace(RECONSTRUCTION, origin="ADM")
+    with pytest.raises(ValueError, match="leave out either"):
+        dataclasses.replace(GENERATION, origin="A", tokenizer_hash="", latents_hash="")
+
+
+def test_only_inception_classes_make_an_inception_score(tmp_path):
+    path = tmp_path / "card.json"
+    with pytest.raises(ValueError, match="Inception's classes"):
+        write(path, {"Inception score": 9.0}, GENERATION, num_evaluated=100)
+    write(path, {"Inception score": 9.0}, INCEPTION, num_evaluated=100)

@@ -3,7 +3,12 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from vtp_eqx.evaluation.frechet import frechet_distance, Moments, moments_of
+from vtp_eqx.evaluation.frechet import (
+    frechet_distance,
+    Moments,
+    moments_of,
+    self_test,
+)
 
 
 seeds = st.integers(0, 2**31 - 1)
@@ -115,3 +120,20 @@ def test_what_has_no_distance_is_an_error():
         frechet_distance(Moments.of(np.zeros((3, 3))), Moments.of(np.zeros((3, 2))))
     with pytest.raises(ValueError, match="one width"):
         Moments.of(np.zeros((3, 3))) + Moments.of(np.zeros((3, 2)))
+
+
+def test_moments_come_back_from_their_statistics():
+    moments = Moments.of(sample(0))
+    again = Moments.from_statistics(moments.mean, moments.covariance, moments.count)
+    np.testing.assert_allclose(again.scatter, moments.scatter, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "seen_in"), [(0.999, "a set to itself"), (1.001, "two Gaussians")]
+)
+def test_the_self_test_passes_here_and_sees_a_wrong_root(wrong, seen_in, monkeypatch):
+    self_test()
+    right = np.linalg.svd
+    monkeypatch.setattr(np.linalg, "svd", lambda *a, **k: wrong * right(*a, **k))
+    with pytest.raises(ArithmeticError, match=seen_in):
+        self_test()

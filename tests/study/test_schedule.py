@@ -1,11 +1,16 @@
+import errno
 import io
 import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from rich.console import Console
 
 from experiments.scale_encoder import plan
-from vtp_eqx.study.command import check_space
+from vtp_eqx.study.command import _said_when_full, check_space
 from vtp_eqx.study.point import Places
 from vtp_eqx.study.progress import read_standing, Reporter, Standing
 from vtp_eqx.study.schedule import own_cores, run_points, worker_environment
@@ -80,3 +85,45 @@ def test_a_full_disk_is_said_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr("vtp_eqx.study.command.SPACE_NEEDED", float(2**70))
     with pytest.raises(SystemExit, match="GB of free disk"):
         check_space(tmp_path)
+
+
+def test_a_worker_ends_with_the_study_that_started_it(tmp_path):
+    # The study's place is taken by a shell that starts a watched process and dies.
+    watched = (
+        "import os, threading, time; from vtp_eqx.study.worker import _end_after;"
+        "threading.Thread(target=_end_after, args=[int(os.environ['STUDY'])]).start();"
+        "print(os.getpid(), flush=True); time.sleep(60)"
+    )
+    study = f'STUDY=$$ "{sys.executable}" -c "{watched}" & read -r'
+    shell = subprocess.Popen(
+        ["bash", "-c", study], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    worker = int(shell.stdout.readline())
+    shell.kill()
+    shell.wait()
+    for stream in (shell.stdin, shell.stdout):
+        stream.close()
+    for _ in range(100):
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    os.kill(worker, signal.SIGKILL)
+    pytest.fail("the worker went on alone")
+
+
+def test_a_disk_that_fills_up_is_one_sentence(tmp_path):
+    def write():
+        with _said_when_full(tmp_path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(SystemExit, match="full disk at"):
+        write()
+
+    def forbidden():
+        with _said_when_full(tmp_path):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    with pytest.raises(PermissionError):
+        forbidden()

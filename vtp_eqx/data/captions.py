@@ -5,7 +5,7 @@ largest id of all: the text tower reads its summary at the position of the large
 Bytes are the alphabet, so that no text is out of vocabulary.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import dataclasses
 from pathlib import Path
 import re
@@ -42,9 +42,9 @@ class CaptionTokenizer:
     def __post_init__(self):
         require(
             self.pieces.token_to_id(PAD) == 0
-            and self.pieces.token_to_id(START) is not None
+            and self.pieces.token_to_id(START) == self.vocabulary - 2
             and self.pieces.token_to_id(END) == self.vocabulary - 1,
-            f"A caption vocabulary begins with {PAD} and ends with {END}; got "
+            f"A caption vocabulary begins with {PAD} and ends with {START}, {END}; got "
             f"{self.vocabulary} tokens without that order: use `train_tokenizer`.",
         )
 
@@ -61,24 +61,14 @@ class CaptionTokenizer:
         Raises `ValueError` where a text does not fit into `context` tokens, unless
         `truncate`: then its last words go, and the end token stays.
         """
-        require(
-            context >= 2,
-            "A context must hold the start and the end token; "
-            f"got {context} tokens: enlarge it.",
-        )
         texts = [clean(text) for text in texts]
-        ids = np.zeros((len(texts), context), np.int32)
-        start, end = self.pieces.token_to_id(START), self.pieces.token_to_id(END)
-        for row, encoding in enumerate(self.pieces.encode_batch_fast(texts)):
-            words = encoding.ids
-            require(
-                truncate or len(words) + 2 <= context,
-                f"A caption must fit into {context} tokens; got {len(words) + 2} for "
-                f"{texts[row]!r}: enlarge `context`, or pass `truncate=True`.",
-            )
-            sequence = [start, *words[: context - 2], end]
-            ids[row, : len(sequence)] = sequence
-        return ids
+        return rows(
+            [encoding.ids for encoding in self.pieces.encode_batch_fast(texts)],
+            texts,
+            context,
+            vocabulary=self.vocabulary,
+            truncate=truncate,
+        )
 
     def decode(self, ids: Int32[np.ndarray, "n context"]) -> list[str]:
         """The cleaned texts again."""
@@ -107,6 +97,38 @@ class CaptionTokenizer:
                 "write it again with `save`."
             ) from error
         return cls(pieces)
+
+
+def rows(
+    words: Sequence[Sequence[int]],
+    texts: Sequence[str],
+    context: int,
+    *,
+    vocabulary: int,
+    truncate: bool,
+) -> Int32[np.ndarray, "n {context}"]:
+    """Start, words, end and zeros for each text, whose ids are `words`.
+
+    Start and end are the last two tokens of the vocabulary.
+
+    Raises `ValueError` where a text does not fit into `context` tokens, unless
+    `truncate`: then its last words go, and the end token stays.
+    """
+    require(
+        context >= 2,
+        "A context must hold the start and the end token; "
+        f"got {context} tokens: enlarge it.",
+    )
+    ids = np.zeros((len(texts), context), np.int32)
+    for row, (text, own) in enumerate(zip(texts, words, strict=True)):
+        require(
+            truncate or len(own) + 2 <= context,
+            f"A caption must fit into {context} tokens; got {len(own) + 2} for "
+            f"{text!r}: enlarge `context`, or pass `truncate=True`.",
+        )
+        sequence = [vocabulary - 2, *own[: context - 2], vocabulary - 1]
+        ids[row, : len(sequence)] = sequence
+    return ids
 
 
 def train_tokenizer(captions: Iterable[str], vocabulary: int) -> CaptionTokenizer:

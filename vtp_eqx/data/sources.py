@@ -4,6 +4,7 @@ An example is a flat dict: `image` (uint8 `[H, W, 3]`), and where the data set h
 `caption` (str), `label` (int), `id` (int) and attributes by name.
 """
 
+from collections.abc import Mapping
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import zipfile
 import numpy as np
 
 from vtp_eqx.config import require
-from vtp_eqx.data.loader import Batch, stacked
+from vtp_eqx.data.folders import FolderSource
+from vtp_eqx.data.loader import Batch, Source, stacked
 from vtp_eqx.files import replacing
 
 
@@ -58,6 +60,67 @@ class TfdsSource:
         information = (self.folder / "dataset_info.json").read_bytes()
         digest = hashlib.sha256(information + b"\0" + self.split.encode())
         return digest.hexdigest()[:12]
+
+
+class ArraySource:
+    """Examples that are in memory, one array for each field, all equally long."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]):
+        """`arrays` holds at least `image`, uint8 `[count, height, width, 3]`."""
+        images = arrays["image"]
+        require(
+            images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3,
+            "Images in memory are uint8 [count, height, width, 3]; got "
+            f"{images.dtype} of shape {images.shape}: convert them.",
+        )
+        self.arrays = dict(arrays)
+
+    def __len__(self) -> int:
+        return len(self.arrays["image"])
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        return {"id": row, **{name: rows[row] for name, rows in self.arrays.items()}}
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever an array does."""
+        digest = hashlib.sha256()
+        for name, array in sorted(self.arrays.items()):
+            digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:12]
+
+
+def open_source(path: str | Path, split: str = "") -> Source:
+    """The examples at `path`, whichever of these it is.
+
+    A folder that TensorFlow Datasets prepared (it takes a `split`), any other folder
+    (image files, see `FolderSource`), or an `.npz` of images, named `arr_0` and `arr_1`
+    (labels) as ADM publishes them.
+    """
+    path = Path(path)
+    if (path / "dataset_info.json").is_file():
+        require(
+            bool(split),
+            f"A data set of TensorFlow Datasets has splits; got none for {path}: "
+            "name one, such as 'validation'.",
+        )
+        return TfdsSource(path, split)
+    require(
+        not split,
+        f"Only data sets of TensorFlow Datasets have splits; got {split!r} for {path}: "
+        "leave it out.",
+    )
+    if path.suffix != ".npz":
+        return FolderSource(path)
+    with np.load(path) as content:
+        require(
+            "arr_0" in content,
+            f"An .npz of images holds them as `arr_0`; got {sorted(content)} in "
+            f"{path}: name another file.",
+        )
+        labels = {"label": content["arr_1"]} if "arr_1" in content else {}
+        return ArraySource({"image": content["arr_0"], **labels})
 
 
 def load_arrays(source: TfdsSource) -> Batch:

@@ -16,10 +16,14 @@ from vtp_eqx.config import require, SamplerConfig
 from vtp_eqx.files import replacing
 
 
-FeatureNetwork = Literal["none", "scene-network", "inception-v3"]
+NetworkName = Literal["none", "scene-network", "inception-v3", "dinov2"]
 LabelPolicy = Literal["none", "uniform", "balanced", "reference"]
 
-DISTANCE_NAMES = {"scene-network": "FD-scenes", "inception-v3": "FID"}
+DISTANCE_NAMES = {
+    "scene-network": "FD-scenes",
+    "inception-v3": "FID",
+    "dinov2": "FD-DINOv2",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +31,8 @@ class EvaluationCard:
     """Everything a quality number depends on. Hashes are hexadecimal, one a content.
 
     `sampler`, `labels`, `generator_hash` and `generator_latents_hash` belong to
-    generation: all are set, or none is, as when reconstructions are judged.
+    generation: all are set, or none is, as when reconstructions are judged. Samples
+    that others made have an `origin` in words, and no hashes of what made them.
     """
 
     num_samples: int  # images judged
@@ -36,13 +41,18 @@ class EvaluationCard:
     tokenizer_hash: str  # of the tokenizer's weights
     latents_hash: str  # of the latent statistics stored in the tokenizer
     precision: str  # of the networks' arithmetic, such as "float32"
-    feature_network: FeatureNetwork = "none"
+    feature_network: NetworkName = "none"
     feature_hash: str = ""  # of the feature network's weights
     sampler: SamplerConfig | None = None
     labels: LabelPolicy = "none"  # how the classes of the samples were chosen
     generator_hash: str | None = None  # of the generator's averaged weights
     generator_latents_hash: str | None = None  # of the statistics it was trained with
     seed: int = 0
+    origin: str = ""  # who made the samples, where it was not this library
+    protocol: str = ""  # settings that the numbers depend on beside all this
+    crop: str = ""  # how images became squares
+    images_hash: str = ""  # of the pixels judged
+    num_skipped: int = 0  # files left out because they could not be read
 
     def __post_init__(self):
         for name in ("num_samples", "num_reference"):
@@ -51,11 +61,18 @@ class EvaluationCard:
                 f"`{name}` counts images and must be positive; got "
                 f"{getattr(self, name)}: evaluate some.",
             )
-        for name in ("reference_hash", "tokenizer_hash", "latents_hash", "precision"):
+        for name in ("reference_hash", "precision"):
             require(
                 bool(getattr(self, name)),
                 f"`{name}` names what the number depends on and must not be empty: "
                 "fill it in.",
+            )
+        for name in ("tokenizer_hash", "latents_hash"):
+            require(
+                bool(getattr(self, name)) != bool(self.origin),
+                f"`{name}` names what the number depends on, and is empty only for "
+                f"samples of another origin; got {getattr(self, name)!r} and the "
+                f"`origin` {self.origin!r}: fill in one of them.",
             )
         require(
             (self.feature_network == "none") == (not self.feature_hash),
@@ -73,6 +90,11 @@ class EvaluationCard:
             "Generation is described whole or not at all; missing "
             f"{sorted(name for name, given in generation.items() if not given)}: set "
             "every one, or leave out the rest.",
+        )
+        require(
+            not (self.origin and self.sampler),
+            f"Samples of another origin have no sampler of ours; got {self.origin!r} "
+            "with one: leave out either.",
         )
         require(
             self.generator_latents_hash in (None, self.latents_hash),
@@ -98,6 +120,11 @@ def check_name(name: str, card: EvaluationCard) -> None:
         f"FID is a distance between Inception features; got the name {name!r} for "
         f"features of {card.feature_network!r}: call it `card.distance_name`.",
     )
+    require(
+        card.feature_network == "inception-v3" or "inception" not in name.lower(),
+        f"An Inception score is of Inception's classes; got {name!r} for those of "
+        f"{card.feature_network!r}: give it another name.",
+    )
 
 
 def write(
@@ -106,10 +133,12 @@ def write(
     card: EvaluationCard,
     *,
     num_evaluated: int,
+    skipped: Mapping[str, str] | None = None,
 ) -> None:
     """Writes `numbers` and the card they depend on as one JSON file, whole or not.
 
-    `num_evaluated` is the count of images the numbers were really taken from. An error
+    `num_evaluated` is the count of images the numbers were really taken from, and
+    `skipped` names the files that could not be read, with reasons. An error
     where the card says another, where a number is not finite, or where one is called
     FID without Inception features.
     """
@@ -128,6 +157,7 @@ def write(
     content = {
         "numbers": {name: float(number) for name, number in numbers.items()},
         "card": dataclasses.asdict(card),
+        "skipped": dict(skipped or {}),
     }
     with replacing(path) as unfinished:
         unfinished.write_text(json.dumps(content, indent=1) + "\n")

@@ -1,1 +1,2 @@
-"""Networks: the tokenizer's parts, the diffusion transformer, the scene network."""
+"""Networks: the tokenizer and its parts, the diffusion transformer, and the frozen
+networks that measure (scenes, LPIPS, Inception, DINOv2)."""

@@ -25,6 +25,7 @@ from vtp_eqx.config import require
 from vtp_eqx.data.scene_captions import NAMES
 from vtp_eqx.files import replacing
 from vtp_eqx.models.arrays import named_arrays
+from vtp_eqx.nn.convolution import Convolution
 from vtp_eqx.nn.linear import Linear
 from vtp_eqx.nn.norms import LayerNorm
 
@@ -69,43 +70,6 @@ class Reading(eqx.Module):
     logits: dict[str, Float[Array | np.ndarray, "..."]]
 
 
-class Convolution(eqx.Module):
-    """A convolution of one channels-last image, zero-padded to keep `side / stride`."""
-
-    weight: Float[Array, "size size in out"]
-    bias: Float[Array, " out"]
-    stride: int = eqx.field(static=True)
-
-    def __init__(
-        self,
-        in_width: int,
-        out_width: int,
-        *,
-        size: int,
-        stride: int = 1,
-        gain: float = 1.0,
-        key: PRNGKeyArray,
-    ):
-        """Weights are drawn with variance `gain^2 / fan_in`, biases are 0."""
-        std = gain / (size * size * in_width) ** 0.5
-        shape = (size, size, in_width, out_width)
-        self.weight = std * jr.normal(key, shape, jnp.float32)
-        self.bias = jnp.zeros(out_width, jnp.float32)
-        self.stride = stride
-
-    def __call__(
-        self, x: Float[Array, "height width in"]
-    ) -> Float[Array, "down across out"]:
-        spread = jax.lax.conv_general_dilated(
-            x[None],
-            self.weight,
-            (self.stride, self.stride),
-            "SAME",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-        return spread[0] + self.bias
-
-
 class ResidualBlock(eqx.Module):
     """`x + mix(relu(spread(norm(x))))`, with a 3 x 3 and then a 1 x 1 convolution."""
 
@@ -116,8 +80,10 @@ class ResidualBlock(eqx.Module):
     def __init__(self, width: int, *, key: PRNGKeyArray):
         spread_key, mix_key = jr.split(key)
         self.norm = LayerNorm(width)
-        self.spread = Convolution(width, width, size=3, gain=2**0.5, key=spread_key)
-        self.mix = Convolution(width, width, size=1, gain=0.5, key=mix_key)
+        self.spread = Convolution.drawn(
+            width, width, size=3, gain=2**0.5, key=spread_key
+        )
+        self.mix = Convolution.drawn(width, width, size=1, gain=0.5, key=mix_key)
 
     def __call__(
         self, x: Float[Array, "height width channels"]
@@ -135,7 +101,7 @@ class Stage(eqx.Module):
         self, in_width: int, width: int, num_blocks: int, *, key: PRNGKeyArray
     ):
         halve_key, *keys = jr.split(key, 1 + num_blocks)
-        self.halve = Convolution(in_width, width, size=2, stride=2, key=halve_key)
+        self.halve = Convolution.drawn(in_width, width, size=2, stride=2, key=halve_key)
         self.blocks = [ResidualBlock(width, key=key) for key in keys]
 
     def __call__(
@@ -174,7 +140,7 @@ class SceneNetwork(eqx.Module):
             )
         ]
         self.norm = LayerNorm(config.widths[-1])
-        self.squeeze = Convolution(
+        self.squeeze = Convolution.drawn(
             config.widths[-1], config.squeezed_width, size=1, key=squeeze_key
         )
         flat = config.squeezed_width * config.grid_size**2

@@ -1,7 +1,9 @@
 """A study as a command: plan, run what is missing, redraw, report."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import dataclasses
+import errno
 import os
 from pathlib import Path
 import shutil
@@ -81,14 +83,15 @@ def study(
     )
     found = len(points) - len(missing)
     console.print(f"{title}: {len(points)} runs, {found} found in {arguments.runs}.")
-    for point in missing:
-        prepare(point, places.data(point), console.print)
-    redraw()
     workers = arguments.workers or _default_workers()
-    failed = run_points(
-        missing, places, num_workers=workers, finished=finished, console=console
-    )
-    redraw()
+    with _said_when_full(arguments.runs):
+        for point in missing:
+            prepare(point, places.data(point), console.print)
+        redraw()
+        failed = run_points(
+            missing, places, num_workers=workers, finished=finished, console=console
+        )
+        redraw()
     if not missing:
         console.print(terminal_table(rows_of(points, places), title))
     console.print(
@@ -112,6 +115,19 @@ def in_order(points: Sequence[Point]) -> list[Point]:
 
 def _default_workers() -> int:
     return (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
+
+
+@contextlib.contextmanager
+def _said_when_full(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise SystemExit(
+            f"A study needs room to write; got a full disk at {folder}: free some and "
+            "run the same command again, which keeps what is finished."
+        ) from error
 
 
 def check_space(*folders: Path) -> None:

@@ -135,9 +135,10 @@ def _understanding(rows: Sequence[Row]) -> list[str]:
     for method in dict.fromkeys(row.point.method for row in rows):
         own = [row for row in rows if row.point.method == method]
         line = (
-            f"{method}: a linear probe reads shape from features with accuracy "
-            f"{_range(own, 'probe features shape')} (chance 0.25), all attributes with "
-            f"{_range(own, 'probe features mean')}"
+            f"{method}: a linear probe reads shape from encoder features with accuracy "
+            f"{_range(own, 'probe features shape')} and from mean latents with "
+            f"{_range(own, 'probe latents shape')} (chance 0.25), all attributes from "
+            f"features with {_range(own, 'probe features mean')}"
         )
         if all("zero-shot shape" in row.result.numbers for row in own if row.result):
             line += f"; zero-shot shape {_range(own, 'zero-shot shape')}"

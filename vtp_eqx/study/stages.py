@@ -9,6 +9,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from vtp_eqx.files import alone
 from vtp_eqx.models.arrays import latents_hash
 from vtp_eqx.models.generator import Generator, load_generator, save_generator
 from vtp_eqx.models.tokenizer import Tokenizer
@@ -31,8 +32,11 @@ def run_point(point: Point, places: Places, report: Report) -> Result:
         return found
     report("data", 0, 1)
     data = load_dataset(point, places.data(point))
-    tokenizer = _tokenizer(point, places, data, report)
-    generator = _generator(point, places, tokenizer, data, report)
+    # Another study may be making the same: wait for it, and find what it made.
+    with alone(places.tokenizer(point)):
+        tokenizer = _tokenizer(point, places, data, report)
+    with alone(places.generator(point)):
+        generator = _generator(point, places, tokenizer, data, report)
     report("measuring", 0, 1)
     return measure(point, tokenizer, generator, data, places.point(point), report)
 

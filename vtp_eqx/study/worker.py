@@ -7,6 +7,8 @@ import json
 import os
 from pathlib import Path
 import sys
+import threading
+import time
 
 from vtp_eqx.config import from_dict
 from vtp_eqx.study.point import Places, Point
@@ -15,12 +17,24 @@ from vtp_eqx.study.stages import run_point
 
 
 def main(root: str, folder: str, core: str | None = None) -> None:
-    """Runs the point described by `point.json` in `folder`, on one core if given."""
+    """Runs the point described by `point.json` in `folder`, on one core if given.
+
+    Ends with the study that started it, however that ended: a worker that went on
+    alone would be in the way of the next call.
+    """
+    watch = threading.Thread(target=_end_after, args=[os.getppid()], daemon=True)
+    watch.start()
     if core is not None:
         # Before the first computation: XLA makes as many threads as it sees cores.
         os.sched_setaffinity(0, {int(core)})
     point = from_dict(Point, json.loads((Path(folder) / "point.json").read_text()))
     run_point(point, Places(Path(root)), Reporter(Path(folder) / "progress.json"))
+
+
+def _end_after(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,80 @@
+import pickle
+
+import numpy as np
+import pytest
+
+from vtp_eqx.data.folders import FolderSource
+from vtp_eqx.data.images import UnreadableImageError
+
+
+@pytest.fixture
+def classes(tmp_path, photograph):
+    """Three classes of 2, 0 and 1 photographs, one of them deeper, and other files."""
+    for name in ("b/2.jpg", "b/deep/1.PNG", "c/x.jpeg", "c/notes.txt", "c/.hidden"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        if name[-3:] in ("jpg", "PNG", "peg"):
+            photograph.save(tmp_path / name)
+        else:
+            (tmp_path / name).write_text("not an image")
+    (tmp_path / "a").mkdir()
+    (tmp_path / ".cache").mkdir()
+    return tmp_path
+
+
+def test_labels_are_places_among_the_sorted_names_of_classes(classes):
+    source = FolderSource(classes)
+    assert source.class_names == ("a", "b", "c")
+    assert source.names == ["b/2.jpg", "b/deep/1.PNG", "c/x.jpeg"]
+    assert [source[row]["label"] for row in range(len(source))] == [1, 1, 2]
+    assert source.class_sizes == {"a": 0, "b": 2, "c": 1}
+    assert source[0]["image"].shape == (90, 120, 3)
+
+
+def test_other_files_are_named_and_hidden_ones_are_not(classes):
+    assert FolderSource(classes).ignored == ["c/notes.txt"]
+
+
+def test_a_flat_folder_has_no_labels(tmp_path, photograph):
+    for name in ("2.png", "1.png", "10.png"):
+        photograph.save(tmp_path / name)
+    source = FolderSource(tmp_path)
+    assert source.names == ["1.png", "10.png", "2.png"]
+    assert source.class_names == ()
+    assert source[1].keys() == {"id", "image"}
+
+
+def test_a_damaged_file_and_one_that_goes_are_unreadable_by_name(classes):
+    source = FolderSource(classes)
+    (classes / "b/2.jpg").write_bytes(b"torn")
+    (classes / "c/x.jpeg").unlink()
+    for row, name in ((0, "b/2.jpg"), (2, "c/x.jpeg")):
+        with pytest.raises(UnreadableImageError) as caught:
+            source[row]
+        assert caught.value.name == name
+    assert source[1]["label"] == 1
+
+
+def test_the_fingerprint_is_of_the_files(classes, photograph):
+    prints = [FolderSource(classes).fingerprint for _ in range(2)]
+    (classes / "c/x.jpeg").write_bytes(b"other")
+    prints.append(FolderSource(classes).fingerprint)
+    photograph.save(classes / "c/y.png")
+    prints.append(FolderSource(classes).fingerprint)
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 3
+
+
+def test_a_source_travels_to_another_process(classes):
+    source = FolderSource(classes)
+    there = pickle.loads(pickle.dumps(source))
+    np.testing.assert_array_equal(there[1]["image"], source[1]["image"])
+
+
+def test_folders_without_a_meaning_are_refused(classes, tmp_path, photograph):
+    with pytest.raises(ValueError, match="check the path"):
+        FolderSource(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="found none"):
+        FolderSource(classes / "a")
+    photograph.save(classes / "loose.png")
+    with pytest.raises(ValueError, match=r"1 of 4 beside class folders .*loose"):
+        FolderSource(classes)

@@ -1,0 +1,28 @@
+import equinox as eqx
+import jax.random as jr
+import numpy as np
+import pytest
+
+from vtp_eqx.config import TextConfig, TokenizerConfig, VIT_FEMTO
+from vtp_eqx.data.scenes import render, SceneConfig
+from vtp_eqx.data.sources import ArraySource
+from vtp_eqx.models.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """An untrained tokenizer with a text tower, for images of 32 x 32."""
+    text = TextConfig(context=8, vocabulary=300, width=16, depth=1, num_heads=1)
+    config = TokenizerConfig(
+        encoder=VIT_FEMTO, decoder=VIT_FEMTO, text=text,
+        image_size=32, patch_size=8, latent_width=8,
+    )  # fmt: skip
+    # Compiled as a whole: op by op it takes ten seconds.
+    return eqx.filter_jit(Tokenizer)(config, key=jr.key(0))
+
+
+@pytest.fixture(scope="session")
+def scenes():
+    """Forty-eight labelled scenes in memory."""
+    found = render(SceneConfig(), np.arange(48))
+    return ArraySource({"image": found.image, "label": found.label})

@@ -1,0 +1,148 @@
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+import pytest
+
+from vtp_eqx.config import SamplerConfig
+from vtp_eqx.data.crops import CenterCrop
+from vtp_eqx.data.folders import FolderSource
+from vtp_eqx.evaluation.card import read
+from vtp_eqx.evaluation.networks import FeatureNetwork, scene_features, Seen
+from vtp_eqx.evaluation.reference import make_reference
+from vtp_eqx.evaluation.samples import (
+    judge_samples,
+    read_record,
+    SampleRecord,
+    write_record,
+)
+from vtp_eqx.evaluation.survey import Images, Workplace
+from vtp_eqx.mesh import data_mesh
+
+
+RECORD = SampleRecord(
+    num_samples=24,
+    sampler=SamplerConfig(num_steps=20),
+    labels="balanced",
+    seed=3,
+    precision="float32",
+    tokenizer_hash="aa",
+    latents_hash="bb",
+    generator_hash="cc",
+    generator_latents_hash="bb",
+)
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Workplace(folder=tmp_path / "out", batch_size=8, mesh=data_mesh(1))
+
+
+@pytest.fixture(scope="module")
+def reference(scenes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reference")
+    place = Workplace(folder=folder, batch_size=16, mesh=data_mesh(1))
+    images = Images(source=scenes, crop=CenterCrop(32))
+    return make_reference(images, scene_features(), place, keep_features=True)
+
+
+@pytest.fixture
+def samples(scenes, tmp_path):
+    """A folder of 24 of the scenes, as a generator would leave it."""
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    for row in range(24):
+        Image.fromarray(scenes[row]["image"]).save(folder / f"{row:05d}.png")
+    write_record(folder, RECORD)
+    return folder
+
+
+def images_of(folder):
+    return Images(source=FolderSource(folder), crop=CenterCrop(32))
+
+
+def test_a_folder_of_samples_is_judged_with_what_made_it(samples, reference, place):
+    numbers = judge_samples(
+        images_of(samples), read_record(samples), scene_features(), reference, place,
+        num_samples=24,
+    )  # fmt: skip
+    assert numbers.keys() == {"gFD-scenes", "precision", "recall"}
+    assert numbers["precision"] == 1  # they are real ones
+    written, card = read(place.folder / "card_generation.json")
+    assert written == numbers
+    assert (card.num_samples, card.num_reference) == (24, 48)
+    assert (card.sampler, card.labels, card.seed) == (RECORD.sampler, "balanced", 3)
+    assert card.generator_hash == "cc"
+    assert card.reference_hash == reference.hash
+
+
+def test_real_images_are_at_no_distance_from_themselves(scenes, reference, place):
+    numbers = judge_samples(
+        Images(source=scenes, crop=CenterCrop(32)), "real scenes", scene_features(),
+        reference, place, num_samples=48,
+    )  # fmt: skip
+    assert numbers["gFD-scenes"] < 1e-3
+    assert (numbers["precision"], numbers["recall"]) == (1, 1)
+    _, card = read(place.folder / "card_generation.json")
+    assert (card.origin, card.tokenizer_hash, card.sampler) == ("real scenes", "", None)
+
+
+def three_kinds(model, image):
+    mean = jnp.mean(image, axis=(0, 1))
+    return Seen(mean, spatial=image[0].reshape(-1)[:5], logits=100 * mean)
+
+
+def test_inception_gives_all_that_is_called_by_its_name(scenes, place):
+    network = FeatureNetwork(None, three_kinds, "inception-v3", "aa", None)
+    images = Images(source=scenes, crop=CenterCrop(32))
+    reference = make_reference(images, network, place)
+    numbers = judge_samples(images, "real", network, reference, place, num_samples=48)
+    assert numbers.keys() == {"gFID", "sFID", "Inception score"}
+    assert numbers["gFID"] < 1e-9
+    assert numbers["sFID"] < 1e-9
+    assert 1 < numbers["Inception score"] <= 3
+
+
+def test_what_does_not_belong_together_gives_no_number(samples, reference, place):
+    def judge(record=RECORD, reference=reference, network=None, num_samples=24):
+        judge_samples(
+            images_of(samples), record, network or scene_features(), reference, place,
+            num_samples=num_samples,
+        )  # fmt: skip
+
+    other = dataclasses.replace(scene_features(), hash="another")
+    with pytest.raises(ValueError, match="one network"):
+        judge(network=other)
+    with pytest.raises(ValueError, match="a record of 24"):
+        judge(num_samples=23)
+    with pytest.raises(ValueError, match="reference of 64"):
+        judge(reference=dataclasses.replace(reference, image_size=64))
+    (samples / "00000.png").write_bytes(b"torn")
+    with pytest.raises(ValueError, match="got 23 of 24"):
+        judge()
+    assert not (place.folder / "card_generation.json").exists()
+
+
+def test_samples_without_a_record_are_refused(samples):
+    assert read_record(samples) == read_record(samples / "samples.npz") == RECORD
+    text = (samples / "samples.json").read_text()
+    fields = json.loads(text)
+    for broken, message in (
+        (text[:-9], "fields of"),
+        (json.dumps({**fields, "latents_hash": "other"}), "trained with"),
+        (json.dumps({**fields, "labels": "none"}), "classes were chosen"),
+        (json.dumps({"seed": 0}), "fields of"),
+    ):
+        (samples / "samples.json").write_text(broken)
+        with pytest.raises(ValueError, match=message):
+            read_record(samples)
+    (samples / "samples.json").unlink()
+    with pytest.raises(FileNotFoundError, match="origin"):
+        read_record(samples)
+
+
+def test_a_record_is_no_image_of_the_folder(samples):
+    assert len(FolderSource(samples)) == 24
+    assert np.array(FolderSource(samples).ignored) == ["samples.json"]

@@ -1,0 +1,92 @@
+import json
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+
+import jax.random as jr
+import numpy as np
+from PIL import Image
+import pytest
+
+from vtp_eqx.config import TokenizerConfig, VIT_FEMTO
+from vtp_eqx.data.scenes import render, SceneConfig
+from vtp_eqx.tokenizer import save, Tokenizer
+
+
+SCRIPT = Path(__file__).parents[2] / "experiments" / "evaluate.py"
+
+
+def command(*words):
+    return [sys.executable, str(SCRIPT), *map(str, words)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    config = TokenizerConfig(
+        encoder=VIT_FEMTO, decoder=VIT_FEMTO, image_size=32, patch_size=8
+    )
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save(Tokenizer(config, key=jr.key(0)), folder)
+    return folder
+
+
+def judge(tokenizer, data, out):
+    return command("rfid", "--tokenizer", tokenizer, "--data", data, "--out", out)
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_continues_and_ends_equal(tokenizer, tmp_path):
+    data = tmp_path / "scenes.npz"
+    np.savez(data, arr_0=render(SceneConfig(), np.arange(2600)).image)
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    run = subprocess.Popen(judge(tokenizer, data, tmp_path / "killed"))
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "killed").rglob("rows-*.npz")):
+        assert run.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    assert not (tmp_path / "killed" / "card_reconstruction.json").exists()
+    before = {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("rows-*")
+    }
+    for name in ("whole", "killed"):
+        subprocess.run(judge(tokenizer, data, tmp_path / name), check=True)
+    cards = [
+        (tmp_path / name / "card_reconstruction.json").read_text()
+        for name in ("whole", "killed")
+    ]
+    assert cards[0] == cards[1]
+    # What was whole when it was killed was not taken again.
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+@pytest.mark.slow
+def test_files_that_are_no_images_are_named_and_the_rest_is_judged(tokenizer, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    scenes = render(SceneConfig(), np.arange(6)).image
+    for row, image in enumerate(scenes):
+        Image.fromarray(image).resize((50 + row, 60)).save(folder / f"{row}.png")
+    (folder / "3.png").write_bytes((folder / "3.png").read_bytes()[:200])
+    (folder / "notes.txt").write_text("not an image")
+    out = tmp_path / "out"
+    done = subprocess.run(
+        judge(tokenizer, folder, out), check=True, capture_output=True, text=True
+    )
+    assert "1 files are no images by name: notes.txt" in done.stdout
+    assert "1 files could not be read: 3.png" in done.stdout
+    content = json.loads((out / "card_reconstruction.json").read_text())
+    assert content["card"]["num_samples"] == 5
+    assert content["card"]["num_skipped"] == 1
+    assert content["skipped"].keys() == {"3.png"}
+    refused = subprocess.run(
+        [*judge(tokenizer, folder, out), "--num-samples", "6"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert refused.returncode != 0
+    assert "got 5 of 6" in refused.stderr

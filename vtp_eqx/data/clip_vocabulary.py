@@ -1,0 +1,91 @@
+"""Where the published CLIP vocabulary lies: it is no part of this package.
+
+OpenAI published it with CLIP (Radford et al. 2021, https://arxiv.org/abs/2103.00020)
+under the MIT license; open_clip installs the same file.
+"""
+
+import gzip
+import hashlib
+import http.client
+import importlib.util
+import os
+from pathlib import Path
+import urllib.request
+
+from vtp_eqx.config import require
+from vtp_eqx.files import replacing
+
+
+NAME = "bpe_simple_vocab_16e6.txt.gz"
+ADDRESS = f"https://raw.githubusercontent.com/openai/CLIP/main/clip/{NAME}"
+SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
+VARIABLE = "VTP_CLIP_VOCABULARY"
+_TIMEOUT = 5.0  # seconds without an answer: offline is said at once, not after retries
+_SUPPLY = (
+    f"get {ADDRESS} (sha256 {SHA256}) and pass its path, or set {VARIABLE} to its path"
+)
+
+
+def find_vocabulary(path: str | os.PathLike[str] | None = None) -> Path:
+    """The vocabulary file: the first there is of five.
+
+    `path`; the path in the environment variable `VTP_CLIP_VOCABULARY`; the file of an
+    installed open_clip; a file downloaded before, in `$XDG_CACHE_HOME/vtp_eqx` or
+    `~/.cache/vtp_eqx`; a download to there.
+
+    Raises `FileNotFoundError` where `path` or the variable names no file, or where
+    nothing is found and the download fails, saying how to supply the file.
+    """
+    named = path or os.environ.get(VARIABLE)
+    if named:
+        if not Path(named).is_file():
+            raise FileNotFoundError(
+                f"The CLIP vocabulary must be a file; got {str(named)!r}, which is "
+                f"none: {_SUPPLY}."
+            )
+        return Path(named)
+    package = importlib.util.find_spec("open_clip")
+    if package and package.origin:
+        installed = Path(package.origin).with_name(NAME)
+        if installed.is_file():
+            return installed
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cached = caches / "vtp_eqx" / NAME
+    if not cached.is_file():
+        _download(cached)
+    return cached
+
+
+def read_vocabulary(path: str | os.PathLike[str] | None = None) -> list[str]:
+    """The lines of the file that `find_vocabulary` finds: a header, then merges.
+
+    Raises `FileNotFoundError` as `find_vocabulary` does, and `ValueError` where the
+    file is not the published one to the last bit.
+    """
+    found = find_vocabulary(path)
+    content = found.read_bytes()
+    _check(content, str(found))
+    return gzip.decompress(content).decode("utf-8").split("\n")
+
+
+def _download(path: Path) -> None:
+    try:
+        with urllib.request.urlopen(ADDRESS, timeout=_TIMEOUT) as answer:
+            content = answer.read()
+        _check(content, ADDRESS)
+        with replacing(path) as unfinished:
+            unfinished.write_bytes(content)
+    except (OSError, http.client.HTTPException) as error:
+        raise FileNotFoundError(
+            f"The CLIP vocabulary {NAME} must be at hand; it was not found, and could "
+            f"not be downloaded to {path} ({error}): {_SUPPLY}."
+        ) from error
+
+
+def _check(content: bytes, where: str) -> None:
+    digest = hashlib.sha256(content).hexdigest()
+    require(
+        digest == SHA256,
+        f"The CLIP vocabulary must be the published file, whole; got {len(content)} "
+        f"bytes with sha256 {digest} from {where}: {_SUPPLY}.",
+    )

@@ -1,0 +1,150 @@
+"""Images of any size to squares of one size, each as a published protocol does it.
+
+A crop is a function from uint8 pixels to uint8 pixels, by Pillow's antialiased filters,
+and its `repr` names it on an evaluation card.
+"""
+
+import dataclasses
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import UInt8
+import numpy as np
+from PIL import Image
+
+from vtp_eqx.config import require
+from vtp_eqx.data.images import MAX_PIXELS
+
+
+Pixels = UInt8[np.ndarray, "height width 3"]
+Square = UInt8[np.ndarray, "size size 3"]
+
+
+@runtime_checkable
+class Crop(Protocol):
+    """A function from an image to a square, `size` pixels a side."""
+
+    @property
+    def size(self) -> int: ...
+
+    def __call__(self, image: Pixels) -> Square: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class CenterCrop:
+    """The middle square: halves by boxes while large, then bicubic, then cuts.
+
+    The crop of ADM (Dhariwal and Nichol 2021, https://arxiv.org/abs/2105.05233), with
+    which VTP judges reconstructions and generators are trained. An image that is that
+    square already passes unchanged.
+    """
+
+    size: int
+
+    def __call__(self, image: Pixels) -> Square:
+        if image.shape[:2] == (self.size, self.size):
+            return image
+        picture = Image.fromarray(image)
+        while min(picture.size) >= 2 * self.size:
+            width, height = picture.size
+            picture = picture.resize((width // 2, height // 2), Image.Resampling.BOX)
+        scale = self.size / min(picture.size)
+        width, height = (round(side * scale) for side in picture.size)
+        picture = _resized(picture, width, height, Image.Resampling.BICUBIC)
+        top, left = (height - self.size) // 2, (width - self.size) // 2
+        return _cut(picture, top, left, self.size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Squash:
+    """All of the image, its sides scaled apart: bilinear, as VTP's zero-shot test."""
+
+    size: int
+
+    def __call__(self, image: Pixels) -> Square:
+        picture = Image.fromarray(image)
+        return np.array(
+            picture.resize((self.size, self.size), Image.Resampling.BILINEAR)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ShortSideCrop:
+    """The short side to `short` by bicubic, then the middle: as DINOv2's probe.
+
+    `ShortSideCrop(256, 224)` is the usual one; sides round as in torchvision.
+    """
+
+    short: int
+    size: int
+
+    def __post_init__(self):
+        require(
+            self.size <= self.short,
+            "The middle is cut out of the resized image, so `size` is at most `short`; "
+            f"got {self.size} and {self.short}: change either.",
+        )
+
+    def __call__(self, image: Pixels) -> Square:
+        picture = Image.fromarray(image)
+        width, height = picture.size
+        if width <= height:
+            width, height = self.short, int(self.short * height / width)
+        else:
+            width, height = int(self.short * width / height), self.short
+        picture = _resized(picture, width, height, Image.Resampling.BICUBIC)
+        top, left = round((height - self.size) / 2), round((width - self.size) / 2)
+        return _cut(picture, top, left, self.size)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomCrop:
+    """A box of random area and shape, resized by bicubic, mirrored half the time.
+
+    torchvision's RandomResizedCrop with its defaults, which DINOv2's probe trains with;
+    `crop(image, rng)` draws from `rng` alone.
+    """
+
+    size: int
+    scale: tuple[float, float] = (0.08, 1.0)
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    flip_rate: float = 0.5
+
+    def __call__(self, image: Pixels, rng: np.random.Generator) -> Square:
+        height, width, _ = image.shape
+        left, top, across, down = self._box(width, height, rng)
+        picture = Image.fromarray(image[top : top + down, left : left + across])
+        picture = picture.resize((self.size, self.size), Image.Resampling.BICUBIC)
+        if rng.random() < self.flip_rate:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return np.array(picture)
+
+    def _box(
+        self, width: int, height: int, rng: np.random.Generator
+    ) -> tuple[int, int, int, int]:
+        low, high = self.aspect
+        for _ in range(10):
+            area = width * height * rng.uniform(*self.scale)
+            aspect = np.exp(rng.uniform(np.log(low), np.log(high)))
+            across, down = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
+            if 0 < across <= width and 0 < down <= height:
+                left = int(rng.integers(0, width - across + 1))
+                top = int(rng.integers(0, height - down + 1))
+                return left, top, across, down
+        # No box of that shape fits: the largest middle one that does.
+        across = min(width, max(1, round(height * high)))
+        down = min(height, max(1, round(width / low)))
+        return (width - across) // 2, (height - down) // 2, across, down
+
+
+def _resized(
+    picture: Image.Image, width: int, height: int, resampling: Image.Resampling
+) -> Image.Image:
+    require(
+        width * height <= MAX_PIXELS,
+        f"a shape of {picture.size[0]} x {picture.size[1]}, too long to be resized",
+    )
+    return picture.resize((width, height), resampling)
+
+
+def _cut(picture: Image.Image, top: int, left: int, size: int) -> Square:
+    return np.array(picture.crop((left, top, left + size, top + size)))

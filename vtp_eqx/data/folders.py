@@ -1,0 +1,101 @@
+"""Folders of image files as random-access sources."""
+
+from collections import Counter
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from vtp_eqx.config import require
+from vtp_eqx.data.images import read_image, SUFFIXES
+
+
+class FolderSource:
+    """The image files of a folder, in the order of their names.
+
+    Where they lie in subfolders, each subfolder is a class, and its label is its place
+    among the sorted names; an empty one keeps its place. Where they lie in the folder
+    itself, there are no labels.
+
+    `source[row]` has `image` (uint8, of the file's own size), `id` and maybe `label`;
+    it raises `images.UnreadableImageError` for a file that is damaged, none at all, or
+    gone. Nothing but names is held in memory. Can be pickled, for worker processes.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        require(
+            self.folder.is_dir(),
+            f"Images are read from a folder; got {self.folder}: check the path.",
+        )
+        names = sorted(_files(self.folder))
+        self.names = [name for name in names if _suffix(name) in SUFFIXES]
+        self.ignored = [name for name in names if _suffix(name) not in SUFFIXES]
+        require(
+            bool(self.names),
+            f"A folder of images has files ending in {', '.join(sorted(SUFFIXES))}; "
+            f"found none in {self.folder}, and {len(self.ignored)} others: check the "
+            "path.",
+        )
+        loose = [name for name in self.names if "/" not in name]
+        require(
+            len(loose) in (0, len(self.names)),
+            "Images lie in class folders or all in one folder; got "
+            f"{len(loose)} of {len(self.names)} beside class folders in {self.folder} "
+            f"({loose[:1]}): move them.",
+        )
+        self.class_names = () if loose else tuple(_classes(self.folder))
+        self._labels = {name: label for label, name in enumerate(self.class_names)}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        name = self.names[row]
+        example: dict[str, Any] = {"id": row}
+        if self.class_names:
+            example["label"] = self._labels[name.partition("/")[0]]
+        # Read last: the label of an unreadable file is of no use.
+        return {**example, "image": read_image(self.folder / name, name)}
+
+    @property
+    def class_sizes(self) -> dict[str, int]:
+        """How many files each class has."""
+        counts = Counter(name.partition("/")[0] for name in self.names)
+        return {name: counts[name] for name in self.class_names}
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever a file comes, goes, or is written again."""
+        digest = hashlib.sha256()
+        for name in self.names:
+            try:
+                status = (self.folder / name).stat()
+                digest.update(
+                    f"{name} {status.st_size} {status.st_mtime_ns}\n".encode()
+                )
+            except OSError:
+                digest.update(f"{name} gone\n".encode())
+        return digest.hexdigest()[:12]
+
+
+def _files(folder: Path) -> list[str]:
+    """Names of all files below `folder`, from there, with `/`; hidden ones left out."""
+    found = []
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            (Path(place) / name).relative_to(folder).as_posix()
+            for name in files
+            if not name.startswith(".")
+        ]
+    return found
+
+
+def _classes(folder: Path) -> list[str]:
+    visible = (place for place in folder.iterdir() if not place.name.startswith("."))
+    return sorted(place.name for place in visible if place.is_dir())
+
+
+def _suffix(name: str) -> str:
+    return Path(name).suffix.lower()

@@ -1,0 +1,86 @@
+"""Image files as 8-bit RGB, whatever camera, editor or web server they come from.
+
+What is shown is what a viewer would show: rotated as EXIF says, colors converted, and
+transparency laid on white. The published evaluations drop transparency and ignore
+EXIF; their data sets have next to none of either.
+"""
+
+import io
+from pathlib import Path
+
+from jaxtyping import UInt8
+import numpy as np
+from PIL import Image, ImageOps
+
+from vtp_eqx.config import require
+
+
+SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+MAX_PIXELS = 2**26  # 67 megapixels; more are not photographs, and would fill the memory
+
+
+class UnreadableImageError(ValueError):
+    """A file that cannot be shown as an image: `name` and `reason` say which and why.
+
+    Who reads many files counts these and goes on.
+    """
+
+    def __init__(self, name: str, reason: str):
+        super().__init__(name, reason)  # both, so that it can be pickled
+        self.name, self.reason = name, reason
+
+    def __str__(self) -> str:
+        return (
+            f"An image file must be whole and of a known format; got {self.name} "
+            f"({self.reason}): replace or remove it."
+        )
+
+
+def read_image(path: Path, name: str = "") -> UInt8[np.ndarray, "height width 3"]:
+    """The pixels of a file; `UnreadableImageError`, by `name`, where there are none."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:  # also a file that was there when the folder was listed
+        reason = error.strerror or type(error).__name__
+        raise UnreadableImageError(name or str(path), reason) from error
+    return decode_image(content, name or str(path))
+
+
+def decode_image(content: bytes, name: str) -> UInt8[np.ndarray, "height width 3"]:
+    """The pixels of an encoded image; `name` is where it came from, for the error."""
+    if not content:
+        raise UnreadableImageError(name, "an empty file")
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+            require(width * height <= MAX_PIXELS, f"{width} x {height} pixels")
+            image.load()
+            return np.array(_as_rgb(_upright(image)))
+    # Damaged files make Pillow's parsers raise nearly everything: OSError, ValueError,
+    # SyntaxError, struct.error, IndexError and more.
+    except Exception as error:
+        unknown = isinstance(error, Image.UnidentifiedImageError)
+        reason = "not an image" if unknown else str(error) or type(error).__name__
+        raise UnreadableImageError(name, reason) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF of whole pixels, which cannot say how to turn them
+        return image
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # 16 bits to 8: 65535 / 257 = 255. Pillow would clip everything above 255.
+        gray = np.clip(np.asarray(image, np.int64), 0, 65535)
+        return Image.fromarray((gray / 257).round().astype(np.uint8)).convert("RGB")
+    require(image.mode != "F", "floating-point pixels, which have no known range")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,58 @@
+"""What an evaluation shows in a terminal: progress with the time left, and numbers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from vtp_eqx.evaluation.card import EvaluationCard
+from vtp_eqx.evaluation.survey import Report
+
+
+@contextlib.contextmanager
+def progress(console: Console) -> Iterator[Report]:
+    """A report that draws a bar for each stage, with the time it still takes."""
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+    stages = {}
+
+    def report(stage: str, done: int, total: int) -> None:
+        if stage not in stages:
+            # Begun here, so that what an earlier run did is not counted as speed.
+            stages[stage] = bars.add_task(stage, total=total, completed=done)
+        bars.update(stages[stage], completed=done, total=total)
+
+    with bars:
+        yield report
+
+
+def numbers_table(numbers: Mapping[str, float], card: EvaluationCard) -> Table:
+    """The numbers, with how many images they are of."""
+    table = Table(title=f"{card.num_samples} images against {card.num_reference}")
+    table.add_column("number")
+    table.add_column("value", justify="right")
+    for name, value in numbers.items():
+        table.add_row(name, f"{value:.4f}")
+    return table
+
+
+def listed(what: str, names: Sequence[str], limit: int = 5) -> str:
+    """A line that counts files and names the first of them."""
+    more = ", ..." if len(names) > limit else ""
+    return f"{len(names)} {what}: {', '.join(names[:limit])}{more}"

@@ -1,0 +1,153 @@
+"""Frozen networks that judge images, behind one door each.
+
+A distance, a score or a coverage is taken in the features of such a network, and is
+only comparable with others taken in the same one: it has a name and a hash.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vtp_eqx.config import require
+from vtp_eqx.evaluation.card import NetworkName
+from vtp_eqx.models.dinov2 import load_dinov2, PUBLISHED
+from vtp_eqx.models.inception import INCEPTION, load_inception
+from vtp_eqx.models.perceptual import load_perceptual
+from vtp_eqx.models.published import network_hash
+from vtp_eqx.models.scene_network import load_scene_network, scene_network_hash
+
+
+Image = Float[Array, "height width 3"]
+
+
+class Seen(eqx.Module):
+    """What a network sees in one image: of these, what it has.
+
+    `spatial` are features that keep places, for sFID; `logits` are those of a
+    classifier, for the Inception score.
+    """
+
+    features: Float[Array, " width"]
+    spatial: Float[Array, " spatial"] | None = None
+    logits: Float[Array, " classes"] | None = None
+
+
+class FeatureNetwork(eqx.Module):
+    """`network(image)` of one float image in [0, 1] is what `read(model, image)` sees.
+
+    `name` is one of `card.DISTANCE_NAMES`, `hash` is of the weights, and `image_size`
+    is the side of the only images it reads, `None` where it resizes them itself.
+    """
+
+    model: Any
+    read: Callable[[Any, Any], Seen] = eqx.field(static=True)
+    name: NetworkName = eqx.field(static=True)
+    hash: str = eqx.field(static=True)
+    image_size: int | None = eqx.field(static=True)
+
+    def __call__(self, image: Image) -> Seen:
+        return self.read(self.model, image)
+
+    def check_size(self, size: int) -> None:
+        """An error where images of that side cannot be judged."""
+        require(
+            self.image_size in (None, size),
+            f"The {self.name} reads images of {self.image_size} x {self.image_size} "
+            f"pixels; got {size} x {size}: choose another network or size.",
+        )
+
+
+class PerceptualNetwork(eqx.Module):
+    """LPIPS: `network(image, other)` of two float images in [0, 1] is their distance.
+
+    `hash` is of the weights.
+    """
+
+    model: Any
+    distance: Callable[[Any, Any, Any], Float[Array, ""]] = eqx.field(static=True)
+    hash: str = eqx.field(static=True)
+
+    def __call__(self, image: Image, other: Image) -> Float[Array, ""]:
+        return self.distance(self.model, image, other)
+
+
+def see(network: FeatureNetwork, image: Any) -> dict[str, Any]:
+    """What a network sees in one image, without what it does not have."""
+    seen = network(image)
+    answers = {
+        "features": seen.features,
+        "spatial": seen.spatial,
+        "logits": seen.logits,
+    }
+    return {name: value for name, value in answers.items() if value is not None}
+
+
+def seen_by(network: FeatureNetwork, size: int) -> list[str]:
+    """The names in what `see` returns for images of that side."""
+    image = jax.ShapeDtypeStruct((size, size, 3), jnp.float32)
+    return list(eqx.filter_eval_shape(see, network, image))
+
+
+def scene_features() -> FeatureNetwork:
+    """The shipped scene network; distances in its features are `FD-scenes`."""
+    network = load_scene_network()
+    size = network.config.image_size
+    return FeatureNetwork(network, _scene, "scene-network", scene_network_hash(), size)
+
+
+def feature_network(
+    name: Literal["scene-network", "inception-v3", "dinov2"], weights: Path | None
+) -> FeatureNetwork:
+    """A feature network, with the published file of its weights; the first has its own.
+
+    DINOv2's is told by its name, `dinov2_vitl14_pretrain.pth` say. An error where the
+    file is missing or is another than the published one.
+    """
+    if name == "scene-network":
+        require(
+            weights is None,
+            f"The scene network is shipped with its weights; got {weights}: leave them "
+            "out, or choose another network.",
+        )
+        return scene_features()
+    if name == "inception-v3":
+        model = load_inception(weights or INCEPTION.name)
+        return FeatureNetwork(model, _inception, name, network_hash(model), None)
+    files = {known.file.name: known for known in PUBLISHED.values()}
+    file = "" if weights is None else weights.name
+    require(
+        file in files,
+        f"DINOv2 is read from a file of its published name; got {file!r}: use one of "
+        f"{', '.join(files)}.",
+    )
+    assert weights is not None
+    model = load_dinov2(weights, files[file])
+    return FeatureNetwork(model, _dinov2, name, network_hash(model), None)
+
+
+def lpips(vgg: Path, channels: Path) -> PerceptualNetwork:
+    """LPIPS from the published files of VGG16 and of its channel weights."""
+    model = load_perceptual(vgg, channels)
+    return PerceptualNetwork(model, _perceptual, network_hash(model))
+
+
+def _scene(model: Any, image: Any) -> Seen:
+    return Seen(model(image).features)
+
+
+def _inception(model: Any, image: Any) -> Seen:
+    reading = model(image)
+    return Seen(reading.features, reading.spatial, reading.logits)
+
+
+def _dinov2(model: Any, image: Any) -> Seen:
+    return Seen(model.distance_features(image))
+
+
+def _perceptual(model: Any, image: Any, other: Any) -> Any:
+    return model(image, other)

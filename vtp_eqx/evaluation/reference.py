@@ -1,0 +1,160 @@
+"""Statistics of real images as `.npz`: our own, and those that others publish.
+
+The keys that everybody reads are `mu` and `sigma` (mean and covariance of features) and
+`mu_s` and `sigma_s` (of spatial features, for sFID). Ours tell besides what they were
+taken from; files of others do not, and whoever uses one has to say it.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+import zipfile
+
+from jaxtyping import Float
+import numpy as np
+
+from vtp_eqx.config import require
+from vtp_eqx.evaluation.frechet import Moments
+from vtp_eqx.evaluation.networks import FeatureNetwork, see, seen_by
+from vtp_eqx.evaluation.survey import Images, survey, Workplace
+from vtp_eqx.files import replacing
+from vtp_eqx.models.arrays import arrays_hash
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What samples are compared with.
+
+    `features` are those of the real images themselves, which precision and recall
+    take; files of moments alone do not have them.
+    """
+
+    moments: Moments
+    spatial: Moments | None = None
+    features: Float[np.ndarray, "count width"] | None = None
+    network: str  # its name, as on a card
+    network_hash: str  # of its weights; empty where the file does not tell
+    image_size: int | None = None  # side of the images, where the file tells
+    crop: str = ""
+
+    @property
+    def hash(self) -> str:
+        """Sixteen hexadecimal digits that name the statistics."""
+        return arrays_hash({"mu": self.moments.mean, "sigma": self.moments.covariance})
+
+    def check_network(self, name: str, digest: str) -> None:
+        """An error where features of another network are to be compared with it."""
+        require(
+            name == self.network and self.network_hash in ("", digest),
+            "Distances are between features of one network; got a reference in "
+            f"{self.network} {self.network_hash[:12]} and samples in {name} "
+            f"{digest[:12]}: make the reference again with this network.",
+        )
+
+
+def make_reference(
+    images: Images,
+    network: FeatureNetwork,
+    place: Workplace,
+    *,
+    keep_features: bool = False,
+    num_samples: int | None = None,
+) -> Reference:
+    """The statistics of real images, for `reference.write_reference`.
+
+    `keep_features` keeps those of every image, for precision and recall.
+    """
+    network.check_size(images.crop.size)
+    of = {"network": network.hash}
+    seen = survey(see, network, images, place, stage="reference", of=of)
+    seen.check_count(num_samples)
+    has_spatial = "spatial" in seen_by(network, images.crop.size)
+    return Reference(
+        moments=seen.moments("features"),
+        spatial=seen.moments("spatial") if has_spatial else None,
+        features=seen.column("features") if keep_features else None,
+        network=network.name,
+        network_hash=network.hash,
+        image_size=images.crop.size,
+        crop=repr(images.crop),
+    )
+
+
+def write_reference(path: str | Path, reference: Reference) -> None:
+    """Writes statistics that `read_reference` reads, and other evaluators too."""
+    arrays: dict[str, Any] = {
+        "mu": reference.moments.mean,
+        "sigma": reference.moments.covariance,
+        "count": reference.moments.count,
+        "network": reference.network,
+        "network_hash": reference.network_hash,
+        "image_size": reference.image_size or 0,
+        "crop": reference.crop,
+    }
+    if reference.spatial is not None:
+        arrays["mu_s"] = reference.spatial.mean
+        arrays["sigma_s"] = reference.spatial.covariance
+    if reference.features is not None:
+        arrays["features"] = reference.features
+    with replacing(path) as unfinished, unfinished.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def read_reference(
+    path: str | Path, *, network: str | None = None, count: int | None = None
+) -> Reference:
+    """The statistics in a file.
+
+    `network` and `count` (of images) are for files that do not tell them, which is an
+    error otherwise; so is saying other ones than the file does.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"Reference statistics are an .npz file; found none at {path}: make it "
+            "with `evaluate.py reference`, or check the path."
+        )
+    try:
+        with path.open("rb") as file, np.load(file) as content:
+            arrays = {name: content[name] for name in content if name != "arr_0"}
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"Reference statistics are a whole .npz file; got a damaged {path} "
+            f"({error}): copy it again."
+        ) from error
+    require(
+        {"mu", "sigma"} <= arrays.keys(),
+        f"Reference statistics have `mu` and `sigma`; got {sorted(arrays)} in {path}: "
+        "name another file, or make one with `evaluate.py reference`.",
+    )
+    size = _told(path, "count", arrays.get("count"), count)
+    spatial = None
+    if {"mu_s", "sigma_s"} <= arrays.keys():
+        spatial = Moments.from_statistics(arrays["mu_s"], arrays["sigma_s"], int(size))
+    return Reference(
+        moments=Moments.from_statistics(arrays["mu"], arrays["sigma"], int(size)),
+        spatial=spatial,
+        features=arrays.get("features"),
+        network=str(_told(path, "network", arrays.get("network"), network)),
+        network_hash=str(arrays.get("network_hash", "")),
+        image_size=int(arrays.get("image_size", 0)) or None,
+        crop=str(arrays.get("crop", "")),
+    )
+
+
+def _told(path: Path, name: str, by_file: Any, by_caller: Any) -> Any:
+    """What the file says or else the caller; an error where neither or both differ."""
+    require(
+        by_file is not None or by_caller is not None,
+        f"Numbers depend on the reference's `{name}`, which {path} does not tell: say "
+        f"it (`--reference-{name}`).",
+    )
+    if by_file is None:
+        return by_caller
+    value = by_file.item()
+    require(
+        by_caller in (None, value),
+        f"The reference's `{name}` is what its file says; got {value!r} in {path} and "
+        f"{by_caller!r} from you: leave it out, or name another file.",
+    )
+    return value

@@ -1,0 +1,147 @@
+"""Samples of a generator: the record of what made them, and how good they are."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+from vtp_eqx.config import as_json, from_dict, require, SamplerConfig
+from vtp_eqx.evaluation.card import EvaluationCard, LabelPolicy, write
+from vtp_eqx.evaluation.coverage import inception_score, precision_and_recall
+from vtp_eqx.evaluation.frechet import frechet_distance
+from vtp_eqx.evaluation.networks import FeatureNetwork, see, seen_by
+from vtp_eqx.evaluation.reference import Reference
+from vtp_eqx.evaluation.survey import Images, survey, Workplace
+from vtp_eqx.files import replacing
+
+
+RECORD = "samples.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleRecord:
+    """What samples are a function of. Hashes as on an `EvaluationCard`."""
+
+    num_samples: int
+    sampler: SamplerConfig
+    labels: LabelPolicy
+    seed: int
+    precision: str
+    tokenizer_hash: str
+    latents_hash: str  # of the tokenizer that decoded them
+    generator_hash: str
+    generator_latents_hash: str  # of the statistics the generator was trained with
+
+    def __post_init__(self):
+        require(
+            self.labels in get_args(LabelPolicy) and self.labels != "none",
+            f"`labels` tells how classes were chosen; got {self.labels!r}: name one of "
+            f"{get_args(LabelPolicy)[1:]}.",
+        )
+        require(
+            self.generator_latents_hash == self.latents_hash,
+            "A generator samples in the latent statistics it was trained with; got "
+            f"{self.generator_latents_hash} for it and {self.latents_hash} for the "
+            "tokenizer: sample again with the tokenizer it was trained on.",
+        )
+
+
+def write_record(folder: str | Path, record: SampleRecord) -> None:
+    """Writes the record into the folder of its samples."""
+    with replacing(Path(folder) / RECORD) as unfinished:
+        unfinished.write_text(as_json(record) + "\n")
+
+
+def read_record(samples: str | Path) -> SampleRecord:
+    """The record of a folder of samples, or of an `.npz` in one.
+
+    A `FileNotFoundError` where there is none: nobody knows what made these images.
+    """
+    samples = Path(samples)
+    path = (samples if samples.is_dir() else samples.parent) / RECORD
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"Samples are judged with a record of what made them; found no {path}: "
+            "write one with `write_record`, or name their origin (`--origin`)."
+        )
+    try:
+        return from_dict(SampleRecord, json.loads(path.read_text()))
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(
+            f"A record has the fields of `SampleRecord`; got {path} ({error}): write "
+            "it again."
+        ) from error
+
+
+def judge_samples(
+    samples: Images,
+    record: SampleRecord | str,
+    network: FeatureNetwork,
+    reference: Reference,
+    place: Workplace,
+    *,
+    num_samples: int,
+) -> dict[str, float]:
+    """The distance of samples to real images, and what else network and reference give.
+
+    Beside gFID (or what it is called in this network): sFID where both have spatial
+    features, the Inception score where the network is Inception, precision and recall
+    where the reference has the features of its images. `record` tells what made the
+    samples, or is their origin in words. Writes `card_generation.json`.
+    """
+    size = samples.crop.size
+    network.check_size(size)
+    reference.check_network(network.name, network.hash)
+    require(
+        reference.image_size in (None, size),
+        f"Samples are compared with images of their size; got {size} pixels and a "
+        f"reference of {reference.image_size}: make one for {size}.",
+    )
+    if isinstance(record, SampleRecord):
+        require(
+            record.num_samples == num_samples,
+            f"All samples are judged; got {num_samples} to judge, and a record of "
+            f"{record.num_samples}: judge all, or sample again.",
+        )
+    of = {"network": network.hash}
+    seen = survey(see, network, samples, place, stage="samples", of=of)
+    seen.check_count(num_samples)
+    card = EvaluationCard(
+        **_made_by(record),
+        num_samples=num_samples,
+        num_reference=reference.moments.count,
+        reference_hash=reference.hash,
+        feature_network=network.name,
+        feature_hash=network.hash,
+        crop=repr(samples.crop),
+        images_hash=seen.images_hash,
+        num_skipped=len(seen.skipped),
+    )
+    name = card.distance_name
+    numbers = {
+        f"g{name}": frechet_distance(seen.moments("features"), reference.moments)
+    }
+    has = seen_by(network, size)
+    if reference.spatial is not None and "spatial" in has:
+        spatial = frechet_distance(seen.moments("spatial"), reference.spatial)
+        numbers[f"s{name}"] = spatial
+    if network.name == "inception-v3" and "logits" in has:
+        numbers["Inception score"] = inception_score(seen.column("logits"))
+    if reference.features is not None:
+        numbers["precision"], numbers["recall"] = precision_and_recall(
+            reference.features, seen.column("features")
+        )
+    path = place.folder / "card_generation.json"
+    write(path, numbers, card, num_evaluated=seen.count, skipped=seen.skipped)
+    return numbers
+
+
+def _made_by(record: SampleRecord | str) -> dict[str, Any]:
+    """The fields of a card that tell what made samples."""
+    if isinstance(record, str):
+        unknown = dict(tokenizer_hash="", latents_hash="", precision="unknown")
+        return {**unknown, "origin": record}
+    fields = {
+        field.name: getattr(record, field.name) for field in dataclasses.fields(record)
+    }
+    return {name: value for name, value in fields.items() if name != "num_samples"}

@@ -1,0 +1,299 @@
+"""DINOv2's vision transformers, frozen, for Frechet distances in their features.
+
+Oquab et al. 2023, https://arxiv.org/abs/2304.07193; with registers, Darcet et al. 2023,
+https://arxiv.org/abs/2309.16588. Positions are learned on one grid and interpolated to
+others as facebookresearch/dinov2 b8931f7 does.
+"""
+
+import dataclasses
+from operator import attrgetter
+import os
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray
+import numpy as np
+
+from vtp_eqx.config import FeedForward, IMAGENET_MEAN, IMAGENET_STD
+from vtp_eqx.models.encoder import Features
+from vtp_eqx.models.published import chosen, PublishedFile, Tensors
+from vtp_eqx.nn.linear import Linear
+from vtp_eqx.nn.norms import LayerNorm
+from vtp_eqx.nn.patches import patch_grid, patchify
+from vtp_eqx.nn.transformer import Transformer
+
+
+DISTANCE_SIDE = 224  # Stein et al. 2023
+MEAN, STD = np.asarray(IMAGENET_MEAN, np.float32), np.asarray(IMAGENET_STD, np.float32)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DinoV2Config:
+    """Shape of one of DINOv2's transformers; defaults are those of all published."""
+
+    width: int
+    depth: int
+    num_heads: int
+    num_registers: int = 0
+    feed_forward: FeedForward = "mlp"
+    patch_size: int = 14
+    grid_size: int = 37  # side of the grid of its positions: 518 pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedDinoV2:
+    """A published transformer: its shape and its file."""
+
+    config: DinoV2Config
+    file: PublishedFile
+
+
+class DinoV2(eqx.Module):
+    """A vision transformer with a summary token: `network(image) -> Features`.
+
+    `origin` says whose weights it has.
+    """
+
+    patch_embed: Linear
+    cls_token: Float[Array, " width"]  # its position is added to it
+    registers: Float[Array, "num_registers width"]
+    positions: Float[Array, "rows columns width"]
+    stack: Transformer
+    norm: LayerNorm
+    config: DinoV2Config = eqx.field(static=True)
+    origin: str = eqx.field(static=True)
+
+    def __init__(
+        self, config: DinoV2Config, origin: str = "unchecked", *, key: PRNGKeyArray
+    ):
+        """Weights are drawn, to be replaced by published ones."""
+        embed_key, stack_key = jr.split(key)
+        width, grid = config.width, config.grid_size
+        self.patch_embed = Linear(3 * config.patch_size**2, width, key=embed_key)
+        self.cls_token = jnp.zeros(width, jnp.float32)
+        self.registers = jnp.zeros((config.num_registers, width), jnp.float32)
+        self.positions = jnp.zeros((grid, grid, width), jnp.float32)
+        self.stack = Transformer(
+            width,
+            config.depth,
+            config.num_heads,
+            norm="layernorm",
+            feed_forward=config.feed_forward,
+            layer_scale=1.0,
+            key=stack_key,
+        )
+        self.norm = LayerNorm(width)
+        self.config = config
+        self.origin = origin
+
+    def __call__(self, image: Float[Array, "height width 3"]) -> Features:
+        """The features of one image of values in [0, 1] that the patch divides."""
+        grid = patch_grid(image.shape[0], image.shape[1], self.config.patch_size)
+        pixels = (image - MEAN) / STD
+        # A number must not depend on the machine: a GPU would take fewer bits.
+        with jax.default_matmul_precision("highest"):
+            patches = self.patch_embed(patchify(pixels, self.config.patch_size))
+            patches += self._positions(*grid).reshape(patches.shape)
+            tokens = jnp.concatenate([self.cls_token[None], self.registers, patches])
+            tokens = self.norm(self.stack(tokens))
+        return Features(tokens[0], tokens[1 + self.config.num_registers :])
+
+    def distance_features(
+        self, image: Float[Array, "height width 3"]
+    ) -> Float[Array, " features"]:
+        """The summary of an image of any size, resized to 224 x 224.
+
+        What FD-DINOv2 compares, taken with ViT-L/14 without registers: Stein et al.
+        2023, https://arxiv.org/abs/2306.04675. Bicubic, filtered where it shrinks.
+        """
+        shape = (DISTANCE_SIDE, DISTANCE_SIDE, 3)
+        return self(jax.image.resize(image, shape, "cubic", antialias=True)).cls
+
+    def _positions(self, rows: int, columns: int) -> Float[Array, "rows columns width"]:
+        size = self.config.grid_size
+        if rows == columns == size:
+            return self.positions
+        if self.config.num_registers:
+            shape = (rows, columns, self.config.width)
+            return jax.image.resize(self.positions, shape, "cubic", antialias=True)
+        down, across = _cubic_table(size, rows), _cubic_table(size, columns)
+        return jnp.einsum("rh,hwd,cw->rcd", down, self.positions, across)
+
+
+def dinov2_from_published(
+    tensors: Tensors, config: DinoV2Config, origin: str = "unchecked"
+) -> DinoV2:
+    """The network of a published state dict.
+
+    The token that stands for masked patches is not read. A `ValueError` names tensors
+    that are missing, unknown or of another shape.
+    """
+    skeleton = eqx.filter_eval_shape(DinoV2, config, origin, key=jr.key(0))
+    table = _table(config)
+    shapes = _outer_shapes(config)
+    for name, paths in table.items():
+        leaves = [attrgetter(path)(skeleton).shape for path in paths]
+        stacked = "{}" in name
+        shape = leaves[0][1:] if stacked else leaves[0]
+        joined = (len(paths) * shape[0], *shape[1:])
+        for block in range(config.depth if stacked else 1):
+            shapes[name.format(block)] = joined
+    tensors = chosen(tensors, shapes, unused=("mask_token",))
+
+    arrays = _outer_arrays(tensors, config)
+    for name, paths in table.items():
+        if "{}" in name:
+            layers = [tensors[name.format(block)] for block in range(config.depth)]
+            parts = np.split(np.stack(layers), len(paths), axis=1)
+        else:
+            parts = [tensors[name]]
+        arrays |= dict(zip(paths, parts, strict=True))
+    return eqx.tree_at(
+        lambda network: [attrgetter(path)(network) for path in arrays],
+        skeleton,
+        [jnp.asarray(array) for array in arrays.values()],
+    )
+
+
+def load_dinov2(
+    path: str | os.PathLike[str], published: PublishedDinoV2, *, check: bool = True
+) -> DinoV2:
+    """One of `PUBLISHED` from its file.
+
+    A missing file, or with `check` one of another hash than the published, is an error
+    (`PublishedFile.read`).
+    """
+    tensors, origin = published.file.read(path, check=check)
+    return dinov2_from_published(tensors, published.config, origin)
+
+
+def _table(config: DinoV2Config) -> dict[str, tuple[str, ...]]:
+    """Published tensor -> our leaves of equal shape; "{}" stands for a block."""
+    modules: dict[str, tuple[str, ...]] = {
+        "norm1": ("attention_norm",),
+        "attn.qkv": ("attention.to_qkv",),
+        "attn.proj": ("attention.to_out",),
+        "norm2": ("feed_forward_norm",),
+    }
+    if config.feed_forward == "mlp":
+        modules |= {"mlp.fc1": ("feed_forward.up",), "mlp.fc2": ("feed_forward.out",)}
+    else:  # one published matrix is two of ours
+        modules["mlp.w12"] = ("feed_forward.gate", "feed_forward.up")
+        modules["mlp.w3"] = ("feed_forward.out",)
+    table = {
+        f"blocks.{{}}.{name}.{kind}": tuple(
+            f"stack.blocks.{path}.{kind}" for path in paths
+        )
+        for name, paths in modules.items()
+        for kind in ("weight", "bias")
+    }
+    return table | {
+        "blocks.{}.ls1.gamma": ("stack.blocks.attention_scale",),
+        "blocks.{}.ls2.gamma": ("stack.blocks.feed_forward_scale",),
+        "patch_embed.proj.bias": ("patch_embed.bias",),
+        "norm.weight": ("norm.weight",),
+        "norm.bias": ("norm.bias",),
+    }
+
+
+def _outer_shapes(config: DinoV2Config) -> dict[str, tuple[int, ...]]:
+    """The published tensors that are laid out in another way than ours."""
+    width, patch = config.width, config.patch_size
+    shapes: dict[str, tuple[int, ...]] = {
+        "patch_embed.proj.weight": (width, 3, patch, patch),
+        "cls_token": (1, 1, width),
+        "pos_embed": (1, 1 + config.grid_size**2, width),
+    }
+    if config.num_registers:
+        shapes["register_tokens"] = (1, config.num_registers, width)
+    return shapes
+
+
+def _outer_arrays(tensors: Tensors, config: DinoV2Config) -> dict[str, np.ndarray]:
+    kernel, positions = tensors["patch_embed.proj.weight"], tensors["pos_embed"][0]
+    grid = (config.grid_size, config.grid_size, config.width)
+    none = np.zeros((1, 0, config.width), np.float32)
+    return {
+        # Inside a patch we have the channel fastest, the published code slowest.
+        "patch_embed.weight": kernel.transpose(0, 2, 3, 1).reshape(len(kernel), -1),
+        "cls_token": tensors["cls_token"][0, 0] + positions[0],
+        "registers": tensors.get("register_tokens", none)[0],
+        "positions": positions[1:].reshape(grid),
+    }
+
+
+def _cubic_table(size: int, count: int) -> np.ndarray:
+    """The weights `[count, size]` of the interpolation of models without registers.
+
+    Bicubic with a = -0.75, never filtered, and with steps a little too small: the
+    published code adds 0.1 to the count when it computes them.
+    """
+    place = (np.arange(count) + 0.5) * size / (count + 0.1) - 0.5
+    before = np.floor(place).astype(int)
+    table = np.zeros((count, size), np.float32)
+    for tap in (-1, 0, 1, 2):
+        column = np.clip(before + tap, 0, size - 1)
+        np.add.at(table, (np.arange(count), column), _cubic(place - before - tap))
+    return table
+
+
+def _cubic(x: np.ndarray, a: float = -0.75) -> np.ndarray:
+    """Keys' kernel."""
+    x = np.abs(x)
+    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    far = a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
+    return np.where(x <= 1, near, far)
+
+
+def _published(
+    size: str,
+    width: int,
+    depth: int,
+    num_heads: int,
+    digest: str,
+    registers_digest: str,
+) -> dict[str, PublishedDinoV2]:
+    found = {}
+    for registers, suffix, part, sha256 in (
+        (0, "", "", digest), (4, "_reg", "_reg4", registers_digest),
+    ):  # fmt: skip
+        config = DinoV2Config(
+            width=width,
+            depth=depth,
+            num_heads=num_heads,
+            num_registers=registers,
+            feed_forward="swiglu" if size == "g" else "mlp",
+        )
+        name = f"dinov2_vit{size}14"
+        file = f"{name}{part}_pretrain.pth"
+        address = f"https://dl.fbaipublicfiles.com/dinov2/{name}/{file}"
+        found[name + suffix] = PublishedDinoV2(
+            config, PublishedFile(name=file, address=address, digest=sha256)
+        )
+    return found
+
+
+PUBLISHED = {
+    **_published(
+        "s", 384, 12, 6,
+        "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9",
+        "f433177089a681826f849f194ece3bb48f4d63fb38d32fc837e3dc7a4e5641fb",
+    ),
+    **_published(
+        "b", 768, 12, 12,
+        "0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73",
+        "73182a088cf94833c94b1666d1c99e02fe87e2007bff57b564fb6206e25dba71",
+    ),
+    **_published(
+        "l", 1024, 24, 16,
+        "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
+        "36e4deffbaef061a2576705b0c36f93621e2ae20bf6274694821b0b492551b51",
+    ),
+    **_published(
+        "g", 1536, 40, 24,
+        "baf8467e50af277596bbbafa06887c177ee899ab46033649c383577d7e9309d3",
+        "746ecb8c6301c645c5c855be91687d274587d6e48fdaec4a729753160b34a283",
+    ),
+}  # fmt: skip

@@ -1,0 +1,92 @@
+"""Tensors from the files that `torch.save` writes since version 1.6.
+
+Such a file is a zip with the bytes of the tensors and a program that says what they are
+(`vtp_eqx.torch_files.program`).
+"""
+
+from pathlib import Path
+from typing import Any
+import zipfile
+
+from jaxtyping import Shaped
+import numpy as np
+
+from vtp_eqx.config import require
+from vtp_eqx.torch_files.program import built, numbers_of, state_dict, StoredTensor
+
+
+class TorchFile:
+    """A file of `torch.save`, open for reading: use it in a `with` statement.
+
+    `content` is what was saved, with a `StoredTensor` for each tensor; `read` gives its
+    numbers. So a checkpoint's optimizer state costs nothing. A `ValueError` names the
+    file, and the byte of its program or the tensor, that cannot be read.
+    """
+
+    content: Any
+
+    def __init__(self, path: Path):
+        self._path = path
+        try:
+            self._archive = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            raise ValueError(
+                f"A file of `torch.save` is a whole zip; got {path} ({error}): copy it "
+                "again, or save it anew if it is older than torch 1.6."
+            ) from error
+        try:
+            self._open()
+        except BaseException:
+            self._archive.close()
+            raise
+
+    def _open(self) -> None:
+        suffix = "/data.pkl"
+        programs = [n for n in self._archive.namelist() if n.endswith(suffix)]
+        require(
+            len(programs) == 1,
+            f"A file of `torch.save` has one data.pkl; got {len(programs)} in "
+            f"{self._path}: save the model again.",
+        )
+        self._folder = programs[0].removesuffix(suffix)
+        order = f"{self._folder}/byteorder"
+        if order in self._archive.namelist():
+            require(
+                self._record(order) == b"little",
+                f"Numbers are stored little-endian; got {self._record(order)!r} in "
+                f"{self._path}: save the model on another machine.",
+            )
+        self.content = built(self._record(programs[0]), self._path)
+
+    def __enter__(self) -> "TorchFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._archive.close()
+
+    def tensors(self) -> dict[str, StoredTensor]:
+        """The tensors of a file that holds a state dict and nothing else."""
+        return state_dict(self.content, self._path)
+
+    def read(self, tensor: StoredTensor, name: str) -> Shaped[np.ndarray, "..."]:
+        """The numbers of a tensor; `name` is what an error calls it."""
+        content = self._record(f"{self._folder}/data/{tensor.record}")
+        return numbers_of(tensor, content, f"`{name}` in {self._path}")
+
+    def _record(self, name: str) -> bytes:
+        try:
+            stored = self._archive.getinfo(name).compress_type == zipfile.ZIP_STORED
+            content = self._archive.read(name) if stored else None
+        except (
+            KeyError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError,
+        ) as error:  # fmt: skip
+            raise ValueError(
+                f"A file of `torch.save` is whole; got {error} for the record {name} "
+                f"of {self._path}: copy it again."
+            ) from error
+        if content is None:  # a few compressed bytes may stand for any number
+            raise ValueError(
+                f"`torch.save` compresses nothing; the record {name} of {self._path} "
+                "is compressed: save the model again."
+            )
+        return content
