@@ -218,3 +218,18 @@ def test_tensors_that_do_not_fit_are_named(spoil, message):
     tensors, config = read(RELEASED)
     with pytest.raises(ValueError, match=message):
         tokenizer_from_published(spoil(tensors), config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"text_depth": 900_000}, "got .* tensors for 900000 blocks"),
+        ({"latent_mean": [0.0] * 3}, "`latent_mean` is one finite number for each"),
+        ({"latent_std": [float("nan")] * 16}, "`latent_std` is one finite number"),
+        ({"latent_std": "ones"}, "got ones"),
+    ],
+)
+def test_settings_that_do_not_fit_the_tensors_are_named(changes, message):
+    tensors, config = read(RELEASED)
+    with pytest.raises(ValueError, match=message):
+        tokenizer_from_published(tensors, {**config, **changes})

@@ -54,6 +54,8 @@ def test_whole_numbers_are_taken_for_real_ones():
         ({"model_type": "dinov2"}, "`model_type` 'vtp'; got 'dinov2'"),
         ({"vision_depth": "12"}, "`vision_depth` is a positive whole number"),
         ({"vision_depth": True}, "`vision_depth` is a positive whole number"),
+        ({"vision_depth": 2**40}, "`vision_depth` is a positive whole number"),
+        ({"vision_init_values": 10**400}, "`vision_init_values` is a number or null"),
         ({"vision_num_heads": 0}, "`vision_num_heads` is a positive whole number"),
         ({"image_size": 256.0}, "`image_size` is a positive whole number"),
         ({"text_mlp_ratio": None}, "`text_mlp_ratio` is a positive number"),

@@ -164,3 +164,15 @@ def test_a_wrong_state_dict_is_refused_by_name(case, change, message):
     change(tensors)
     with pytest.raises(ValueError, match=message):
         dit_from_published(tensors, case.config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"depth": 900_000}, "got .* tensors for 900000 blocks"),
+        ({"input_size": 900_000}, r"pos_embed \(1, \d+, 64\) for"),
+    ],
+)
+def test_sizes_that_no_memory_holds_are_refused(case, changes, message):
+    with pytest.raises(ValueError, match=message):
+        dit_from_published(case.tensors, {**case.config, **changes})

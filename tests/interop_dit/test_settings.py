@@ -57,6 +57,7 @@ def test_settings_of_another_training_are_refused(changes):
     [
         ({"hidden_size": "768"}, "`hidden_size` is a positive whole number; got '768'"),
         ({"depth": True}, "`depth` is a positive whole number"),
+        ({"depth": 2**40}, "`depth` is a positive whole number"),
         ({"num_heads": 0}, "`num_heads` is a positive whole number"),
         ({"use_rope": 1}, "`use_rope` is true or false"),
         ({"wo_shift": None}, "`wo_shift` is true or false"),

@@ -14,7 +14,7 @@ import numpy as np
 from vtp_eqx.config import require, TokenizerConfig
 from vtp_eqx.interop.names import at, rows, Tensors
 from vtp_eqx.interop.settings import config_from_published, config_to_published
-from vtp_eqx.models.arrays import check_arrays, STATISTICS
+from vtp_eqx.models.arrays import check_arrays, check_depth, STATISTICS
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.nn.rope import axial_periods, Precision
 from vtp_eqx.origin import origin_of, read_origin
@@ -35,6 +35,8 @@ def tokenizer_from_published(tensors: Tensors, config: dict[str, Any]) -> Tokeni
     statistics = {name: config[name] for name in STATISTICS if name in config}
     settings = {name: config[name] for name in config.keys() - statistics.keys()}
     shape = config_from_published(settings)
+    for tower in (shape.encoder, shape.decoder, shape.text):
+        check_depth(tower.depth if tower else 0, tensors)
     shape = dataclasses.replace(shape, rope=_stored_precision(tensors, shape))
     make = functools.partial(eqx.filter_eval_shape, Tokenizer, shape, key=jr.key(0))
     skeleton = make()
@@ -91,10 +93,11 @@ def tokenizer_to_published(tokenizer: Tokenizer) -> tuple[Tensors, dict[str, Any
 
 def _statistic(name: str, values: Any, width: int) -> Float[Array, " channels"]:
     is_list = isinstance(values, list) and all(
-        type(value) in (int, float) for value in values
+        type(value) in (int, float) and abs(value) < np.finfo(np.float32).max
+        for value in values
     )
     require(
-        is_list and len(values) == width and bool(np.isfinite(values).all()),
+        is_list and len(values) == width,
         f"`{name}` is one finite number for each of {width} channels; got "
         f"{str(values)[:60]}: measure the latents again.",
     )

@@ -1,6 +1,5 @@
 """Published `config.json` settings to our config and back."""
 
-import math
 from typing import Any
 
 from vtp_eqx.config import (
@@ -52,6 +51,7 @@ _MAY_BE_NULL = (
     "text_ls_init_value",
     "vision_init_values",
 )
+LARGEST = 1_000_000  # more is no size of a model, but a way to fill memory
 _REAL_FIELDS = ("logit_scale", "logit_bias", "mlp_ratio", "layer_scale")
 # The values of published settings that this library has.
 _CHOICES = {
@@ -172,11 +172,11 @@ def _check_kind(name: str, value: Any, default: Any) -> None:
         kind, fits = "a positive number", _is_real(value) and value > 0
     else:
         kind = "a positive whole number" if default else "a whole number"
-        fits = type(value) is int and value >= min(default, 1)
+        fits = type(value) is int and min(default, 1) <= value <= LARGEST
     require(
         fits, f"The published setting `{name}` is {kind}; got {value!r}: correct it."
     )
 
 
 def _is_real(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) <= LARGEST

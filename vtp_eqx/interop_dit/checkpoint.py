@@ -13,7 +13,7 @@ import numpy as np
 
 from vtp_eqx.config import DiTConfig, require
 from vtp_eqx.interop_dit.settings import config_from_published, config_to_published
-from vtp_eqx.models.arrays import check_arrays
+from vtp_eqx.models.arrays import check_arrays, check_depth
 from vtp_eqx.models.dit import DiT, sincos_table
 from vtp_eqx.nn.rope import integer_table
 from vtp_eqx.origin import origin_of, read_origin
@@ -166,9 +166,19 @@ def _as_convolution(weight: Array, patch_size: int) -> Array:
 
 
 def _check_names(tensors: Tensors, empty: DiT) -> None:
-    trained = eqx.filter_eval_shape(_tensors, empty)
-    expected = {**trained, **_positions(empty.config)}
-    check_arrays(tensors, expected)
+    config = empty.config
+    check_depth(config.depth, tensors)
+    length = (config.latent_size // config.patch_size) ** 2
+    # Shapes alone: a table of the wrong size may be one that no memory holds.
+    positions = {"pos_embed": (1, length, config.width)}
+    if config.rope:
+        table = (length, config.width // config.num_heads)
+        positions |= {"feat_rope.freqs_cos": table, "feat_rope.freqs_sin": table}
+    fixed = {
+        name: jax.ShapeDtypeStruct(shape, np.float32)
+        for name, shape in positions.items()
+    }
+    check_arrays(tensors, {**eqx.filter_eval_shape(_tensors, empty), **fixed})
 
 
 def _check_positions(tensors: Tensors, config: DiTConfig) -> None:

@@ -43,6 +43,19 @@ def check_arrays(arrays: Mapping[str, Any], expected: Mapping[str, Any]) -> None
     )
 
 
+def check_depth(depth: int, arrays: Mapping[str, Any]) -> None:
+    """A `ValueError` if `depth` blocks are far more than `arrays` could be of.
+
+    Of so many, the missing tensors would not fit into memory, even as names.
+    """
+    require(
+        depth <= max(len(arrays), 1000),
+        "A checkpoint has tensors for every block that its config describes; got "
+        f"{len(arrays)} tensors for {depth} blocks: check that config and weights "
+        "belong together.",
+    )
+
+
 def weights_hash(tokenizer: Tokenizer) -> str:
     """Sixteen hexadecimal digits that name the weights; statistics are not weights."""
     arrays = named_arrays(tokenizer)
