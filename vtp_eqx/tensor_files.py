@@ -27,6 +27,7 @@ CONFIG_FILE = "config.json"
 PUBLISHED_WEIGHTS = "model.safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
 PUBLISHED_INDEX = f"model{INDEX_SUFFIX}"
+LARGEST_SIZE = 1_000_000  # more is no size of a model, but a way to fill memory
 MAX_HEADER = 100_000_000  # bytes; the format's own limit
 _DTYPES: dict[str, Any] = {
     "F64": np.float64,

@@ -11,6 +11,7 @@ from vtp_eqx.config import (
     VTP_B,
 )
 from vtp_eqx.interop.names import at
+from vtp_eqx.tensor_files import LARGEST_SIZE
 
 
 # Published setting and our field. Decoders have no setting for the MLP's ratio.
@@ -51,7 +52,6 @@ _MAY_BE_NULL = (
     "text_ls_init_value",
     "vision_init_values",
 )
-LARGEST = 1_000_000  # more is no size of a model, but a way to fill memory
 _REAL_FIELDS = ("logit_scale", "logit_bias", "mlp_ratio", "layer_scale")
 # The values of published settings that this library has.
 _CHOICES = {
@@ -172,11 +172,11 @@ def _check_kind(name: str, value: Any, default: Any) -> None:
         kind, fits = "a positive number", _is_real(value) and value > 0
     else:
         kind = "a positive whole number" if default else "a whole number"
-        fits = type(value) is int and min(default, 1) <= value <= LARGEST
+        fits = type(value) is int and min(default, 1) <= value <= LARGEST_SIZE
     require(
         fits, f"The published setting `{name}` is {kind}; got {value!r}: correct it."
     )
 
 
 def _is_real(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= LARGEST
+    return type(value) in (int, float) and abs(value) <= LARGEST_SIZE

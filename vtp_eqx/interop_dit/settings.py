@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from vtp_eqx.config import DiTConfig, require
+from vtp_eqx.tensor_files import LARGEST_SIZE
 
 
 # Published config key -> field of `DiTConfig`.
@@ -22,7 +23,6 @@ FIELDS = {
 }
 # The same, of keys that may be left out.
 OPTIONAL_FIELDS = {"mlp_ratio": "mlp_ratio", "class_dropout_prob": "label_drop_rate"}
-LARGEST = 1_000_000  # more is no size of a model, but a way to fill memory
 SIZES = {  # published name of a model -> width, depth, heads
     "B": (768, 12, 12),
     "L": (1024, 24, 16),
@@ -49,10 +49,10 @@ def config_from_published(config: dict[str, Any]) -> DiTConfig:
         if name.startswith(("use_", "wo_")):
             kind, fits = "true or false", isinstance(value, bool)
         elif name in OPTIONAL_FIELDS:
-            fits = type(value) in (int, float) and 0 < value <= LARGEST
+            fits = type(value) in (int, float) and 0 < value <= LARGEST_SIZE
             kind = "a positive number"
         else:
-            fits = type(value) is int and 0 < value <= LARGEST
+            fits = type(value) is int and 0 < value <= LARGEST_SIZE
             kind = "a positive whole number"
         require(
             fits, f"The published key `{name}` is {kind}; got {value!r}: correct it."

@@ -14,12 +14,14 @@ from vtp_eqx.models.tokenizer import Tokenizer
 STATISTICS = ("latent_mean", "latent_std")
 
 
+def leaf_path(path: tuple) -> str:
+    """A tree path as names joined by dots: `encoder.blocks.attention.to_qkv.weight`."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
 def named_arrays(model: Any) -> dict[str, Any]:
     """Every array, or shape of a skeleton, by its path: `encoder.norm.weight`, say."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf
-        for path, leaf in jax.tree.leaves_with_path(model)
-    }
+    return {leaf_path(path): leaf for path, leaf in jax.tree.leaves_with_path(model)}
 
 
 def check_arrays(arrays: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PyTree
 import optax
 
 from vtp_eqx.config import OptimizerConfig, require
+from vtp_eqx.models.arrays import leaf_path as leaf_path
 
 
 def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
@@ -92,11 +93,6 @@ def is_patch_embedding(path: str) -> bool:
 def is_prototype(path: str) -> bool:
     """Whether `path` is the prototype head's last, weight-normalized layer."""
     return path.endswith(("prototypes.prototypes", "prototypes.scale"))
-
-
-def leaf_path(path: tuple) -> str:
-    """A tree path as names joined by dots: `encoder.blocks.attention.to_qkv.weight`."""
-    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def _where(rule: Callable[[str], bool]) -> Callable[[PyTree], PyTree]:
