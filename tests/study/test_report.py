@@ -7,7 +7,7 @@ from vtp_eqx.study.figure import scaling_figure
 from vtp_eqx.study.measure import Result
 from vtp_eqx.study.pictures import save_grid
 from vtp_eqx.study.point import Places
-from vtp_eqx.study.report import findings, rows_of, write_report
+from vtp_eqx.study.report import rows_of, write_report
 from vtp_eqx.study.table import COLUMNS, markdown_table, Row
 
 
@@ -85,7 +85,14 @@ def test_a_report_holds_every_run_and_its_pictures(points, tmp_path):
             save_grid(np.zeros((4, 8, 8, 3), np.uint8), folder / f"{kind}.png", 2)
     rows = rows_of(points, places)
     write_report(
-        rows, places, out, title="T", question="Q?", command="python x.py", seconds=60.0
+        rows,
+        ["F."],
+        places,
+        out,
+        title="T",
+        question="Q?",
+        command="python x.py",
+        seconds=60.0,
     )
     text = (out / "report.md").read_text()
     for point in points:
