@@ -73,10 +73,10 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
 
     NaN where all values of either are equal.
     """
-    ranks = [_ranks(np.asarray(values, float)) for values in (first, second)]
-    if min(np.ptp(some) for some in ranks) == 0:
+    one, other = (_ranks(np.asarray(values, float)) for values in (first, second))
+    if min(np.ptp(one), np.ptp(other)) == 0:
         return float("nan")
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(one, other)[0, 1])
 
 
 def _unfinished(rows: Sequence[Row]) -> list[str]:
