@@ -65,8 +65,12 @@ class TarSource:
         """
         self.paths = expand(tars)
         load = lambda tar: load_index(tar, _index_folders(tar, cache))
+        # In random order, so that processes that open a new set at once share the work.
+        order = np.random.default_rng().permutation(len(self.paths)).tolist()
         with ThreadPoolExecutor(num_threads) as pool:
-            known = list(pool.map(load, self.paths))
+            found = pool.map(load, [self.paths[place] for place in order])
+            by_place = dict(zip(order, found, strict=True))
+        known = [by_place[place] for place in range(len(self.paths))]
         self._heads = [head for head, _ in known]
         self._indexes = [path for _, path in known]
         root = os.path.commonpath([path.parent.absolute() for path in self.paths])
