@@ -271,7 +271,7 @@ def tokenizer_card(
         reference_hash=seen.images_hash,
         tokenizer_hash=weights_hash(tokenizer),
         latents_hash=latents_hash(tokenizer),
-        precision="float32",
+        precision=tokenizer.precision,
         protocol=protocol,
         crop=repr(images.crop),
         images_hash=seen.images_hash,
