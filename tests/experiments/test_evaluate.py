@@ -90,3 +90,23 @@ def test_files_that_are_no_images_are_named_and_the_rest_is_judged(tokenizer, tm
     )  # fmt: skip
     assert refused.returncode != 0
     assert "got 5 of 6" in refused.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["evaluate.py", "rfid", "--tokenizer", "nowhere", "--data", "."], "nowhere"),
+        (["convert.py", "nowhere", "there"], "nowhere"),
+        (["convert.py"], "There is something to convert"),
+    ],
+)
+def test_an_error_is_a_sentence_and_no_traceback(words, sentence, tmp_path):
+    name, *rest = words
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT.with_name(name)), *rest],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert len(done.stderr.splitlines()) == 1
