@@ -22,6 +22,7 @@ from vtp_eqx.losses.distillation import (
     sinkhorn,
     updated_center,
 )
+from vtp_eqx.losses.latents import smoothness_loss
 from vtp_eqx.losses.reconstruction import l1_loss
 from vtp_eqx.mesh import DATA, data_mesh, REPLICATED, SPLIT
 
@@ -77,6 +78,12 @@ def pixels(weight, batch, axis):
     return l1_loss(image, batch["text"].reshape(-1, 1, 1, PROTOTYPES))
 
 
+def smooth(weight, batch, axis):
+    return smoothness_loss(
+        (batch["patches"] @ weight)[:, None, :, :].repeat(2, 1), axis_name=axis
+    )
+
+
 OBJECTIVES = [
     contrast,
     pairwise,
@@ -85,6 +92,7 @@ OBJECTIVES = [
     masked_patches,
     spread,
     pixels,
+    smooth,
 ]
 
 

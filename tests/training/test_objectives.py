@@ -217,6 +217,35 @@ def test_the_student_cannot_read_hidden_patches(distilled, views):
     assert (by_patch[~hidden] > 0).all()
 
 
+def test_latents_are_smoothed_and_disturbed_where_asked_for(tiny, batch, models):
+    student, _ = models
+
+    def found(**changes):
+        config = only(tiny, "reconstruction", **changes)
+        objective = pretrain_objective(config, num_shards=1)
+        views = jax.jit(objective.prepare)(batch, jr.key(0))
+        terms = alone(
+            lambda views: objective.terms(
+                student, None, views, jnp.zeros((), jnp.int32), jr.key(1)
+            )[0]
+        )
+        return views, terms(views)
+
+    plain, terms = found()
+    assert plain.noise is None
+    smooth = found(smoothness_weight=0.5)[1]
+    assert smooth.keys() == {"reconstruction", "smoothness"}
+    np.testing.assert_allclose(smooth["reconstruction"], terms["reconstruction"])
+    noisy, disturbed = found(latent_noise=0.5)
+    assert noisy.noise.shape == (tiny.reconstruction_batch, 4, 4, 4)
+    assert np.all(disturbed["reconstruction"] != terms["reconstruction"])
+    # So little noise is as good as none.
+    almost = found(latent_noise=1e-6)[1]
+    np.testing.assert_allclose(
+        almost["reconstruction"], terms["reconstruction"], rtol=1e-4
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

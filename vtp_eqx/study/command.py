@@ -15,11 +15,10 @@ import jax
 from rich.console import Console
 
 from vtp_eqx.study.dataset import prepare
-from vtp_eqx.study.figure import scaling_figure
 from vtp_eqx.study.point import Places, Point, point_hash
 from vtp_eqx.study.report import rows_of, write_report
 from vtp_eqx.study.schedule import run_points
-from vtp_eqx.study.table import terminal_table
+from vtp_eqx.study.table import Row, terminal_table
 from vtp_eqx.training.flops import run_flops
 
 
@@ -36,7 +35,8 @@ class Arguments:
     seeds: int = 1
     """Tokenizers trained for each point, with seeds 0, 1, ..."""
     smoke: bool = False
-    """Only try that everything runs: tiny models, few steps, meaningless numbers."""
+    """Only try that everything runs: tiny models, few steps, one seed, meaningless
+    numbers."""
     runs: Path = Path("runs")
     """Where runs are kept, and found again by the hash of their config."""
     out: Path | None = None
@@ -45,22 +45,29 @@ class Arguments:
     """Processes at a time; by default one a core, but one where there is a GPU."""
 
 
-def study(
-    name: str,
-    title: str,
-    question: str,
-    plan: Callable[[Scale, Sequence[int]], list[Point]],
-    arguments: Arguments,
-) -> None:
-    """Runs every point of `plan(scale, seeds)` that is missing, and reports.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study:
+    """What is asked, by which runs, and how the answer is drawn and said."""
+
+    name: str
+    title: str
+    question: str
+    plan: Callable[[Scale, Sequence[int]], list[Point]]
+    figure: Callable[[Sequence[Row], Path, str], None]
+    findings: Callable[[Sequence[Row]], list[str]]
+
+
+def study(study: Study, arguments: Arguments) -> None:
+    """Runs every point of `study.plan(scale, seeds)` that is missing, and reports.
 
     Table, figure and report are drawn again as each point finishes. Exits with 1 where
     a point failed, after all others are done.
     """
     console = Console(width=None if sys.stdout.isatty() else 160)
     scale: Scale = "smoke" if arguments.smoke else arguments.scale
-    points = plan(scale, range(arguments.seeds))
-    out = arguments.out or arguments.runs / f"{name}-{scale}" / name
+    title = study.title
+    points = study.plan(scale, range(1 if arguments.smoke else arguments.seeds))
+    out = arguments.out or arguments.runs / f"{study.name}-{scale}" / study.name
     places = Places(arguments.runs)
     check_space(arguments.runs, out)
     command = " ".join(["python", *sys.argv])
@@ -68,9 +75,10 @@ def study(
 
     def redraw() -> None:
         rows = rows_of(points, places)
-        scaling_figure(rows, out / "figures" / f"{out.name}.png", title)
+        study.figure(rows, out / "figures" / f"{out.name}.png", title)
         write_report(
-            rows, places, out, title=title, question=question, command=command,
+            rows, study.findings(rows), places, out, title=title,
+            question=study.question, command=command,
             seconds=time.monotonic() - begun,
         )  # fmt: skip
 
@@ -78,10 +86,9 @@ def study(
         redraw()
         console.print(terminal_table(rows_of(points, places), title))
 
-    missing = in_order(
-        [row.point for row in rows_of(points, places) if row.result is None]
-    )
-    found = len(points) - len(missing)
+    rows = rows_of(points, places)
+    missing = in_order([row.point for row in rows if row.result is None])
+    found = sum(row.result is not None for row in rows)
     console.print(f"{title}: {len(points)} runs, {found} found in {arguments.runs}.")
     workers = arguments.workers or _default_workers()
     with _said_when_full(arguments.runs):
@@ -104,13 +111,20 @@ def study(
 
 
 def in_order(points: Sequence[Point]) -> list[Point]:
-    """The cheapest point, so that there is soon something to see; then by falling cost.
+    """Different points, seed by seed, so that a study that is cut off has whole seeds.
 
-    Long ones last would leave cores idle at the end.
+    Of each seed the cheapest first, so that there is soon something to see, then by
+    falling cost: long ones last would leave cores idle at the end.
     """
-    cost = {point_hash(point): run_flops(point.pretrain) for point in points}
-    rising = sorted(points, key=lambda point: cost[point_hash(point)])
-    return rising[:1] + rising[:0:-1]
+    different = {point_hash(point): point for point in reversed(points)}
+    by_seed: dict[int, list[Point]] = {}
+    for point in different.values():
+        by_seed.setdefault(point.seed, []).append(point)
+    ordered = []
+    for _, some in sorted(by_seed.items()):
+        rising = sorted(some, key=lambda point: run_flops(point.pretrain))
+        ordered += rising[:1] + rising[:0:-1]
+    return ordered
 
 
 def _default_workers() -> int:

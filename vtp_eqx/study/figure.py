@@ -1,4 +1,4 @@
-"""The figure of a scaling study: quality of generation against tokenizer compute."""
+"""The figures of a study: quality along a curve, and methods as a cloud."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,30 +9,41 @@ import matplotlib
 matplotlib.use("Agg")  # a study may run where there is no screen
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 import matplotlib.pyplot as plt
 from matplotlib.ticker import LogLocator, NullFormatter
 import numpy as np
 
 from vtp_eqx.files import replacing
+from vtp_eqx.study.findings import finished, groups, mean
 from vtp_eqx.study.table import Row
 
 
-COLORS = ("#0b5fa5", "#d1495b", "#2e8b57", "#edae49", "#6a4c93", "#555555")
-PANELS = (
-    ("FD-scenes", "FD-scenes of samples (lower is better)"),
+COLORS = (
+    "#0b5fa5", "#d1495b", "#2e8b57", "#edae49", "#6a4c93", "#555555",
+    "#00a6a6", "#b5651d", "#e377c2", "#9acd32", "#17202a", "#ff7f50",
+)  # fmt: skip
+DISTANCE = "FD-scenes of samples (lower is better)"
+CURVES = (
+    ("FD-scenes", DISTANCE),
     ("class agreement", "samples that show the class asked for"),
+    ("PSNR", "reconstruction: PSNR in dB"),
+)
+CLOUDS = (
+    ("probe latents mean", "understanding: linear probe of mean latents"),
+    ("PSNR", "reconstruction: PSNR in dB"),
 )
 
 
 def scaling_figure(rows: Sequence[Row], path: Path, title: str) -> None:
-    """Writes both panels to `path`; a method is a curve of means, a run is a dot."""
-    done = [row for row in rows if row.result is not None]
-    methods = list(dict.fromkeys(row.point.method for row in rows))
-    figure, axes = plt.subplots(1, len(PANELS), figsize=(10, 4), layout="constrained")
-    for axis, (name, label) in zip(axes, PANELS, strict=True):
-        for color, method in zip(COLORS, methods, strict=False):
-            own = [row for row in done if row.point.method == method]
-            _draw_method(axis, own, name, color, method)
+    """Writes a panel for each of `CURVES` against tokenizer compute to `path`.
+
+    A method is a curve of means over seeds, a run is a dot, a bar joins the seeds.
+    """
+    figure, axes = _panels(len(CURVES))
+    for axis, (name, label) in zip(axes, CURVES, strict=True):
+        for color, method in zip(COLORS, _methods(rows), strict=False):
+            _draw_curve(axis, rows, method, name, color)
         axis.set_xscale("log")
         # A study spans little more than a decade: three labels in each, no others.
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -40,38 +51,90 @@ def scaling_figure(rows: Sequence[Row], path: Path, title: str) -> None:
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel("tokenizer training compute (forward FLOPs)")
         axis.set_ylabel(label)
-        axis.grid(alpha=0.3, which="both")
-        axis.spines[["top", "right"]].set_visible(False)
-    if done:
-        floor = np.mean(
-            [row.result.numbers["FD-scenes floor"] for row in done if row.result]
-        )
-        axes[0].axhline(floor, color="gray", linestyle=":", label="real against real")
+    if finished(rows):
+        _draw_floor(axes[0], rows)
         axes[0].set_ylim(bottom=0)
         axes[0].legend(frameon=False)
     axes[1].set_ylim(0, 1)
-    figure.suptitle(title)
-    with replacing(path) as unfinished:
-        figure.savefig(unfinished, format="png", dpi=150)
-    plt.close(figure)
+    _write(figure, path, title)
 
 
-def _draw_method(
-    axis: Axes, rows: Sequence[Row], name: str, color: str, method: str
+def scatter_figure(rows: Sequence[Row], path: Path, title: str) -> None:
+    """Writes a panel for each of `CLOUDS` beside generation to `path`.
+
+    A small dot is a run; a large mark is a method's mean over seeds, of another form
+    for each of the groups that `Point.size` names.
+    """
+    figure, axes = _panels(len(CLOUDS))
+    sizes = list(dict.fromkeys(row.point.size for row in rows))
+    for axis, (name, label) in zip(axes, CLOUDS, strict=True):
+        for (method, size), group in groups(rows).items():
+            color = COLORS[_methods(rows).index(method) % len(COLORS)]
+            runs = [(one[name], one["FD-scenes"]) for one in group.values()]
+            axis.scatter(*np.transpose(runs), color=color, s=10, alpha=0.6)
+            axis.scatter(
+                mean(group, name), mean(group, "FD-scenes"),
+                color=color, s=60, marker="os^D"[sizes.index(size) % 4],
+                label=f"{method}, {size}",
+            )  # fmt: skip
+        axis.set_xlabel(label)
+        axis.set_ylabel(DISTANCE)
+    if finished(rows):
+        # Beside the panels: a study of controls has a dozen methods.
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(
+            handles, labels, frameon=False, fontsize=8, loc="outside right upper"
+        )
+        _draw_floor(axes[0], rows)
+    _write(figure, path, title)
+
+
+def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
+    size = (4.6 * count + 1, 4)
+    figure, axes = plt.subplots(1, count, figsize=size, layout="constrained")
+    for axis in axes:
+        axis.grid(alpha=0.3, which="both")
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, list(axes)
+
+
+def _draw_curve(
+    axis: Axes, rows: Sequence[Row], method: str, name: str, color: str
 ) -> None:
-    by_size: dict[str, list[tuple[float, float]]] = {}
-    for row in rows:
-        assert row.result is not None
-        numbers = row.result.numbers
-        by_size.setdefault(row.point.size, []).append((numbers["FLOPs"], numbers[name]))
-    if not by_size:
+    means = []
+    for (of, size), group in groups(rows).items():
+        if of != method:
+            continue
+        flops = mean(group, "FLOPs")
+        values = [numbers[name] for numbers in group.values()]
+        axis.scatter([flops] * len(values), values, color=color, s=14, zorder=3)
+        if len(values) > 1:
+            axis.vlines(flops, min(values), max(values), color=color, linewidth=1)
+        means.append((flops, float(np.mean(values)), size))
+    if not means:
         return
-    means = sorted(((*np.mean(runs, axis=0), size) for size, runs in by_size.items()))
-    curve = np.array([mean[:2] for mean in means])
-    axis.plot(*curve.T, color=color, label=method)
-    dots = np.array([run for runs in by_size.values() for run in runs])
-    axis.scatter(*dots.T, color=color, s=22, zorder=3)
+    means.sort()
+    axis.plot(*zip(*[point[:2] for point in means], strict=True), color=color,
+              label=method)  # fmt: skip
     for flops, value, size in means:
         axis.annotate(
             size, (flops, value), xytext=(5, 5), textcoords="offset points", fontsize=8
         )
+
+
+def _draw_floor(axis: Axes, rows: Sequence[Row]) -> None:
+    floors = [row.result.numbers["FD-scenes floor"] for row in rows if row.result]
+    axis.axhline(
+        float(np.mean(floors)), color="gray", linestyle=":", label="real against real"
+    )
+
+
+def _methods(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row.point.method for row in rows))
+
+
+def _write(figure: Figure, path: Path, title: str) -> None:
+    figure.suptitle(title)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=130)
+    plt.close(figure)

@@ -30,6 +30,7 @@ from vtp_eqx.evaluation.understanding import (
     zero_shot_accuracy,
 )
 from vtp_eqx.files import replacing
+from vtp_eqx.losses.latents import smoothness_loss
 from vtp_eqx.models.arrays import arrays_hash, latents_hash, named_arrays, weights_hash
 from vtp_eqx.models.generator import Generator
 from vtp_eqx.models.scene_network import (
@@ -150,7 +151,10 @@ def reconstruction_numbers(
     real: Moments,
     tokenizer: Tokenizer,
 ) -> dict[str, float]:
-    """PSNR, SSIM and distance of reconstructions, and what PCA would give."""
+    """PSNR, SSIM and distance of reconstructions, and what PCA would give.
+
+    And by how much the latents that they are made from differ from their neighbors.
+    """
     images = data.validation.image
     unit = lambda images: jnp.asarray(images, jnp.float32) / 255
     scores = reconstruction_scores(unit(images), unit(rebuilt))
@@ -162,12 +166,14 @@ def reconstruction_numbers(
     error = np.square(np.clip(linear, 0, 1) - patches).reshape(len(images), -1).mean(1)
     shape = np.argmax(reading.logits["shape"], axis=-1)
     other = scene_moments(network, data.train.image[: len(images)])
+    latents = jnp.asarray(encode_all(tokenizer, images))
     return {
         "PSNR": float(np.mean(scores["psnr"])),
         "SSIM": float(np.mean(scores["ssim"])),
         "PSNR of PCA": float(np.mean(-10 * np.log10(error))),
         "rFD-scenes": frechet_distance(Moments.of(np.asarray(reading.features)), real),
         "FD-scenes floor": frechet_distance(other, real),
+        "latent roughness": float(jnp.mean(smoothness_loss(latents))),
         "shape kept": float(np.mean(shape == data.validation.attributes["shape"])),
     }
 

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from vtp_eqx.config import (
+    DecodeConfig,
     DiTConfig,
     GenerateConfig,
     PretrainConfig,
@@ -20,13 +21,15 @@ from vtp_eqx.data.scenes import NUM_CLASSES, SceneConfig
 class Point:
     """One tokenizer, the generator trained on its latents, and how both are measured.
 
-    `method` and `size` are what table and figure call it.
+    `method` and `size` are what table and figure call it: a curve, and a place on it.
+    Where `decode` is `None`, the decoder is the one that was trained jointly.
     """
 
     method: str
     size: str
     data: SceneConfig
     pretrain: PretrainConfig
+    decode: DecodeConfig | None
     generate: GenerateConfig
     sampler: SamplerConfig
     num_samples: int
@@ -44,7 +47,7 @@ class Point:
 
     @property
     def seed(self) -> int:
-        """The seed of the tokenizer; the generator's is the same in every study."""
+        """The seed of the tokenizer; every study gives its generator the same one."""
         return self.pretrain.seed
 
     @property
@@ -86,6 +89,12 @@ class Places:
     def tokenizer(self, point: Point) -> Path:
         """The pre-training run and its tokenizer."""
         return self.root / "tokenizers" / _joint_hash(point.data, point.pretrain)
+
+    def decoder(self, point: Point) -> Path:
+        """The decoder's run on frozen latents, and the tokenizer with that decoder."""
+        assert point.decode is not None
+        joint = _joint_hash(point.data, point.pretrain, point.decode)
+        return self.root / "decoders" / joint
 
     def generator(self, point: Point) -> Path:
         """The generator's run and its weights."""

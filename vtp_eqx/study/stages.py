@@ -9,6 +9,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from vtp_eqx.config import DecodeConfig
 from vtp_eqx.files import alone
 from vtp_eqx.models.arrays import latents_hash
 from vtp_eqx.models.generator import Generator, load_generator, save_generator
@@ -18,6 +19,7 @@ from vtp_eqx.study.encoding import encode_all
 from vtp_eqx.study.measure import measure, Result
 from vtp_eqx.study.point import Places, Point
 from vtp_eqx.tokenizer import load, save
+from vtp_eqx.training.decode import train_decoder
 from vtp_eqx.training.generate import train_generator
 from vtp_eqx.training.pretrain import latent_statistics, pretrain
 
@@ -35,6 +37,9 @@ def run_point(point: Point, places: Places, report: Report) -> Result:
     # Another study may be making the same: wait for it, and find what it made.
     with alone(places.tokenizer(point)):
         tokenizer = _tokenizer(point, places, data, report)
+    if point.decode is not None:
+        with alone(places.decoder(point)):
+            tokenizer = _decoded(point, point.decode, places, tokenizer, data, report)
     with alone(places.generator(point)):
         generator = _generator(point, places, tokenizer, data, report)
     report("measuring", 0, 1)
@@ -60,6 +65,28 @@ def _tokenizer(
     tokenizer = eqx.tree_at(
         lambda tokenizer: (tokenizer.latent_mean, tokenizer.latent_std),
         tokenizer, (mean, std),
+    )  # fmt: skip
+    save(tokenizer, saved)
+    return tokenizer
+
+
+def _decoded(
+    point: Point,
+    config: DecodeConfig,
+    places: Places,
+    tokenizer: Tokenizer,
+    data: Dataset,
+    report: Report,
+) -> Tokenizer:
+    """The tokenizer with a decoder trained on its frozen latents, trained or found."""
+    folder = places.decoder(point)
+    saved = folder / "tokenizer"
+    if saved.exists():
+        return load(saved)
+    images = data.train.image
+    tokenizer = train_decoder(
+        config, tokenizer, images, encode_all(tokenizer, images), folder=folder,
+        progress=lambda done, total, metrics: report("decoder", done, total),
     )  # fmt: skip
     save(tokenizer, saved)
     return tokenizer

@@ -32,6 +32,7 @@ COLUMNS = (
     Column("probe shape", "probe features shape", ".2f"),
     Column("latent probe shape", "probe latents shape", ".2f"),
     Column("zero-shot shape", "zero-shot shape", ".2f"),
+    Column("roughness", "latent roughness", ".2f"),
     Column("gFD", "FD-scenes", ".2f"),
     Column("gFD to rec", "FD-scenes to reconstructions", ".2f"),
     Column("color shown", "color agreement", ".2f"),
@@ -59,6 +60,33 @@ def markdown_table(rows: Sequence[Row]) -> str:
     ]
     lines += [f"| {row.point.name} | " + " | ".join(cells(row)) + " |" for row in rows]
     return "\n".join(lines)
+
+
+def means_table(rows: Sequence[Row]) -> str:
+    """A row for each method and size: mean over seeds, and half of their range."""
+    lines = [
+        "| runs | seeds | " + " | ".join(column.heading for column in COLUMNS) + " |",
+        "|---" * (2 + len(COLUMNS)) + "|",
+    ]
+    grouped: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for row in rows:
+        if row.result is not None:
+            key = (row.point.method, row.point.size)
+            grouped.setdefault(key, []).append(row.result.numbers)
+    for (method, size), runs in grouped.items():
+        values = " | ".join(_mean_cell(runs, column) for column in COLUMNS)
+        lines.append(f"| {method} {size} | {len(runs)} | {values} |")
+    return "\n".join(lines)
+
+
+def _mean_cell(runs: Sequence[dict[str, float]], column: Column) -> str:
+    values = [numbers[column.name] for numbers in runs if column.name in numbers]
+    if not values:
+        return "-"
+    middle = format(sum(values) / len(values), column.form)
+    if len(values) == 1 or min(values) == max(values):
+        return middle
+    return f"{middle} ±{format((max(values) - min(values)) / 2, column.form)}"
 
 
 def cells(row: Row) -> list[str]:

@@ -5,17 +5,24 @@ from typing import Any
 
 import equinox as eqx
 import jax
+from jax import lax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, Shaped, UInt8
 import numpy as np
 
-from vtp_eqx.config import GenerateConfig, PretrainConfig, require
+from vtp_eqx.config import (
+    GenerateConfig,
+    PretrainConfig,
+    ReconstructionConfig,
+    require,
+)
 from vtp_eqx.data.augment import contrast_view, distillation_views
 from vtp_eqx.data.masking import block_mask, mask_counts, masked_rows, shard_capacity
 from vtp_eqx.flow import flow_loss, interpolate, time_samples
 from vtp_eqx.losses.contrastive import clip_loss, siglip_loss
 from vtp_eqx.losses.distillation import dino_loss, ibot_loss, koleo_loss, sinkhorn
+from vtp_eqx.losses.latents import channel_variance, smoothness_loss
 from vtp_eqx.losses.reconstruction import gradient_l1_loss, l1_loss, pooled_l1_loss
 from vtp_eqx.mesh import DATA
 from vtp_eqx.models.dit import DiT, drop_labels
@@ -38,12 +45,14 @@ class PretrainViews(eqx.Module):
 
     `whole` serves contrast and reconstruction: the latter takes row `rebuilt[i]` of the
     i-th of `len(rebuilt)` equal stretches of it. `hidden` is `True` where the student
-    does not see a patch of a global crop. What no term needs is `None`.
+    does not see a patch of a global crop. `noise` is standard normal, for the latents
+    that are decoded. What no term needs is `None`.
     """
 
     whole: Float[Array, "batch height width 3"] | None
     caption: Int[Array, "batch words"] | None
     rebuilt: Int[Array, " rebuilt"] | None
+    noise: Float[Array, "rebuilt rows columns channels"] | None
     global_crops: Float[Array, "some 2 large large 3"] | None
     local_crops: Float[Array, "some crops small small 3"] | None
     hidden: Bool[Array, "some 2 patches"] | None
@@ -69,13 +78,16 @@ def pretrain_objective(config: PretrainConfig, *, num_shards: int) -> Objective:
     capacity = shard_capacity(counts, num_shards) if distills else 0
 
     def prepare(batch: Captioned, key: PRNGKeyArray) -> PretrainViews:
-        whole_key, subset_key, view_key, mask_key = jr.split(key, 4)
+        whole_key, subset_key, view_key, mask_key, noise_key = jr.split(key, 5)
         image = sources = jnp.asarray(batch.image)
         rebuilt_key, chosen_key = jr.split(subset_key)
-        whole = caption = rebuilt = views = hidden = None
+        whole = caption = rebuilt = noise = views = hidden = None
         if rebuilds:
             size = config.reconstruction_batch
             rebuilt = _choose(rebuilt_key, size, config.batch_size)
+            if config.latent_noise > 0:
+                grid = [tokenizer.image_size // tokenizer.patch_size] * 2
+                noise = jr.normal(noise_key, (size, *grid, tokenizer.latent_width))
         if contrasts and batch.caption is not None:
             caption = jnp.asarray(batch.caption)
         elif rebuilt is not None:
@@ -99,6 +111,7 @@ def pretrain_objective(config: PretrainConfig, *, num_shards: int) -> Objective:
             whole=whole,
             caption=caption,
             rebuilt=rebuilt,
+            noise=noise,
             global_crops=None if views is None else views.global_crops,
             local_crops=None if views is None else views.local_crops,
             hidden=hidden,
@@ -142,8 +155,15 @@ def pretrain_objective(config: PretrainConfig, *, num_shards: int) -> Objective:
                 patches = student.tokenizer.encoder.batch(
                     targets, drop_rate=config.reconstruction_drop, key=rebuild_key
                 ).patches
-            found["reconstruction"] = _reconstruction(
-                student.tokenizer, patches, targets, config
+            latents = _latents(student.tokenizer, patches, targets)
+            if config.smoothness_weight > 0:
+                found["smoothness"] = smoothness_loss(latents, axis_name=DATA)
+            if views.noise is not None:
+                spread = jnp.sqrt(channel_variance(latents, axis_name=DATA))
+                # Without a gradient, or latents would learn to spread less.
+                latents += config.latent_noise * lax.stop_gradient(spread) * views.noise
+            found["reconstruction"] = pixel_loss(
+                student.tokenizer.decoder.batch(latents), targets, config.reconstruction
             )
         return found, monitors
 
@@ -290,23 +310,29 @@ def _distillation(
     }  # fmt: skip
 
 
-def _reconstruction(
+def pixel_loss(
+    rebuilt: Float[Array, "batch height width 3"],
+    targets: Float[Array, "batch height width 3"],
+    config: ReconstructionConfig,
+) -> Float[Array, " batch"]:
+    """The weighted pixel terms of each image; both are in normalized pixel space."""
+    weights: list[tuple[float, Callable[[Array, Array], Array]]] = [
+        (config.l1_weight, l1_loss),
+        (config.pooled_weight, pooled_l1_loss),
+        (config.gradient_weight, gradient_l1_loss),
+    ]
+    used = [weight * loss(rebuilt, targets) for weight, loss in weights if weight > 0]
+    return sum(used, jnp.zeros(len(targets), jnp.float32))
+
+
+def _latents(
     tokenizer: Tokenizer,
     patches: Float[Array, "batch patches features"],
     targets: Float[Array, "batch height width 3"],
-    config: PretrainConfig,
-) -> Float[Array, " batch"]:
-    size = config.tokenizer.patch_size
+) -> Float[Array, "batch rows columns channels"]:
+    size = tokenizer.config.patch_size
     rows, columns = targets.shape[1] // size, targets.shape[2] // size
-    latents = tokenizer.bottleneck(patches).reshape(len(patches), rows, columns, -1)
-    rebuilt = tokenizer.decoder.batch(latents)
-    weights: list[tuple[float, Callable[[Array, Array], Array]]] = [
-        (config.reconstruction.l1_weight, l1_loss),
-        (config.reconstruction.pooled_weight, pooled_l1_loss),
-        (config.reconstruction.gradient_weight, gradient_l1_loss),
-    ]
-    used = [weight * loss(rebuilt, targets) for weight, loss in weights if weight > 0]
-    return sum(used, jnp.zeros(len(patches), jnp.float32))
+    return tokenizer.bottleneck(patches).reshape(len(patches), rows, columns, -1)
 
 
 def _require_shares(name: str, size: int, num_shards: int) -> None:

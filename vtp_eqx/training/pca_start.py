@@ -51,7 +51,15 @@ def start_from_pca(
     )
     pixels = tokenizer.normalize(jnp.asarray(images, jnp.float32) / 255)
     tokenizer = _solve_patches(tokenizer, _patches_of(tokenizer, pixels))
-    tokenizer = _solve_bottleneck(tokenizer, pixels)
+    return _solve_decoder(_solve_bottleneck(tokenizer, pixels), pixels)
+
+
+def solve_decoder(
+    tokenizer: Tokenizer, images: UInt8[np.ndarray, "num height width 3"]
+) -> Tokenizer:
+    """`tokenizer` whose decoder, which must be new, is linear in its latents, by least
+    squares on `images`; all else is kept."""
+    pixels = tokenizer.normalize(jnp.asarray(images, jnp.float32) / 255)
     return _solve_decoder(tokenizer, pixels)
 
 

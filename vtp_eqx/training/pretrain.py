@@ -102,6 +102,7 @@ def loss_weights(config: PretrainConfig) -> FixedWeights | LearnedWeights:
         "contrast": config.contrast_weight,
         "distillation": config.distillation_weight,
         "reconstruction": config.reconstruction_weight,
+        "smoothness": config.smoothness_weight,
     }
     used = {name: weight for name, weight in weights.items() if weight > 0}
     return FixedWeights(used) if config.weighting == "fixed" else LearnedWeights(used)

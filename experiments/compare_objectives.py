@@ -1,0 +1,82 @@
+"""Which objectives make latents good to generate on, and what goes along with it?
+
+    python experiments/compare_objectives.py                       # 2 CPU cores: hours
+    python experiments/compare_objectives.py --scale workstation   # a GPU: hours
+    python experiments/compare_objectives.py --smoke               # does it run at all?
+
+Pre-trains tokenizers with reconstruction (AE) and contrast (CLIP) or self-distillation
+(SSL) or both (VTP) beside it, for equal samples and for equal compute, as in the
+paper's table of objectives (arXiv 2512.13687, section 4), and controls: narrower, noisy
+or smooth latents, no training, no pixels, learned weights. Every tokenizer then gets a
+new pixel decoder, trained on its frozen latents in the same way, and the same diffusion
+transformer. Runs that `scale_compute.py` made are found. `--help` lists the options.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+
+import tyro
+
+from vtp_eqx.study.command import Arguments, Scale, Study, study
+from vtp_eqx.study.figure import scatter_figure
+from vtp_eqx.study.findings import objective_findings
+from vtp_eqx.study.point import Point
+from vtp_eqx.study.recipe import METHODS, point, pretraining, Recipe, RECIPES
+from vtp_eqx.training.flops import pretrain_flops
+
+
+OBJECTIVES = ("AE", "CLIP+AE", "SSL+AE", "VTP")
+JOINT = "VTP"  # the one whose compute the others are given
+
+QUESTION = """\
+Reconstruction (AE) with contrast (CLIP+AE), with self-distillation (SSL+AE), and with
+both (VTP), for as many samples and for as much compute as VTP; and controls, for as
+many samples. Behind each, a new decoder trained on frozen latents, and the same
+diffusion transformer. Is it understanding that makes latents good to generate on?"""
+
+
+def plan(scale: Scale, seeds: Sequence[int]) -> list[Point]:
+    """Every point: methods x seeds for equal samples, objectives for equal compute."""
+    recipe = RECIPES[scale]
+    return [
+        point(recipe, method, "equal samples", seed)
+        for method in METHODS
+        for seed in seeds
+    ] + [
+        point(recipe, method, "equal compute", seed, tokenizer_steps=steps)
+        for method in OBJECTIVES
+        for steps in [as_costly_steps(recipe, method)]
+        for seed in seeds[: max(1, len(seeds) - 1)]
+    ]
+
+
+def as_costly_steps(recipe: Recipe, method: str) -> int:
+    """The steps of `method` for the FLOPs of the joint one's by this recipe."""
+    joint, own = (
+        pretrain_flops(pretraining(recipe, METHODS[name], 0))
+        for name in (JOINT, method)
+    )
+    return round(recipe.tokenizer_steps * joint / own)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(Arguments):
+    """The options of every study; more seeds by default."""
+
+    seeds: int = 3
+    """Tokenizers and generators for equal samples, with seeds 0, 1, ...; for equal
+    compute one less."""
+
+
+if __name__ == "__main__":
+    study(
+        Study(
+            name="compare_objectives",
+            title="Generation, understanding and reconstruction by objective",
+            question=QUESTION,
+            plan=plan,
+            figure=scatter_figure,
+            findings=objective_findings,
+        ),
+        tyro.cli(Options, description=__doc__),
+    )

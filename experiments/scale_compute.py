@@ -1,0 +1,73 @@
+"""Does more pre-training make latents better to generate on? Three ways of it.
+
+    python experiments/scale_compute.py                       # 2 CPU cores: hours
+    python experiments/scale_compute.py --scale workstation   # a GPU: hours
+    python experiments/scale_compute.py --smoke               # does it run at all?
+
+Pre-trains tokenizers of one size with budgets over a factor of eight: on reconstruction
+alone (AE), and jointly with contrast and distillation on the latents (VTP) or on the
+encoder's full features (VTP full), as in the compute-scaling figure of the paper
+(arXiv 2512.13687, section 4). Every tokenizer then gets a new pixel decoder, trained on
+its frozen latents in the same way, and the same diffusion transformer. Run again, it
+continues where it stopped; `--help` lists the options.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+
+import tyro
+
+from vtp_eqx.study.command import Arguments, Scale, Study, study
+from vtp_eqx.study.figure import scaling_figure
+from vtp_eqx.study.findings import scaling_findings
+from vtp_eqx.study.point import Point
+from vtp_eqx.study.recipe import point, RECIPES
+
+
+# Pre-training steps, as shares of the recipe's; 1 has all seeds, the others one less.
+BUDGETS = (0.25, 0.5, 1, 2)
+METHODS = ("AE", "VTP", "VTP full")
+
+QUESTION = """\
+One encoder, pre-trained with budgets over a factor of eight: on reconstruction alone
+(AE), or jointly, with contrast and self-distillation reading the latents (VTP) or the
+encoder's full features (VTP full). Behind each, a new decoder trained on frozen
+latents, and the same diffusion transformer. Does generation improve with pre-training,
+and does joint pre-training start behind and cross?"""
+
+
+def plan(scale: Scale, seeds: Sequence[int]) -> list[Point]:
+    """Every point: budgets x methods x seeds."""
+    recipe = RECIPES[scale]
+    points = []
+    for share in BUDGETS:
+        steps = round(share * recipe.tokenizer_steps)
+        points += [
+            point(recipe, method, f"{steps} steps", seed, tokenizer_steps=steps)
+            for method in METHODS
+            for seed in (seeds if share == 1 else seeds[: max(1, len(seeds) - 1)])
+        ]
+    return points
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(Arguments):
+    """The options of every study; more seeds by default."""
+
+    seeds: int = 3
+    """Tokenizers and generators of the main budget, with seeds 0, 1, ...; the other
+    budgets have one less."""
+
+
+if __name__ == "__main__":
+    study(
+        Study(
+            name="scale_compute",
+            title="Generation against pre-training compute",
+            question=QUESTION,
+            plan=plan,
+            figure=scaling_figure,
+            findings=scaling_findings,
+        ),
+        tyro.cli(Options, description=__doc__),
+    )

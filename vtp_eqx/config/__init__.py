@@ -1,0 +1,56 @@
+"""Every value a run depends on, as frozen dataclasses; sizes are named constants.
+
+A comment behind a field says where its default comes from: *paper* (VTP,
+arXiv 2512.13687v2), *code* (the published inference code and checkpoints), *DINOv2*,
+*OpenCLIP* or *LightningDiT* (the recipes the paper says it follows), or *ours*.
+Lengths of sequences are in tokens, sizes of images in pixels.
+"""
+
+from vtp_eqx.config.checks import require as require
+from vtp_eqx.config.runs import (
+    DecodeConfig as DecodeConfig,
+    DistillationConfig as DistillationConfig,
+    GenerateConfig as GenerateConfig,
+    OptimizerConfig as OptimizerConfig,
+    PretrainConfig as PretrainConfig,
+    ReconstructionConfig as ReconstructionConfig,
+    SamplerConfig as SamplerConfig,
+    ViewsConfig as ViewsConfig,
+)
+from vtp_eqx.config.serial import (
+    as_json as as_json,
+    from_dict as from_dict,
+    short_hash as short_hash,
+    tokenizer_from_dict as tokenizer_from_dict,
+)
+from vtp_eqx.config.shapes import (
+    DiTConfig as DiTConfig,
+    FeedForward as FeedForward,
+    IMAGENET_MEAN as IMAGENET_MEAN,
+    IMAGENET_STD as IMAGENET_STD,
+    Init as Init,
+    Norm as Norm,
+    PrototypeConfig as PrototypeConfig,
+    Remat as Remat,
+    TextConfig as TextConfig,
+    TokenizerConfig as TokenizerConfig,
+    TransformerConfig as TransformerConfig,
+)
+from vtp_eqx.config.sizes import (
+    DECODER_L4 as DECODER_L4,
+    decoder_like as decoder_like,
+    DIT_1B as DIT_1B,
+    DIT_B as DIT_B,
+    DIT_XL as DIT_XL,
+    published as published,
+    VIT_B as VIT_B,
+    VIT_FEMTO as VIT_FEMTO,
+    VIT_L as VIT_L,
+    VIT_NANO as VIT_NANO,
+    VIT_PICO as VIT_PICO,
+    VIT_S as VIT_S,
+    VIT_TINY as VIT_TINY,
+    VTP_B as VTP_B,
+    VTP_L as VTP_L,
+    VTP_S as VTP_S,
+)

@@ -1,0 +1,204 @@
+"""What is trained, on what, and how; and how samples are drawn.
+
+A comment behind a field says where its default comes from: see `vtp_eqx.config`.
+"""
+
+import dataclasses
+from typing import Literal
+
+from vtp_eqx.config.checks import require
+from vtp_eqx.config.shapes import (
+    DiTConfig,
+    PrototypeConfig,
+    TokenizerConfig,
+    TransformerConfig,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ViewsConfig:
+    """Crops and colours of the distillation views (DINOv2) and the contrastive crop."""
+
+    global_size: int = 256  # ours: fits the paper's FLOPs better than 224
+    local_size: int = 96  # DINOv2
+    num_local: int = 8  # DINOv2
+    global_scale: tuple[float, float] = (0.32, 1.0)  # DINOv2
+    local_scale: tuple[float, float] = (0.05, 0.32)  # DINOv2
+    contrast_scale: tuple[float, float] = (0.9, 1.0)  # OpenCLIP
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)  # torchvision
+    flip_rate: float = 0.5  # DINOv2; 0 where captions name left and right
+    jitter_rate: float = 0.8  # DINOv2
+    brightness: float = 0.4  # DINOv2
+    contrast: float = 0.4  # DINOv2
+    saturation: float = 0.2  # DINOv2
+    hue: float = 0.1  # DINOv2, in turns
+    gray_rate: float = 0.2  # DINOv2
+    # DINOv2 as trained: its code inverts the intended rates (1.0, 0.1, 0.5).
+    blur_rates: tuple[float, float, float] = (0.0, 0.9, 0.5)
+    blur_sigma: tuple[float, float] = (0.1, 2.0)  # DINOv2, in pixels
+    blur_radius: int = 4  # DINOv2: a 9 x 9 kernel
+    solarize_rate: float = 0.2  # DINOv2, second global crop only
+    mask_rate: float = 0.5  # DINOv2: share of global crops with hidden patches
+    mask_ratio: tuple[float, float] = (0.1, 0.5)  # DINOv2: hidden share of those
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistillationConfig:
+    """Temperatures and weights of self-distillation (DINO, iBOT, KoLeo)."""
+
+    student_temperature: float = 0.1  # DINOv2
+    teacher_temperature: tuple[float, float] = (0.04, 0.07)  # DINOv2: start, end
+    teacher_warmup: float = 0.3  # DINOv2: share of the run
+    sinkhorn_iterations: int = 3  # DINOv2
+    koleo_weight: float = 0.1  # DINOv2
+    masked_weight: float = 1.0  # DINOv2: of iBOT beside DINO
+    momentum: tuple[float, float] = (0.992, 1.0)  # DINOv2: cosine over the run
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReconstructionConfig:
+    """Weights of the pixel terms, all in normalised pixel space."""
+
+    l1_weight: float = 1.0  # paper
+    pooled_weight: float = 0.0  # ours: L1 of 2x2 and 4x4 pooled images
+    gradient_weight: float = 0.0  # ours: L1 of differences of neighbouring pixels
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW, its schedule and its masks. Rates are per step."""
+
+    learning_rate: float = 1e-3  # ours, for a contrastive batch of 16k
+    warmup_steps: int = 2000  # ours
+    final_rate: float = 0.0  # OpenCLIP: cosine to zero, as a share of the peak
+    schedule: Literal["cosine", "constant"] = "cosine"  # OpenCLIP
+    b1: float = 0.9  # OpenCLIP
+    b2: float = 0.98  # OpenCLIP
+    eps: float = 1e-6  # OpenCLIP
+    weight_decay: float = 0.05  # ours
+    clip_norm: float | None = 1.0  # ours, global norm
+    patch_rate: float = 1.0  # DINOv2 0.2: learning-rate share of the patch embedding
+    freeze_prototypes: int = 0  # DINOv2 1250 steps: no update of the last layer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """One tokenizer pre-training: what is learned, from how much, how."""
+
+    tokenizer: TokenizerConfig
+    prototypes: PrototypeConfig | None = None  # `None`: no self-distillation
+    views: ViewsConfig = ViewsConfig()
+    distillation: DistillationConfig = DistillationConfig()
+    reconstruction: ReconstructionConfig = ReconstructionConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    # Weights of the three objectives (paper); a weight of 0 leaves the term out.
+    contrast_weight: float = 1.0
+    distillation_weight: float = 1.0
+    reconstruction_weight: float = 0.1
+    # Ours, both off: what else makes latents good to generate on, as controls.
+    smoothness_weight: float = 0.0  # of latents that differ from their neighbors
+    latent_noise: float = 0.0  # on what is decoded, in deviations of a channel
+    weighting: Literal["fixed", "learned"] = "fixed"  # paper; learned is ours
+    contrast: Literal["clip", "siglip"] = "clip"  # paper
+    batch_size: int = 16384  # paper: contrastive batch
+    distillation_batch: int = 4096  # paper: random subset of it
+    reconstruction_batch: int = 2048  # paper: random subset of it
+    contrast_drop: float = 0.0  # ours: stochastic-depth rates, one an objective
+    distillation_drop: float = 0.1  # ours
+    reconstruction_drop: float = 0.0  # ours
+    pca_start: bool = False  # ours: start from linear reconstruction (small runs)
+    num_steps: int = 67000  # ours: about 1.1e9 samples at 16k
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, size, weight in (
+            ("distillation_batch", self.distillation_batch, self.distillation_weight),
+            (
+                "reconstruction_batch",
+                self.reconstruction_batch,
+                self.reconstruction_weight,
+            ),
+        ):
+            divides = 0 < size <= self.batch_size and self.batch_size % size == 0
+            require(
+                weight == 0 or divides,
+                f"`{name}` must divide `batch_size`, because its images are a "
+                f"stratified subset of that batch; got {size} and {self.batch_size}: "
+                "change either.",
+            )
+        require(
+            self.contrast_weight == 0 or self.tokenizer.text is not None,
+            "Contrast needs a text tower, but `tokenizer.text` is None: "
+            "set it, or set `contrast_weight` to 0.",
+        )
+        uses_siglip = self.contrast_weight > 0 and self.contrast == "siglip"
+        require(
+            not uses_siglip or self.tokenizer.logit_bias is not None,
+            "The SigLIP loss needs a bias, but `tokenizer.logit_bias` is None: set it; "
+            "the paper starts at -10.",
+        )
+        require(
+            self.distillation_weight == 0 or self.prototypes is not None,
+            "Self-distillation needs a prototype head, but `prototypes` is None: "
+            "set it, or set `distillation_weight` to 0.",
+        )
+        shapes_latents = self.smoothness_weight > 0 or self.latent_noise > 0
+        require(
+            not shapes_latents or self.reconstruction_weight > 0,
+            "Smoothness and noise act on latents that are decoded, but "
+            "`reconstruction_weight` is 0: raise it, or set both to 0.",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecodeConfig:
+    """A pixel decoder trained anew on the latents of a tokenizer that stays as it is.
+
+    All values are ours, but for the pixel loss; the same stage behind every method
+    takes jointly trained decoders out of a comparison.
+    """
+
+    decoder: TransformerConfig
+    reconstruction: ReconstructionConfig = ReconstructionConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    latent_noise: float = 0.0  # in deviations of a channel
+    linear_start: bool = True  # from least squares, as `pca_start`
+    ema_decay: float = 0.999
+    batch_size: int = 256
+    num_steps: int = 10_000
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """One training of a diffusion transformer on a tokenizer's latents."""
+
+    dit: DiTConfig
+    optimizer: OptimizerConfig = OptimizerConfig(
+        learning_rate=2e-4,  # LightningDiT, constant
+        warmup_steps=0,
+        schedule="constant",
+        b2=0.95,
+        eps=1e-8,
+        weight_decay=0.0,
+        clip_norm=None,
+    )
+    time_mean: float = -0.5  # code: VTP-S and VTP-B; VTP-L has -0.75
+    time_std: float = 1.25  # code: VTP-S and VTP-B; VTP-L has 1.0
+    cosine_weight: float = 1.0  # LightningDiT
+    ema_decay: float = 0.9999  # LightningDiT
+    batch_size: int = 1024  # LightningDiT
+    num_steps: int = 100_000  # LightningDiT: 80 epochs of ImageNet
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """How samples are drawn; every field goes onto the evaluation card."""
+
+    solver: Literal["euler", "heun"] = "euler"  # code
+    num_steps: int = 249  # code: 250 grid points
+    time_shift: float = 0.075  # code; 0 or 1 leaves the grid uniform
+    guidance: float = 1.0  # code: none
+    guidance_start: float = 0.0  # LightningDiT: no guidance where t is below
+    guided_channels: int | None = None  # LightningDiT 3; `None` guides all

@@ -1,0 +1,53 @@
+"""Configs as JSON text, and back."""
+
+from collections.abc import Mapping
+import dataclasses
+import hashlib
+import json
+from typing import Any, get_args, get_type_hints, TypeVar
+
+from vtp_eqx.config.checks import require
+from vtp_eqx.config.shapes import TokenizerConfig
+
+
+Config = TypeVar("Config")
+
+
+def as_json(config: Any) -> str:
+    """A config as JSON text, the same text for equal configs."""
+    return json.dumps(dataclasses.asdict(config), indent=1, sort_keys=True)
+
+
+def short_hash(config: Any) -> str:
+    """Twelve hexadecimal digits that name a config by its content."""
+    return hashlib.sha256(as_json(config).encode()).hexdigest()[:12]
+
+
+def from_dict(kind: type[Config], fields: Mapping[str, Any]) -> Config:
+    """The config of class `kind` whose `as_json` was parsed into `fields`.
+
+    Fields that are missing keep their defaults; unknown ones raise `ValueError`.
+    """
+    hints = get_type_hints(kind)
+    unknown = sorted(fields.keys() - hints.keys())
+    require(
+        not unknown,
+        f"A {kind.__name__} has the fields {sorted(hints)}; got {unknown}: "
+        "remove them, or use the version that wrote them.",
+    )
+    return kind(**{name: _value(hints[name], value) for name, value in fields.items()})
+
+
+def _value(hint: Any, value: Any) -> Any:
+    """`value` from JSON as its type hint has it: nested configs, tuples for lists."""
+    if isinstance(value, Mapping):
+        kinds: list[Any] = [
+            kind for kind in (hint, *get_args(hint)) if dataclasses.is_dataclass(kind)
+        ]
+        return from_dict(kinds[0], value) if kinds else dict(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def tokenizer_from_dict(fields: Mapping[str, Any]) -> TokenizerConfig:
+    """The tokenizer config whose `as_json` was parsed into `fields`."""
+    return from_dict(TokenizerConfig, fields)

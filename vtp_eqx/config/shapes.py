@@ -1,0 +1,146 @@
+"""The shapes of networks.
+
+A comment behind a field says where its default comes from: see `vtp_eqx.config`.
+"""
+
+import dataclasses
+from typing import Literal
+
+from vtp_eqx.config.checks import require
+
+
+Norm = Literal["rmsnorm", "layernorm"]
+FeedForward = Literal["swiglu", "mlp"]
+Remat = Literal["none", "full", "dots"]
+Init = Literal["vtp", "clip"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """Shape of one vision transformer (encoder or pixel decoder)."""
+
+    width: int
+    depth: int
+    num_heads: int
+    norm: Norm = "rmsnorm"  # code: the encoder's; the decoder has "layernorm"
+    feed_forward: FeedForward = "swiglu"  # code
+    mlp_ratio: float = 4.0  # code; nominal, SwiGLU takes two thirds of it
+    qk_norm: bool = False  # paper: on; released checkpoints: off
+    layer_scale: float | None = None  # code: none; DINOv2 trains with 1e-5
+    # code: N(0, 0.02^2), which suits widths of about 1000; narrow blocks start almost
+    # linear with it, and learn earlier from CLIP's, whose deviation is width ** -0.5.
+    init: Init = "vtp"
+    remat: Remat = "none"  # ours: what a block keeps for its backward pass
+
+    def __post_init__(self):
+        require(
+            self.width % self.num_heads == 0,
+            "`width` must be a multiple of `num_heads`; got "
+            f"{self.width} and {self.num_heads}: change either.",
+        )
+        require(
+            (self.width // self.num_heads) % 4 == 0,
+            "The head width must be a multiple of 4, so that rotary positions have two "
+            f"axes of pairs; got {self.width // self.num_heads}: change `num_heads`.",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """Shape of the text tower (a CLIP text transformer)."""
+
+    context: int = 77  # code
+    vocabulary: int = 49408  # code: CLIP byte-pair encoding
+    width: int = 768  # paper
+    depth: int = 12  # paper
+    num_heads: int = 12  # paper
+    mlp_ratio: float = 4.0  # code
+    causal: bool = True  # code
+    quick_gelu: bool = False  # code
+    layer_scale: float | None = None  # code
+    remat: Remat = "none"  # ours
+
+    def __post_init__(self):
+        require(
+            self.width % self.num_heads == 0,
+            "`width` must be a multiple of `num_heads`; got "
+            f"{self.width} and {self.num_heads}: change either.",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrototypeConfig:
+    """Shape of the prototype (DINO) head, shared by summary and masked patches."""
+
+    num_prototypes: int = 65536  # DINOv2
+    hidden_width: int = 2048  # DINOv2
+    bottleneck_width: int = 256  # DINOv2
+    num_layers: int = 3  # DINOv2
+    init_std: float = 0.02  # DINOv2; narrow layers need more, about in_width ** -0.5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """Shape of a tokenizer: encoder, bottleneck, pixel decoder and text tower."""
+
+    encoder: TransformerConfig
+    decoder: TransformerConfig
+    text: TextConfig | None = None  # `None`: no text tower, no contrast
+    image_size: int = 256  # paper; other multiples of the patch size also work
+    patch_size: int = 16  # paper
+    latent_width: int = 64  # paper
+    heads_on: Literal["full", "latent"] = "full"  # code: bottleneck_ae_only = true
+    contrast_feature: Literal["cls", "pooled"] = "cls"  # code
+    rope: Literal["float32", "bfloat16"] = "float32"  # ours; code rounds to bfloat16
+    logit_scale: float = 2.6592600  # OpenCLIP: ln(1 / 0.07)
+    logit_bias: float | None = None  # code: none; SigLIP starts at -10
+    pixel_mean: tuple[float, float, float] = IMAGENET_MEAN  # code
+    pixel_std: tuple[float, float, float] = IMAGENET_STD  # code
+
+    def __post_init__(self):
+        require(
+            self.image_size % self.patch_size == 0,
+            "`image_size` must be a multiple of `patch_size`; got "
+            f"{self.image_size} and {self.patch_size}: change either.",
+        )
+
+    @property
+    def head_width(self) -> int:
+        """Width of the features that contrast and distillation read."""
+        return self.encoder.width if self.heads_on == "full" else self.latent_width
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiTConfig:
+    """Shape of a LightningDiT; defaults are the flags of the VTP experiments."""
+
+    width: int
+    depth: int
+    num_heads: int
+    latent_width: int = 64  # paper
+    latent_size: int = 16  # paper: side of the square latent grid
+    patch_size: int = 1  # paper
+    num_classes: int = 1000  # paper; class `num_classes` is the null class
+    label_drop_rate: float = 0.1  # LightningDiT
+    qk_norm: bool = False  # code
+    rmsnorm: bool = True  # code
+    rope: bool = True  # code
+    swiglu: bool = True  # code
+    shift: bool = True  # code: wo_shift = false
+    mlp_ratio: float = 4.0  # LightningDiT
+    remat: Remat = "none"  # ours
+
+    def __post_init__(self):
+        require(
+            self.width % self.num_heads == 0,
+            "`width` must be a multiple of `num_heads`; got "
+            f"{self.width} and {self.num_heads}: change either.",
+        )
+        require(
+            self.latent_size % self.patch_size == 0,
+            "`latent_size` must be a multiple of `patch_size`; got "
+            f"{self.latent_size} and {self.patch_size}: change either.",
+        )

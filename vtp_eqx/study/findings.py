@@ -1,0 +1,302 @@
+"""What follows from the table of a study, sentence by sentence; the bad news first."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vtp_eqx.study.point import point_hash
+from vtp_eqx.study.table import Row
+
+
+BASELINE = "AE"
+Group = dict[int, dict[str, float]]  # numbers by seed
+
+
+def scaling_findings(rows: Sequence[Row]) -> list[str]:
+    """Of curves: methods beside the baseline, size by size, and along the curve."""
+    done = finished(rows)
+    if not done:
+        return ["Nothing is finished yet."]
+    return [
+        *_unfinished(rows),
+        *_comparisons(done),
+        *_turns(done),
+        *_courses(done),
+        _seeds(done),
+        *_understanding(done),
+        *_reconstruction(done),
+        _obedience(done),
+        _floor(done),
+    ]
+
+
+def objective_findings(rows: Sequence[Row]) -> list[str]:
+    """Of methods: beside the baseline, and what goes with generation over all runs."""
+    done = finished(rows)
+    if not done:
+        return ["Nothing is finished yet."]
+    return [
+        *_unfinished(rows),
+        *_comparisons(done),
+        *_orders(done),
+        _seeds(done),
+        *_correlations(done),
+        *_understanding(done),
+        *_reconstruction(done),
+        _obedience(done),
+        _floor(done),
+    ]
+
+
+def finished(rows: Sequence[Row]) -> list[Row]:
+    """The rows that have a result."""
+    return [row for row in rows if row.result is not None]
+
+
+def groups(rows: Sequence[Row]) -> dict[tuple[str, str], Group]:
+    """The numbers of finished runs by method and size, and then by seed."""
+    found: dict[tuple[str, str], Group] = {}
+    for row in finished(rows):
+        assert row.result is not None
+        group = found.setdefault((row.point.method, row.point.size), {})
+        group[row.point.seed] = row.result.numbers
+    return found
+
+
+def mean(group: Group, name: str) -> float:
+    """A number's mean over seeds."""
+    return float(np.mean([numbers[name] for numbers in group.values()]))
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Spearman's: the correlation of ranks; equal values share their mean rank.
+
+    NaN where all values of either are equal.
+    """
+    one, other = (_ranks(np.asarray(values, float)) for values in (first, second))
+    if min(np.ptp(one), np.ptp(other)) == 0:
+        return float("nan")
+    return float(np.corrcoef(one, other)[0, 1])
+
+
+def _unfinished(rows: Sequence[Row]) -> list[str]:
+    missing = len(rows) - len(finished(rows))
+    return [] if missing == 0 else [
+        f"{missing} of {len(rows)} runs are not finished: what follows is about the "
+        "others."
+    ]  # fmt: skip
+
+
+def _comparisons(rows: Sequence[Row]) -> list[str]:
+    """Each method beside the baseline at its size, what is furthest behind first."""
+    found = groups(rows)
+    said = []
+    for (method, size), group in found.items():
+        base = found.get((BASELINE, size))
+        if method == BASELINE or base is None:
+            continue
+        leads = _leads(group, base)
+        ours, theirs = mean(group, "FD-scenes"), mean(base, "FD-scenes")
+        shown = [mean(part, "class agreement") for part in (group, base)]
+        line = (
+            f"{size}: {method} is {_word(leads)} {BASELINE} in FD-scenes, {ours:.2f} "
+            f"against {theirs:.2f}{_by_seed(leads)}; its samples show the class asked "
+            f"for in {shown[0]:.0%}, {BASELINE}'s in {shown[1]:.0%}"
+        )
+        compute = mean(base, "FLOPs")
+        if compute > 0 and mean(group, "FLOPs") > 0:
+            line += f"; at {mean(group, 'FLOPs') / compute:.1f} times the compute"
+        said.append((theirs - ours, f"{line}."))
+    return [line for _, line in sorted(said, key=lambda pair: pair[0])]
+
+
+def _turns(rows: Sequence[Row]) -> list[str]:
+    """Where along the curve a method is behind the baseline, and where ahead."""
+    found = groups(rows)
+    lines = []
+    for method in _methods(rows):
+        places: dict[str, list[str]] = {}
+        for size in _sizes(rows, method):
+            base = found.get((BASELINE, size))
+            if method != BASELINE and base is not None:
+                word = _word(_leads(found[method, size], base))
+                places.setdefault(word, []).append(size)
+        if len(places) > 1:
+            parts = [f"{word} it at {', '.join(at)}" for word, at in places.items()]
+            lines.append(f"{method} beside {BASELINE}: {'; '.join(parts)}.")
+    return lines
+
+
+def _courses(rows: Sequence[Row]) -> list[str]:
+    """How reconstruction and generation of each method go along its curve."""
+    found = groups(rows)
+    lines = []
+    for method in _methods(rows):
+        sizes = _sizes(rows, method)
+        if len(sizes) < 2:
+            continue
+        way = lambda name, form, method=method, sizes=sizes: ", ".join(
+            format(mean(found[method, size], name), form) for size in sizes
+        )
+        lines.append(
+            f"{method} from {sizes[0]} to {sizes[-1]}: PSNR {way('PSNR', '.1f')}; "
+            f"FD-scenes {way('FD-scenes', '.2f')}; class shown "
+            f"{way('class agreement', '.2f')}."
+        )
+    return lines
+
+
+def _orders(rows: Sequence[Row]) -> list[str]:
+    """The order of methods at each size, best first, with the spread of seeds."""
+    found = groups(rows)
+    lines = []
+    for size in dict.fromkeys(row.point.size for row in rows):
+        own = {method: group for (method, at), group in found.items() if at == size}
+        ranked = sorted(own, key=lambda method: mean(own[method], "FD-scenes"))
+        names = [f"{method} {_with_spread(own[method])}" for method in ranked]
+        if len(names) > 1:
+            lines.append(f"{size}, best FD-scenes first: {', '.join(names)}.")
+    return lines
+
+
+def _seeds(rows: Sequence[Row]) -> str:
+    spreads = [
+        np.ptp([numbers["FD-scenes"] for numbers in group.values()])
+        for group in groups(rows).values()
+        if len(group) > 1
+    ]
+    if not spreads:
+        return (
+            "There is one seed for each point, so that the spread between seeds is "
+            "unknown: differences of FD-scenes that are small beside its distance to "
+            "the floor may be chance, and no trend is established."
+        )
+    return (
+        "Between seeds of the same point, FD-scenes differs by up to "
+        f"{max(spreads):.2f} (mean {np.mean(spreads):.2f}): smaller differences "
+        "between points are not shown."
+    )
+
+
+def _correlations(rows: Sequence[Row]) -> list[str]:
+    """Over all different runs, what goes with a low FD-scenes."""
+    runs = {point_hash(row.point): row.result for row in rows if row.result}
+    if len(runs) < 4:
+        return []
+    numbers = [result.numbers for result in runs.values()]
+    column = lambda name: [some[name] for some in numbers]
+    parts = [
+        f"{text} {correlation:+.2f}"
+        for text, name in (
+            ("understanding (probe of latents)", "probe latents mean"),
+            ("probe of features", "probe features mean"),
+            ("reconstruction (PSNR)", "PSNR"),
+            ("roughness of latents", "latent roughness"),
+        )
+        if np.isfinite(
+            correlation := rank_correlation(column(name), column("FD-scenes"))
+        )
+    ]
+    return [
+        f"Rank correlation with FD-scenes over {len(runs)} runs (negative: more of it "
+        f"goes with better generation): {', '.join(parts)}."
+    ]
+
+
+def _understanding(rows: Sequence[Row]) -> list[str]:
+    lines = []
+    for method in _methods(rows):
+        own = _of(rows, method)
+        line = (
+            f"{method}: a linear probe reads shape from encoder features with accuracy "
+            f"{_range(own, 'probe features shape')} and from mean latents with "
+            f"{_range(own, 'probe latents shape')} (chance 0.25), all attributes from "
+            f"features with {_range(own, 'probe features mean')}"
+        )
+        if all("zero-shot shape" in row.result.numbers for row in own if row.result):
+            line += f"; zero-shot shape {_range(own, 'zero-shot shape')}"
+        lines.append(line + ".")
+    return lines
+
+
+def _reconstruction(rows: Sequence[Row]) -> list[str]:
+    return [
+        f"{method}: reconstruction at {_range(_of(rows, method), 'PSNR', '.1f')} dB "
+        "PSNR; principal components of the same size reach "
+        f"{_range(_of(rows, method), 'PSNR of PCA', '.1f')} dB."
+        for method in _methods(rows)
+    ]
+
+
+def _obedience(rows: Sequence[Row]) -> str:
+    found = groups(rows)
+    method, size = min(found, key=lambda name: mean(found[name], "FD-scenes"))
+    best = found[method, size]
+    return (
+        f"The best tokenizer by FD-scenes is {method}, {size}: its samples show the "
+        f"color asked for in {mean(best, 'color agreement'):.0%}, the shape in "
+        f"{mean(best, 'shape agreement'):.0%}, both in "
+        f"{mean(best, 'class agreement'):.0%}."
+    )
+
+
+def _floor(rows: Sequence[Row]) -> str:
+    floors = [row.result.numbers["FD-scenes floor"] for row in rows if row.result]
+    return (
+        f"Held-out against training scenes, FD-scenes is {np.mean(floors):.2f}: its "
+        "floor."
+    )
+
+
+def _leads(group: Group, base: Group) -> list[float]:
+    """By how much a method is ahead, seed by seed; of means where no seed is shared."""
+    shared = sorted(group.keys() & base.keys())
+    if not shared:
+        return [mean(base, "FD-scenes") - mean(group, "FD-scenes")]
+    return [base[seed]["FD-scenes"] - group[seed]["FD-scenes"] for seed in shared]
+
+
+def _word(leads: Sequence[float]) -> str:
+    if min(leads) > 0:
+        return "ahead of"
+    return "behind" if max(leads) < 0 else "not to be told from"
+
+
+def _by_seed(leads: Sequence[float]) -> str:
+    if len(leads) == 1:
+        return ""
+    each = ", ".join(f"{lead:+.2f}" for lead in leads)
+    return f" (leads by paired seeds {each}; mean {np.mean(leads):+.2f})"
+
+
+def _with_spread(group: Group) -> str:
+    values = [numbers["FD-scenes"] for numbers in group.values()]
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def _methods(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row.point.method for row in rows))
+
+
+def _sizes(rows: Sequence[Row], method: str) -> list[str]:
+    """The places of a method on its curve, by rising compute."""
+    found = groups(_of(rows, method))
+    return [
+        size for _, size in sorted(found, key=lambda key: mean(found[key], "FLOPs"))
+    ]
+
+
+def _of(rows: Sequence[Row], method: str) -> list[Row]:
+    return [row for row in rows if row.point.method == method]
+
+
+def _range(rows: Sequence[Row], name: str, form: str = ".2f") -> str:
+    values = [row.result.numbers[name] for row in rows if row.result]
+    low, high = format(min(values), form), format(max(values), form)
+    return low if low == high else f"{low} to {high}"
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    return np.array([np.mean(np.flatnonzero(np.sort(values) == one)) for one in values])
