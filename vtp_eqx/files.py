@@ -5,6 +5,14 @@ import contextlib
 import fcntl
 import os
 from pathlib import Path
+import zipfile
+import zlib
+
+
+# What NumPy raises that reads an .npz which is missing, cut short, or another's.
+NO_WHOLE_NPZ = (
+    OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error
+)  # fmt: skip
 
 
 @contextlib.contextmanager

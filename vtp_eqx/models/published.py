@@ -60,7 +60,8 @@ class PublishedFile:
             f"{path}: download it again from {self.address}, or pass `check=False` to "
             "measure with weights of your own.",
         )
-        return read_tensors(path), f"{self.name} {self.algorithm} {self.digest}"
+        words = f"{self.name} {self.algorithm} {self.digest} from {self.address}"
+        return read_tensors(path), words
 
 
 def read_tensors(path: Path) -> Tensors:
