@@ -20,8 +20,8 @@ from vtp_eqx.config import (
 )
 from vtp_eqx.data import loader
 from vtp_eqx.mesh import data_mesh, replicate
-from vtp_eqx.training.objectives import Captioned
 from vtp_eqx.training.pretrain import pretraining
+from vtp_eqx.training.pretrain_views import Captioned
 from vtp_eqx.training.run import Step
 from vtp_eqx.training.state import copied, TrainState
 

@@ -18,9 +18,9 @@ from vtp_eqx.losses.weighting import FixedWeights
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.decoder import PixelDecoder
 from vtp_eqx.models.tokenizer import Tokenizer
-from vtp_eqx.training.objectives import pixel_loss
 from vtp_eqx.training.optimizer import make_optimizer
 from vtp_eqx.training.pca_start import solve_decoder
+from vtp_eqx.training.pixels import pixel_loss
 from vtp_eqx.training.run import Progress, run, Step
 from vtp_eqx.training.state import copied, TrainState
 from vtp_eqx.training.step import make_step, Objective

@@ -14,7 +14,7 @@ from vtp_eqx.data.loader import batches
 from vtp_eqx.losses.weighting import FixedWeights
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.dit import DiT
-from vtp_eqx.training.objectives import generate_objective, Latents
+from vtp_eqx.training.generate_objective import generate_objective, Latents
 from vtp_eqx.training.optimizer import make_optimizer
 from vtp_eqx.training.run import Progress, run, Step
 from vtp_eqx.training.state import copied, TrainState

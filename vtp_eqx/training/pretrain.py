@@ -15,9 +15,10 @@ from vtp_eqx.data.loader import batches
 from vtp_eqx.losses.weighting import FixedWeights, LearnedWeights
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.tokenizer import Pretrainer, Teacher, Tokenizer
-from vtp_eqx.training.objectives import Captioned, clamped, pretrain_objective
 from vtp_eqx.training.optimizer import cosine, make_optimizer
 from vtp_eqx.training.pca_start import start_from_pca
+from vtp_eqx.training.pretrain_objective import clamped, pretrain_objective
+from vtp_eqx.training.pretrain_views import Captioned
 from vtp_eqx.training.run import Progress, run, Step
 from vtp_eqx.training.state import copied, TrainState
 from vtp_eqx.training.step import make_step

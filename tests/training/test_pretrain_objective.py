@@ -8,19 +8,10 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from vtp_eqx.config import DiTConfig, GenerateConfig
 from vtp_eqx.mesh import data_mesh, REPLICATED
-from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.tokenizer import Pretrainer, Teacher
-from vtp_eqx.training.objectives import (
-    Captioned,
-    clamped,
-    generate_objective,
-    Latents,
-    pick,
-    pretrain_objective,
-    PretrainViews,
-)
+from vtp_eqx.training.pretrain_objective import clamped, pretrain_objective
+from vtp_eqx.training.pretrain_views import Captioned, pick, PretrainViews
 
 
 NAMES = ("contrast", "distillation", "reconstruction")
@@ -240,42 +231,3 @@ def test_the_logit_multiplier_stays_between_1_and_100(scale, expected, models):
     found = where(clamped(student))
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-
-
-@pytest.fixture(scope="module")
-def generating():
-    dit = DiTConfig(
-        width=8, depth=1, num_heads=2, latent_size=2, latent_width=3, num_classes=5,
-        label_drop_rate=0.5,
-    )  # fmt: skip
-    config = GenerateConfig(dit=dit, batch_size=64)
-    latents = Latents(jr.normal(jr.key(1), (64, 2, 2, 3)), jnp.arange(64) % 5)
-    objective = generate_objective(config)
-    return config, objective, latents, jax.jit(objective.prepare)(latents, jr.key(0))
-
-
-def test_a_point_lies_between_noise_and_latent(generating):
-    _, _, latents, views = generating
-    # Going on along the velocity for the rest of the time ends at the latent.
-    rest = (1 - views.t)[:, None, None, None] * views.velocity
-    np.testing.assert_allclose(views.point + rest, latents.latents, atol=1e-5)
-    assert 0 < views.t.min() < views.t.max() < 1
-
-
-def test_some_labels_become_the_null_class(generating):
-    config, _, latents, views = generating
-    dropped = np.asarray(views.label) == config.dit.num_classes
-    np.testing.assert_array_equal(views.label[~dropped], latents.label[~dropped])
-    assert 16 < dropped.sum() < 48  # half of 64
-
-
-def test_the_first_flow_loss_by_hand(generating):
-    # A new transformer says zero: the square of the velocity, and 1 - cos = 1.
-    config, objective, _, views = generating
-    model = eqx.filter_jit(DiT)(config.dit, key=jr.key(2))
-    terms, monitors = eqx.filter_jit(objective.terms)(
-        model, None, views, jnp.zeros((), jnp.int32), jr.key(0)
-    )
-    square = np.mean(np.asarray(views.velocity) ** 2, axis=(1, 2, 3))
-    np.testing.assert_allclose(monitors["square"], square, rtol=1e-5)
-    np.testing.assert_allclose(terms["flow"], square + 1, rtol=1e-5)
