@@ -130,3 +130,14 @@ def test_devices_and_blocks_do_not_change_the_targets(num_devices, whole):
     found = jax.jit(sharded)(rows, ~PADDED)
     targets = balanced_targets(rows @ PROTOTYPES.T, found, temperature=0.5)
     np.testing.assert_allclose(targets[~PADDED], expected[~PADDED], rtol=1e-4)
+
+
+def test_logits_do_not_exist_whole():
+    # 16384 rows of 32768 float32 logits are 2 GiB.
+    prototypes = jax.ShapeDtypeStruct((32768, 8), jnp.float32)
+    rows = jax.ShapeDtypeStruct((16384, 8), jnp.float32)
+    found = lambda rows, prototypes: sinkhorn_offsets(
+        lambda row: prototypes @ row, rows, jnp.ones(16384, bool), temperature=0.1
+    )
+    needed = jax.jit(found).lower(rows, prototypes).compile().memory_analysis()
+    assert needed.temp_size_in_bytes < 2**30

@@ -167,7 +167,7 @@ def _blocks(rows: tuple[Any, Float[Array, " rows"]], block: int) -> Any:
     tree, excluded = rows
     missing = -len(excluded) % block
 
-    def fill(leaf, value=0):
+    def fill(leaf, value=0.0):
         widths = [(0, missing)] + [(0, 0)] * (leaf.ndim - 1)
         filled = jnp.pad(leaf, widths, constant_values=value) if missing else leaf
         return filled.reshape(-1, block, *leaf.shape[1:])
