@@ -41,7 +41,7 @@ def test_the_first_flow_loss_by_hand(generating):
     # A new transformer says zero: the square of the velocity, and 1 - cos = 1.
     config, objective, _, views = generating
     model = eqx.filter_jit(DiT)(config.dit, key=jr.key(2))
-    terms, monitors = eqx.filter_jit(objective.terms)(
+    terms, monitors = eqx.filter_jit(objective.see)(
         model, None, views, jnp.zeros((), jnp.int32), jr.key(0)
     )
     square = np.mean(np.asarray(views.velocity) ** 2, axis=(1, 2, 3))

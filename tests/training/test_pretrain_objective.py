@@ -32,6 +32,16 @@ def alone(function):
     )
 
 
+def terms_of(objective, student, teacher, views, key):
+    """Terms and monitors of a batch in one stretch, at the first step."""
+    step = jnp.zeros((), jnp.int32)
+    taught = objective.teach(
+        teacher, jax.tree.map(lambda rows: rows[None], views), step
+    )
+    views = jax.tree.map(lambda rows: rows[0], taught)
+    return objective.terms(student, objective.see(student, teacher, views, step, key))
+
+
 @pytest.fixture(scope="module")
 def models(tiny):
     student = eqx.filter_jit(Pretrainer)(tiny.tokenizer, tiny.prototypes, key=jr.key(1))
@@ -122,8 +132,8 @@ def test_an_autoencoder_has_one_term_and_no_monitors(tiny, batch, models):
     student, _ = models
     prepared = jax.jit(objective.prepare)(batch, jr.key(0))
     # No mesh: without contrast and distillation nothing reduces over devices.
-    terms, monitors = eqx.filter_jit(objective.terms)(
-        student, None, prepared, jnp.zeros((), jnp.int32), jr.key(0)
+    terms, monitors = eqx.filter_jit(terms_of)(
+        objective, student, None, prepared, jr.key(0)
     )
     assert terms.keys() == {"reconstruction"}
     assert monitors == {}
@@ -135,10 +145,9 @@ def test_shared_features_equal_a_second_pass(tiny, models, views):
 
     def rebuild(config):
         objective = pretrain_objective(config, num_shards=1)
-        zero = jnp.zeros((), jnp.int32)
         terms = alone(
             lambda views: jax.lax.pmean(
-                objective.terms(student, None, views, zero, jr.key(0))[0][
+                terms_of(objective, student, None, views, jr.key(0))[0][
                     "reconstruction"
                 ],
                 "data",
@@ -160,8 +169,7 @@ def test_every_objective_has_a_stochastic_depth_of_its_own(name, tiny, models, v
     objective = pretrain_objective(config, num_shards=1)
 
     def mean_terms(views, key):
-        zero = jnp.zeros((), jnp.int32)
-        terms, _ = objective.terms(student, None, views, zero, key)
+        terms, _ = terms_of(objective, student, None, views, key)
         return jax.lax.pmean(jax.tree.map(jnp.mean, terms), "data")
 
     compiled = alone(mean_terms)
@@ -185,8 +193,7 @@ def distilled(tiny, models, views):
     def parts(arrays, crops, views):
         views = dataclasses.replace(views, global_crops=crops)
         teacher = eqx.combine(arrays, static)
-        step = jnp.zeros((), jnp.int32)
-        terms, _ = objective.terms(student, teacher, views, step, jr.key(0))
+        terms, _ = terms_of(objective, student, teacher, views, jr.key(0))
         return jax.lax.pmean(terms["distillation"].mean(), "data")
 
     gradients = alone(jax.grad(parts, argnums=(0, 1)))

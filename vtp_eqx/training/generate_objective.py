@@ -11,7 +11,7 @@ import numpy as np
 from vtp_eqx.config import GenerateConfig
 from vtp_eqx.flow import flow_loss, interpolate, time_samples
 from vtp_eqx.models.dit import DiT, drop_labels
-from vtp_eqx.training.step import Objective
+from vtp_eqx.training.objective import Objective
 
 
 class Latents(eqx.Module):
@@ -43,11 +43,11 @@ def generate_objective(config: GenerateConfig) -> Objective:
         label = drop_labels(jnp.asarray(batch.label), config.dit, key=drop_key)
         return FlowViews(point=point, velocity=velocity, t=t, label=label)
 
-    def terms(
+    def see(
         student: DiT, teacher: Any, views: FlowViews, step: Array, key: PRNGKeyArray
     ) -> tuple[dict[str, Array], dict[str, Array]]:
-        predicted = student.batch(views.point, views.t, views.label)
+        predicted = student.batch(views.point, views.t, views.label).astype(jnp.float32)
         loss = flow_loss(predicted, views.velocity, cosine_weight=config.cosine_weight)
         return {"flow": loss.total}, {"square": loss.square, "cosine": loss.cosine}
 
-    return Objective(prepare, terms)
+    return Objective(prepare, see)

@@ -21,13 +21,27 @@ class Captioned(eqx.Module):
     caption: Int[Array | np.ndarray, "batch words"] | None
 
 
+class Lesson(eqx.Module):
+    """What the teacher says of the global crops.
+
+    `summary` and `masked` are bottlenecks of its prototype head, of the two crops of
+    each image and of hidden patches; `offsets` balance the logits that they give.
+    """
+
+    summary: Float[Array, "*stretches some 2 bottleneck"]
+    masked: Float[Array, "*stretches capacity bottleneck"]
+    summary_offsets: Float[Array, "*stretches prototypes"]
+    masked_offsets: Float[Array, "*stretches prototypes"]
+
+
 class PretrainViews(eqx.Module):
     """What student and teacher look at; images in [0, 1].
 
     `whole` serves contrast and reconstruction: the latter takes row `rebuilt[i]` of the
     i-th of `len(rebuilt)` equal stretches of it. `hidden` is `True` where the student
     does not see a patch of a global crop. `noise` is standard normal, for the latents
-    that are decoded. What no term needs is `None`.
+    that are decoded. What no term needs is `None`, and so is `lesson` at first. All
+    arrays may have an axis of stretches in front (`vtp_eqx.training.objective`).
     """
 
     whole: Float[Array, "batch height width 3"] | None
@@ -37,6 +51,7 @@ class PretrainViews(eqx.Module):
     global_crops: Float[Array, "some 2 large large 3"] | None
     local_crops: Float[Array, "some crops small small 3"] | None
     hidden: Bool[Array, "some 2 patches"] | None
+    lesson: Lesson | None = None
 
 
 def pretrain_views(
