@@ -28,8 +28,9 @@ from vtp_eqx.study.point import Point
 from vtp_eqx.study.recipe import point
 from vtp_eqx.training.flops import generator_flops, num_parameters, pretrain_flops
 from vtp_eqx.training.generate import generating
-from vtp_eqx.training.objectives import Captioned, Latents
+from vtp_eqx.training.generate_objective import Latents
 from vtp_eqx.training.pretrain import pretraining
+from vtp_eqx.training.pretrain_views import Captioned
 
 
 SIZE = "96x3"

@@ -19,11 +19,11 @@ from vtp_eqx.losses.distillation import (
     dino_loss,
     ibot_loss,
     koleo_loss,
-    sinkhorn,
     updated_center,
 )
 from vtp_eqx.losses.latents import smoothness_loss
 from vtp_eqx.losses.reconstruction import l1_loss
+from vtp_eqx.losses.sinkhorn import sinkhorn
 from vtp_eqx.mesh import DATA, data_mesh, REPLICATED, SPLIT
 
 
@@ -33,6 +33,12 @@ BATCH, PATCHES, PROTOTYPES = 16, 4, 5
 def contrast(weight, batch, axis):
     image, text = unit(batch["image"] @ weight), unit(batch["text"] @ weight)
     return clip_loss(image, text, log_scale=weight[0, 0] + 2, axis_name=axis)
+
+
+def contrast_in_blocks(weight, batch, axis):
+    image, text = unit(batch["image"] @ weight), unit(batch["text"] @ weight)
+    scale = weight[0, 0] + 2
+    return clip_loss(image, text, log_scale=scale, axis_name=axis, block=1)
 
 
 def pairwise(weight, batch, axis):
@@ -86,6 +92,7 @@ def smooth(weight, batch, axis):
 
 OBJECTIVES = [
     contrast,
+    contrast_in_blocks,
     pairwise,
     distillation,
     centering,

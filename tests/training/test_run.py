@@ -73,7 +73,7 @@ def test_a_run_logs_its_first_and_last_step_and_every_so_many(line, tmp_path):
     assert [entry["step"] for entry in logged(tmp_path)] == [1, 3, 6, 7]
     assert seen == [(1, 7), (3, 7), (6, 7), (7, 7)]
     assert logged(tmp_path)[0].keys() == {
-        "step", "seconds", "error", "total", "gradient_norm",
+        "step", "seconds", "error", "total", "gradient_norm", "skipped", "num_skipped",
     }  # fmt: skip
     # Before any step the slope is 0, and the error 1.
     assert logged(tmp_path)[0]["error"] == 1

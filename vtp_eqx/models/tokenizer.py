@@ -143,12 +143,12 @@ class Tokenizer(eqx.Module):
 
     def normalize(self, image: Float[Array, "*axes 3"]) -> Float[Array, "*axes 3"]:
         """Colors in [0, 1] to the normalized space of pixels."""
-        mean, std = self._pixel_statistics(image)
+        mean, std = _pixel_statistics(self.config, image)
         return (image - mean) / std
 
     def denormalize(self, pixels: Float[Array, "*axes 3"]) -> Float[Array, "*axes 3"]:
         """Undoes `normalize`; clips nothing."""
-        mean, std = self._pixel_statistics(pixels)
+        mean, std = _pixel_statistics(self.config, pixels)
         return pixels * std + mean
 
     def contrast_features(self, features: Features) -> Float[Array, "*batch head"]:
@@ -213,10 +213,6 @@ class Tokenizer(eqx.Module):
             )
         return self.text, self.projection
 
-    def _pixel_statistics(self, like: Array) -> tuple[Array, Array]:
-        mean = jnp.asarray(self.config.pixel_mean, like.dtype)
-        return mean, jnp.asarray(self.config.pixel_std, like.dtype)
-
 
 class Pretrainer(eqx.Module):
     """What pre-training trains: a tokenizer and, for self-distillation, prototypes."""
@@ -267,9 +263,19 @@ class Teacher(eqx.Module):
         copy = lambda leaf: jnp.array(leaf) if eqx.is_array(leaf) else leaf
         return jax.tree.map(copy, shared)
 
+    def normalize(self, image: Float[Array, "*axes 3"]) -> Float[Array, "*axes 3"]:
+        """Colors in [0, 1] to the normalized space of pixels."""
+        mean, std = _pixel_statistics(self.config, image)
+        return (image - mean) / std
+
     def head_features(self, features: Features) -> Features:
         """What the prototypes read: full features, or bottlenecked ones."""
         return _head_features(features, self.bottleneck, self.config)
+
+
+def _pixel_statistics(config: TokenizerConfig, like: Array) -> tuple[Array, Array]:
+    mean = jnp.asarray(config.pixel_mean, like.dtype)
+    return mean, jnp.asarray(config.pixel_std, like.dtype)
 
 
 def _head_features(

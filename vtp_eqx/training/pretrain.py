@@ -15,11 +15,12 @@ from vtp_eqx.data.loader import batches
 from vtp_eqx.losses.weighting import FixedWeights, LearnedWeights
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.tokenizer import Pretrainer, Teacher, Tokenizer
-from vtp_eqx.training.objectives import Captioned, clamped, pretrain_objective
 from vtp_eqx.training.optimizer import cosine, make_optimizer
 from vtp_eqx.training.pca_start import start_from_pca
+from vtp_eqx.training.pretrain_objective import clamped, pretrain_objective
+from vtp_eqx.training.pretrain_views import Captioned
 from vtp_eqx.training.run import Progress, run, Step
-from vtp_eqx.training.state import copied, TrainState
+from vtp_eqx.training.state import copied, placed, TrainState
 from vtp_eqx.training.step import make_step
 
 
@@ -83,6 +84,7 @@ def pretraining(
     state = TrainState.start(
         student, teacher, loss_weights(config), optimizer, key=run_key
     )
+    state = placed(state, mesh, config.sharding)
     start, end = config.distillation.momentum
     step = make_step(
         state,
@@ -92,6 +94,10 @@ def pretraining(
         momentum=lambda step: cosine(start, end, step / config.num_steps),
         followed=_taught,
         constrain=clamped,
+        accumulate=config.accumulate,
+        precision=config.precision,
+        sharding=config.sharding,
+        spike_factor=config.optimizer.spike_factor,
     )
     return state, step
 

@@ -9,7 +9,7 @@ from typing import Any
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from vtp_eqx.mesh import replicate, split
+from vtp_eqx.mesh import on_mesh, split
 from vtp_eqx.training.checkpoint import Checkpoints
 from vtp_eqx.training.state import TrainState
 from vtp_eqx.training.step import require_finite
@@ -41,7 +41,7 @@ def run(
     written behind a step that was not looked at.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = replicate(state, mesh)
+    state = on_mesh(state, mesh)
     with Checkpoints(folder / "checkpoints") as checkpoints:
         if checkpoints.latest_step() is not None:
             state = checkpoints.restore(state)
