@@ -1,5 +1,7 @@
 import importlib.util
+import io
 from pathlib import Path
+import tarfile
 
 import numpy as np
 from PIL import Image
@@ -28,3 +30,48 @@ def photographs():
         pytest.skip("the photographs of scikit-learn: pip install -e '.[test]'")
     folder = Path(found.origin).parent / "datasets" / "images"
     return [folder / "china.jpg", folder / "flower.jpg"]
+
+
+@pytest.fixture(scope="session")
+def encoded():
+    """A function from a number to an encoded image whose color tells it."""
+
+    def encode(value=0, kind="JPEG", shape=(24, 32)):
+        pixels = np.empty((*shape, 3), np.uint8)
+        pixels[:] = (value % 256, 40 + value // 256, 128)
+        content = io.BytesIO()
+        Image.fromarray(pixels).save(content, kind)
+        return content.getvalue()
+
+    return encode
+
+
+@pytest.fixture(scope="session")
+def captioned(encoded):
+    """A function to the members of `count` examples, with captions and labels."""
+
+    def members(start, count):
+        found = {}
+        for value in range(start, start + count):
+            found[f"{value:06d}.jpg"] = encoded(value)
+            found[f"{value:06d}.json"] = b'{"label": %d}' % (value % 7)
+            found[f"{value:06d}.txt"] = f"picture {value}".encode()
+        return found
+
+    return members
+
+
+@pytest.fixture(scope="session")
+def write_tar():
+    """A function that writes members by name to a tar, in their order."""
+
+    def write(path, members, form=tarfile.USTAR_FORMAT):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(path, "w", format=form) as tar:
+            for name, content in members.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+        return path
+
+    return write

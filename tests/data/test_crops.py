@@ -3,11 +3,11 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from vtp_eqx.data.crops import CenterCrop, RandomCrop, ShortSideCrop, Squash
+from vtp_eqx.data.crops import CenterCrop, Fit, RandomCrop, ShortSideCrop, Squash
 from vtp_eqx.data.images import read_image
 
 
-CROPS = [CenterCrop(32), Squash(32), ShortSideCrop(36, 32)]
+CROPS = [CenterCrop(32), Squash(32), ShortSideCrop(36, 32), Fit(32)]
 sides = st.integers(1, 150)
 
 
@@ -33,7 +33,7 @@ def test_one_color_stays_that_color(crop, height, width):
 
 def test_a_square_of_the_size_passes_unchanged():
     image = noise(32, 32)
-    for crop in (CenterCrop(32), Squash(32), ShortSideCrop(32, 32)):
+    for crop in (CenterCrop(32), Squash(32), ShortSideCrop(32, 32), Fit(32)):
         np.testing.assert_array_equal(crop(image), image)
 
 
@@ -105,3 +105,13 @@ def test_shapes_no_crop_can_take_are_refused():
         CenterCrop(256)(noise(1, 3000))
     with pytest.raises(ValueError, match="at most `short`"):
         ShortSideCrop(200, 224)
+
+
+@pytest.mark.parametrize(("place", "left"), [(0.0, 0), (0.5, 16), (0.99999, 32)])
+def test_a_fit_lies_on_the_long_side_where_it_is_told(place, left):
+    wide = noise(32, 64)
+    tall = wide.transpose(1, 0, 2)
+    square = Fit(32)(wide, place)
+    expected = wide[:, left : left + 32].astype(int)
+    assert np.abs(square - expected).max() <= 1
+    np.testing.assert_array_equal(Fit(32)(tall, place), square.transpose(1, 0, 2))

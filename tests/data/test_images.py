@@ -5,6 +5,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from vtp_eqx.data import images
 from vtp_eqx.data.images import decode_image, read_image, UnreadableImageError
 
 
@@ -128,3 +129,66 @@ def test_a_file_that_is_gone_is_unreadable(tmp_path):
 def test_the_error_travels_between_processes():
     error = pickle.loads(pickle.dumps(UnreadableImageError("a.jpg", "torn")))
     assert (error.name, error.reason) == ("a.jpg", "torn")
+
+
+@pytest.fixture(params=["Pillow", "simplejpeg"])
+def decoder(request, monkeypatch):
+    """Each of the decoders of JPEGs in turn."""
+    if request.param == "simplejpeg":
+        pytest.importorskip("simplejpeg")
+    else:
+        monkeypatch.setattr(images, "_simplejpeg", lambda: None)
+    return request.param
+
+
+@pytest.mark.parametrize(
+    ("least", "shapes"),
+    [
+        (90, {(90, 120)}),
+        (500, {(90, 120)}),
+        (40, {(45, 60)}),
+        (10, {(12, 15), (23, 30)}),
+    ],
+)
+def test_a_jpeg_may_come_smaller_but_not_below_what_is_asked(
+    photograph, decoder, least, shapes
+):
+    content = encoded(photograph, "JPEG", quality=95)
+    got = decode_image(content, "a", least=least)
+    height, width, _ = got.shape
+    assert min(height, width) >= min(least, 90)
+    assert (height, width) in shapes or decoder == "simplejpeg"
+    shrunk = np.array(photograph.resize((width, height), Image.Resampling.BOX))
+    assert np.abs(got.astype(float) - shrunk).mean() <= 6
+
+
+def test_a_smaller_jpeg_is_upright_too(photograph, decoder):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned
+    content = encoded(photograph, "JPEG", exif=exif)
+    got = decode_image(content, "a", least=40)
+    expected = np.rot90(np.array(photograph.resize((60, 45), Image.Resampling.BOX)), -1)
+    assert np.abs(got.astype(float) - expected).mean() <= 6
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_a_smaller_jpeg_has_three_channels(photograph, decoder, mode):
+    picture = photograph.convert(mode)
+    got = decode_image(encoded(picture, "JPEG"), "a", least=90).astype(float)
+    assert np.abs(got - np.array(picture.convert("RGB"))).mean() <= 6
+
+
+def test_what_is_cut_is_unreadable_by_either_decoder(photograph, decoder):
+    content = encoded(photograph, "JPEG")
+    for length in (100, len(content) // 2, len(content) - 40):
+        with pytest.raises(UnreadableImageError, match=r"a\.jpg"):
+            decode_image(content[:length], "a.jpg", least=32)
+
+
+def test_images_below_a_side_are_unreadable(photograph):
+    content = encoded(photograph)
+    assert decode_image(content, "a", min_side=90).shape == (90, 120, 3)
+    with pytest.raises(
+        UnreadableImageError, match="120 x 90 pixels, and 91 are wanted"
+    ):
+        decode_image(content, "a", min_side=91)

@@ -97,6 +97,32 @@ class ShortSideCrop:
 
 
 @dataclasses.dataclass(frozen=True)
+class Fit:
+    """The largest square, resized by bicubic; `place` says where on the long side.
+
+    0 is its start, 1 its end, and 0.5 the middle. Equals to resize the short side and
+    then to cut, but nothing is resized that is cut off. The squares that training makes
+    its views of, with random places.
+    """
+
+    size: int
+
+    def __call__(self, image: Pixels, place: float = 0.5) -> Square:
+        height, width, _ = image.shape
+        side = min(height, width)
+        left, top = place * (width - side), place * (height - side)
+        if height == width == self.size:
+            return image
+        return np.array(
+            Image.fromarray(image).resize(
+                (self.size, self.size),
+                Image.Resampling.BICUBIC,
+                box=(left, top, left + side, top + side),
+            )
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class RandomCrop:
     """A box of random area and shape, resized by bicubic, mirrored half the time.
 

@@ -5,8 +5,11 @@ transparency laid on white. The published evaluations drop transparency and igno
 EXIF; their data sets have next to none of either.
 """
 
+import functools
+import importlib
 import io
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import UInt8
 import numpy as np
@@ -19,6 +22,7 @@ SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 MAX_PIXELS = 2**26  # 67 megapixels; more are not photographs, and would fill the memory
+_EXIF, _HEADER = b"Exif\0\0", 2**16  # a mark, and how much of a JPEG it comes in
 
 
 class UnreadableImageError(ValueError):
@@ -48,14 +52,30 @@ def read_image(path: Path, name: str = "") -> UInt8[np.ndarray, "height width 3"
     return decode_image(content, name or str(path))
 
 
-def decode_image(content: bytes, name: str) -> UInt8[np.ndarray, "height width 3"]:
-    """The pixels of an encoded image; `name` is where it came from, for the error."""
+def decode_image(
+    content: bytes, name: str, *, least: int | None = None, min_side: int = 1
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The pixels of an encoded image; `name` is where it came from, for the error.
+
+    With `least`, a JPEG may come smaller than it is, from fewer of its frequencies and
+    sooner, but no side below `least` that was not. An image with a side below
+    `min_side` counts as unreadable.
+    """
     if not content:
         raise UnreadableImageError(name, "an empty file")
     try:
         with Image.open(io.BytesIO(content)) as image:
             width, height = image.size
             require(width * height <= MAX_PIXELS, f"{width} x {height} pixels")
+            require(
+                min(width, height) >= min_side,
+                f"{width} x {height} pixels, and {min_side} are wanted",
+            )
+            if least is not None and image.format == "JPEG":
+                pixels = _simple_jpeg(content, least)
+                if pixels is not None:
+                    return pixels
+                image.draft(None, (least, least))  # of no effect where it cannot
             image.load()
             return np.array(_as_rgb(_upright(image)))
     # Damaged files make Pillow's parsers raise nearly everything: OSError, ValueError,
@@ -64,6 +84,30 @@ def decode_image(content: bytes, name: str) -> UInt8[np.ndarray, "height width 3
         unknown = isinstance(error, Image.UnidentifiedImageError)
         reason = "not an image" if unknown else str(error) or type(error).__name__
         raise UnreadableImageError(name, reason) from error
+
+
+def _simple_jpeg(
+    content: bytes, least: int
+) -> UInt8[np.ndarray, "height width 3"] | None:
+    """Pixels by libjpeg-turbo's own interface where it is installed and can do it all.
+
+    It knows no rotations and no inks, and what it takes for damaged Pillow shall judge.
+    """
+    decoder = _simplejpeg()
+    if decoder is None or _EXIF in content[:_HEADER]:
+        return None
+    try:
+        return decoder.decode_jpeg(content, "RGB", min_height=least, min_width=least)
+    except Exception:
+        return None
+
+
+@functools.cache
+def _simplejpeg() -> Any:
+    try:
+        return importlib.import_module("simplejpeg")
+    except ImportError:
+        return None
 
 
 def _upright(image: Image.Image) -> Image.Image:

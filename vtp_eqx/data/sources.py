@@ -15,6 +15,7 @@ import numpy as np
 from vtp_eqx.config import require
 from vtp_eqx.data.folders import FolderSource
 from vtp_eqx.data.loader import Batch, Source, stacked
+from vtp_eqx.data.tars import has_tars, TarSource
 from vtp_eqx.files import replacing
 
 
@@ -94,9 +95,10 @@ class ArraySource:
 def open_source(path: str | Path, split: str = "") -> Source:
     """The examples at `path`, whichever of these it is.
 
-    A folder that TensorFlow Datasets prepared (it takes a `split`), any other folder
-    (image files, see `FolderSource`), or an `.npz` of images, named `arr_0` and `arr_1`
-    (labels) as ADM publishes them.
+    A folder that TensorFlow Datasets prepared (it takes a `split`); a tar, a folder
+    with tars in it, or a pattern of tars such as `shards/{00000..00099}.tar` (see
+    `TarSource`); any other folder (image files, see `FolderSource`); or an `.npz` of
+    images, named `arr_0` and `arr_1` (labels) as ADM publishes them.
     """
     path = Path(path)
     if (path / "dataset_info.json").is_file():
@@ -111,6 +113,8 @@ def open_source(path: str | Path, split: str = "") -> Source:
         f"Only data sets of TensorFlow Datasets have splits; got {split!r} for {path}: "
         "leave it out.",
     )
+    if has_tars(path):
+        return TarSource(path)
     if path.suffix != ".npz":
         return FolderSource(path)
     with np.load(path) as content:

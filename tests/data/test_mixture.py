@@ -1,0 +1,75 @@
+import pickle
+
+import numpy as np
+import pytest
+
+from vtp_eqx.data.images import UnreadableImageError
+from vtp_eqx.data.mixture import encoded, Mixture, name_of, order_of
+from vtp_eqx.data.sources import ArraySource
+from vtp_eqx.data.tars import TarSource
+
+
+@pytest.fixture
+def arrays():
+    images = np.arange(6 * 4 * 4 * 3, dtype=np.uint8).reshape(6, 4, 4, 3)
+    return ArraySource({"image": images, "label": np.arange(6)})
+
+
+@pytest.fixture
+def tars(tmp_path, write_tar, captioned):
+    for shard in range(3):
+        write_tar(tmp_path / f"{shard}.tar", captioned(4 * shard, 4))
+    return TarSource(tmp_path)
+
+
+def test_rows_run_through_one_source_after_the_other(arrays, tars):
+    mixture = pickle.loads(pickle.dumps(Mixture([arrays, tars])))
+    assert len(mixture) == 18
+    assert (mixture[5]["label"], mixture[5]["id"]) == (5, 5)
+    assert (mixture[6]["caption"], mixture[6]["id"]) == ("picture 0", 6)
+    assert mixture[17]["caption"] == "picture 11"
+    assert [name_of(mixture, row) for row in (3, 10)] == ["row 3", "1.tar/000004"]
+    assert isinstance(encoded(mixture, 6)["image"], bytes)
+    assert encoded(mixture, 0)["image"].shape == (4, 4, 3)
+    for row in (-1, 18):
+        with pytest.raises(IndexError):
+            mixture[row]
+
+
+def test_the_order_of_a_mixture_keeps_its_weights_and_its_tars_together(arrays, tars):
+    mixture = Mixture([arrays, tars], weights=[1, 3])
+    order = order_of(mixture, 8, seed=0, window=1)
+    rows = np.concatenate([order(step) for step in range(6)])
+    assert (rows < 6).sum() == 12
+    shards = (rows[rows >= 6] - 6) // 4
+    # With windows of one tar, all of it is read before the next.
+    assert (shards.reshape(-1, 4) == shards[::4, None]).all()
+
+
+def test_a_source_alone_has_an_order_too(arrays, tars):
+    for source in (arrays, tars):
+        rows = order_of(source, len(source), seed=3)(0)
+        assert sorted(rows.tolist()) == list(range(len(source)))
+
+
+def test_the_fingerprint_follows_sources_and_weights(arrays, tars):
+    prints = {
+        Mixture(sources, weights).fingerprint
+        for sources in ([arrays, tars], [tars, arrays], [tars])
+        for weights in (None, [0.25] * len(sources))
+    }
+    assert len(prints) == 6
+
+
+def test_what_cannot_be_read_is_named_by_its_source(tmp_path, arrays, write_tar):
+    mixture = Mixture(
+        [arrays, TarSource(write_tar(tmp_path / "0.tar", {"a.jpg": b"x"}))]
+    )
+    with pytest.raises(UnreadableImageError, match=r"0\.tar/a"):
+        mixture[6]
+
+
+def test_mixtures_of_mixtures_and_of_nothing_are_refused(arrays):
+    for sources in ([], [Mixture([arrays])]):
+        with pytest.raises(ValueError, match="all sources at once"):
+            Mixture(sources)

@@ -1,0 +1,180 @@
+import pickle
+import tracemalloc
+
+from hypothesis import given, strategies as st
+import numpy as np
+import pytest
+
+from vtp_eqx.data.order import Order, PERIOD
+
+
+SEEDS = st.integers(0, 2**31 - 1)
+SHARDS = st.lists(st.integers(0, 9), min_size=1, max_size=9).filter(
+    lambda s: sum(s) >= 8
+)
+
+
+def epoch_of(order, num_rows, lanes=1, epoch=0):
+    """What the lanes read in one epoch, a line for each lane."""
+    length = num_rows // lanes
+    per_lane = order.batch_size // lanes
+    turns = np.arange(epoch * length, (epoch + 1) * length)
+    read = lambda lane, turn: order.rows(
+        int(turn // per_lane), np.array([lane * per_lane + turn % per_lane])
+    )[0]
+    return np.array([[read(lane, turn) for turn in turns] for lane in range(lanes)])
+
+
+@given(
+    sizes=SHARDS, seed=SEEDS, window=st.integers(1, 4), lanes=st.integers(1, 3),
+    epoch=st.integers(0, 3),
+)  # fmt: skip
+def test_an_epoch_shows_every_row_once(sizes, seed, window, lanes, epoch):
+    order = Order([sizes], 2 * lanes, seed=seed, window=window, lanes=lanes)
+    seen = epoch_of(order, sum(sizes), lanes, epoch).ravel()
+    assert len(np.unique(seen)) == len(seen) > sum(sizes) - lanes
+    assert set(seen) <= set(range(sum(sizes)))
+
+
+@given(
+    sizes=SHARDS, seed=SEEDS, step=st.integers(0, 50), lanes=st.sampled_from([1, 2, 4])
+)
+def test_processes_read_disjoint_parts_of_the_batch_of_one(sizes, seed, step, lanes):
+    order = Order([sizes], 8, seed=seed, window=2, lanes=lanes)
+    whole = order(step)
+    for count in (2, 4, 8):
+        parts = [order(step, (index, count)) for index in range(count)]
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+@given(sizes=SHARDS, seed=SEEDS, steps=st.permutations(range(8)))
+def test_a_step_is_a_function_of_seed_and_step_alone(sizes, seed, steps):
+    order = Order([sizes, [5, 6]], 8, seed=seed, window=2)
+    in_turn = [order(step) for step in range(8)]
+    fresh = pickle.loads(pickle.dumps(order))
+    for step in steps:
+        np.testing.assert_array_equal(fresh(step), in_turn[step])
+        np.testing.assert_array_equal(fresh(step, (1, 2)), in_turn[step][4:])
+
+
+@given(seed=SEEDS, window=st.sampled_from([1, 3, 5]))
+def test_a_window_is_read_before_the_next_one_begins(seed, window):
+    sizes = [7, 3, 5, 8, 2, 6, 4]
+    shard_of = np.repeat(np.arange(7), sizes)
+    (seen,) = epoch_of(Order([sizes], 5, seed=seed, window=window), 35)
+    shards = shard_of[seen]
+    met = list(dict.fromkeys(shards.tolist()))
+    last = {shard: np.flatnonzero(shards == shard).max() for shard in met}
+    first = {shard: np.flatnonzero(shards == shard).min() for shard in met}
+    for shard in met:
+        # All of a window of shards are done when a shard of the next window begins.
+        done = [other for other in met if last[other] < first[shard]]
+        assert len(met[: met.index(shard)]) - len(done) < window
+
+
+@given(seed=SEEDS)
+def test_a_lane_has_shards_of_its_own(seed):
+    sizes = [10] * 8
+    lanes = epoch_of(Order([sizes], 8, seed=seed, window=2, lanes=4), 80, 4)
+    shards = [set((lane // 10).tolist()) for lane in lanes]
+    assert [len(one) for one in shards] == [2] * 4
+    assert set.union(*shards) == set(range(8))
+
+
+def test_rows_shards_epochs_and_seeds_are_mixed():
+    order = lambda seed: Order([[100] * 20], 50, seed=seed, window=4)
+    (first,), (second,) = (epoch_of(order(0), 2000, epoch=epoch) for epoch in (0, 1))
+    (other,) = epoch_of(order(1), 2000)
+    assert (first != second).mean() > 0.99
+    assert (first != other).mean() > 0.99
+    # Neighbors in a window of four shards are of different shards three times in four.
+    apart = (np.diff(first // 100) != 0).mean()
+    assert 0.7 < apart < 0.8
+
+
+def test_one_window_over_all_shards_is_a_whole_shuffle():
+    places = []
+    for seed in range(400):
+        (seen,) = epoch_of(Order([[3, 2, 4]], 3, seed=seed, window=3), 9)
+        places.append(np.argsort(seen))
+    # Each row is at each of nine places about as often: 44.4 +- 6.3 of 400.
+    counts = [np.bincount(column, minlength=9) for column in np.transpose(places)]
+    assert np.min(counts) > 20
+    assert np.max(counts) < 75
+
+
+@given(seed=SEEDS, step=st.integers(0, 20))
+def test_groups_stay_together_and_in_order(seed, step):
+    order = Order([[8, 12, 4], [16]], 16, seed=seed, group=4, window=2, lanes=2)
+    rows = order(step).reshape(-1, 4)
+    assert (rows[:, 0] % 4 == 0).all()
+    np.testing.assert_array_equal(rows, rows[:, :1] + np.arange(4))
+
+
+@given(
+    weights=st.lists(st.floats(0.01, 1), min_size=2, max_size=5),
+    start=st.integers(0, 2**20),
+    length=st.integers(1, 5000),
+)
+def test_shares_are_those_of_the_weights_over_any_stretch(weights, start, length):
+    sizes = [[50]] * len(weights)
+    sources = Order(sizes, length, seed=0, weights=weights)(start // length) // 50
+    shares = np.array(weights) / sum(weights)
+    found = np.bincount(sources, minlength=len(weights))
+    # A part of the line is made of at most 2 log2 pieces, each off by less than one.
+    assert np.abs(found - shares * length).max() <= 2 * 16 + length / PERIOD
+
+
+def test_shares_are_exact_over_a_period():
+    weights = [0.5, 0.3, 0.2]
+    order = Order([[7], [11], [300]], PERIOD, seed=0, weights=weights)
+    for step in (0, 5):
+        sources = np.searchsorted([7, 18], order(step), side="right")
+        found = np.bincount(sources) / PERIOD
+        assert np.abs(found - weights).max() <= 1 / PERIOD
+
+
+@given(seed=SEEDS)
+def test_each_source_of_a_mixture_runs_through_epochs_of_its_own(seed):
+    order = Order([[5, 6], [3]], 4, seed=seed, weights=[3, 1], window=1)
+    rows = np.concatenate([order(step) for step in range(33)])
+    for own, size in ((rows[rows < 11], 11), (rows[rows >= 11], 3)):
+        epochs = own[: len(own) // size * size].reshape(-1, size)
+        assert len(epochs) >= 9
+        assert (np.sort(epochs, axis=1) == np.unique(own)).all()
+    np.testing.assert_allclose(order.epochs(33), [99 / 11, 33 / 3])
+
+
+def test_memory_does_not_grow_with_the_number_of_rows():
+    tracemalloc.start()
+    order = Order([[10_000] * 100_000], 64, seed=0)  # a billion
+    for step in (0, 10**6, 10**7):
+        order(step)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 30e6
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options", "message"),
+    [
+        ([[8]], {"lanes": 3}, "3 lanes"),
+        ([[8]], {"group": 3}, "groups of 3"),
+        ([[6, 2]], {"group": 4}, "remainder"),
+        ([[8]], {"window": 0}, "got 0"),
+        ([[2], [3]], {"lanes": 4}, r"\[2, 3\] rows, 4 lanes"),
+        ([], {}, "Every lane"),
+        ([[8]], {"weights": [1.0, 2.0]}, "for 1 sources"),
+        ([[8], [8]], {"weights": [1.0, 0.0]}, "positive weight"),
+        ([[8], [8]], {"weights": [1.0, 1e-9]}, "leave out the smallest"),
+    ],
+)
+def test_an_impossible_order_is_refused_at_once(sizes, options, message):
+    with pytest.raises(ValueError, match=message):
+        Order(sizes, 8, seed=0, **options)
+
+
+def test_a_shard_that_does_not_split_the_batch_is_refused():
+    for shard in ((0, 3), (2, 2)):
+        with pytest.raises(ValueError, match="evenly"):
+            Order([[9]], 8, seed=0)(0, shard)

@@ -1,0 +1,256 @@
+from concurrent.futures import ThreadPoolExecutor
+import json
+import os
+import pickle
+
+from hypothesis import given, strategies as st
+import numpy as np
+import pytest
+
+from vtp_eqx.data.images import UnreadableImageError
+from vtp_eqx.data.sources import open_source
+from vtp_eqx.data.tars import clean_caption, expand, MAX_CAPTION, TarSource
+
+
+@pytest.fixture
+def shards(tmp_path, write_tar, captioned):
+    """A folder of three tars with 5, 3 and 4 examples."""
+    for shard, (start, count) in enumerate([(0, 5), (5, 3), (8, 4)]):
+        write_tar(tmp_path / "shards" / f"{shard:05d}.tar", captioned(start, count))
+    return tmp_path / "shards"
+
+
+def value_of(example):
+    """The number that the color of an image tells, about."""
+    return round(float(example["image"][..., 0].mean()))
+
+
+def test_rows_run_through_one_tar_after_the_other(shards):
+    source = TarSource(shards)
+    assert len(source) == 12
+    assert source.shard_sizes.tolist() == [5, 3, 4]
+    for row in range(12):
+        example = source[row]
+        assert abs(value_of(example) - row) <= 2
+        assert example["image"].shape == (24, 32, 3)
+        assert (example["id"], example["caption"]) == (row, f"picture {row}")
+        assert (example["label"], example["remark"]) == (row % 7, "")
+    assert source.names[4:6] == ["00000.tar/000004", "00001.tar/000005"]
+    for row in (-1, 12):
+        with pytest.raises(IndexError):
+            source[row]
+
+
+def test_a_part_alone_is_read_alone(tmp_path, write_tar, encoded):
+    # Behind 100 kB of something else the text is not worth reading the gap.
+    members = {"1.jpg": encoded(1), "1.npy": bytes(100_000), "1.txt": b"far away"}
+    members |= {"2.webp": encoded(2, "WEBP"), "3.png": encoded(3, "PNG")}
+    source = TarSource(write_tar(tmp_path / "0.tar", members))
+    assert source[0]["caption"] == "far away"
+    assert value_of(source[2]) == 3
+    assert source[1].keys() == {"id", "image", "remark"}
+    assert source.encoded(2)["image"] == members["3.png"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "caption", "label", "remark"),
+    [
+        ({"txt": b" a cat \n", "json": b'{"caption": "no"}'}, "a cat", None, ""),
+        ({"json": b'{"caption": "a dog", "label": 4}'}, "a dog", 4, ""),
+        ({"json": b'{"label": 4}', "cls": b"7\n"}, None, 7, ""),
+        ({"json": b'{"label": true, "caption": 3}'}, None, None, ""),
+        ({"cls": b"cat"}, None, None, ""),
+        ({"cls": b"9" * 40}, None, None, ""),
+        ({"txt": b""}, "", None, ""),
+        ({"json": b"[1]"}, None, None, "JSON"),
+        ({"json": b"{torn", "txt": b"kept"}, "kept", None, "JSON"),
+        ({"json": b"[" * 100_000}, None, None, "JSON"),
+        ({"txt": b"caf\xe9"}, "caf\ufffd", None, "not UTF-8"),
+        (
+            {"json": b'{"caption": "half \\ud83d"}'},
+            "half \ufffd\ufffd\ufffd",
+            None,
+            "not",
+        ),
+        ({"txt": b"long " * 20_000}, ("long " * 900)[:4096], None, "cut at 4096"),
+    ],
+)
+def test_captions_and_labels_come_from_what_is_there(
+    tmp_path, write_tar, encoded, parts, caption, label, remark
+):
+    members = {
+        "1.jpg": encoded(1),
+        **{f"1.{kind}": text for kind, text in parts.items()},
+    }
+    example = TarSource(write_tar(tmp_path / "0.tar", members))[0]
+    assert example.get("caption") == caption
+    assert example.get("label") == label
+    assert remark in example["remark"]
+    assert bool(remark) == bool(example["remark"])
+    if caption:
+        caption.encode()  # no half characters are left
+
+
+@given(st.text(max_size=80))
+def test_a_caption_that_is_text_is_kept(text):
+    assert clean_caption(text.encode("utf-8", "replace")) == (
+        text.encode("utf-8", "replace").decode().strip(),
+        "",
+    )
+
+
+@given(st.binary(max_size=80), st.integers(0, 3))
+def test_any_bytes_give_a_caption_that_can_be_written(content, long):
+    text, remark = clean_caption(content * 300**long)
+    assert len(text.encode()) <= 4 * MAX_CAPTION
+    assert text == "" or remark or content.decode().strip()
+
+
+def test_bad_members_are_unreadable_by_name(tmp_path, write_tar, encoded):
+    members = {
+        "a.jpg": encoded()[:150],
+        "b.jpg": b"",
+        "c.png": b"none",
+        "d.jpg": encoded(),
+    }
+    source = TarSource(write_tar(tmp_path / "0.tar", members))
+    for row, name in enumerate(["0.tar/a", "0.tar/b", "0.tar/c"]):
+        with pytest.raises(UnreadableImageError) as caught:
+            source[row]
+        assert caught.value.name == name
+    assert source[3]["image"].shape == (24, 32, 3)
+
+
+def test_a_tar_that_vanishes_or_changes_takes_its_own_rows_alone(shards, captioned):
+    source = TarSource(shards)
+    source[0]  # opens the first tar, which stays open
+    for shard in (0, 1):
+        (shards / f"{shard:05d}.tar").unlink()
+    content = bytearray((shards / "00002.tar").read_bytes())
+    (shards / "00002.tar").write_bytes(content + bytes(512))
+    assert value_of(source[3]) in range(2, 6)
+    for row, reason in ((5, "No such file"), (8, "written again")):
+        with pytest.raises(UnreadableImageError, match=reason):
+            source[row]
+    # Where the tars are named one by one, rows keep their places in a later run.
+    again = TarSource(shards / "{00000..00002}.tar")
+    assert again.shard_sizes.tolist() == [5, 3, 4]
+    assert again[9]["caption"] == "picture 9"
+    with pytest.raises(UnreadableImageError, match=r"00001.tar/000006 \(No such file"):
+        again[6]
+
+
+def test_a_tar_cut_in_a_member_gives_the_whole_ones_and_counts_the_rest(shards):
+    path = shards / "00001.tar"
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"000006.jpg") + 700])
+    source = TarSource(shards)
+    assert source.shard_sizes.tolist() == [5, 1, 4]
+    assert source.num_lost == 1
+    assert source.damaged.keys() == {"00001.tar"}
+    assert (
+        "cut in the middle of 000006.jpg; 188 bytes lost" in source.damaged["00001.tar"]
+    )
+    assert source[6]["caption"] == "picture 8"
+
+
+def test_another_tar_makes_one_index_more(shards, write_tar, captioned):
+    TarSource(shards)
+    before = {path: path.stat().st_mtime_ns for path in (shards / ".index").iterdir()}
+    assert len(before) == 3
+    write_tar(shards / "00003.tar", captioned(20, 2))
+    assert len(TarSource(shards)) == 14
+    after = {path: path.stat().st_mtime_ns for path in (shards / ".index").iterdir()}
+    assert len(after) == 4
+    assert before.items() < after.items()
+
+
+def test_indexes_go_where_they_can(shards, tmp_path, monkeypatch):
+    source = TarSource(shards, cache=tmp_path / "cache")
+    assert len(list((tmp_path / "cache").rglob("*.index"))) == 3
+    assert not (shards / ".index").exists()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    (shards / ".index").write_text("in the way, as a read-only folder is")
+    assert TarSource(shards).fingerprint == source.fingerprint
+    assert len(list((tmp_path / "home").rglob("*.index"))) == 3
+
+
+def test_the_fingerprint_is_of_what_the_tars_hold(shards, write_tar, captioned):
+    prints = [TarSource(shards).fingerprint]
+    os.utime(shards / "00001.tar", (1, 1))
+    prints.append(TarSource(shards).fingerprint)
+    write_tar(shards / "00001.tar", captioned(50, 3))
+    prints.append(TarSource(shards).fingerprint)
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_many_threads_read_what_one_reads_and_few_tars_stay_open(
+    tmp_path, write_tar, captioned
+):
+    for shard in range(80):
+        write_tar(tmp_path / f"{shard:05d}.tar", captioned(shard, 1))
+    source = TarSource(tmp_path)
+    before = len(os.listdir("/proc/self/fd"))
+    rows = np.random.default_rng(0).integers(0, 80, 400).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(source.__getitem__, rows))
+    assert [one["caption"] for one in read] == [f"picture {row}" for row in rows]
+    assert len(os.listdir("/proc/self/fd")) - before <= 2 * 64
+    del source
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_source_travels_to_another_process(shards):
+    source = TarSource(shards)
+    source[0]
+    there = pickle.loads(pickle.dumps(source))
+    assert there[7]["caption"] == "picture 7"
+    assert there.fingerprint == source.fingerprint
+
+
+def test_patterns_name_tars(shards):
+    names = lambda tars: [path.name for path in expand(tars)]
+    assert names(shards) == ["00000.tar", "00001.tar", "00002.tar"]
+    assert names(shards / "{00001..00003}.tar") == [
+        "00001.tar",
+        "00002.tar",
+        "00003.tar",
+    ]
+    assert names(str(shards / "*{1,0}.tar")) == ["00001.tar", "00000.tar"]
+    assert names(shards / "0000[12].tar") == ["00001.tar", "00002.tar"]
+    assert names([shards / "00002.tar", shards / "00000.tar"]) == [
+        "00002.tar",
+        "00000.tar",
+    ]
+    assert [str(path) for path in expand("{a,b}/{8..10}.tar")] == [
+        f"{folder}/{number}.tar" for folder in "ab" for number in (8, 9, 10)
+    ]
+    with pytest.raises(ValueError, match="numbers or words"):
+        expand("{3..1}.tar")
+    for path in (shards / "none.tar", shards / "x*.tar", shards / ".."):
+        with pytest.raises(ValueError, match="check the path"):
+            expand(path)
+
+
+def test_tars_without_images_are_refused_and_named(tmp_path, write_tar):
+    write_tar(tmp_path / "0.tar", {"a.txt": b"alone"})
+    with pytest.raises(ValueError, match=r"found none in 1 tars .*0.tar \(whole\)"):
+        TarSource(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["", "00001.tar", "{00000..00001}.tar", "*.tar"])
+def test_paths_of_tars_open_as_tars(shards, path):
+    source = open_source(shards / path)
+    assert isinstance(source, TarSource)
+    assert "caption" in source[0]
+
+
+def test_the_record_of_a_downloader_is_understood(tmp_path, write_tar, encoded):
+    record = {"url": "x", "caption": "a hill", "status": "success", "width": 32}
+    members = {
+        "000010001.jpg": encoded(1), "000010001.json": json.dumps(record).encode(),
+        "000010001.txt": b"a hill",
+    }  # fmt: skip
+    example = TarSource(write_tar(tmp_path / "00001.tar", members))[0]
+    assert example["caption"] == "a hill"
+    assert "label" not in example

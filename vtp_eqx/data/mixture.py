@@ -1,0 +1,98 @@
+"""Several sources as one, and the order in which a run goes through any source."""
+
+from collections.abc import Mapping, Sequence
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from vtp_eqx.config import require
+from vtp_eqx.data.loader import Source
+from vtp_eqx.data.order import Order
+
+
+class Mixture:
+    """The examples of several sources, one source after the other.
+
+    `weights` are their shares in the batches of `order_of` it, by default in proportion
+    to their sizes. Examples are those of the sources, with `id` the row of the mixture.
+    """
+
+    def __init__(
+        self, sources: Sequence[Source], weights: Sequence[float] | None = None
+    ):
+        require(
+            bool(sources) and not any(isinstance(one, Mixture) for one in sources),
+            "A mixture has sources that are none themselves; got "
+            f"{[type(one).__name__ for one in sources]}: list all sources at once.",
+        )
+        self.sources = tuple(sources)
+        self.weights = None if weights is None else tuple(weights)
+        self._ends = np.cumsum([len(source) for source in sources])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, row: int) -> Mapping[str, Any]:
+        source, own = self._place_of(row)
+        return {**source[own], "id": row}
+
+    def encoded(self, row: int) -> Mapping[str, Any]:
+        """The same, with `image` as the bytes of its file where the source has them."""
+        source, own = self._place_of(row)
+        return {**encoded(source, own), "id": row}
+
+    def name(self, row: int) -> str:
+        """What the source calls that row."""
+        return name_of(*self._place_of(row))
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever a source or a weight does."""
+        prints = [getattr(source, "fingerprint", "") for source in self.sources]
+        content = f"{prints} {self.weights}".encode()
+        return hashlib.sha256(content).hexdigest()[:12]
+
+    def _place_of(self, row: int) -> tuple[Source, int]:
+        if not 0 <= row < len(self):
+            raise IndexError(f"The mixture has {len(self)} rows; got {row}.")
+        source = self.sources[int(np.searchsorted(self._ends, row, side="right"))]
+        before = self._ends[self.sources.index(source)] - len(source)
+        return source, int(row - before)
+
+
+def order_of(
+    source: Source,
+    batch_size: int,
+    *,
+    seed: int,
+    window: int = 16,
+    lanes: int = 1,
+    group: int = 1,
+) -> Order:
+    """The `Order` of any source: shuffled by its shards where it has `shard_sizes`."""
+    mixed = isinstance(source, Mixture)
+    sources = source.sources if mixed else (source,)
+    return Order(
+        [getattr(one, "shard_sizes", [len(one)]) for one in sources],
+        batch_size,
+        seed=seed,
+        weights=source.weights if mixed else None,
+        window=window,
+        lanes=lanes,
+        group=group,
+    )
+
+
+def encoded(source: Source, row: int) -> Mapping[str, Any]:
+    """An example with `image` as the bytes of its file, or else as pixels."""
+    read = getattr(source, "encoded", source.__getitem__)
+    return read(row)
+
+
+def name_of(source: Source, row: int) -> str:
+    """What a source calls a row, for people."""
+    if hasattr(source, "name"):
+        return source.name(row)  # type: ignore
+    names = getattr(source, "names", None)
+    return names[row] if names else f"row {row}"

@@ -1,0 +1,317 @@
+"""Where the members of a tar lie: an index from headers alone, kept in a small file.
+
+Formats are POSIX ustar and pax, GNU and the old V7: long names, and sizes in octal, in
+base 256 or as a pax record. Members belong to an example as in WebDataset: `KEY.jpg`,
+`KEY.txt`, `KEY.json` and `KEY.cls` share the key, which ends at the first dot of the
+file name.
+"""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, BinaryIO
+import zlib
+
+from jaxtyping import Shaped
+import numpy as np
+
+from vtp_eqx.config import require
+from vtp_eqx.data.images import SUFFIXES
+from vtp_eqx.files import replacing
+
+
+Records = Shaped[np.ndarray, " examples"]
+PARTS = ("image", "text", "json", "class")
+_PART_OF = {suffix.removeprefix("."): "image" for suffix in SUFFIXES}
+_PART_OF |= {"txt": "text", "json": "json", "cls": "class"}
+_VERSION = 1  # of the index files; another one is written anew
+_BLOCK = 512
+_FILES = (b"0", b"\0", b"7")  # kinds of members
+_WITHOUT_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders
+_ABOUT_THE_NEXT = (b"L", b"K", b"x", b"g")  # long names, pax records
+_MAX_NAME = 2**20  # bytes of long names and pax records; more is damage
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TarHead:
+    """What is known of one tar beside the places of its members.
+
+    `lost` counts the members that the scan met and that are not whole; how many lay
+    behind them nobody knows, but `lost_bytes` of the file were not understood.
+    """
+
+    size: int
+    mtime_ns: int
+    count: int = 0  # examples, each with an image
+    digest: str = ""  # of all headers: names, sizes and times of the members
+    damage: str = ""  # where the tar stops to be one, or nothing
+    lost: int = 0
+    lost_bytes: int = 0
+    ignored: int = 0  # members that belong to no example, by their kind or name
+    imageless: int = 0  # keys with texts but no image
+
+
+class DamagedTarError(ValueError):
+    """Bytes that are no header of a member; `str` says where and why."""
+
+
+def load_index(tar: Path, folders: Sequence[Path]) -> tuple[TarHead, Path | None]:
+    """What is known of `tar`, and the file of its records (`None` where it has none).
+
+    The first of `folders` with an index that fits the size and time of the tar has it.
+    Where none fits, the headers are read and an index is written to the first folder
+    that can be written to. A tar that is gone keeps the index it had: its rows stay
+    where they were, so that the order of all others does.
+    """
+    paths = [folder / f"{tar.name}.index" for folder in folders]
+    known = [(read_head(path), path) for path in paths]
+    try:
+        status = tar.stat()
+    except OSError as error:
+        for head, path in known:
+            if head is not None:
+                return head, path
+        return TarHead(size=0, mtime_ns=0, damage=_reason(error)), None
+    for head, path in known:
+        if head and (head.size, head.mtime_ns) == (status.st_size, status.st_mtime_ns):
+            return head, path
+    try:
+        head, records = scan(tar)
+    except OSError as error:
+        return TarHead(size=0, mtime_ns=0, damage=_reason(error)), None
+    refused = []
+    for path in paths:
+        try:
+            write_index(path, head, records)
+        except OSError as error:
+            refused.append(f"{path.parent} ({_reason(error)})")
+        else:
+            return head, path
+    raise ValueError(
+        "The index of a tar is kept in a file; got nowhere to write it: "
+        f"{', '.join(refused)}: make room, or name another folder with `cache`."
+    )
+
+
+def scan(tar: Path) -> tuple[TarHead, Records]:
+    """The examples of a tar in the order of their first members, from its headers."""
+    digest = hashlib.sha256()
+    rows: list[dict[str, Any]] = []
+    latest: dict[bytes, dict[str, Any]] = {}  # the last example of each key
+    ignored = lost = lost_bytes = 0
+    damage = ""
+    # The buffer holds a caption and the header behind it, and little of an image.
+    with tar.open("rb", buffering=8192) as file:
+        status = os.fstat(file.fileno())
+        members = _members(file, status.st_size, digest)
+        place = 0
+        try:
+            for name, offset, size in members:
+                key, part, suffix = _split(name)
+                place = offset + size
+                if place > status.st_size:
+                    lost, place = 1, offset
+                    # An image whose text is cut is no whole example either.
+                    if key in latest and latest[key] is rows[-1]:
+                        rows.pop()
+                    raise DamagedTarError(f"cut in the middle of {_text(name)}")
+                if part is None:
+                    ignored += 1
+                    continue
+                row = latest.get(key)
+                if row is not None and part in row:
+                    # The same name again is another example, such as of tars that were
+                    # joined; a picture in another format is the same picture.
+                    if part == "image" and row["suffix"] != suffix:
+                        ignored += 1
+                        continue
+                    row = None
+                if row is None:
+                    row = latest[key] = {"key": key}
+                    rows.append(row)
+                row[part] = (offset, size)
+                if part == "image":
+                    row["suffix"] = suffix
+        except DamagedTarError as error:
+            damage, lost_bytes = str(error), status.st_size - place
+    whole = [row for row in rows if "image" in row]
+    head = TarHead(
+        size=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+        count=len(whole),
+        digest=digest.hexdigest()[:16],
+        damage=damage,
+        lost=lost,
+        lost_bytes=lost_bytes,
+        ignored=ignored,
+        imageless=len(rows) - len(whole),
+    )
+    longest = max((len(row["key"]) for row in whole), default=1)
+    records = np.zeros(len(whole), _dtype(longest))
+    records["key"] = [row["key"] for row in whole]
+    for part in PARTS:
+        records[part] = np.array([row.get(part, (0, 0)) for row in whole]).reshape(
+            -1, 2
+        )
+    return head, records
+
+
+def write_index(path: Path, head: TarHead, records: Records) -> None:
+    """Writes one line of JSON, then the records as they lie in memory."""
+    line = {"version": _VERSION, "key": records.dtype["key"].itemsize}
+    line |= dataclasses.asdict(head)
+    with replacing(path) as unfinished, unfinished.open("wb") as file:
+        file.write(json.dumps(line).encode() + b"\n")
+        file.write(records.tobytes())
+
+
+def read_head(path: Path) -> TarHead | None:
+    """The first line of an index; nothing where it is missing, torn or of old."""
+    opened = _read_line(path)
+    return None if opened is None else opened[0]
+
+
+def map_records(path: Path) -> Records:
+    """The records of an index, left on disk until they are looked at.
+
+    Fields are `key` (bytes) and for each of `PARTS` the offset and the size of its
+    content; both are 0 where the example has no such part.
+    """
+    opened = _read_line(path)
+    require(
+        opened is not None,
+        f"An index must be whole; got a damaged one in {path}: open the source again.",
+    )
+    assert opened is not None
+    head, dtype, offset = opened
+    if not head.count:  # nothing cannot be mapped
+        return np.zeros(0, dtype)
+    return np.memmap(path, dtype, mode="r", offset=offset, shape=(head.count,))
+
+
+def _read_line(path: Path) -> tuple[TarHead, np.dtype, int] | None:
+    """The head of an index, the type of its records, and where they begin."""
+    try:
+        with path.open("rb") as file:
+            line = file.readline(65_536)
+            size = os.fstat(file.fileno()).st_size
+        fields = json.loads(line)
+        if fields.pop("version") != _VERSION:
+            return None
+        dtype = _dtype(fields.pop("key"))
+        head = TarHead(**fields)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    whole = size == len(line) + head.count * dtype.itemsize
+    return (head, dtype, len(line)) if whole else None
+
+
+def _dtype(key_length: int) -> np.dtype:
+    parts = [(part, "<i8", (2,)) for part in PARTS]
+    return np.dtype([("key", f"S{key_length}"), *parts])
+
+
+def _members(file: BinaryIO, end: int, digest: Any) -> Iterator[tuple[bytes, int, int]]:
+    """Name, offset and size of each member; the last one may reach behind `end`."""
+    place, ended = 0, False
+    name = size = None  # that a header tells about the next one
+    while place < end:
+        file.seek(place)
+        header = file.read(_BLOCK)
+        if ended := not header.strip(b"\0"):
+            place += _BLOCK  # the end mark; behind it another tar may have been joined
+            continue
+        digest.update(header)
+        kind = header[156:157]
+        length = _checked_size(header, place)
+        if kind in _ABOUT_THE_NEXT:
+            if length > _MAX_NAME or place + _BLOCK + length > end:
+                raise DamagedTarError(f"a name without an end at byte {place}")
+            content = file.read(length)
+            digest.update(content)
+            if kind == b"L":
+                name = content.partition(b"\0")[0]
+            elif kind == b"x":
+                records = _pax_records(content, place)
+                name = records.get(b"path", name)
+                size = int(records[b"size"]) if b"size" in records else size
+        else:
+            length = length if size is None else size
+            length = 0 if kind in _WITHOUT_CONTENT else length
+            told = _name(header) if name is None else name
+            yield (told if kind in _FILES else b""), place + _BLOCK, length
+            name = size = None
+        place += _BLOCK + -(-length // _BLOCK) * _BLOCK
+    if not ended:
+        raise DamagedTarError(f"no end mark at byte {end}")
+
+
+def _checked_size(header: bytes, place: int) -> int:
+    """The size that a header tells, if it is one."""
+    if len(header) < _BLOCK:
+        raise DamagedTarError(f"cut in a header at byte {place}")
+    try:
+        told = int(header[148:156].strip(b"\0 ") or b"0", 8)
+        # Half of Adler-32 is 1 and the sum of the bytes, ten times faster than a loop.
+        # The sum counts its own field as spaces.
+        adler = zlib.adler32(header[:148] + b" " * 8 + header[156:])
+        if adler & 0xFFFF != (1 + told) % 65_521:
+            raise ValueError
+        return _number(header[124:136])
+    except ValueError:
+        raise DamagedTarError(f"no header of a member at byte {place}") from None
+
+
+def _number(field: bytes) -> int:
+    """Octal digits, or base 256 where the first bit is set."""
+    if field[0] & 0x80:
+        value = int.from_bytes(field, "big") & ~(0x80 << 8 * (len(field) - 1))
+        if field[0] & 0x40:  # negative
+            raise ValueError
+        return value
+    return int(field.strip(b"\0 ") or b"0", 8)
+
+
+def _name(header: bytes) -> bytes:
+    name = header[:100].partition(b"\0")[0]
+    prefix = header[345:500].partition(b"\0")[0]
+    # GNU keeps times where POSIX has the first part of a long name.
+    return prefix + b"/" + name if prefix and header[257:263] == b"ustar\0" else name
+
+
+def _pax_records(content: bytes, place: int) -> dict[bytes, bytes]:
+    """Records `LENGTH NAME=VALUE`, the length being that of all of it."""
+    records, at = {}, 0
+    try:
+        while content[at : at + 1].strip(b"\0"):
+            space = content.index(b" ", at)
+            end = at + int(content[at:space])
+            name, equals, value = content[space + 1 : end - 1].partition(b"=")
+            if not equals or end > len(content) or (name == b"size" and int(value) < 0):
+                raise ValueError
+            records[name] = value
+            at = end
+    except ValueError:
+        raise DamagedTarError(f"no pax records at byte {place}") from None
+    return records
+
+
+def _split(name: bytes) -> tuple[bytes, str | None, str]:
+    """Key, part and suffix of a member; no part where it belongs to no example."""
+    folder, slash, file = name.rpartition(b"/")
+    stem, _, suffix = file.partition(b".")
+    kind = suffix.lower().decode("latin-1")
+    # A hidden file, such as macOS packs beside each real one, has no stem.
+    part = _PART_OF.get(kind) if stem else None
+    return folder + slash + stem, part, kind
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "replace")
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or type(error).__name__
