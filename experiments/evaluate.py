@@ -13,7 +13,8 @@
         --num-samples 50000
     python experiments/evaluate.py --smoke
 
-`--data` is a folder of images (class folders give labels), an `.npz` of them, or with
+`--data` is a folder of images (class folders give labels), WebDataset tars (a folder of
+them or a pattern such as `'val/{00000..00049}.tar'`), an `.npz` of images, or with
 `--split` a data set of TensorFlow Datasets. Numbers go to `--out` with the card of what
 they depend on; run again, a command continues where it was killed. Files that cannot be
 read are left out, named and counted; `--num-samples` makes another count an error.
@@ -68,7 +69,7 @@ class Options:
     """What every command takes."""
 
     data: Path
-    """The images that are judged: a folder, an .npz, or a prepared data set."""
+    """The images that are judged: a folder, tars, an .npz, or a prepared data set."""
     split: str = ""
     """Of a prepared data set, such as 'validation'."""
     limit: int | None = None
@@ -86,6 +87,9 @@ class Options:
         source = open_source(self.data, self.split)
         if ignored := getattr(source, "ignored", None):
             console.print(display.listed("files are no images by name", ignored))
+        if damaged := getattr(source, "damaged", None):
+            lines = [f"{name} ({what})" for name, what in damaged.items()]
+            console.print(display.listed("tars are damaged", lines), markup=False)
         return Images(source=source, crop=crop, limit=self.limit)
 
 

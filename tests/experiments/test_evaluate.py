@@ -1,8 +1,10 @@
+import io
 import json
 from pathlib import Path
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 
 import jax.random as jr
@@ -90,3 +92,34 @@ def test_files_that_are_no_images_are_named_and_the_rest_is_judged(tokenizer, tm
     )  # fmt: skip
     assert refused.returncode != 0
     assert "got 5 of 6" in refused.stderr
+
+
+@pytest.mark.slow
+def test_tars_are_judged_as_the_same_images_in_a_folder(tokenizer, tmp_path):
+    scenes = render(SceneConfig(), np.arange(6)).image
+    tars, folder = tmp_path / "tars", tmp_path / "folder"
+    for place in (tars, folder):
+        place.mkdir()
+    for row, image in enumerate(scenes):
+        content = io.BytesIO()
+        Image.fromarray(image).save(content, "PNG")
+        (folder / f"{row}.png").write_bytes(content.getvalue())
+        with tarfile.open(tars / f"{row // 4}.tar", "a") as tar:
+            member = tarfile.TarInfo(f"{row}.png")
+            member.size = len(content.getvalue())
+            tar.addfile(member, io.BytesIO(content.getvalue()))
+    numbers = []
+    for data in (tars / "{0,1}.tar", folder):
+        out = tmp_path / "out" / str(len(numbers))
+        subprocess.run(judge(tokenizer, data, out), check=True)
+        content = json.loads((out / "card_reconstruction.json").read_text())
+        numbers.append((content["numbers"], content["card"]["num_samples"]))
+    assert numbers[0] == numbers[1]
+
+    last = tars / "1.tar"
+    last.write_bytes(last.read_bytes()[:700])
+    done = subprocess.run(
+        judge(tokenizer, tars, tmp_path / "cut"),
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "1 tars are damaged: 1.tar (cut in the middle of 4.png" in done.stdout

@@ -92,7 +92,6 @@ def encoded(source: Source, row: int) -> Mapping[str, Any]:
 
 def name_of(source: Source, row: int) -> str:
     """What a source calls a row, for people."""
-    if hasattr(source, "name"):
-        return source.name(row)  # type: ignore
     names = getattr(source, "names", None)
-    return names[row] if names else f"row {row}"
+    named = getattr(source, "name", names.__getitem__ if names else "row {}".format)
+    return named(row)

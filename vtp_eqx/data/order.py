@@ -64,7 +64,7 @@ class Order:
         """
         shards = [np.asarray(one, np.int64) for one in sizes]
         totals = np.array([one.sum() for one in shards], np.int64)
-        weights = totals.tolist() if weights is None else list(weights)
+        shares: list[float] = totals.tolist() if weights is None else list(weights)
         require(
             group > 0
             and lanes > 0
@@ -89,8 +89,8 @@ class Order:
             "lanes.",
         )
         require(
-            len(weights) == len(totals) and all(0 < one < np.inf for one in weights),
-            f"Every source has a positive weight; got {weights} for {len(totals)} "
+            len(shares) == len(totals) and all(0 < one < np.inf for one in shares),
+            f"Every source has a positive weight; got {shares} for {len(totals)} "
             "sources: leave out what is not to be read.",
         )
         self.batch_size, self.seed, self.group = batch_size, seed, group
@@ -98,7 +98,7 @@ class Order:
         self._sizes = [one // group for one in shards]  # in groups, as all below
         self._lengths = totals // group // lanes  # of an epoch in a lane
         self._starts = (np.cumsum(totals) - totals) // group
-        self._turns_of, self._counts, self._ranks = _pattern(tuple(weights))
+        self._turns_of, self._counts, self._ranks = _pattern(tuple(shares))
         self._arguments = (sizes, batch_size), {
             "seed": seed, "weights": weights, "window": window, "lanes": lanes,
             "group": group,

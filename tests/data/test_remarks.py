@@ -1,0 +1,96 @@
+import json
+
+from hypothesis import given, strategies as st
+import pytest
+
+from vtp_eqx.data.remarks import Remark, RemarkLog
+
+
+def remark(step, *, skipped=True, place=0):
+    return Remark(step, place, 7, f"0.tar/{step}", "cut", skipped)
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_remarks_are_kept_by_name_and_counted(tmp_path):
+    path = tmp_path / "run" / "remarks.jsonl"
+    log = RemarkLog(path)
+    log.add(0, 8, [remark(0), remark(0, skipped=False)])
+    log.add(1, 8, [])
+    log.add(2, 8, [remark(2, place=5)])
+    assert (log.num_skipped, log.num_mended) == (2, 1)
+    log.close()
+    assert [line["name"] for line in lines(path)] == ["0.tar/0", "0.tar/0", "0.tar/2"]
+    assert lines(path)[2] == {
+        "step": 2, "place": 5, "row": 7, "name": "0.tar/2", "reason": "cut",
+        "skipped": True,
+    }  # fmt: skip
+
+
+@given(stop=st.integers(0, 12), start=st.integers(0, 12), torn=st.integers(0, 30))
+def test_a_continued_log_is_that_of_a_run_that_never_stopped(
+    tmp_path_factory, stop, start, torn
+):
+    start = min(start, stop)
+    folder = tmp_path_factory.mktemp("log")
+
+    def run(name, first, last):
+        log = RemarkLog(folder / name, start_step=first)
+        for step in range(first, last):
+            log.add(step, 64, [remark(step)] * (step % 3))
+        log.close()
+        return log.num_skipped, log.num_mended, len(log._recent)
+
+    whole = run("whole", 0, 12)
+    run("killed", 0, stop)
+    content = (folder / "killed").read_bytes()
+    # A kill tears the last line, of a step behind the checkpoint.
+    cut = sum(len(line) + 1 for line in content.splitlines() if _step(line) < start)
+    (folder / "killed").write_bytes(content[: max(cut, len(content) - torn)])
+    assert run("killed", start, 12) == whole
+    assert (folder / "killed").read_bytes() == (folder / "whole").read_bytes()
+
+
+def _step(line):
+    return json.loads(line)["step"]
+
+
+def test_a_rate_above_the_limit_stops_with_the_name(tmp_path):
+    log = RemarkLog(None, max_skip_rate=0.1)
+    for step in range(3):  # too few to judge
+        log.add(step, 64, [remark(step)] * 32)
+    with pytest.raises(ValueError, match=r"10.0% .* got 128 of the last 256 .*0.tar/3"):
+        log.add(3, 64, [remark(3)] * 32)
+
+
+def test_the_rate_is_that_of_the_last_examples():
+    log = RemarkLog(None, max_skip_rate=0.25)
+    for step in range(1000):
+        log.add(step, 64, [])
+    for step in range(1000, 1032):  # half of 32 steps are a quarter of 64
+        log.add(step, 64, [remark(step)] * 32)
+    with pytest.raises(ValueError, match="got 1056 of the last 4096"):
+        log.add(1032, 64, [remark(1032)] * 32)
+    log = RemarkLog(None, max_skip_rate=0.0)
+    for step in range(5):
+        log.add(step, 64, [remark(step, skipped=False)])
+    with pytest.raises(ValueError, match="got 1 of"):
+        log.add(5, 64, [remark(5)])
+
+
+def test_a_continued_run_knows_the_rate_before(tmp_path):
+    log = RemarkLog(tmp_path / "a", max_skip_rate=0.5)
+    for step in range(8):
+        log.add(step, 64, [remark(step)] * 32)
+    log.close()
+    log = RemarkLog(tmp_path / "a", start_step=8, max_skip_rate=0.5)
+    with pytest.raises(ValueError, match="got 289 of the last 576"):
+        log.add(8, 64, [remark(8)] * 33)
+    log.close()
+
+
+def test_a_rate_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"got 1\.5"):
+        RemarkLog(None, max_skip_rate=1.5)

@@ -1,0 +1,258 @@
+"""Batches for training: read ahead, decoded, made square, with nothing damaged in them.
+
+**What happens to bad examples.** An image that is damaged, too small or gone, and where
+captions are wanted a caption that is missing or empty, is skipped: the place in the
+batch shows what the order has for the same place 1 step later, or if that is bad too 3,
+7, 15, ... steps later. This is a function of the data and (seed, step) alone, so that
+every number of processes and every resumed run sees the same. The example shown instead
+is seen a second time when its own step comes; no other is seen twice, and no place of a
+batch shows what another one shows (but for a batch in which one epoch ends). Each
+skipped example is counted and named once, at its own step.
+
+**Squares.** The largest square of each image is resized to `size`. Where on the long
+side it lies is drawn from (seed, step, place). JPEGs are decoded at a reduced scale
+where that is enough: by simplejpeg where installed, else by Pillow. Their pixels differ
+by a few levels, so runs are equal bit for bit on equal installations.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import (
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
+import dataclasses
+import multiprocessing
+from multiprocessing.connection import wait
+import os
+import threading
+import time
+from typing import Any
+
+from jaxtyping import Int, Int32, UInt8
+import numpy as np
+
+from vtp_eqx.config import require
+from vtp_eqx.data.crops import Fit
+from vtp_eqx.data.draws import Draws
+from vtp_eqx.data.images import decode_image, UnreadableImageError
+from vtp_eqx.data.loader import Source
+from vtp_eqx.data.mixture import encoded, name_of
+from vtp_eqx.data.order import Order
+from vtp_eqx.data.remarks import Remark, RemarkLog
+
+
+Encode = Callable[[list[str]], Int32[np.ndarray, "n context"]]
+_TRIES = 24  # the last of them 16 million steps later
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """The part of the batch of `step` that a process reads.
+
+    `row` is what is shown; `label` is -1 where there is none; `tokens` are there where
+    captions are encoded. `remarks` are on the examples that the order had meant.
+    """
+
+    step: int
+    row: Int[np.ndarray, " local"]
+    image: UInt8[np.ndarray, "local size size 3"]
+    label: Int[np.ndarray, " local"]
+    tokens: Int32[np.ndarray, "local context"] | None
+    remarks: tuple[Remark, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reader:
+    """Examples by their places in the batches; a value that goes to any worker."""
+
+    source: Source
+    order: Order
+    size: int
+    encode: Encode | None = None  # captions to ids; where `None`, none are wanted
+    random_place: bool = True  # of the square on the long side; or else the middle
+    min_side: int = 16  # ours, in pixels: smaller images are skipped
+
+    def read(self, step: int, places: Int[np.ndarray, " n"]) -> Examples:
+        """What some places of the batch of `step` show."""
+        draws = Draws(self.order.seed, step * self.order.batch_size + places)
+        where = draws.uniform("fit") if self.random_place else np.full(len(places), 0.5)
+        meant = self.order.rows(step, places)
+        remarks: list[Remark] = []
+        shown = [
+            self._shown(step, place, row, spot, remarks)
+            for place, row, spot in zip(
+                places.tolist(), meant.tolist(), where.tolist(), strict=True
+            )
+        ]
+        texts = [example["caption"] for example in shown] if self.encode else []
+        return Examples(
+            step=step,
+            row=np.array([example["row"] for example in shown]),
+            image=np.stack([example["image"] for example in shown]),
+            label=np.array([int(example.get("label", -1)) for example in shown]),
+            tokens=self.encode(texts) if self.encode else None,
+            remarks=tuple(remarks),
+        )
+
+    def _shown(
+        self, step: int, place: int, row: int, spot: float, remarks: list[Remark]
+    ) -> Mapping[str, Any]:
+        """The example of a row, or the first good one that may stand in its place."""
+        note = lambda reason, skipped: remarks.append(
+            Remark(step, place, row, name_of(self.source, row), reason, skipped)
+        )
+        try:
+            example = self._good(row, spot)
+        except UnreadableImageError as error:
+            note(error.reason, True)
+        else:
+            if example.get("remark"):
+                note(example["remark"], False)
+            return example
+        for attempt in range(1, _TRIES):
+            later = step + 2**attempt - 1
+            other = int(self.order.rows(later, np.array([place]))[0])
+            try:
+                return self._good(other, spot)
+            except UnreadableImageError:
+                continue
+        raise ValueError(
+            "An example that cannot be read is replaced by one that can; got "
+            f"{remarks[-1].name} ({remarks[-1].reason}) and none in {_TRIES - 1} "
+            "others: check the data."
+        )
+
+    def _good(self, row: int, spot: float) -> Mapping[str, Any]:
+        """The example with its square, or `UnreadableImageError`."""
+        example = encoded(self.source, row)
+        name = lambda: name_of(self.source, row)
+        if self.encode and not example.get("caption"):
+            what = "an empty caption" if "caption" in example else "no caption"
+            raise UnreadableImageError(name(), what)
+        image = example["image"]
+        if isinstance(image, bytes):
+            image = decode_image(image, name(), least=self.size, min_side=self.min_side)
+        height, width, _ = image.shape
+        if min(height, width) < self.min_side:
+            raise UnreadableImageError(name(), f"{width} x {height} pixels")
+        return {**example, "row": row, "image": Fit(self.size)(image, spot)}
+
+
+class Stream(Iterator[Examples]):
+    """Batches from `start_step` on, without end, read ahead by workers.
+
+    Iterate over it, and close it (or use it in a `with`). `seconds_waited` is how long
+    `next` had to wait for workers so far. Which workers there are and how many does not
+    change a batch.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        *,
+        start_step: int = 0,
+        shard: tuple[int, int] = (0, 1),
+        num_workers: int = 8,
+        processes: bool = False,
+        num_ahead: int = 4,
+        log: RemarkLog | None = None,
+    ):
+        """Shard `(i, n)` reads the `i`-th of `n` equal parts of the batch.
+
+        **Arguments:**
+
+        - `processes`: workers are processes and not threads; source and `encode` must
+          be picklable. Worth it where Python itself takes more time than decoding.
+        - `num_ahead`: batches that are read or wait while one is used.
+        - `log`: takes the remarks on each batch when it is given out.
+        """
+        require(
+            num_workers > 0 and num_ahead > 0,
+            "Batches are read ahead by workers; got "
+            f"{num_workers} and {num_ahead} batches: at least one of both.",
+        )
+        places = reader.order.places(shard)
+        self._chunks = np.array_split(places, min(num_workers, len(places)))
+        self._log = RemarkLog(None) if log is None else log
+        self._read, self._pool = _workers(reader, num_workers, processes)
+        self._step = start_step  # the next one that workers begin
+        self._num_ahead = num_ahead
+        self._begun: deque[Sequence[Future[Examples]]] = deque()
+        self.seconds_waited = 0.0
+        self._begin()
+
+    def __next__(self) -> Examples:
+        due = self._begun.popleft()
+        before = time.perf_counter()
+        parts = [future.result() for future in due]
+        self.seconds_waited += time.perf_counter() - before
+        self._begin()
+        batch = _joined(parts)
+        self._log.add(batch.step, len(batch.row), batch.remarks)
+        return batch
+
+    def close(self) -> None:
+        """Ends the workers; what was read ahead is dropped."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _begin(self) -> None:
+        while len(self._begun) < self._num_ahead:
+            futures = [
+                self._pool.submit(self._read, self._step, chunk)
+                for chunk in self._chunks
+            ]
+            self._begun.append(futures)
+            self._step += 1
+
+
+def _joined(parts: Sequence[Examples]) -> Examples:
+    join = lambda name: np.concatenate([getattr(part, name) for part in parts])
+    return Examples(
+        step=parts[0].step,
+        row=join("row"),
+        image=join("image"),
+        label=join("label"),
+        tokens=None if parts[0].tokens is None else join("tokens"),
+        remarks=tuple(remark for part in parts for remark in part.remarks),
+    )
+
+
+def _workers(
+    reader: Reader, count: int, processes: bool
+) -> tuple[Callable[[int, np.ndarray], Examples], Executor]:
+    """What reads, and where it runs."""
+    if not processes:
+        return reader.read, ThreadPoolExecutor(count)
+    # Spawned: a fork of a process with threads, as JAX has, may wait for ever.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(count, context, initializer=_settle, initargs=(reader,))
+    return _read_here, pool
+
+
+_here: list[Reader] = []  # in a worker process, its reader
+
+
+def _settle(reader: Reader) -> None:
+    _here[:] = [reader]
+    # A parent that is killed tells nobody: without this, its workers wait for ever.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _read_here(step: int, places: np.ndarray) -> Examples:
+    return _here[0].read(step, places)
