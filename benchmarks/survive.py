@@ -72,11 +72,15 @@ def survive(
     draw = random.Random(seed)
     while len(done) < kills:
         run = runs[-1]
+        old = _half_written(run)  # by one that was killed before
         workers = start(run)
         begun = time.monotonic()
         moment = MOMENTS[len(done) % len(MOMENTS)]
         if moment == "writing a checkpoint":
-            came = _wait(workers, lambda run=run: _half_written(run))
+            came = _wait(
+                workers,
+                lambda run=run, old=old: bool(_half_written(run) - old),
+            )
         elif moment == "stepping or loading":
             last = max(_taken(run), default=0) + draw.randrange(5)
             came = _wait(
@@ -119,12 +123,19 @@ def survive(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument(
+        "--model", choices=("pretraining", "line"), default="pretraining"
+    )
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         verdict = survive(
-            Path(scratch), options.kills, processes=options.processes, seed=options.seed
+            Path(scratch),
+            options.kills,
+            model=options.model,
+            processes=options.processes,
+            seed=options.seed,
         )
     rows = [
         (kill.moment, f"{kill.seconds:.1f}", str(kill.seen), str(kill.resumed))
@@ -186,9 +197,13 @@ def _wait(workers: list[subprocess.Popen], until: Callable[[], bool]) -> bool:
     return False
 
 
-def _half_written(run: Path) -> bool:
-    # Orbax writes beside, and renames what is whole.
-    return any((run / "checkpoints").glob("*tmp*"))
+def _half_written(run: Path) -> set[int]:
+    """The folders of unfinished checkpoints: Orbax renames what is whole."""
+    found = set()
+    for path in (run / "checkpoints").glob("*tmp*"):
+        with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
+            found.add(path.stat().st_ino)
+    return found
 
 
 def _taken(run: Path) -> dict[int, list[int]]:

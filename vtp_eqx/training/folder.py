@@ -1,6 +1,6 @@
 """The folder of a run: room to write, and one writer at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
 import datetime
 import errno
@@ -44,6 +44,22 @@ def locked(folder: Path) -> Iterator[None]:
         lock.write(json.dumps(holder) + "\n")
         lock.flush()
         yield
+
+
+def check_begun_alike(path: Path, config: str, fixed: Sequence[str]) -> None:
+    """Raises `ValueError` where a run was begun with another value of a `fixed` field.
+
+    `path` is the JSON of the run's config, if it was begun, and `config` the JSON now.
+    """
+    if not path.exists():
+        return
+    begun, now = json.loads(path.read_text()), json.loads(config)
+    changed = [name for name in fixed if begun.get(name) != now[name]]
+    if changed:
+        raise ValueError(
+            f"A run continues as it was begun; got another {', '.join(changed)} than "
+            f"in {path}: choose another folder, or the old values."
+        )
 
 
 def check_room(folder: Path, needed: float) -> None:
