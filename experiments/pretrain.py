@@ -22,6 +22,7 @@ from collections.abc import Mapping
 import dataclasses
 import json
 import logging
+import os
 from pathlib import Path
 import sys
 import tempfile
@@ -308,7 +309,7 @@ def finish(
 
 def replay(folder: Path) -> None:
     """Shows the terms of the steps of a postmortem, then and now."""
-    if not jax.config.jax_platforms:
+    if "JAX_PLATFORMS" not in os.environ:
         jax.config.update("jax_platforms", "cpu")
     report = read_postmortem(folder)
     fields = json.loads((folder.parent.parent / "config.json").read_text())

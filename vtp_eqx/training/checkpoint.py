@@ -135,7 +135,7 @@ class Checkpoints:
         arrays, static = eqx.partition(template, _is_shaped)
         wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, named_arrays(arrays))
         self._check_same_model(step, wanted)
-        restored = self._manager.restore(
+        restored: Any = self._manager.restore(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardRestore(wanted), sums=ocp.args.JsonRestore()
@@ -161,7 +161,7 @@ class Checkpoints:
         keys = {
             name
             for name, leaf in wanted.items()
-            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         }
         shape = lambda name, leaf: "key" if name in keys else tuple(leaf.shape)
         ours = {name: shape(name, leaf) for name, leaf in wanted.items()}

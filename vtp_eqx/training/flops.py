@@ -9,6 +9,7 @@ included, costs about three times as much.
 
 from collections.abc import Callable, Mapping
 import time
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -114,7 +115,7 @@ PEAKS: Mapping[str, float] = {
 }
 
 
-def device_peak(device: jax.Device | None = None) -> tuple[float, str]:
+def device_peak(device: Any = None) -> tuple[float, str]:
     """FLOP/s that a device can do at most, and where that number is from.
 
     A device that is not in `PEAKS`, such as a CPU, multiplies some matrices. Devices

@@ -103,7 +103,7 @@ def said_when_full(folder: Path) -> Iterator[None]:
         shut = number in _SHUT and isinstance(error, OSError)
         if not (full or shut) or "A run needs" in said:
             raise
-        what = "a full disk" if full else f"one that is shut ({os.strerror(number)})"
+        what = "a full disk" if full else f"one that is shut ({said})"
         raise OSError(
             number or errno.ENOSPC,
             f"A run needs room to write; got {what} at {folder}: make room and run the "

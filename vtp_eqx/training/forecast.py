@@ -110,7 +110,7 @@ def forecast_lines(
         )
         if weight > 0
     ]
-    rate = learning_rate(config.optimizer, config.num_steps)
+    rate: Any = learning_rate(config.optimizer, config.num_steps)
     places = sorted({0, config.optimizer.warmup_steps, steps // 2, steps - 1})
     schedule = ", ".join(f"{float(rate(jnp.asarray(at))):.2e} at {at}" for at in places)
     seconds = found.formula_flops * steps / (USUAL * found.peak)

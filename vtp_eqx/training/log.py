@@ -70,7 +70,7 @@ def tensorboard_sink(folder: Path) -> Sink:
     Steps that are done again after a crash replace what was written of them.
     """
     try:
-        from tensorboardX import SummaryWriter
+        from tensorboardX import SummaryWriter  # type: ignore - an extra
     except ImportError as error:
         raise ImportError(
             "A TensorBoard log is written by tensorboardX; got no such package: "
@@ -94,7 +94,7 @@ def wandb_sink(project: str, folder: Path, config: Mapping[str, Any]) -> Sink:
     The name of `folder` is the run's id, so that the same command continues it.
     """
     try:
-        import wandb
+        import wandb  # type: ignore - an extra
     except ImportError as error:
         raise ImportError(
             "A log on Weights & Biases is written by wandb; got no such package: "

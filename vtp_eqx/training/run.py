@@ -108,8 +108,9 @@ def run(
             check_room(folder, _bytes_to_write(state, folder, endurance))
             enter(locked(folder))
         saved = folder / "checkpoints"
-        keeps = dict(keep=endurance.keep, keep_best=endurance.keep_best)
-        run.checkpoints = enter(Checkpoints(saved, **keeps))
+        run.checkpoints = enter(
+            Checkpoints(saved, keep=endurance.keep, keep_best=endurance.keep_best)
+        )
         run.watchdog = enter(Watchdog(folder / "stalls.txt", endurance.stall))
         run.asked = enter(_termination())
         return run.through(state)
