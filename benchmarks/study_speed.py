@@ -19,16 +19,18 @@ import numpy as np
 
 from benchmarks.peak import peak_rate
 from benchmarks.table import median_seconds, print_table
-from experiments.scale_encoder import LAPTOP, point
+from experiments.scale_encoder import LAPTOP
 from vtp_eqx.mesh import data_mesh, replicate, split
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.study.point import Point
+from vtp_eqx.study.recipe import point
 from vtp_eqx.training.flops import generator_flops, num_parameters, pretrain_flops
 from vtp_eqx.training.generate import generating
-from vtp_eqx.training.objectives import Captioned, Latents
+from vtp_eqx.training.generate_objective import Latents
 from vtp_eqx.training.pretrain import pretraining
+from vtp_eqx.training.pretrain_views import Captioned
 
 
 SIZE = "96x3"
@@ -39,7 +41,7 @@ Measured = tuple[str, int, float, float, float]  # name, batch, compile s, run s
 
 
 def main() -> None:
-    points = {method: point(LAPTOP, SIZE, method, 0) for method in ("AE", "VTP")}
+    points = {method: point(LAPTOP, method, SIZE, 0) for method in ("AE", "VTP")}
     measured = [tokenizer_step(method, points[method]) for method in points]
     measured += [generator_step(points["VTP"]), sampling(points["VTP"])]
     measured += coding(points["VTP"])

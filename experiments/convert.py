@@ -270,4 +270,8 @@ def main(options: Options) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(not main(tyro.cli(Options, description=__doc__)))
+    try:
+        is_lossless = main(tyro.cli(Options, description=__doc__))
+    except (ValueError, OSError, ImportError, subprocess.SubprocessError) as error:
+        sys.exit(f"{error}")
+    sys.exit(not is_lossless)

@@ -25,15 +25,14 @@ rFD-scenes and a gFD-scenes.
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import json
 from pathlib import Path
 import sys
 import tempfile
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax.random as jr
-import numpy as np
-from PIL import Image
 from rich.console import Console
 import tyro
 
@@ -42,7 +41,7 @@ from vtp_eqx.data.captions import CaptionTokenizer, train_tokenizer
 from vtp_eqx.data.clip_text import clip_tokenizer
 from vtp_eqx.data.crops import CenterCrop, Crop, ShortSideCrop, Squash
 from vtp_eqx.data.prompt_templates import IMAGENET_TEMPLATES
-from vtp_eqx.data.scenes import class_names, render, SceneConfig
+from vtp_eqx.data.scenes import class_names, render, SceneConfig, write_folders
 from vtp_eqx.data.sources import open_source
 from vtp_eqx.evaluation import card, display, frechet, protocols
 from vtp_eqx.evaluation.networks import feature_network, lpips
@@ -53,9 +52,10 @@ from vtp_eqx.evaluation.reference import (
     write_reference,
 )
 from vtp_eqx.evaluation.samples import judge_samples, read_record
-from vtp_eqx.evaluation.survey import Images, Workplace
+from vtp_eqx.evaluation.survey import Images, Report, Workplace
 from vtp_eqx.evaluation.sweep import SweepConfig
 from vtp_eqx.mesh import data_mesh
+from vtp_eqx.nn.rope import Precision
 from vtp_eqx.tokenizer import load, save, Tokenizer
 
 
@@ -92,22 +92,62 @@ class Options:
             console.print(display.listed("tars are damaged", lines), markup=False)
         return Images(source=source, crop=crop, limit=self.limit)
 
+    def place(self, report: Report) -> Workplace:
+        return Workplace(
+            folder=self.out,
+            batch_size=self.batch_size,
+            num_threads=self.threads,
+            mesh=data_mesh(self.devices),
+            report=report,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judging(Options):
+    """What every command that judges a tokenizer takes."""
+
+    tokenizer: str
+    """A folder or file, ours or published, or a name on the hub."""
+    precision: Precision = "float32"
+    """What it computes in; the networks and sums that judge it stay float32."""
+
+    @functools.cached_property
+    def judged(self) -> Tokenizer:
+        return load(self.tokenizer).at_precision(self.precision)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Learning(Judging):
+    """What every command takes that learns from training images."""
+
+    train: Path
+    """The images whose labels are known: as `data`."""
+    train_split: str = ""
+    short: int | None = None
+    """What the short side of an image becomes, before its middle is cut out."""
+    size: int | None = None
+    """The side of that middle: 224 out of 256 for a tokenizer of 256, else all."""
+
+    @property
+    def crop(self) -> Crop:
+        whole = self.judged.config.image_size
+        size = self.size or (224 if whole == 256 else whole)
+        return ShortSideCrop(self.short or max(whole, size), size)
+
+    def known(self) -> Images:
+        return Images(source=open_source(self.train, self.train_split), crop=self.crop)
+
 
 Given = Annotated[Options, tyro.conf.arg(name="")]
+Judged = Annotated[Judging, tyro.conf.arg(name="")]
+Learned = Annotated[Learning, tyro.conf.arg(name="")]
 
 
 def measure(options: Options, run: Callable[[Workplace], dict[str, float]], name: str):
     """Runs one protocol with its progress, and shows its numbers."""
     frechet.self_test()
     with display.progress(console) as report:
-        place = Workplace(
-            folder=options.out,
-            batch_size=options.batch_size,
-            num_threads=options.threads,
-            mesh=data_mesh(options.devices),
-            report=report,
-        )
-        numbers = run(place)
+        numbers = run(options.place(report))
     path = options.out / f"card_{name}.json"
     console.print(display.numbers_table(numbers, card.read(path)[1]))
     skipped = json.loads(path.read_text())["skipped"]
@@ -118,8 +158,7 @@ def measure(options: Options, run: Callable[[Workplace], dict[str, float]], name
 
 
 def reconstruction(
-    options: Given,
-    tokenizer: Path,
+    options: Judged,
     network: NetworkName = "scene-network",
     weights: Path | None = None,
     lpips_files: tuple[Path, Path] | None = None,
@@ -129,12 +168,11 @@ def reconstruction(
     `weights` is the network's published file; with `lpips_files`, those of VGG16 and of
     its channel weights, LPIPS too.
     """
-    judged = load(tokenizer)
-    images = options.images(CenterCrop(judged.config.image_size))
+    images = options.images(CenterCrop(options.judged.config.image_size))
     measure(
         options,
         lambda place: protocols.reconstruction(
-            judged, images, feature_network(network, weights), place,
+            options.judged, images, feature_network(network, weights), place,
             perceptual=None if lpips_files is None else lpips(*lpips_files),
             num_samples=options.num_samples,
         ),
@@ -143,8 +181,7 @@ def reconstruction(
 
 
 def zero_shot(
-    options: Given,
-    tokenizer: Path,
+    options: Judged,
     classes: Path,
     words: Path | None = None,
     templates: Path | None = None,
@@ -154,13 +191,12 @@ def zero_shot(
     `words` is the vocabulary that the text tower was trained with, CLIP's by default;
     `templates` has one a line, with {} for the name: by default CLIP's 80.
     """
-    judged = load(tokenizer)
-    images = options.images(Squash(judged.config.image_size))
+    images = options.images(Squash(options.judged.config.image_size))
     lines = lambda path: [line for line in path.read_text().splitlines() if line]
     measure(
         options,
         lambda place: protocols.zero_shot(
-            judged,
+            options.judged,
             clip_tokenizer() if words is None else CaptionTokenizer.load(words),
             lines(classes),
             IMAGENET_TEMPLATES if templates is None else lines(templates),
@@ -171,51 +207,26 @@ def zero_shot(
 
 
 def probe(
-    options: Given,
-    tokenizer: Path,
-    train: Path,
-    train_split: str = "",
-    short: int | None = None,
-    size: int | None = None,
-    reads: ProbeFeatures = "blocks",
-    config: SweepConfig = SWEEP,
+    options: Learned, reads: ProbeFeatures = "blocks", config: SweepConfig = SWEEP
 ) -> None:
-    """Linear probe by DINOv2's sweep: of `blocks`, or of the `last` or the `latents`.
-
-    Images are cropped to `size` after their short side became `short`: 224 after 256
-    for a tokenizer of 256, its own size uncropped for another.
-    """
-    judged = load(tokenizer)
-    crop = probe_crop(judged, short, size)
-    known = Images(source=open_source(train, train_split), crop=crop)
+    """Linear probe by DINOv2's sweep: of `blocks`, the `last` one, or the `latents`."""
     measure(
         options,
         lambda place: probe_protocol(
-            judged, known, options.images(crop), place, reads=reads, config=config,
-            num_samples=options.num_samples,
+            options.judged, options.known(), options.images(options.crop), place,
+            reads=reads, config=config, num_samples=options.num_samples,
         ),
         "probe",
     )  # fmt: skip
 
 
-def neighbors(
-    options: Given,
-    tokenizer: Path,
-    train: Path,
-    train_split: str = "",
-    short: int | None = None,
-    size: int | None = None,
-    counts: tuple[int, ...] = (10, 20, 100, 200),
-) -> None:
-    """Accuracy of the nearest training images; crops as in `probe`."""
-    judged = load(tokenizer)
-    crop = probe_crop(judged, short, size)
-    known = Images(source=open_source(train, train_split), crop=crop)
+def neighbors(options: Learned, counts: tuple[int, ...] = (10, 20, 100, 200)) -> None:
+    """Accuracy of the votes of the nearest training images."""
     measure(
         options,
         lambda place: protocols.neighbors(
-            judged, known, options.images(crop), place, counts=counts,
-            num_samples=options.num_samples,
+            options.judged, options.known(), options.images(options.crop), place,
+            counts=counts, num_samples=options.num_samples,
         ),
         "neighbors",
     )  # fmt: skip
@@ -270,30 +281,21 @@ def reference(
     """Writes the statistics of real images (ADM's center crop) to an .npz."""
     images = options.images(CenterCrop(size))
     with display.progress(console) as report:
-        place = Workplace(
-            folder=options.out, batch_size=options.batch_size,
-            num_threads=options.threads, mesh=data_mesh(options.devices), report=report,
-        )  # fmt: skip
         made = make_reference(
-            images, feature_network(network, weights), place,
+            images, feature_network(network, weights), options.place(report),
             keep_features=keep_features, num_samples=options.num_samples,
         )  # fmt: skip
     write_reference(file, made)
     console.print(f"{made.moments.count} images, {network}: {file}")
 
 
-def probe_crop(tokenizer: Tokenizer, short: int | None, size: int | None) -> Crop:
-    """The crop of probes and neighbors: 224 out of 256 for the published tokenizers."""
-    whole = tokenizer.config.image_size
-    size = size or (224 if whole == 256 else whole)
-    return ShortSideCrop(short or max(whole, size), size)
-
-
 def smoke() -> None:
     """Runs every command on a few scenes with an untrained tokenizer."""
     with tempfile.TemporaryDirectory() as scratch:
         folder, out = Path(scratch), Path(scratch) / "out"
-        train, data = write_scenes(folder)
+        train, data, scenes = folder / "train", folder / "validation", SceneConfig()
+        write_folders(render(scenes, scenes.train_indices[:96]), train)
+        write_folders(render(scenes, scenes.validation_indices[:48]), data)
         text = TextConfig(context=16, vocabulary=400, width=16, depth=1, num_heads=1)
         config = TokenizerConfig(
             encoder=VIT_FEMTO, decoder=VIT_FEMTO, text=text, image_size=32, patch_size=8
@@ -304,34 +306,16 @@ def smoke() -> None:
         train_tokenizer(class_names(), text.vocabulary).save(words)
         classes.write_text("\n".join(sorted(class_names())))
         templates.write_text("a photo of a {}.\na drawing of the {}.")
-        options = Options(data=data, out=out, batch_size=16, devices=1)
-        reconstruction(options, tokenizer)
-        zero_shot(options, tokenizer, classes, words, templates)
+        few: dict[str, Any] = dict(out=out, batch_size=16, devices=1)
+        of: dict[str, Any] = dict(tokenizer=str(tokenizer), data=data, **few)
+        reconstruction(Judging(**of))
+        zero_shot(Judging(precision="bfloat16", **of), classes, words, templates)
         sweep = SweepConfig(batch_size=32, num_epochs=2, epoch_steps=3)
-        probe(options, tokenizer, train, config=sweep)
-        neighbors(options, tokenizer, train, counts=(1, 5))
+        probe(Learning(train=train, **of), config=sweep)
+        neighbors(Learning(train=train, **of), counts=(1, 5))
         real = folder / "reference.npz"
-        reference(
-            dataclasses.replace(options, data=train), real, 32, keep_features=True
-        )
-        gfid(dataclasses.replace(options, num_samples=48), real, 32, origin="scenes")
-
-
-def write_scenes(folder: Path) -> list[Path]:
-    """Two folders of scenes in class folders, training and validation."""
-    config, names = SceneConfig(), class_names()
-    for part, rows in (
-        ("train", config.train_indices[:96]),
-        ("validation", config.validation_indices[:48]),
-    ):
-        scenes = render(config, np.asarray(rows))
-        for row, (image, label) in enumerate(
-            zip(scenes.image, scenes.label, strict=True)
-        ):
-            path = folder / part / names[label] / f"{row}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(path)
-    return [folder / "train", folder / "validation"]
+        reference(Options(data=train, **few), real, 32, keep_features=True)
+        gfid(Options(data=data, num_samples=48, **few), real, 32, origin="scenes")
 
 
 COMMANDS = {
@@ -345,7 +329,10 @@ COMMANDS = {
 }
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--smoke"]:
-        smoke()
-    else:
-        tyro.extras.subcommand_cli_from_dict(COMMANDS, description=__doc__)
+    try:
+        if sys.argv[1:] == ["--smoke"]:
+            smoke()
+        else:
+            tyro.extras.subcommand_cli_from_dict(COMMANDS, description=__doc__)
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"{error}")

@@ -7,9 +7,9 @@
     python experiments/pretrain.py --replay runs/b/postmortem/step-812-batch-811
     python experiments/pretrain.py --smoke
 
-Presets are `laptop`, `S`, `B` and `L`; `--help` behind one lists its values, each an
-option. Data are tars of pairs, prepared data sets of TensorFlow Datasets, or folders of
-images; by default the scenes. The same command again continues where the run was, bit
+Presets are `laptop`, `S`, `B`, `L`, `S-1-gpu`, `S-8-gpus` and `B-8-gpus`; `--help`
+behind one lists its values, each an option. Data are tars of pairs, prepared data sets
+of TensorFlow Datasets, or folders of images; by default the scenes. The same command again continues where the run was, bit
 for bit. Exit status: 0 at the end of the run, 143 where SIGTERM ended it with its state
 saved, 75 where it stalled (with `--ends-stalled`), and 1 with a sentence else.
 
@@ -36,11 +36,14 @@ from vtp_eqx.config import (
     as_json,
     from_dict,
     PretrainConfig,
-    PrototypeConfig,
-    TokenizerConfig,
-    VTP_B,
-    VTP_L,
-    VTP_S,
+)
+from vtp_eqx.config.presets import (
+    PRETRAIN_B,
+    PRETRAIN_B_8_GPUS,
+    PRETRAIN_L,
+    PRETRAIN_S,
+    PRETRAIN_S_1_GPU,
+    PRETRAIN_S_8_GPUS,
 )
 from vtp_eqx.data.loader import Source
 from vtp_eqx.data.mixture import order_of
@@ -142,17 +145,14 @@ class Options:
 FIXED = ("config", "data", "num_scenes", "split", "weights", "window", "stored_size")
 
 
-def published(tokenizer: TokenizerConfig) -> Options:
-    """The paper's batches and objectives."""
-    config = PretrainConfig(tokenizer=tokenizer, prototypes=PrototypeConfig())
-    return Options(config=config)
-
-
 PRESETS: Mapping[str, tuple[str, Options]] = {
     "laptop": ("A small tokenizer of 32 pixels, for CPUs.", Options(config=LAPTOP)),
-    "S": ("VTP-S as published.", published(VTP_S)),
-    "B": ("VTP-B as published.", published(VTP_B)),
-    "L": ("VTP-L as published.", published(VTP_L)),
+    "S": ("VTP-S as published.", Options(config=PRETRAIN_S)),
+    "B": ("VTP-B as published.", Options(config=PRETRAIN_B)),
+    "L": ("VTP-L as published.", Options(config=PRETRAIN_L)),
+    "S-1-gpu": ("VTP-S on 1e8 pairs, one GPU.", Options(config=PRETRAIN_S_1_GPU)),
+    "S-8-gpus": ("VTP-S on 4e8 pairs, eight.", Options(config=PRETRAIN_S_8_GPUS)),
+    "B-8-gpus": ("VTP-B on 4e8 pairs, eight.", Options(config=PRETRAIN_B_8_GPUS)),
 }
 
 

@@ -32,8 +32,8 @@ HeadsOn = Literal["latent", "full"]
 # Made to be seen in a quarter of an hour: short generators, jointly trained decoders.
 LAPTOP = dataclasses.replace(
     recipe.LAPTOP,
+    tokenizer_steps=1400,
     decoder_steps=0,
-    generator_batch=16,
     generator_steps=2200,
     generator_ema=0.99,
     num_samples=1440,

@@ -121,6 +121,8 @@ def dit(**changes):
         (pretrain, dict(tokenizer=PLAIN), "Contrast needs a text tower"),
         (pretrain, dict(prototypes=None), "Self-distillation needs a prototype head"),
         (pretrain, dict(contrast="siglip"), "The SigLIP loss needs a bias"),
+        (pretrain, dict(accumulate=0), "`accumulate` must be 1 or more; got 0"),
+        (pretrain, dict(accumulate=2, latent_noise=0.1), "`accumulate` is 2: set it"),
         (dit, dict(num_heads=3), "`width` must .* got 16 and 3"),
         (dit, dict(patch_size=3), "`latent_size` must .* got 16 and 3"),
     ],

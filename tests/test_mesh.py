@@ -8,8 +8,10 @@ from vtp_eqx.mesh import (
     DATA,
     data_mesh,
     global_rows,
+    on_mesh,
     replicate,
     REPLICATED,
+    share,
     SPLIT,
     split,
 )
@@ -32,6 +34,32 @@ def test_replicated_arrays_are_whole_on_every_device():
     assert tree["name"] == "a"
     assert tree["weight"].sharding.is_fully_replicated
     assert len(tree["weight"].addressable_shards) == 4
+
+
+def test_what_is_on_a_mesh_stays_where_it_is():
+    mesh = data_mesh(4)
+    rows, loose = split(np.arange(8), mesh), jnp.arange(3)
+    tree = on_mesh({"rows": rows, "loose": loose, "name": "a"}, mesh)
+    assert tree["rows"] is rows
+    assert tree["loose"].sharding.is_fully_replicated
+    assert len(tree["loose"].addressable_shards) == 4
+    assert tree["name"] == "a"
+    # Another mesh is another place.
+    assert len(on_mesh(loose, data_mesh(2)).addressable_shards) == 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((3, 8, 16), (None, None, DATA)),
+        ((8, 3), (DATA, None)),
+        ((12, 8, 7), (DATA, None, None)),
+        ((3, 5), ()),
+        ((), ()),
+    ],
+)
+def test_the_longest_axis_that_divides_is_shared(shape, expected):
+    assert tuple(share(shape, 4)) == expected
 
 
 def test_keys_can_be_replicated():

@@ -17,7 +17,6 @@ from vtp_eqx.config import (
 from vtp_eqx.tokenizer import (
     latents_hash,
     load,
-    load_published,
     save,
     save_published,
     Tokenizer,
@@ -164,14 +163,15 @@ def test_a_description_of_something_else_is_refused(folder, change, message):
         load(folder)
 
 
+def test_rounded_weights_are_not_saved(tokenizer, tmp_path):
+    with pytest.raises(ValueError, match="got one of bfloat16"):
+        save(tokenizer.at_precision("bfloat16"), tmp_path)
+    assert not os.listdir(tmp_path)
+
+
 def test_the_published_format_is_written_and_read(tokenizer, tmp_path):
     save_published(tokenizer, tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors"]
-    assert eqx.tree_equal(load_published(tmp_path), tokenizer)
-
-
-def test_load_reads_the_published_format(tokenizer, tmp_path):
-    save_published(tokenizer, tmp_path)
     weights = tmp_path / "model.safetensors"
     assert eqx.tree_equal(load(tmp_path), tokenizer)
     assert eqx.tree_equal(load(weights), tokenizer)

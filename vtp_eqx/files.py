@@ -5,6 +5,15 @@ import contextlib
 import fcntl
 import os
 from pathlib import Path
+import secrets
+import zipfile
+import zlib
+
+
+# What NumPy raises that reads an .npz which is missing, cut short, or another's.
+NO_WHOLE_NPZ = (
+    OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error
+)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -17,7 +26,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    # Not the process number, which on a shared disk another machine may have as well.
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         yield unfinished
         # On disk before it is named: a name must not stand for less after a crash.

@@ -1,7 +1,8 @@
 """Where arrays live: the only file that names a mesh axis.
 
-The batch is split over `DATA`; parameters are replicated. Inside `jax.shard_map` a
-function sees its local rows, and `DATA` names the axis to reduce over.
+The batch is split over `DATA`; parameters are replicated, or split to save memory.
+Inside `jax.shard_map` a function sees its local rows, and `DATA` names the axis to
+reduce over.
 """
 
 import equinox as eqx
@@ -33,6 +34,29 @@ def data_mesh(num_devices: int | None = None) -> Mesh:
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """`tree` with every array copied to every device."""
     return eqx.filter_shard(tree, NamedSharding(mesh, REPLICATED))
+
+
+def on_mesh(tree: PyTree, mesh: Mesh) -> PyTree:
+    """`tree`, whose arrays are copied to every device unless they are on `mesh`."""
+    lives = lambda leaf: getattr(leaf.sharding, "mesh", None) == mesh
+
+    def place(leaf):
+        return replicate(leaf, mesh) if eqx.is_array(leaf) and not lives(leaf) else leaf
+
+    return jax.tree.map(place, tree)
+
+
+def share(shape: tuple[int, ...], num_devices: int) -> P:
+    """How an array is split over the data axis to save memory: its longest axis is.
+
+    Of the axes that `num_devices` divides; an array without one is copied.
+    """
+    divides = lambda length: length > 0 and length % num_devices == 0
+    axes = [axis for axis, length in enumerate(shape) if divides(length)]
+    if not axes:
+        return REPLICATED
+    longest = max(axes, key=lambda axis: shape[axis])
+    return P(*[DATA if axis == longest else None for axis in range(len(shape))])
 
 
 def split(batch: PyTree, mesh: Mesh) -> PyTree:

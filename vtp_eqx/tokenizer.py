@@ -52,6 +52,11 @@ def save(tokenizer: Tokenizer, folder: Path | str) -> None:
     Each file appears whole or not at all, so that a save that was killed leaves what
     was there before; in the instant between the two files `load` tells them apart.
     """
+    require(
+        tokenizer.precision == "float32",
+        "A tokenizer is saved as it was trained, in float32; got one of "
+        f"{tokenizer.precision}: save it before its weights are rounded.",
+    )
     description = {
         "format": FORMAT,
         "config": dataclasses.asdict(tokenizer.config),
@@ -88,14 +93,6 @@ def load(where: Path | str) -> Tokenizer:
         return _saved(description, read_tensors(weights), folder)
     weights = path if path.is_file() else published_weights(folder)
     return tokenizer_from_published(read_tensors(weights), description)
-
-
-def load_published(folder: Path | str) -> Tokenizer:
-    """The tokenizer of a released checkpoint, in a folder with `config.json`."""
-    description = read_object(Path(folder) / CONFIG_FILE)
-    return tokenizer_from_published(
-        read_tensors(published_weights(Path(folder))), description
-    )
 
 
 def save_published(tokenizer: Tokenizer, folder: Path | str) -> None:

@@ -22,12 +22,8 @@ from safetensors.torch import load_file, save_file
 import torch
 
 
-def tokenizer_outputs(checkpoint, inputs):
-    """Features, latents, pixels and embeddings.
-
-    The published model rounds rotary positions to bfloat16 whatever it loads. Where the
-    checkpoint has them in float32, a second set of outputs is computed in float32.
-    """
+def tokenizer_model(checkpoint):
+    """The published model of a checkpoint, and the tensors it was given."""
     from vtp.models.vtp_hf import VTPConfig, VTPModel
 
     config = json.loads((checkpoint / "config.json").read_text())
@@ -35,6 +31,16 @@ def tokenizer_outputs(checkpoint, inputs):
     # Not by `from_pretrained`: transformers 5 leaves the causal mask uninitialized.
     model = VTPModel(VTPConfig(**config)).eval()
     model.load_state_dict(weights)
+    return model, weights
+
+
+def tokenizer_outputs(checkpoint, inputs):
+    """Features, latents, pixels and embeddings.
+
+    The published model rounds rotary positions to bfloat16 whatever it loads. Where the
+    checkpoint has them in float32, a second set of outputs is computed in float32.
+    """
+    model, weights = tokenizer_model(checkpoint)
     outputs = _tokenizer_outputs(model, inputs)
     periods = {n: p for n, p in weights.items() if n.endswith("rope_embed.periods")}
     if all(p.dtype == torch.float32 for p in periods.values()):

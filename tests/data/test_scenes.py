@@ -1,5 +1,6 @@
 from hypothesis import given, strategies as st
 import numpy as np
+from PIL import Image
 import pytest
 
 from vtp_eqx.data.scene_captions import BACKGROUNDS, prompts, TEXTURES
@@ -12,6 +13,7 @@ from vtp_eqx.data.scenes import (
     render,
     SceneConfig,
     SHAPES,
+    write_folders,
 )
 
 
@@ -169,3 +171,13 @@ def test_prompts_differ_in_nothing_but_the_attribute_asked_for(name):
         }
         # What two captions do not share is no word of another attribute.
         assert all(not ((said - shared) & others) for said in words)
+
+
+def test_scenes_are_written_into_the_folders_of_their_classes(tmp_path):
+    scenes = render(SceneConfig(size=16), np.array([3, 40]))
+    write_folders(scenes, tmp_path)
+    names = [class_names()[label] for label in scenes.label]
+    for name, index, image in zip(names, scenes.index, scenes.image, strict=True):
+        with Image.open(tmp_path / name / f"{index}.png") as picture:
+            np.testing.assert_array_equal(np.asarray(picture), image)
+    assert len(list(tmp_path.rglob("*.png"))) == 2

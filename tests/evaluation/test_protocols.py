@@ -59,6 +59,22 @@ def test_reconstructions_are_judged_as_the_tools_do(tokenizer, scenes, place):
     assert card.tokenizer_hash == weights_hash(tokenizer)
     assert card.latents_hash == latents_hash(tokenizer)
     assert (card.num_samples, card.crop) == (48, "CenterCrop(size=32)")
+    assert card.feature_origin == "shipped with vtp_eqx"
+
+
+def test_rounded_weights_give_close_numbers_and_another_card(tokenizer, scenes, place):
+    exact, near = tokenizer, tokenizer.at_precision("bfloat16")
+    numbers, cards = [], []
+    for judged in (exact, near):
+        images = images_of(scenes)
+        numbers.append(reconstruction(judged, images, scene_features(), place))
+        cards.append(read(place.folder / "card_reconstruction.json")[1])
+    assert [card.precision for card in cards] == ["float32", "bfloat16"]
+    assert cards[1].tokenizer_hash == weights_hash(near) != cards[0].tokenizer_hash
+    assert cards[1].latents_hash == cards[0].latents_hash
+    for name, value in numbers[0].items():
+        assert numbers[1][name] == pytest.approx(value, rel=0.02)
+        assert numbers[1][name] != value
 
 
 def test_another_count_than_asked_for_gives_no_number(tokenizer, scenes, place):

@@ -123,3 +123,23 @@ def test_tars_are_judged_as_the_same_images_in_a_folder(tokenizer, tmp_path):
         check=True, capture_output=True, text=True,
     )  # fmt: skip
     assert "1 tars are damaged: 1.tar (cut in the middle of 4.png" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["evaluate.py", "rfid", "--tokenizer", "nowhere", "--data", "."], "nowhere"),
+        (["convert.py", "nowhere", "there"], "nowhere"),
+        (["convert.py"], "There is something to convert"),
+    ],
+)
+def test_an_error_is_a_sentence_and_no_traceback(words, sentence, tmp_path):
+    name, *rest = words
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT.with_name(name)), *rest],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert len(done.stderr.splitlines()) == 1

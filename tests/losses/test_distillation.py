@@ -12,21 +12,15 @@ from vtp_eqx.losses.distillation import (
     dino_loss,
     ibot_loss,
     koleo_loss,
-    sinkhorn,
     updated_center,
 )
+from vtp_eqx.losses.sinkhorn import sinkhorn
 
 
 seeds = st.integers(0, 2**31 - 1)
 dino = jax.jit(dino_loss)
 ibot = jax.jit(ibot_loss, static_argnames="num_images")
 koleo = jax.jit(koleo_loss)
-sharpened = jax.jit(lambda logits: sinkhorn(logits, temperature=0.07))
-
-
-@jax.jit
-def balanced(logits, weight=None):
-    return sinkhorn(logits, temperature=1.0, iterations=20, weight=weight)
 
 
 def draw(seed, *shape):
@@ -38,56 +32,6 @@ def distributions(seed, *shape):
     return odds / odds.sum(-1, keepdims=True)
 
 
-def published_sinkhorn(logits, dtype):
-    """The published loop on exponentials (RECIPE 5.3), three iterations."""
-    logits = logits.astype(dtype)
-    with np.errstate(under="ignore", invalid="ignore"):
-        q = np.exp((logits - logits.max()) / dtype(0.07)).T
-        for _ in range(3):
-            q = q / q.sum(1, keepdims=True) / len(q)
-            q = q / q.sum(0, keepdims=True)
-    return q.T
-
-
-@given(seed=seeds)
-def test_sinkhorn_meets_both_marginals(seed):
-    targets = np.asarray(balanced(draw(seed, 12, 4)))
-    np.testing.assert_allclose(targets.sum(1), 1, rtol=1e-5)
-    np.testing.assert_allclose(targets.sum(0), 12 / 4, rtol=1e-3)
-
-
-@given(seed=seeds)
-def test_sinkhorn_is_the_published_loop(seed):
-    logits = draw(seed, 12, 4)
-    published = published_sinkhorn(logits, np.float64)
-    np.testing.assert_allclose(sharpened(logits), published, rtol=1e-3, atol=1e-6)
-
-
-def test_sinkhorn_by_hand():
-    # Both rows prefer prototype 0. Equal use of prototypes gives each row one of them
-    # to the share that its odds allow: with odds 4 and 1, two thirds and one third.
-    targets = balanced(np.log(np.float32([[4.0, 1.0], [1.0, 1.0]])))
-    np.testing.assert_allclose(targets, [[2 / 3, 1 / 3], [1 / 3, 2 / 3]], rtol=1e-4)
-
-
-@given(seed=seeds)
-def test_sinkhorn_does_not_read_padding(seed):
-    logits, weight = draw(seed, 12, 4), np.float32([1.0] * 8 + [0.0] * 4)
-    targets = balanced(logits, weight)
-    np.testing.assert_array_equal(targets[8:], 0)
-    np.testing.assert_allclose(targets[:8], balanced(logits[:8]), rtol=1e-5)
-    logits[8:] *= 50
-    np.testing.assert_array_equal(targets, balanced(logits, weight))
-
-
-def test_sinkhorn_survives_logits_that_underflow_an_exponential():
-    # Row 1 lies 200 temperatures below row 0: its exponentials are zero in float32.
-    logits = np.float32([[14.0, 13.9], [0.0, 0.1]])
-    assert np.isnan(published_sinkhorn(logits, np.float32)).any()
-    exact = published_sinkhorn(logits, np.float64)
-    np.testing.assert_allclose(sharpened(logits), exact, rtol=1e-3)
-
-
 def test_targets_carry_no_gradient(getkey):
     logits = jr.normal(getkey(), (6, 4))
     for targets in (
@@ -97,17 +41,6 @@ def test_targets_carry_no_gradient(getkey):
     ):
         gradient = jax.grad(lambda rows, targets=targets: targets(rows)[..., 0].sum())
         np.testing.assert_array_equal(gradient(logits), 0)
-
-
-def test_sinkhorn_refuses_what_means_nothing(getkey):
-    logits = jr.normal(getkey(), (6, 4))
-    with pytest.raises(ValueError, match="needs a hidden patch; got none in 6 rows"):
-        sinkhorn(logits, temperature=0.07, weight=jnp.zeros(6))
-    with pytest.raises(ValueError, match="`temperature` must be positive; got 0"):
-        sinkhorn(logits, temperature=0.0)
-    with pytest.raises(ValueError, match="`iterations` must be 1 or more; got 0"):
-        sinkhorn(logits, temperature=0.07, iterations=0)
-    assert np.isnan(balanced(logits, jnp.zeros(6))).all()
 
 
 def test_centered_targets_by_hand():
@@ -158,9 +91,8 @@ def test_reordering_the_images_reorders_the_loss(seed, order):
     permuted = dino(student[:, order], local[:, order], targets[:, order])
     expected = np.asarray(dino(student, local, targets))
     np.testing.assert_allclose(permuted, expected[order], rtol=1e-4)
-    for loss in (koleo, balanced):
-        expected = np.asarray(loss(rows))[order]
-        np.testing.assert_allclose(loss(rows[order]), expected, rtol=1e-4, atol=1e-6)
+    expected = np.asarray(koleo(rows))[order]
+    np.testing.assert_allclose(koleo(rows[order]), expected, rtol=1e-4, atol=1e-6)
 
 
 @given(seed=seeds)

@@ -17,9 +17,9 @@ from vtp_eqx.losses.distillation import (
     dino_loss,
     ibot_loss,
     koleo_loss,
-    sinkhorn,
     updated_center,
 )
+from vtp_eqx.losses.sinkhorn import sinkhorn
 
 
 STUDENT, TEACHER = 0.1, 0.07  # temperatures, from the file's metadata

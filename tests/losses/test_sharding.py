@@ -19,10 +19,11 @@ from vtp_eqx.losses.distillation import (
     dino_loss,
     ibot_loss,
     koleo_loss,
-    sinkhorn,
     updated_center,
 )
+from vtp_eqx.losses.latents import smoothness_loss
 from vtp_eqx.losses.reconstruction import l1_loss
+from vtp_eqx.losses.sinkhorn import sinkhorn
 from vtp_eqx.mesh import DATA, data_mesh, REPLICATED, SPLIT
 
 
@@ -32,6 +33,12 @@ BATCH, PATCHES, PROTOTYPES = 16, 4, 5
 def contrast(weight, batch, axis):
     image, text = unit(batch["image"] @ weight), unit(batch["text"] @ weight)
     return clip_loss(image, text, log_scale=weight[0, 0] + 2, axis_name=axis)
+
+
+def contrast_in_blocks(weight, batch, axis):
+    image, text = unit(batch["image"] @ weight), unit(batch["text"] @ weight)
+    scale = weight[0, 0] + 2
+    return clip_loss(image, text, log_scale=scale, axis_name=axis, block=1)
 
 
 def pairwise(weight, batch, axis):
@@ -77,14 +84,22 @@ def pixels(weight, batch, axis):
     return l1_loss(image, batch["text"].reshape(-1, 1, 1, PROTOTYPES))
 
 
+def smooth(weight, batch, axis):
+    return smoothness_loss(
+        (batch["patches"] @ weight)[:, None, :, :].repeat(2, 1), axis_name=axis
+    )
+
+
 OBJECTIVES = [
     contrast,
+    contrast_in_blocks,
     pairwise,
     distillation,
     centering,
     masked_patches,
     spread,
     pixels,
+    smooth,
 ]
 
 

@@ -25,7 +25,7 @@ def test_a_file_with_the_published_hash_is_read(algorithm, path):
     )
     tensors, origin = file.read(path)
     np.testing.assert_array_equal(tensors["a"], ARRAYS["a"])
-    assert origin == f"net.pth {algorithm} {digest}"
+    assert origin == f"net.pth {algorithm} {digest} from here"
 
 
 def test_another_hash_is_an_error_with_both(path):

@@ -236,3 +236,29 @@ def test_published_sizes_have_the_published_parameters(config, parameters):
     shapes = eqx.filter_eval_shape(Tokenizer, config, key=jr.key(0))
     total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     assert total - 2 * config.latent_width == parameters
+
+
+def test_rounded_weights_change_results_a_little_and_no_type(tokenizer, image):
+    rounded = tokenizer.at_precision("bfloat16")
+    assert (tokenizer.precision, rounded.precision) == ("float32", "bfloat16")
+    assert rounded.logit_scale.dtype == rounded.latent_std.dtype == jnp.float32
+    ids = jnp.array([9, 3, 10, 0, 0])
+    for name, given in (
+        ("encode", image),
+        ("decode", tokenizer.encode(image)),
+        ("features", image),
+        ("embed_image", image),
+        ("embed_text", ids),
+    ):
+        exact, near = (
+            jax.tree.leaves(getattr(one, name)(given)) for one in (tokenizer, rounded)
+        )
+        for before, after in zip(exact, near, strict=True):
+            assert after.dtype == jnp.float32
+            error = jnp.linalg.norm(after - before) / jnp.linalg.norm(before)
+            # Eight bits, through a few layers.
+            assert 1e-5 < error < 3e-2, name
+
+
+def test_float32_is_what_it_was(tokenizer):
+    assert eqx.tree_equal(tokenizer.at_precision("float32"), tokenizer)

@@ -1,26 +1,16 @@
+import json
+
 import numpy as np
 from PIL import Image
 import pytest
 
 from experiments.scale_encoder import plan
-from vtp_eqx.study.figure import scaling_figure
+from vtp_eqx.study.figure import scaling_figure, scatter_figure
 from vtp_eqx.study.measure import Result
 from vtp_eqx.study.pictures import save_grid
-from vtp_eqx.study.point import Places
+from vtp_eqx.study.point import Places, point_hash
 from vtp_eqx.study.report import rows_of, write_report
-from vtp_eqx.study.table import COLUMNS, markdown_table, Row
-
-
-NAMES = (
-    *(column.name for column in COLUMNS),
-    "FD-scenes floor",
-    "PSNR of PCA",
-)
-
-
-def row(point, distance):
-    numbers = dict.fromkeys(NAMES, 0.5) | {"FD-scenes": distance, "FLOPs": 1e12}
-    return Row(point, Result(numbers))
+from vtp_eqx.study.table import COLUMNS, markdown_table, means_table, Row
 
 
 @pytest.fixture(scope="module")
@@ -28,53 +18,37 @@ def points():
     return plan("smoke", [0])
 
 
-def test_where_vtp_is_behind_is_said_first(points):
-    sizes = plan("laptop", [0])
-    distance = {"AE": {}, "VTP": {}}
-    for number, size in enumerate(dict.fromkeys(point.size for point in sizes)):
-        distance["AE"][size] = 5.0
-        distance["VTP"][size] = 4.0 if number == 0 else 6.0
-    rows = [row(point, distance[point.method][point.size]) for point in sizes]
-    lines = findings(rows)
-    assert "behind" in lines[0]
-    assert "behind" in lines[1]
-    assert "ahead of" in lines[2]
-
-
-def test_one_seed_is_said_to_show_no_spread(points):
-    lines = findings([row(point, 3.0) for point in points])
-    assert any("one seed" in line for line in lines)
-
-
-def test_two_seeds_show_their_spread():
-    points = plan("smoke", [0, 1])
-    rows = [row(point, 3.0 + point.seed) for point in points]
-    assert any("up to 1.00" in line for line in findings(rows))
-
-
-def test_runs_that_are_missing_are_counted(points):
-    lines = findings([row(points[0], 3.0), Row(points[1], None)])
-    assert "1 of 2 runs are not finished" in lines[0]
-
-
-def test_a_number_that_does_not_exist_is_not_made_up(points):
-    numbers = dict.fromkeys(NAMES, 0.25)
+def test_a_number_that_does_not_exist_is_not_made_up(points, row):
+    numbers = dict(row(points[0], 1.0).result.numbers)
     del numbers["zero-shot shape"]
-    cells = markdown_table([Row(points[0], Result(numbers))]).splitlines()[2].split("|")
-    place = 2 + [column.name for column in COLUMNS].index("zero-shot shape")
-    assert cells[place].strip() == "-"
+    rows = [Row(points[0], Result(numbers))]
+    place = [column.name for column in COLUMNS].index("zero-shot shape")
+    for table, before in ((markdown_table(rows), 2), (means_table(rows), 3)):
+        cells = table.splitlines()[2].split("|")
+        assert cells[before + place].strip() == "-"
 
 
-def test_the_figure_is_drawn_before_and_after_there_are_results(points, tmp_path):
+def test_means_of_seeds_show_half_of_their_range(row):
+    points = [point for point in plan("smoke", [0, 1]) if point.method == "AE"]
+    rows = [row(point, 3.0 + point.seed) for point in points]
+    [line] = means_table(rows).splitlines()[2:]
+    assert "| 2 |" in line
+    assert "3.50 ±0.50" in line
+
+
+@pytest.mark.parametrize("draw", [scaling_figure, scatter_figure])
+def test_a_figure_is_drawn_before_and_after_there_are_results(
+    draw, points, row, tmp_path
+):
     path = tmp_path / "figures" / "study.png"
     for rows in ([Row(point, None) for point in points],
                  [row(point, 4.0) for point in points]):  # fmt: skip
-        scaling_figure(rows, path, "title")
+        draw(rows, path, "title")
         with Image.open(path) as figure:
             assert figure.size[0] > 1000
 
 
-def test_a_report_holds_every_run_and_its_pictures(points, tmp_path):
+def test_a_report_holds_every_run_and_a_picture_of_each_method(points, row, tmp_path):
     places, out = Places(tmp_path / "runs"), tmp_path / "out"
     (out / "figures").mkdir(parents=True)
     for point in points:
@@ -101,6 +75,9 @@ def test_a_report_holds_every_run_and_its_pictures(points, tmp_path):
         if line.startswith("!["):
             target = line.partition("](")[2][:-1]
             assert target == "figures/out.png" or (out / target).exists()
+    records = json.loads((out / "runs.json").read_text())
+    assert [record["FD-scenes"] for record in records] == [2.0] * len(points)
+    assert [record["hash"] for record in records] == [*map(point_hash, points)]
 
 
 def test_small_images_become_squares_in_a_grid(tmp_path):

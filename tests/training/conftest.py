@@ -1,11 +1,18 @@
-"""The smallest pre-training that has every part, and data for it."""
+"""The smallest pre-training that has every part, and a smaller training; their data."""
 
 from collections.abc import Callable, Iterator
 import functools
+import itertools
 from typing import NamedTuple
 
+import equinox as eqx
+import jax
+from jax import lax
+import jax.numpy as jnp
+import jax.random as jr
 from jax.sharding import Mesh
 import numpy as np
+import optax
 import pytest
 
 from vtp_eqx.config import (
@@ -19,11 +26,17 @@ from vtp_eqx.config import (
     ViewsConfig,
 )
 from vtp_eqx.data import loader
-from vtp_eqx.mesh import data_mesh, replicate
-from vtp_eqx.training.objectives import Captioned
+from vtp_eqx.losses.contrastive import clip_loss
+from vtp_eqx.losses.cosines import unit
+from vtp_eqx.losses.weighting import LearnedWeights
+from vtp_eqx.mesh import DATA, data_mesh, replicate, split
+from vtp_eqx.nn.linear import Linear
+from vtp_eqx.training.objective import Objective
 from vtp_eqx.training.pretrain import pretraining
+from vtp_eqx.training.pretrain_views import Captioned
 from vtp_eqx.training.run import Step
-from vtp_eqx.training.state import copied, TrainState
+from vtp_eqx.training.state import copied, placed, TrainState
+from vtp_eqx.training.step import make_step
 
 
 @pytest.fixture(scope="session")
@@ -92,3 +105,86 @@ def captioned(config, data, first):
         data, config.batch_size, seed=config.seed, start_step=first
     ):
         yield Captioned(batch["image"], batch["caption"])
+
+
+BATCH, WIDTH = 16, 24
+
+
+class Pairs(eqx.Module):
+    """Two towers of one layer; contrast looks at the whole batch."""
+
+    image: Linear
+    text: Linear
+    log_scale: jax.Array
+
+
+def pairs_objective() -> Objective:
+    def see(student, teacher, views, step, key):
+        image, text = student.image(views["image"]), student.text(views["text"])
+        error = (image - views["target"]) ** 2
+        embedded = lambda rows: unit(rows.astype(jnp.float32))
+        return {
+            "image": embedded(image), "text": embedded(text), "error": error.mean(-1)
+        }  # fmt: skip
+
+    def terms(student, seen):
+        contrast = clip_loss(
+            seen["image"], seen["text"], log_scale=student.log_scale, axis_name=DATA
+        )
+        return {"contrast": contrast, "error": seen["error"]}, {"seen": seen["error"]}
+
+    def teach(teacher, views, step):
+        # Its mean over the batch is what no stretch knows by itself.
+        said = teacher.image(views["image"])
+        mean = lax.pmean(said.mean(axis=(0, 1)), DATA)
+        return {**views, "target": said - mean}
+
+    return Objective(lambda batch, key: batch, see, terms, teach)
+
+
+def pairs_batches(poisoned: int | None, spiking: int | None):
+    """Random pairs without end; in two of the batches, something is wrong."""
+    for number in itertools.count():
+        draw = np.random.default_rng(number)
+        image, text = draw.standard_normal((2, BATCH, WIDTH)).astype(np.float32)
+        if number == poisoned:
+            image[3, 3] = np.nan
+        yield {"image": image * (1000 if number == spiking else 1), "text": text}
+
+
+def of_this_process(rows: np.ndarray) -> np.ndarray:
+    return np.split(rows, jax.process_count())[jax.process_index()]
+
+
+def pairs_state(optimizer: optax.GradientTransformation) -> TrainState:
+    image_key, text_key, teacher_key = jr.split(jr.key(0), 3)
+    tower = lambda key: Linear(WIDTH, 8, std=0.5, key=key)
+    student = Pairs(tower(image_key), tower(text_key), jnp.ones((), jnp.float32))
+    teacher = eqx.tree_at(lambda pairs: pairs.image, student, tower(teacher_key))
+    weights = LearnedWeights({"contrast": 1.0, "error": 0.5})
+    return TrainState.start(student, copied(teacher), weights, optimizer, key=jr.key(1))
+
+
+def pairs_training(
+    num_devices: int, *, num_steps=3, sharding="none", poisoned=None, spiking=None,
+    **how,
+):  # fmt: skip
+    """The state before and after some steps, and the metrics of each."""
+    mesh, optimizer = data_mesh(num_devices), optax.adamw(0.01, eps=1e-3)
+    state = placed(pairs_state(optimizer), mesh, sharding)
+    step = make_step(
+        state, pairs_objective(), optimizer, mesh,
+        momentum=lambda step: jnp.asarray(0.9, jnp.float32),
+        followed=lambda student: student, sharding=sharding, **how,
+    )  # fmt: skip
+    before, logged = copied(state), []
+    for batch in itertools.islice(pairs_batches(poisoned, spiking), num_steps):
+        state, metrics = step(state, split(jax.tree.map(of_this_process, batch), mesh))
+        logged.append({name: float(value) for name, value in metrics.items()})
+    return before, state, logged
+
+
+@pytest.fixture(scope="session")
+def pairs() -> Callable:
+    """`pairs_training`, with all its arguments."""
+    return pairs_training

@@ -23,6 +23,20 @@ def test_the_largest_model_is_forecast_without_being_made():
     assert "1.00e-03 at 2000" in text  # behind the warmup
 
 
+def test_a_state_that_is_split_is_smaller_on_each_device():
+    config = PretrainConfig(tokenizer=VTP_L, prototypes=PrototypeConfig())
+    whole, split = (
+        forecast(
+            dataclasses.replace(config, sharding=sharding),
+            data_mesh(8),
+            256,
+            compiles=False,
+        ).state_bytes
+        for sharding in ("none", "fsdp")
+    )
+    assert split == pytest.approx(whole / 8, rel=0.01)
+
+
 @pytest.mark.slow
 def test_a_forecast_knows_the_state_and_the_step_of_the_run(started):
     found = forecast(started.config, started.mesh, 16)

@@ -43,13 +43,14 @@ def _advance(arrays, batch, skips):
     seen = jnp.sum(batch)
     good = jnp.isfinite(seen)
     new = jnp.where(good | ~skips, arrays.student.seen + seen, arrays.student.seen)
+    skipped = (skips & ~good).astype(jnp.int32)
+    count = arrays.num_skipped + skipped
     state = eqx.tree_at(
-        lambda state: (state.step, state.student.seen), arrays, (arrays.step + 1, new)
-    )
-    return state, {
-        "error": new + 0 * seen,
-        "skipped": (skips & ~good).astype(jnp.int32),
-    }
+        lambda state: (state.step, state.student.seen, state.num_skipped),
+        arrays, (arrays.step + 1, new, count),
+    )  # fmt: skip
+    metrics = {"error": new + 0 * seen, "skipped": skipped, "num_skipped": count}
+    return state, metrics
 
 
 def skipping(state, batch):
@@ -153,7 +154,9 @@ def test_a_postmortem_names_the_rows_and_is_replayed(tmp_path):
     assert [one["batch"] for one in report["bad"]] == [4, 5, 6]
     assert [one["step"] for one in report["bad"]] == [5, 6, 7]
     assert report["bad"][1]["rows"] == [50, 51]
-    assert report["bad"][0]["metrics"] == {"error": "nan", "skipped": 1.0}
+    assert report["bad"][0]["metrics"] == {
+        "error": "nan", "skipped": 1.0, "num_skipped": 1.0,
+    }  # fmt: skip
     found = replay(place, start(), skipping, batches_with(bad), MESH)
     assert [one.step for one in found] == [5, 6, 7]
     assert all(np.isnan(one.metrics["error"]) for one in found)
@@ -189,4 +192,3 @@ def test_a_tally_starts_anew_behind_a_good_step():
     with pytest.raises(DerailedError, match="total = nan at step 9") as found:
         tally.look(9, 11, {"skipped": 1, "total": float("nan")})
     assert [one.batch for one in found.value.bad] == [3, 4, 11]
-    assert tally.num_skipped == 5

@@ -4,9 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
+from vtp_eqx.mesh import data_mesh
+from vtp_eqx.models.tokenizer import Pretrainer, Teacher
 from vtp_eqx.nn.linear import Linear
-from vtp_eqx.training.state import copied, moving_average, TrainState
+from vtp_eqx.training.checkpoint import Checkpoints
+from vtp_eqx.training.state import copied, moving_average, placed, TrainState
 
 
 seeds = st.integers(0, 2**31 - 1)
@@ -73,3 +77,65 @@ def test_a_new_state_has_taken_no_step(getkey):
     moments = state.opt_state[0].mu
     assert jax.tree.structure(moments) == jax.tree.structure((student, weights))
     assert all(not leaf.any() for leaf in jax.tree.leaves(moments))
+
+
+def bytes_of_a_device(tree):
+    """What the first device holds of `tree`."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf)]
+    shards = [leaf.addressable_shards[0].data for leaf in leaves]
+    return sum(shard.nbytes for shard in shards)
+
+
+@pytest.fixture(scope="module")
+def skeleton(tiny):
+    student = eqx.filter_jit(Pretrainer)(
+        tiny.tokenizer, tiny.prototypes, key=jax.random.key(0)
+    )
+    weights = {"error": jnp.ones((), jnp.float32)}
+    return TrainState.start(
+        student, Teacher.of(student), weights, optax.adam(0.1), key=jax.random.key(1)
+    )
+
+
+PARTS = ("student", "teacher", "opt_state")
+
+
+@pytest.mark.parametrize("num_devices", [2, 8])
+@pytest.mark.parametrize(
+    ("sharding", "split"), [("none", ()), ("zero", PARTS[1:]), ("fsdp", PARTS)]
+)
+def test_what_is_split_falls_with_the_number_of_devices(
+    sharding, split, num_devices, skeleton
+):
+    state = placed(skeleton, data_mesh(num_devices), sharding)
+    for part in PARTS:
+        whole = bytes_of_a_device(getattr(skeleton, part))
+        share = bytes_of_a_device(getattr(state, part))
+        if part in split:
+            # A few short arrays are not divided: they are copied.
+            assert whole / num_devices <= share < 1.15 * whole / num_devices
+        else:
+            assert share == whole
+
+
+def test_placing_changes_no_number(skeleton):
+    state = placed(skeleton, data_mesh(8), "fsdp")
+    assert eqx.tree_equal(
+        jax.device_get(eqx.filter(state, eqx.is_inexact_array)),
+        jax.device_get(eqx.filter(skeleton, eqx.is_inexact_array)),
+    )
+
+
+@pytest.mark.parametrize("num_devices", [1, 2, 4])
+def test_a_state_split_over_8_devices_is_restored_on_fewer(
+    num_devices, skeleton, tmp_path
+):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(placed(skeleton, data_mesh(8), "fsdp"))
+    template = placed(skeleton, data_mesh(num_devices), "zero")
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore(template)
+    arrays = lambda tree: jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
+    for found, wanted in zip(arrays(restored), arrays(template), strict=True):
+        assert found.sharding == wanted.sharding
+        np.testing.assert_array_equal(found, wanted)

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import equinox as eqx
@@ -5,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from vtp_eqx.mesh import data_mesh, replicate, split
+from vtp_eqx.mesh import data_mesh, split
 from vtp_eqx.training.optimizer import leaf_path
 from vtp_eqx.training.pretrain import pretraining
 from vtp_eqx.training.state import copied
@@ -44,11 +45,19 @@ def alone(started):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_devices", [2, 4, 8])
-def test_devices_do_not_change_the_update(num_devices, started, alone, data):
+@pytest.mark.parametrize(
+    ("num_devices", "accumulate", "sharding"),
+    [(4, 2, "fsdp"), (8, 1, "zero")],
+)
+def test_devices_and_stretches_do_not_change_the_update(
+    num_devices, accumulate, sharding, started, alone, data
+):
     mesh = data_mesh(num_devices)
-    state, step = pretraining(started.config, data["image"], mesh)
-    state, logged = after(3, replicate(state, mesh), step, mesh, started.batches)
+    config = dataclasses.replace(
+        started.config, accumulate=accumulate, sharding=sharding
+    )
+    state, step = pretraining(config, data["image"], mesh)
+    state, logged = after(3, state, step, mesh, started.batches)
     _, _, expected, expected_logged = alone
     for found, wanted in zip(logged, expected_logged, strict=True):
         for name, value in wanted.items():
@@ -112,6 +121,48 @@ def test_the_total_is_the_weighted_sum_of_the_terms(started, alone):
             + config.reconstruction_weight * metrics["reconstruction"]
         )
         np.testing.assert_allclose(metrics["total"], total, rtol=1e-5)
+
+
+def same(found, wanted):
+    found, wanted = by_path(found), by_path(wanted)
+    return all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_a_step_that_is_not_finite_changes_nothing(pairs):
+    _, two, _ = pairs(2, num_steps=2)
+    _, three, logged = pairs(2, num_steps=3, poisoned=2)
+    learned = lambda state: (
+        state.student, state.teacher, state.weights, state.opt_state,
+        state.typical_norm,
+    )  # fmt: skip
+    assert same(learned(three), learned(two))
+    # The run goes on: the step is counted, and so is its omission.
+    assert int(three.step) == 3
+    assert [line["skipped"] for line in logged] == [0, 0, 1]
+    assert int(three.num_skipped) == logged[-1]["num_skipped"] == 1
+
+
+def test_a_step_after_a_skipped_one_learns(pairs):
+    _, begun, _ = pairs(1, num_steps=1, poisoned=0)
+    _, state, logged = pairs(1, num_steps=2, poisoned=0)
+    assert [line["skipped"] for line in logged] == [1, 0]
+    assert [line["num_skipped"] for line in logged] == [1, 1]
+    assert np.isfinite(logged[1]["total"])
+    assert not same(state.student, begun.student)
+
+
+def test_a_spike_is_skipped_where_it_is_asked_for(pairs):
+    # 1000 times the images: the squared error has a gradient far longer.
+    _, _, logged = pairs(1, spiking=1)
+    assert logged[1]["gradient_norm"] > 5 * logged[0]["gradient_norm"]
+    assert [line["skipped"] for line in logged] == [0, 0, 0]
+    _, state, logged = pairs(1, spiking=1, spike_factor=5.0)
+    assert [line["skipped"] for line in logged] == [0, 1, 0]
+    # As much counts of it as would have been good.
+    first, second = logged[0]["gradient_norm"], logged[2]["gradient_norm"]
+    typical = first + 4 * first / 50
+    typical += (second - typical) / 50
+    np.testing.assert_allclose(state.typical_norm, typical, rtol=1e-5)
 
 
 def test_what_is_not_finite_is_named():

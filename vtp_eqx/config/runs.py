@@ -9,7 +9,9 @@ from typing import Literal
 from vtp_eqx.config.checks import require
 from vtp_eqx.config.shapes import (
     DiTConfig,
+    Precision,
     PrototypeConfig,
+    Sharding,
     TokenizerConfig,
     TransformerConfig,
 )
@@ -79,6 +81,8 @@ class OptimizerConfig:
     clip_norm: float | None = 1.0  # ours, global norm
     patch_rate: float = 1.0  # DINOv2 0.2: learning-rate share of the patch embedding
     freeze_prototypes: int = 0  # DINOv2 1250 steps: no update of the last layer
+    # Ours: skips a step whose gradient is so many times as long as the typical one.
+    spike_factor: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,6 +112,11 @@ class PretrainConfig:
     reconstruction_drop: float = 0.0  # ours
     pca_start: bool = False  # ours: start from linear reconstruction (small runs)
     num_steps: int = 67000  # ours: about 1.1e9 samples at 16k
+    # Ours: how a step fits onto its devices; numbers do not depend on it, but for
+    # rounding.
+    precision: Precision = "float32"  # what networks compute in; "bfloat16" for GPUs
+    accumulate: int = 1  # stretches that a device goes through its rows in
+    sharding: Sharding = "none"  # "zero": optimizer and teacher; "fsdp": student too
     seed: int = 0
 
     def __post_init__(self):
@@ -147,6 +156,15 @@ class PretrainConfig:
             not shapes_latents or self.reconstruction_weight > 0,
             "Smoothness and noise act on latents that are decoded, but "
             "`reconstruction_weight` is 0: raise it, or set both to 0.",
+        )
+        require(
+            self.accumulate >= 1,
+            f"`accumulate` must be 1 or more; got {self.accumulate}: 1 is all at once.",
+        )
+        require(
+            not shapes_latents or self.accumulate == 1,
+            "Smoothness and noise need the variance of all latents of a batch before "
+            f"they are decoded, but `accumulate` is {self.accumulate}: set it to 1.",
         )
 
 
@@ -189,6 +207,11 @@ class GenerateConfig:
     ema_decay: float = 0.9999  # LightningDiT
     batch_size: int = 1024  # LightningDiT
     num_steps: int = 100_000  # LightningDiT: 80 epochs of ImageNet
+    # Ours: how a step fits onto its devices; numbers do not depend on it, but for
+    # rounding.
+    precision: Precision = "float32"  # what networks compute in; "bfloat16" for GPUs
+    accumulate: int = 1  # stretches that a device goes through its rows in
+    sharding: Sharding = "none"  # "zero": optimizer and teacher; "fsdp": student too
     seed: int = 0
 
 

@@ -13,6 +13,8 @@ Norm = Literal["rmsnorm", "layernorm"]
 FeedForward = Literal["swiglu", "mlp"]
 Remat = Literal["none", "full", "dots"]
 Init = Literal["vtp", "clip"]
+Precision = Literal["float32", "bfloat16"]
+Sharding = Literal["none", "zero", "fsdp"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

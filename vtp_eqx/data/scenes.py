@@ -11,9 +11,11 @@ be solved by color and background alone.
 """
 
 import dataclasses
+from pathlib import Path
 
 from jaxtyping import Int, Integer, UInt8
 import numpy as np
+from PIL import Image
 
 from vtp_eqx.config import require
 from vtp_eqx.data.draws import Draws
@@ -49,6 +51,7 @@ __all__ = [
     "Scenes",
     "class_names",
     "render",
+    "write_folders",
 ]
 
 GROUP = len(SHAPES)
@@ -139,6 +142,17 @@ def render(config: SceneConfig, indices: Integer[np.ndarray, " n"]) -> Scenes:
         label=attributes["shape"] * len(COLORS) + attributes["color"],
         attributes=attributes,
     )
+
+
+def write_folders(scenes: Scenes, folder: Path) -> None:
+    """Writes each scene as a PNG into the folder of its class, `red circle/12.png`."""
+    names = class_names()
+    for index, image, label in zip(
+        scenes.index, scenes.image, scenes.label, strict=True
+    ):
+        place = folder / names[label]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place / f"{index}.png")
 
 
 def _attributes(

@@ -38,11 +38,12 @@ class EvaluationCard:
     num_samples: int  # images judged
     num_reference: int  # images they are compared with
     reference_hash: str  # of the reference set's config or files
-    tokenizer_hash: str  # of the tokenizer's weights
+    tokenizer_hash: str  # of the tokenizer's weights, in the precision they had
     latents_hash: str  # of the latent statistics stored in the tokenizer
     precision: str  # of the networks' arithmetic, such as "float32"
     feature_network: NetworkName = "none"
     feature_hash: str = ""  # of the feature network's weights
+    feature_origin: str = ""  # whose weights, and how images are prepared for them
     sampler: SamplerConfig | None = None
     labels: LabelPolicy = "none"  # how the classes of the samples were chosen
     generator_hash: str | None = None  # of the generator's averaged weights

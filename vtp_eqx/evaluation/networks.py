@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from vtp_eqx.config import require
 from vtp_eqx.evaluation.card import NetworkName
-from vtp_eqx.models.dinov2 import load_dinov2, PUBLISHED
+from vtp_eqx.models.dinov2 import DISTANCE_SIDE, load_dinov2, PUBLISHED
 from vtp_eqx.models.inception import INCEPTION, load_inception
 from vtp_eqx.models.perceptual import load_perceptual
 from vtp_eqx.models.published import network_hash
@@ -42,6 +42,7 @@ class FeatureNetwork(eqx.Module):
 
     `name` is one of `card.DISTANCE_NAMES`, `hash` is of the weights, and `image_size`
     is the side of the only images it reads, `None` where it resizes them itself.
+    `origin` tells whose the weights are, and how images are prepared for them.
     """
 
     model: Any
@@ -49,6 +50,7 @@ class FeatureNetwork(eqx.Module):
     name: NetworkName = eqx.field(static=True)
     hash: str = eqx.field(static=True)
     image_size: int | None = eqx.field(static=True)
+    origin: str = eqx.field(static=True, default="")
 
     def __call__(self, image: Image) -> Seen:
         return self.read(self.model, image)
@@ -65,12 +67,13 @@ class FeatureNetwork(eqx.Module):
 class PerceptualNetwork(eqx.Module):
     """LPIPS: `network(image, other)` of two float images in [0, 1] is their distance.
 
-    `hash` is of the weights.
+    `hash` is of the weights, and `origin` tells whose they are.
     """
 
     model: Any
     distance: Callable[[Any, Any, Any], Float[Array, ""]] = eqx.field(static=True)
     hash: str = eqx.field(static=True)
+    origin: str = eqx.field(static=True, default="")
 
     def __call__(self, image: Image, other: Image) -> Float[Array, ""]:
         return self.distance(self.model, image, other)
@@ -97,7 +100,8 @@ def scene_features() -> FeatureNetwork:
     """The shipped scene network; distances in its features are `FD-scenes`."""
     network = load_scene_network()
     size = network.config.image_size
-    return FeatureNetwork(network, _scene, "scene-network", scene_network_hash(), size)
+    digest, origin = scene_network_hash(), "shipped with vtp_eqx"
+    return FeatureNetwork(network, _scene, "scene-network", digest, size, origin)
 
 
 def feature_network(
@@ -117,7 +121,10 @@ def feature_network(
         return scene_features()
     if name == "inception-v3":
         model = load_inception(weights or INCEPTION.name)
-        return FeatureNetwork(model, _inception, name, network_hash(model), None)
+        origin = f"{model.origin}, preprocessing of {model.preprocessing}"
+        return FeatureNetwork(
+            model, _inception, name, network_hash(model), None, origin
+        )
     files = {known.file.name: known for known in PUBLISHED.values()}
     file = "" if weights is None else weights.name
     require(
@@ -127,13 +134,14 @@ def feature_network(
     )
     assert weights is not None
     model = load_dinov2(weights, files[file])
-    return FeatureNetwork(model, _dinov2, name, network_hash(model), None)
+    origin = f"{model.origin}, antialiased bicubic to {DISTANCE_SIDE} pixels"
+    return FeatureNetwork(model, _dinov2, name, network_hash(model), None, origin)
 
 
 def lpips(vgg: Path, channels: Path) -> PerceptualNetwork:
     """LPIPS from the published files of VGG16 and of its channel weights."""
     model = load_perceptual(vgg, channels)
-    return PerceptualNetwork(model, _perceptual, network_hash(model))
+    return PerceptualNetwork(model, _perceptual, network_hash(model), model.origin)
 
 
 def _scene(model: Any, image: Any) -> Seen:

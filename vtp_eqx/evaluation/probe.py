@@ -12,8 +12,6 @@ import hashlib
 import json
 from pathlib import Path
 from typing import Any, Literal
-import zipfile
-import zlib
 
 import equinox as eqx
 import jax
@@ -34,7 +32,7 @@ from vtp_eqx.evaluation.protocols import (
 )
 from vtp_eqx.evaluation.survey import apply, Images, read_ahead, survey, Workplace
 from vtp_eqx.evaluation.sweep import accuracies, start, step, Sweep, SweepConfig
-from vtp_eqx.files import replacing
+from vtp_eqx.files import NO_WHOLE_NPZ, replacing
 from vtp_eqx.mesh import replicate, split
 from vtp_eqx.models.arrays import named_arrays, weights_hash
 from vtp_eqx.models.tokenizer import Tokenizer
@@ -265,6 +263,6 @@ def restored(path: Path, fresh: Sweep) -> tuple[Sweep, list[dict[str, float]]]:
         with path.open("rb") as file, np.load(file) as content:
             arrays = [jnp.asarray(content[name]) for name in named_arrays(fresh)]
             scores = json.loads(str(content["scores"]))
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
+    except NO_WHOLE_NPZ:
         return fresh, []
     return jax.tree.unflatten(jax.tree.structure(fresh), arrays), scores

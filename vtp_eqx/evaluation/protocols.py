@@ -77,10 +77,12 @@ def reconstruction(
         name: float(np.mean(seen.column(name), dtype=np.float64))
         for name in ("PSNR", "SSIM", *(["LPIPS"] if perceptual else []))
     }
+    judge = "" if perceptual is None else f"{perceptual.hash} {perceptual.origin}"
     card = dataclasses.replace(
-        tokenizer_card(tokenizer, seen, images, settings(perceptual=of["perceptual"])),
+        tokenizer_card(tokenizer, seen, images, settings(perceptual=judge.rstrip())),
         feature_network=network.name,
         feature_hash=network.hash,
+        feature_origin=network.origin,
     )
     numbers[f"r{card.distance_name}"] = frechet_distance(
         seen.moments("features"), seen.moments("real features")
@@ -271,7 +273,7 @@ def tokenizer_card(
         reference_hash=seen.images_hash,
         tokenizer_hash=weights_hash(tokenizer),
         latents_hash=latents_hash(tokenizer),
-        precision="float32",
+        precision=tokenizer.precision,
         protocol=protocol,
         crop=repr(images.crop),
         images_hash=seen.images_hash,

@@ -8,7 +8,6 @@ taken from; files of others do not, and whoever uses one has to say it.
 import dataclasses
 from pathlib import Path
 from typing import Any
-import zipfile
 
 from jaxtyping import Float
 import numpy as np
@@ -17,7 +16,7 @@ from vtp_eqx.config import require
 from vtp_eqx.evaluation.frechet import Moments
 from vtp_eqx.evaluation.networks import FeatureNetwork, see, seen_by
 from vtp_eqx.evaluation.survey import Images, survey, Workplace
-from vtp_eqx.files import replacing
+from vtp_eqx.files import NO_WHOLE_NPZ, replacing
 from vtp_eqx.models.arrays import arrays_hash
 
 
@@ -117,7 +116,7 @@ def read_reference(
     try:
         with path.open("rb") as file, np.load(file) as content:
             arrays = {name: content[name] for name in content if name != "arr_0"}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except NO_WHOLE_NPZ as error:
         raise ValueError(
             f"Reference statistics are a whole .npz file; got a damaged {path} "
             f"({error}): copy it again."

@@ -113,6 +113,7 @@ def judge_samples(
         reference_hash=reference.hash,
         feature_network=network.name,
         feature_hash=network.hash,
+        feature_origin=network.origin,
         crop=repr(samples.crop),
         images_hash=seen.images_hash,
         num_skipped=len(seen.skipped),

@@ -13,8 +13,6 @@ import hashlib
 import json
 from pathlib import Path
 from typing import Any, TypeVar
-import zipfile
-import zlib
 
 import equinox as eqx
 import jax
@@ -28,7 +26,7 @@ from vtp_eqx.data.crops import Crop
 from vtp_eqx.data.images import UnreadableImageError
 from vtp_eqx.data.loader import Source
 from vtp_eqx.evaluation.frechet import Moments
-from vtp_eqx.files import replacing
+from vtp_eqx.files import NO_WHOLE_NPZ, replacing
 from vtp_eqx.mesh import data_mesh, replicate, split
 
 
@@ -334,7 +332,7 @@ def _is_whole(path: Path) -> bool:
         with path.open("rb") as file, np.load(file) as content:
             # Reading an array checks its sum.
             return "skipped" in {name for name in content if content[name].size}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+    except NO_WHOLE_NPZ:
         return False
 
 

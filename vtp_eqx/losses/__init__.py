@@ -13,10 +13,10 @@ from vtp_eqx.losses.distillation import (
     dino_loss,
     ibot_loss,
     koleo_loss,
-    sinkhorn,
     updated_center,
 )
 from vtp_eqx.losses.reconstruction import gradient_l1_loss, l1_loss, pooled_l1_loss
+from vtp_eqx.losses.sinkhorn import sinkhorn
 from vtp_eqx.losses.weighting import FixedWeights, LearnedWeights
 
 

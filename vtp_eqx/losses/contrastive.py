@@ -1,7 +1,8 @@
 """Contrast between images and captions over the global batch.
 
 Row `i` of the images and row `i` of the texts are a pair; every other row of the global
-batch is a negative. Inputs are unit-norm embeddings; logits are float32.
+batch is a negative. Inputs are unit-norm embeddings; logits are float32. They exist for
+a block of rows at a time: of 32768 pairs, all of them are 4 GiB in each direction.
 """
 
 import jax
@@ -11,6 +12,7 @@ from jaxtyping import Array, Float
 
 from vtp_eqx.losses.checks import require_finite
 from vtp_eqx.losses.cosines import cosines
+from vtp_eqx.losses.rows import by_rows
 from vtp_eqx.mesh import global_rows
 
 
@@ -20,6 +22,7 @@ def clip_loss(
     *,
     log_scale: Float[Array, ""],
     axis_name: str | None = None,
+    block: int | None = None,
 ) -> Float[Array, " batch"]:
     """Symmetric cross-entropy of finding one's partner in the global batch (CLIP).
 
@@ -29,6 +32,7 @@ def clip_loss(
     - `log_scale`: natural log of the logit multiplier. The paper starts at
         `log(1 / 0.07)` and keeps it at or below `log 100`; the limit is the caller's.
     - `axis_name`: mesh axis that the batch is split over, or `None` off-mesh.
+    - `block`: rows of logits at a time; `None`: see `vtp_eqx.losses.rows`.
 
     **Returns:**
 
@@ -42,9 +46,13 @@ def clip_loss(
     own = global_rows(image.shape[0], axis_name)
 
     def direction(queries, keys):
-        logits = scale * cosines(queries, _gathered(keys, axis_name))
-        log_probability = jax.nn.log_softmax(logits, axis=-1)
-        return -jnp.take_along_axis(log_probability, own[:, None], axis=-1)[:, 0]
+        everyone = _gathered(keys, axis_name)
+
+        def surprise(query, own):
+            logits = scale * cosines(query[None], everyone)[0]
+            return -jax.nn.log_softmax(logits)[own]
+
+        return by_rows(surprise, queries, own, columns=len(everyone), block=block)
 
     return (direction(image, text) + direction(text, image)) / 2
 
@@ -56,6 +64,7 @@ def siglip_loss(
     log_scale: Float[Array, ""],
     bias: Float[Array, ""],
     axis_name: str | None = None,
+    block: int | None = None,
 ) -> Float[Array, " batch"]:
     """Binary cross-entropy of every image with every text of the global batch (SigLIP).
 
@@ -66,6 +75,7 @@ def siglip_loss(
     - `bias`: added to every logit. The paper starts at -10: each positive meets
         `batch - 1` negatives, and the loss should not begin by unlearning them.
     - `axis_name`: mesh axis that the batch is split over, or `None` off-mesh.
+    - `block`: rows of logits at a time; `None`: see `vtp_eqx.losses.rows`.
 
     **Returns:**
 
@@ -75,10 +85,15 @@ def siglip_loss(
     """
     require_finite(image=image, text=text, log_scale=log_scale, bias=bias)
     scale = jnp.exp(log_scale.astype(jnp.float32))
-    logits = scale * cosines(image, _gathered(text, axis_name)) + bias
+    texts = _gathered(text, axis_name)
+
+    def cost(image, own):
+        logits = scale * cosines(image[None], texts)[0] + bias
+        wrong = jnp.where(jnp.arange(len(texts)) == own, -logits, logits)
+        return jnp.sum(jax.nn.softplus(wrong))
+
     own = global_rows(image.shape[0], axis_name)
-    is_positive = own[:, None] == jnp.arange(logits.shape[1])
-    return jnp.sum(jax.nn.softplus(jnp.where(is_positive, -logits, logits)), axis=-1)
+    return by_rows(cost, image, own, columns=len(texts), block=block)
 
 
 def _gathered(

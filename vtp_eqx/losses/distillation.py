@@ -17,69 +17,6 @@ from vtp_eqx.losses.cosines import cosines, unit
 from vtp_eqx.mesh import global_rows
 
 
-def sinkhorn(
-    logits: Float[Array, "rows prototypes"],
-    *,
-    temperature: ScalarLike,
-    iterations: int = 3,
-    weight: Float[Array, " rows"] | None = None,
-    axis_name: str | None = None,
-) -> Float[Array, "rows prototypes"]:
-    """Teacher targets that use all prototypes equally (Sinkhorn-Knopp).
-
-    Alternately gives every prototype the same total over the global batch, and every
-    row the total 1. Works on logarithms: the published loop on exponentials divides by
-    zero where logits spread over more than 87 temperatures.
-
-    **Arguments:**
-
-    - `logits`: of the teacher; its rows may be images or masked patches.
-    - `temperature`: divides the logits. DINOv2 warms it up from 0.04 to 0.07.
-    - `iterations`: 1 or more. DINOv2 takes 3.
-    - `weight`: rows of weight 0 are padding: left out of all totals. `None`: none is.
-    - `axis_name`: mesh axis that the rows are split over, or `None` off-mesh. Shards
-        may differ in their padding.
-
-    **Returns:**
-
-    Distributions, one a row; zeros in padding; NaN (outside of jit: `ValueError`) where
-    every row of the global batch is padding.
-
-    Caron et al. 2020, https://arxiv.org/abs/2006.09882, section 3.1; as in DINOv2,
-    https://arxiv.org/abs/2304.07193, section 4.
-    """
-    logits = lax.stop_gradient(logits).astype(jnp.float32)
-    require(iterations >= 1, f"`iterations` must be 1 or more; got {iterations}.")
-    require_finite(logits=logits)
-    require_positive(temperature=temperature)
-    logits = logits / temperature
-    kept = jnp.ones(logits.shape[0], bool) if weight is None else weight > 0
-    excluded = jnp.where(kept, 0.0, -jnp.inf)
-
-    by_row = excluded
-    for _ in range(iterations):
-        by_prototype = -_log_total(logits + by_row[:, None], axis_name)
-        by_row = excluded - jax.nn.logsumexp(logits + by_prototype, axis=1)
-    targets = jax.nn.softmax(logits + by_prototype, axis=1)
-    if weight is None:
-        return targets
-    targets = jnp.where(kept[:, None], targets, 0.0)
-    return unless_empty(targets, kept, axis_name=axis_name)
-
-
-def _log_total(
-    logarithms: Float[Array, "rows prototypes"], axis_name: str | None
-) -> Float[Array, " prototypes"]:
-    """The log of the sum over the rows of all shards; `-inf` counts as nothing."""
-    largest = jnp.max(logarithms, axis=0)
-    if axis_name is not None:
-        largest = lax.pmax(largest, axis_name)
-    total = jnp.sum(jnp.exp(logarithms - largest), axis=0)
-    if axis_name is not None:
-        total = lax.psum(total, axis_name)
-    return largest + jnp.log(total)
-
-
 def center_targets(
     logits: Float[Array, "*rows prototypes"],
     center: Float[Array, " prototypes"],
@@ -143,9 +80,11 @@ def dino_loss(
     """
     require_finite(global_logits=global_logits, local_logits=local_logits)
     require_finite(targets=targets)
-    exchanged = _cross_entropy(global_logits, targets[::-1], temperature)
+    exchanged = cross_entropy(global_logits, targets[::-1], temperature=temperature)
     # Linear in the target, so two terms cost one; their mean is a distribution.
-    both = _cross_entropy(local_logits, jnp.mean(targets, axis=0), temperature)
+    both = cross_entropy(
+        local_logits, jnp.mean(targets, axis=0), temperature=temperature
+    )
     total = jnp.sum(exchanged, axis=0) + 2 * jnp.sum(both, axis=0)
     return total / (2 * local_logits.shape[0] + 2)
 
@@ -179,16 +118,29 @@ def ibot_loss(
     DINOv2's.
     """
     require_finite(student=student, targets=targets, weight=weight)
-    weighted = weight * _cross_entropy(student, targets, temperature)
-    loss = jax.ops.segment_sum(weighted, image, num_segments=num_images)
+    errors = cross_entropy(student, targets, temperature=temperature)
+    loss = masked_mean(errors, weight=weight, image=image, num_images=num_images)
     return unless_empty(loss, weight > 0, axis_name=axis_name)
 
 
-def _cross_entropy(
+def masked_mean(
+    errors: Float[Array, " rows"],
+    *,
+    weight: Float[Array, " rows"],
+    image: Int[Array, " rows"],
+    num_images: int,
+) -> Float[Array, " {num_images}"]:
+    """`ibot_loss` from the cross-entropy of each row."""
+    return jax.ops.segment_sum(weight * errors, image, num_segments=num_images)
+
+
+def cross_entropy(
     logits: Float[Array, "*rows prototypes"],
     targets: Float[Array, "*#rows prototypes"],
+    *,
     temperature: ScalarLike,
 ) -> Float[Array, "*rows"]:
+    """The cross-entropy of each row with its target, in nats."""
     require_positive(temperature=temperature)
     scores = logits.astype(jnp.float32) / temperature
     return -jnp.sum(targets * jax.nn.log_softmax(scores, axis=-1), axis=-1)

@@ -1,5 +1,7 @@
 """The prototype head: features to logits over learned directions."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -52,14 +54,23 @@ class PrototypeHead(eqx.Module):
         self, features: Float[Array, "*axes width"]
     ) -> Float[Array, "*axes prototypes"]:
         """The logit of every prototype, before any temperature."""
-        # In float32 even where the network is not: a softmax over 65536 prototypes
-        # needs more than the 8 bits of bfloat16.
-        cosines = jnp.matmul(
-            self.bottleneck(features),
-            unit_norm(self.prototypes).T,
-            preferred_element_type=jnp.float32,
-        )
-        return cosines * self.scale
+        return self.score()(self.bottleneck(features))
+
+    def score(self) -> Callable[[Array], Array]:
+        """The function from a bottleneck to the logit of every prototype."""
+        directions = unit_norm(self.prototypes).T
+
+        def logits(
+            bottleneck: Float[Array, "*axes bottleneck"],
+        ) -> Float[Array, "*axes prototypes"]:
+            # In float32 even where the network is not: a softmax over 65536 prototypes
+            # needs more than the 8 bits of bfloat16.
+            cosines = jnp.matmul(
+                bottleneck, directions, preferred_element_type=jnp.float32
+            )
+            return cosines * self.scale
+
+        return logits
 
     def bottleneck(
         self, features: Float[Array, "*axes width"]

@@ -11,7 +11,6 @@ import hashlib
 import os
 from pathlib import Path
 from typing import Any, Literal
-import zipfile
 
 import equinox as eqx
 import jax
@@ -20,6 +19,7 @@ import numpy as np
 
 from vtp_eqx import tensor_files
 from vtp_eqx.config import require
+from vtp_eqx.files import NO_WHOLE_NPZ
 from vtp_eqx.models.arrays import arrays_hash, check_arrays, named_arrays
 from vtp_eqx.torch_files import is_torch_legacy, read_torch_legacy, TorchFile
 
@@ -60,7 +60,8 @@ class PublishedFile:
             f"{path}: download it again from {self.address}, or pass `check=False` to "
             "measure with weights of your own.",
         )
-        return read_tensors(path), f"{self.name} {self.algorithm} {self.digest}"
+        words = f"{self.name} {self.algorithm} {self.digest} from {self.address}"
+        return read_tensors(path), words
 
 
 def read_tensors(path: Path) -> Tensors:
@@ -83,7 +84,7 @@ def read_tensors(path: Path) -> Tensors:
     try:
         with path.open("rb") as file:
             return dict(np.load(file, allow_pickle=False))
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
+    except NO_WHOLE_NPZ as error:
         raise ValueError(
             f"Weights must be a whole file; got {path} ({error}): copy it again."
         ) from error

@@ -20,6 +20,7 @@ from vtp_eqx.models.text import TextEncoder
 from vtp_eqx.nn.linear import Linear
 from vtp_eqx.nn.norms import unit_norm
 from vtp_eqx.nn.patches import patch_grid
+from vtp_eqx.nn.rope import Precision
 
 
 class Tokenizer(eqx.Module):
@@ -107,6 +108,27 @@ class Tokenizer(eqx.Module):
         vocabulary, context = text.token_embedding.shape[0], text.positions.shape[0]
         return self._embed_text(checked_ids(ids, context, vocabulary))
 
+    @property
+    def precision(self) -> str:
+        """What the networks compute in: the type of their weights."""
+        return self.bottleneck.weight.dtype.name
+
+    def at_precision(self, precision: Precision) -> "Tokenizer":
+        """This tokenizer with its weights rounded, so that its networks compute so.
+
+        What goes in and comes out stays float32, as do the inside of norms and of the
+        softmax, the scale of contrast and the statistics of latents.
+        """
+        networks = lambda tokenizer: (
+            tokenizer.encoder,
+            tokenizer.bottleneck,
+            tokenizer.decoder,
+            tokenizer.text,
+            tokenizer.projection,
+        )
+        rounded = jax.tree.map(lambda leaf: leaf.astype(precision), networks(self))
+        return eqx.tree_at(networks, self, rounded, is_leaf=lambda leaf: leaf is None)
+
     def normalize_latents(
         self, latents: Float[Array, "*axes channels"]
     ) -> Float[Array, "*axes channels"]:
@@ -121,12 +143,12 @@ class Tokenizer(eqx.Module):
 
     def normalize(self, image: Float[Array, "*axes 3"]) -> Float[Array, "*axes 3"]:
         """Colors in [0, 1] to the normalized space of pixels."""
-        mean, std = self._pixel_statistics(image)
+        mean, std = _pixel_statistics(self.config, image)
         return (image - mean) / std
 
     def denormalize(self, pixels: Float[Array, "*axes 3"]) -> Float[Array, "*axes 3"]:
         """Undoes `normalize`; clips nothing."""
-        mean, std = self._pixel_statistics(pixels)
+        mean, std = _pixel_statistics(self.config, pixels)
         return pixels * std + mean
 
     def contrast_features(self, features: Features) -> Float[Array, "*batch head"]:
@@ -149,33 +171,39 @@ class Tokenizer(eqx.Module):
     ) -> Float[Array, "rows columns channels"]:
         height, width, _ = image.shape
         rows, columns = patch_grid(height, width, self.config.patch_size)
-        latents = self.bottleneck(self.encoder(self.normalize(image)).patches)
-        return latents.reshape(rows, columns, -1)
+        latents = self.bottleneck(self.encoder(self._pixels(image)).patches)
+        return latents.astype(jnp.float32).reshape(rows, columns, -1)
 
     @eqx.filter_jit
     def _decode(
         self, latents: Float[Array, "rows columns channels"]
     ) -> Float[Array, "height width 3"]:
-        return self.denormalize(self.decoder(latents))
+        pixels = self.decoder(latents.astype(self.precision))
+        return self.denormalize(pixels.astype(jnp.float32))
 
     @eqx.filter_jit
     def _features(
         self, image: Float[Array, "height width 3"], last: int
     ) -> list[Features]:
-        return self.encoder.intermediate(self.normalize(image), last)
+        features = self.encoder.intermediate(self._pixels(image), last)
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), features)
 
     @eqx.filter_jit
     def _embed_image(
         self, image: Float[Array, "height width 3"]
     ) -> Float[Array, " embed"]:
         _, projection = self._contrast()
-        features = self.encoder(self.normalize(image))
-        return unit_norm(projection(self.contrast_features(features)))
+        features = self.encoder(self._pixels(image))
+        embedding = projection(self.contrast_features(features))
+        return unit_norm(embedding.astype(jnp.float32))
 
     @eqx.filter_jit
     def _embed_text(self, ids: Int[Array, " context"]) -> Float[Array, " embed"]:
         text, _ = self._contrast()
-        return unit_norm(text.embed(ids))
+        return unit_norm(text.embed(ids).astype(jnp.float32))
+
+    def _pixels(self, image: Array) -> Array:
+        return self.normalize(image).astype(self.precision)
 
     def _contrast(self) -> tuple[TextEncoder, Linear]:
         if self.text is None or self.projection is None:
@@ -184,10 +212,6 @@ class Tokenizer(eqx.Module):
                 "set `text` in its `TokenizerConfig`."
             )
         return self.text, self.projection
-
-    def _pixel_statistics(self, like: Array) -> tuple[Array, Array]:
-        mean = jnp.asarray(self.config.pixel_mean, like.dtype)
-        return mean, jnp.asarray(self.config.pixel_std, like.dtype)
 
 
 class Pretrainer(eqx.Module):
@@ -239,9 +263,19 @@ class Teacher(eqx.Module):
         copy = lambda leaf: jnp.array(leaf) if eqx.is_array(leaf) else leaf
         return jax.tree.map(copy, shared)
 
+    def normalize(self, image: Float[Array, "*axes 3"]) -> Float[Array, "*axes 3"]:
+        """Colors in [0, 1] to the normalized space of pixels."""
+        mean, std = _pixel_statistics(self.config, image)
+        return (image - mean) / std
+
     def head_features(self, features: Features) -> Features:
         """What the prototypes read: full features, or bottlenecked ones."""
         return _head_features(features, self.bottleneck, self.config)
+
+
+def _pixel_statistics(config: TokenizerConfig, like: Array) -> tuple[Array, Array]:
+    mean = jnp.asarray(config.pixel_mean, like.dtype)
+    return mean, jnp.asarray(config.pixel_std, like.dtype)
 
 
 def _head_features(

@@ -11,6 +11,7 @@ class Linear(eqx.Module):
 
     Unlike `equinox.nn.Linear` it takes any leading axes, so that a whole sequence is
     one matrix product, batched or not. The weight is stored as published: `[out, in]`.
+    Computes in the type of its weight, whatever comes in.
     """
 
     weight: Float[Array, "out in"]
@@ -30,5 +31,5 @@ class Linear(eqx.Module):
         self.bias = jnp.zeros(out_width, jnp.float32) if use_bias else None
 
     def __call__(self, x: Float[Array, "*axes in"]) -> Float[Array, "*axes out"]:
-        product = x @ self.weight.T
+        product = x.astype(self.weight.dtype) @ self.weight.T
         return product if self.bias is None else product + self.bias

@@ -35,7 +35,8 @@ class Arguments:
     seeds: int = 1
     """Tokenizers trained for each point, with seeds 0, 1, ..."""
     smoke: bool = False
-    """Only try that everything runs: tiny models, few steps, meaningless numbers."""
+    """Only try that everything runs: tiny models, few steps, one seed, meaningless
+    numbers."""
     runs: Path = Path("runs")
     """Where runs are kept, and found again by the hash of their config."""
     out: Path | None = None
@@ -65,7 +66,7 @@ def study(study: Study, arguments: Arguments) -> None:
     console = Console(width=None if sys.stdout.isatty() else 160)
     scale: Scale = "smoke" if arguments.smoke else arguments.scale
     title = study.title
-    points = study.plan(scale, range(arguments.seeds))
+    points = study.plan(scale, range(1 if arguments.smoke else arguments.seeds))
     out = arguments.out or arguments.runs / f"{study.name}-{scale}" / study.name
     places = Places(arguments.runs)
     check_space(arguments.runs, out)

@@ -69,9 +69,14 @@ def mean(group: Group, name: str) -> float:
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
-    """Spearman's: the correlation of ranks; equal values share their mean rank."""
-    ranks = [_ranks(np.asarray(values, float)) for values in (first, second)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    """Spearman's: the correlation of ranks; equal values share their mean rank.
+
+    NaN where all values of either are equal.
+    """
+    one, other = (_ranks(np.asarray(values, float)) for values in (first, second))
+    if min(np.ptp(one), np.ptp(other)) == 0:
+        return float("nan")
+    return float(np.corrcoef(one, other)[0, 1])
 
 
 def _unfinished(rows: Sequence[Row]) -> list[str]:
@@ -181,12 +186,15 @@ def _correlations(rows: Sequence[Row]) -> list[str]:
     numbers = [result.numbers for result in runs.values()]
     column = lambda name: [some[name] for some in numbers]
     parts = [
-        f"{text} {rank_correlation(column(name), column('FD-scenes')):+.2f}"
+        f"{text} {correlation:+.2f}"
         for text, name in (
             ("understanding (probe of latents)", "probe latents mean"),
             ("probe of features", "probe features mean"),
             ("reconstruction (PSNR)", "PSNR"),
             ("roughness of latents", "latent roughness"),
+        )
+        if np.isfinite(
+            correlation := rank_correlation(column(name), column("FD-scenes"))
         )
     ]
     return [

@@ -18,12 +18,13 @@ from vtp_eqx.losses.weighting import FixedWeights
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.decoder import PixelDecoder
 from vtp_eqx.models.tokenizer import Tokenizer
-from vtp_eqx.training.objectives import pixel_loss
+from vtp_eqx.training.objective import Objective
 from vtp_eqx.training.optimizer import make_optimizer
 from vtp_eqx.training.pca_start import solve_decoder
+from vtp_eqx.training.pixels import pixel_loss
 from vtp_eqx.training.run import Progress, run, Step
 from vtp_eqx.training.state import copied, TrainState
-from vtp_eqx.training.step import make_step, Objective
+from vtp_eqx.training.step import make_step
 
 
 START_IMAGES = 2048  # images that the linear start is solved on
@@ -98,6 +99,7 @@ def decoding(
         mesh,
         momentum=lambda step: jnp.asarray(config.ema_decay, jnp.float32),
         followed=lambda student: student,
+        spike_factor=config.optimizer.spike_factor,
     )
     return state, step
 
@@ -113,7 +115,7 @@ def decode_objective(config: DecodeConfig, tokenizer: Tokenizer) -> Objective:
         unit = jnp.asarray(batch.image).astype(jnp.float32) / 255
         return DecodeViews(latents, tokenizer.normalize(unit))
 
-    def terms(
+    def see(
         student: PixelDecoder, teacher: Any, views: DecodeViews, step: Array,
         key: PRNGKeyArray,
     ) -> tuple[dict[str, Array], dict[str, Array]]:  # fmt: skip
@@ -121,7 +123,7 @@ def decode_objective(config: DecodeConfig, tokenizer: Tokenizer) -> Objective:
         loss = pixel_loss(rebuilt, views.pixels, config.reconstruction)
         return {"reconstruction": loss}, {}
 
-    return Objective(prepare, terms)
+    return Objective(prepare, see)
 
 
 def with_new_decoder(

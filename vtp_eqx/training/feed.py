@@ -19,7 +19,7 @@ from vtp_eqx.data.mixture import encoded, Mixture, order_of
 from vtp_eqx.data.remarks import RemarkLog
 from vtp_eqx.data.sources import open_source
 from vtp_eqx.data.stream import Encode, Examples, Reader, Stream
-from vtp_eqx.training.objectives import Captioned
+from vtp_eqx.training.pretrain_views import Captioned
 
 
 CLIP_VOCABULARY = 49408

@@ -1,6 +1,7 @@
 """What a pre-training will take, before it is begun."""
 
 import dataclasses
+import math
 from typing import Any
 
 import equinox as eqx
@@ -10,10 +11,11 @@ from jax.sharding import Mesh
 
 from vtp_eqx.config import PretrainConfig
 from vtp_eqx.training.flops import device_peak, num_parameters, train_flops
-from vtp_eqx.training.objectives import Captioned
 from vtp_eqx.training.optimizer import learning_rate
 from vtp_eqx.training.pace import duration
 from vtp_eqx.training.pretrain import first_state, pretrain_step
+from vtp_eqx.training.pretrain_views import Captioned
+from vtp_eqx.training.state import placement, TrainState
 
 
 USUAL = 0.3  # ours: the share of its peak that a machine may be hoped to reach
@@ -26,7 +28,7 @@ class Forecast:
     parameters: dict[str, int]
     formula_flops: float  # of a step, all devices
     compiled_flops: float | None  # of a step, all devices
-    state_bytes: int  # of the training state, as if on one device
+    state_bytes: int  # of the training state, on each device
     compiled_bytes: dict[str, int] | None  # of each device
     peak: float  # FLOP/s of all devices
     peak_source: str
@@ -40,8 +42,24 @@ def forecast(
     - `image_side`: of the stored images, in pixels.
     - `compiles`: whether to ask the compiler too, which takes as long as in a run.
     """
-    state = eqx.filter_eval_shape(lambda: first_state(config, None))
-    arrays = eqx.filter(state, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+    made: list[Any] = []
+
+    def make() -> TrainState:
+        state = first_state(config, None)
+        # Here, where shapes still look like arrays; neither keeps one.
+        places = placement(state, mesh, config.sharding).state
+        made.extend([places, pretrain_step(config, state, mesh)])
+        return state
+
+    state = eqx.filter_eval_shape(make)
+    places, step = made
+    arrays = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=place
+        ),
+        eqx.filter(state, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)),
+        places,
+    )
     student = state.student
     parts = {
         "encoder": student.tokenizer.encoder,
@@ -61,7 +79,6 @@ def forecast(
                 None if text is None else zeros((text.context,), jnp.int32),
             )
         )
-        step: Any = pretrain_step(config, state, mesh)
         compiled = step.compiled.lower(arrays, batch).compile()
         costs = compiled.cost_analysis()
         if costs and "flops" in costs:
@@ -80,7 +97,10 @@ def forecast(
         parameters={name: count(part) for name, part in parts.items()},
         formula_flops=train_flops(config),
         compiled_flops=flops,
-        state_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in leaves),
+        state_bytes=sum(
+            math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+            for leaf in leaves
+        ),
         compiled_bytes=memory,
         peak=peak * mesh.devices.size,
         peak_source=source,
@@ -127,7 +147,8 @@ def forecast_lines(
             if found.compiled_flops is not None
             else ""
         ),
-        f"training state  {_bytes(found.state_bytes)}",
+        f"training state  {_bytes(found.state_bytes)} on each device (sharding "
+        f"{config.sharding!r}, {config.precision})",
     ]
     if found.compiled_bytes is not None:
         split = ", ".join(

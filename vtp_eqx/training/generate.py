@@ -14,10 +14,10 @@ from vtp_eqx.data.loader import batches
 from vtp_eqx.losses.weighting import FixedWeights
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.dit import DiT
-from vtp_eqx.training.objectives import generate_objective, Latents
+from vtp_eqx.training.generate_objective import generate_objective, Latents
 from vtp_eqx.training.optimizer import make_optimizer
 from vtp_eqx.training.run import Progress, run, Step
-from vtp_eqx.training.state import copied, TrainState
+from vtp_eqx.training.state import copied, placed, TrainState
 from vtp_eqx.training.step import make_step
 
 
@@ -68,6 +68,7 @@ def generating(config: GenerateConfig, mesh: Mesh) -> tuple[TrainState, Step]:
     state = TrainState.start(
         student, copied(student), FixedWeights({"flow": 1.0}), optimizer, key=run_key
     )
+    state = placed(state, mesh, config.sharding)
     step = make_step(
         state,
         generate_objective(config),
@@ -75,5 +76,9 @@ def generating(config: GenerateConfig, mesh: Mesh) -> tuple[TrainState, Step]:
         mesh,
         momentum=lambda step: jnp.asarray(config.ema_decay, jnp.float32),
         followed=lambda student: student,
+        accumulate=config.accumulate,
+        precision=config.precision,
+        sharding=config.sharding,
+        spike_factor=config.optimizer.spike_factor,
     )
     return state, step

@@ -15,11 +15,12 @@ from vtp_eqx.data.loader import batches
 from vtp_eqx.losses.weighting import FixedWeights, LearnedWeights
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.tokenizer import Pretrainer, Teacher, Tokenizer
-from vtp_eqx.training.objectives import Captioned, clamped, pretrain_objective
 from vtp_eqx.training.optimizer import cosine, make_optimizer
 from vtp_eqx.training.pca_start import start_from_pca
+from vtp_eqx.training.pretrain_objective import clamped, pretrain_objective
+from vtp_eqx.training.pretrain_views import Captioned
 from vtp_eqx.training.run import Progress, run, Step
-from vtp_eqx.training.state import copied, TrainState
+from vtp_eqx.training.state import copied, placed, TrainState
 from vtp_eqx.training.step import make_step
 
 
@@ -70,7 +71,7 @@ def pretraining(
 
     `images` are what the linear start is solved on, where `config` asks for it.
     """
-    state = first_state(config, images)
+    state = placed(first_state(config, images), mesh, config.sharding)
     return state, pretrain_step(config, state, mesh)
 
 
@@ -106,6 +107,10 @@ def pretrain_step(config: PretrainConfig, state: TrainState, mesh: Mesh) -> Step
         momentum=lambda step: cosine(start, end, step / config.num_steps),
         followed=_taught,
         constrain=clamped,
+        accumulate=config.accumulate,
+        precision=config.precision,
+        sharding=config.sharding,
+        spike_factor=config.optimizer.spike_factor,
     )
 
 

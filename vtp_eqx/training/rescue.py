@@ -51,14 +51,13 @@ class DerailedError(FloatingPointError):
 
 
 class Tally:
-    """Counts failed steps, and raises `DerailedError` when a run should go back.
+    """Follows failed steps, and raises `DerailedError` when a run should go back.
 
     That is at once where the state is broken, and after `in_a_row` skipped steps.
     """
 
     def __init__(self, in_a_row: int):
         self._in_a_row = in_a_row
-        self.num_skipped = 0
         self.row: list[Bad] = []
 
     @property
@@ -73,7 +72,6 @@ class Tally:
         if not skipped and not broken:
             self.row = []
             return
-        self.num_skipped += skipped
         self.row.append(Bad(step, batch, dict(metrics)))
         if broken or len(self.row) >= self._in_a_row:
             raise DerailedError(self.row, broken)

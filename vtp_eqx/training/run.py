@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from vtp_eqx.mesh import replicate, split
+from vtp_eqx.mesh import on_mesh, split
 from vtp_eqx.training.checkpoint import Checkpoints
 from vtp_eqx.training.folder import check_room, locked, said_when_full
 from vtp_eqx.training.log import Log, Sink
@@ -79,7 +79,6 @@ def run(
     progress: Progress = lambda step, num_steps, metrics: None,
     endurance: Endurance = Endurance(),
     watch: Watch = Watch(),
-    place: Callable[[TrainState, Mesh], TrainState] = replicate,
 ) -> TrainState:
     """The state after `num_steps` steps. Running it again continues where it stopped.
 
@@ -87,7 +86,6 @@ def run(
     - `folder` receives `metrics.jsonl`, `checkpoints/` and, where a step failed,
       `postmortem/`; a second process is refused.
     - `progress(done, num_steps, metrics)` is called whenever a line is logged.
-    - `place(state, mesh)` puts the state on the devices.
 
     Every step is looked at, one step behind. Where a metric is not finite, or too many
     steps in a row were skipped (metric `skipped`), the run goes back to the last
@@ -103,7 +101,7 @@ def run(
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         enter(said_when_full(folder))
-        state = place(state, mesh)
+        state = on_mesh(state, mesh)
         if jax.process_index() == 0:
             check_room(folder, _bytes_to_write(state, folder, endurance))
             enter(locked(folder))
@@ -155,7 +153,6 @@ class _Run:
         while True:
             self.state = state
             self.tally = Tally(self.endurance.in_a_row)
-            self.tally.num_skipped = int(self.log.last.get("num_skipped", 0))
             try:
                 self.advance()
                 return self.state
@@ -203,8 +200,6 @@ class _Run:
         self, done: int, metrics: Mapping[str, Array], tests: bool
     ) -> dict[str, float]:
         values = {name: float(value) for name, value in metrics.items()}
-        if values.pop("skipped", None) is not None:
-            values["num_skipped"] = self.tally.num_skipped
         if self.left_out.rollbacks:
             values["rollbacks"] = len(self.left_out.rollbacks)
         # A skipped step has terms that no JSON can hold.

@@ -1,12 +1,17 @@
 """What a run must keep to continue."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+from jax import lax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 import optax
+
+from vtp_eqx.config import Sharding
+from vtp_eqx.mesh import REPLICATED, share
 
 
 class TrainState(eqx.Module):
@@ -18,6 +23,8 @@ class TrainState(eqx.Module):
     weights: Any
     opt_state: Any
     key: PRNGKeyArray
+    num_skipped: Int[Array, ""]
+    typical_norm: Float[Array, ""]  # a running mean of the gradient's; 0 at first
 
     @classmethod
     def start(
@@ -39,7 +46,54 @@ class TrainState(eqx.Module):
             weights=weights,
             opt_state=optimizer.init(trainable),
             key=key,
+            num_skipped=jnp.zeros((), jnp.int32),
+            typical_norm=jnp.zeros((), jnp.float32),
         )
+
+
+# The parts that are split over devices between steps, where a config asks for it.
+SPLIT_PARTS: dict[Sharding, tuple[str, ...]] = {
+    "none": (),
+    "zero": ("teacher", "opt_state"),
+    "fsdp": ("teacher", "opt_state", "student"),
+}
+
+
+class Placement(NamedTuple):
+    """Where the arrays of a state live, and those of a gradient."""
+
+    state: PyTree
+    gradient: PyTree
+
+
+def placement(state: TrainState, mesh: Mesh, sharding: Sharding) -> Placement:
+    """Which arrays every device has a copy of, and which it has a share of.
+
+    Nothing is split with "none". With "zero" the optimizer's moments and the teacher
+    are, and with "fsdp" the student too; the gradient is split like the moments. What
+    is split is brought together on each device for as long as a step computes with it.
+
+    Rajbhandari et al. 2020 (ZeRO), https://arxiv.org/abs/1910.02054, stages 2 and 3.
+    """
+    split = lambda leaf: NamedSharding(mesh, share(leaf.shape, mesh.devices.size))
+    whole = lambda leaf: NamedSharding(mesh, REPLICATED)
+
+    def place(path, leaf):
+        return (split if path[0].name in SPLIT_PARTS[sharding] else whole)(leaf)
+
+    trainable = eqx.filter((state.student, state.weights), eqx.is_inexact_array)
+    return Placement(
+        jax.tree_util.tree_map_with_path(place, eqx.filter(state, eqx.is_array)),
+        jax.tree.map(whole if sharding == "none" else split, trainable),
+    )
+
+
+def placed(state: TrainState, mesh: Mesh, sharding: Sharding) -> TrainState:
+    """`state` on the devices of `mesh`, split as `sharding` says."""
+    arrays, static = eqx.partition(state, eqx.is_array)
+    places = placement(state, mesh, sharding).state
+    # Not `device_put`, which refuses devices of other processes.
+    return eqx.combine(lax.with_sharding_constraint(arrays, places), static)
 
 
 def moving_average(

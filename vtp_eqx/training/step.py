@@ -1,34 +1,27 @@
 """One update, as a function of the state and a batch, on any number of devices."""
 
 from collections.abc import Callable
-from typing import Any, cast, NamedTuple
+from typing import Any, cast
 
 import equinox as eqx
 import jax
 from jax import lax
 import jax.numpy as jnp
 import jax.random as jr
-from jax.sharding import Mesh
-from jaxtyping import Array, Float, PyTree
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Bool, Float, PyTree
 import optax
 
+from vtp_eqx.config import Precision, Sharding
 from vtp_eqx.mesh import DATA, REPLICATED, SPLIT
-from vtp_eqx.training.state import moving_average, TrainState
+from vtp_eqx.training.accumulation import loss_and_gradient
+from vtp_eqx.training.objective import Objective as Objective
+from vtp_eqx.training.precision import computing
+from vtp_eqx.training.state import moving_average, placement, TrainState
 
 
-class Objective(NamedTuple):
-    """What is learned from a batch. Both parts are pure functions.
-
-    - `prepare(batch, key)` sees the global batch and returns what the models look at.
-      Its randomness must be keyed by an example's place in the global batch.
-    - `terms(student, teacher, views, step, key)` sees the rows of one device and
-      returns the loss terms and what else to watch, one value per example; it reduces
-      over `mesh.DATA` where a term needs the global batch. `key` differs between
-      devices.
-    """
-
-    prepare: Callable[..., Any]
-    terms: Callable[..., tuple[dict[str, Array], dict[str, Array]]]
+# Ours: the typical norm of a gradient is a mean over about so many steps.
+NORM_STEPS = 50
 
 
 def make_step(
@@ -40,6 +33,10 @@ def make_step(
     momentum: Callable[[Array], Array],
     followed: Callable[[Any], PyTree],
     constrain: Callable[[Any], Any] = lambda student: student,
+    accumulate: int = 1,
+    precision: Precision = "float32",
+    sharding: Sharding = "none",
+    spike_factor: float | None = None,
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, Array]]]:
     """The compiled `step(state, batch) -> (state, metrics)`; it donates its state.
 
@@ -47,66 +44,121 @@ def make_step(
     - `momentum(step)` is the share of itself that the teacher keeps.
     - `followed(student)` is the part of the student that the teacher follows.
     - `constrain(student)` is applied after the update (a clamp, say).
+    - `accumulate`: in how many stretches each device goes through its rows.
+    - `precision`: the type that networks compute in.
+    - `sharding`: what is split over devices between steps (`state.placement`).
+    - `spike_factor`: a step whose gradient is longer than so many times the typical one
+        is skipped; `None`: none is for that.
+
+    A step whose loss or gradient is not finite is skipped in any case: student,
+    teacher, loss weights and optimizer stay as they were, and the next batch follows.
 
     Metrics are the mean terms and monitors, the weighted `total` and the
-    `gradient_norm`, of the parameters before the update. The differentiated function
-    returns the *global* loss, so that the gradient needs no collective by hand and is
-    the same on any number of devices.
+    `gradient_norm`, of the parameters before the update; `skipped`, 1 where this step
+    was; and `num_skipped`, of all steps so far. The differentiated function returns the
+    *global* loss, so that the gradient needs no collective by hand and is the same on
+    any number of devices.
     """
     static = eqx.filter(state, eqx.is_array, inverse=True)
+    places = placement(state, mesh, sharding)
 
-    def local_step(arrays, views):
+    def local_gradient(arrays, views):
         state = eqx.combine(arrays, static)
         key = jr.fold_in(jr.fold_in(state.key, state.step), 1)
-        key = jr.fold_in(key, lax.axis_index(DATA))
+        trainable, rest = _trainable(state)
 
-        def loss(trainable, rest):
-            student, weights = eqx.combine(trainable, rest)
-            found = objective.terms(student, state.teacher, views, state.step, key)
-            terms, monitors = lax.pmean(jax.tree.map(jnp.mean, found), DATA)
-            return weights(terms), {**terms, **monitors}
+        def assemble(trainable):
+            student, weights = cast(tuple, eqx.combine(trainable, rest))
+            return computing(student, precision), weights
 
-        trainable, rest = eqx.partition(
-            (state.student, state.weights), eqx.is_inexact_array
-        )
-        (total, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(
-            trainable, rest
-        )
-        updates, opt_state = optimizer.update(gradients, state.opt_state, trainable)
-        trainable = optax.apply_updates(trainable, updates)
-        student, weights = cast(tuple, eqx.combine(trainable, rest))
-        student = constrain(student)
-        new_state = TrainState(
-            step=state.step + 1,
-            student=student,
-            teacher=moving_average(
-                state.teacher, followed(student), momentum(state.step)
-            ),
-            weights=weights,
-            opt_state=opt_state,
-            key=state.key,
-        )
-        norm = optax.tree.norm(gradients)
-        metrics = {**metrics, "total": total, "gradient_norm": norm}
-        return eqx.filter(new_state, eqx.is_array), metrics
+        return loss_and_gradient(
+            objective, trainable, assemble, computing(state.teacher, precision), views,
+            state.step, accumulate=accumulate,
+            key=jr.fold_in(key, lax.axis_index(DATA)),
+        )  # fmt: skip
 
     def on_arrays(arrays, batch):
         key = jr.fold_in(jr.fold_in(arrays.key, arrays.step), 0)
         views = objective.prepare(batch, key)
-        return jax.shard_map(
-            local_step, mesh=mesh, in_specs=(REPLICATED, SPLIT), out_specs=REPLICATED
-        )(arrays, views)
+        total, metrics, gradient = jax.shard_map(
+            local_gradient, mesh=mesh, in_specs=(REPLICATED, SPLIT),
+            out_specs=REPLICATED,
+        )(_without_optimizer(arrays), views)  # fmt: skip
+        # From here on each device works on its share, wherever the state is split.
+        gradient = lax.with_sharding_constraint(gradient, places.gradient)
+        norm = optax.tree.norm(gradient)
 
-    compiled = jax.jit(on_arrays, donate_argnums=0)
+        state = eqx.combine(arrays, static)
+        trainable, rest = _trainable(state)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, trainable)
+        trainable = optax.apply_updates(trainable, updates)
+        student, weights = cast(tuple, eqx.combine(trainable, rest))
+        student = constrain(student)
+        teacher = moving_average(state.teacher, followed(student), momentum(state.step))
 
-    def step(
-        state: TrainState, batch: PyTree
-    ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+        old = (arrays.student, arrays.teacher, arrays.weights, arrays.opt_state)
+        is_good, typical_norm = _judged(total, norm, state.typical_norm, spike_factor)
+        new = eqx.filter((student, teacher, weights, opt_state), eqx.is_array)
+        student, teacher, weights, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(is_good, new, old), new, old
+        )
+        skipped = 1 - is_good.astype(jnp.int32)
+        num_skipped = arrays.num_skipped + skipped
+        arrays = TrainState(
+            step=arrays.step + 1,
+            student=student,
+            teacher=teacher,
+            weights=weights,
+            opt_state=opt_state,
+            key=arrays.key,
+            num_skipped=num_skipped,
+            typical_norm=typical_norm,
+        )
+        metrics |= {"total": total, "gradient_norm": norm}
+        metrics |= {"skipped": skipped, "num_skipped": num_skipped}
+        return arrays, metrics
+
+    everywhere = NamedSharding(mesh, REPLICATED)
+    compiled = jax.jit(
+        on_arrays, donate_argnums=0, out_shardings=(places.state, everywhere)
+    )
+
+    def step(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, Array]]:
         arrays, metrics = compiled(eqx.filter(state, eqx.is_array), batch)
         return eqx.combine(arrays, static), metrics
 
     step.compiled = compiled  # for counting compilations and lowering  # type: ignore
     return step
+
+
+def _trainable(state: TrainState) -> tuple[PyTree, PyTree]:
+    return eqx.partition((state.student, state.weights), eqx.is_inexact_array)
+
+
+def _without_optimizer(arrays: TrainState) -> TrainState:
+    """What a gradient depends on: the rest need not be brought together for it."""
+    nothing = jax.tree.map(lambda _: None, arrays.opt_state)
+    return eqx.tree_at(lambda state: state.opt_state, arrays, nothing)
+
+
+def _judged(
+    total: Float[Array, ""],
+    norm: Float[Array, ""],
+    typical: Float[Array, ""],
+    spike_factor: float | None,
+) -> tuple[Bool[Array, ""], Float[Array, ""]]:
+    """Whether a step is good, and the typical norm of gradients behind it.
+
+    Of a spike as much counts as would have been good, so that a lasting rise is
+    followed; what is not finite does not count.
+    """
+    is_finite = jnp.isfinite(total) & jnp.isfinite(norm)
+    is_first = typical == 0
+    factor = jnp.inf if spike_factor is None else spike_factor
+    bound = jnp.where(is_first, jnp.inf, factor * typical)
+    counted = jnp.minimum(norm, bound)
+    moved = jnp.where(is_first, counted, typical + (counted - typical) / NORM_STEPS)
+    return is_finite & (norm <= bound), jnp.where(is_finite, moved, typical)
 
 
 def require_finite(metrics: dict[str, float], step: int) -> None:

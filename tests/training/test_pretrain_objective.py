@@ -8,19 +8,10 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from vtp_eqx.config import DiTConfig, GenerateConfig
 from vtp_eqx.mesh import data_mesh, REPLICATED
-from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.tokenizer import Pretrainer, Teacher
-from vtp_eqx.training.objectives import (
-    Captioned,
-    clamped,
-    generate_objective,
-    Latents,
-    pick,
-    pretrain_objective,
-    PretrainViews,
-)
+from vtp_eqx.training.pretrain_objective import clamped, pretrain_objective
+from vtp_eqx.training.pretrain_views import Captioned, pick, PretrainViews
 
 
 NAMES = ("contrast", "distillation", "reconstruction")
@@ -39,6 +30,16 @@ def alone(function):
             function, mesh=data_mesh(1), in_specs=REPLICATED, out_specs=REPLICATED
         )
     )
+
+
+def terms_of(objective, student, teacher, views, key):
+    """Terms and monitors of a batch in one stretch, at the first step."""
+    step = jnp.zeros((), jnp.int32)
+    taught = objective.teach(
+        teacher, jax.tree.map(lambda rows: rows[None], views), step
+    )
+    views = jax.tree.map(lambda rows: rows[0], taught)
+    return objective.terms(student, objective.see(student, teacher, views, step, key))
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +132,8 @@ def test_an_autoencoder_has_one_term_and_no_monitors(tiny, batch, models):
     student, _ = models
     prepared = jax.jit(objective.prepare)(batch, jr.key(0))
     # No mesh: without contrast and distillation nothing reduces over devices.
-    terms, monitors = eqx.filter_jit(objective.terms)(
-        student, None, prepared, jnp.zeros((), jnp.int32), jr.key(0)
+    terms, monitors = eqx.filter_jit(terms_of)(
+        objective, student, None, prepared, jr.key(0)
     )
     assert terms.keys() == {"reconstruction"}
     assert monitors == {}
@@ -144,10 +145,9 @@ def test_shared_features_equal_a_second_pass(tiny, models, views):
 
     def rebuild(config):
         objective = pretrain_objective(config, num_shards=1)
-        zero = jnp.zeros((), jnp.int32)
         terms = alone(
             lambda views: jax.lax.pmean(
-                objective.terms(student, None, views, zero, jr.key(0))[0][
+                terms_of(objective, student, None, views, jr.key(0))[0][
                     "reconstruction"
                 ],
                 "data",
@@ -169,8 +169,7 @@ def test_every_objective_has_a_stochastic_depth_of_its_own(name, tiny, models, v
     objective = pretrain_objective(config, num_shards=1)
 
     def mean_terms(views, key):
-        zero = jnp.zeros((), jnp.int32)
-        terms, _ = objective.terms(student, None, views, zero, key)
+        terms, _ = terms_of(objective, student, None, views, key)
         return jax.lax.pmean(jax.tree.map(jnp.mean, terms), "data")
 
     compiled = alone(mean_terms)
@@ -194,8 +193,7 @@ def distilled(tiny, models, views):
     def parts(arrays, crops, views):
         views = dataclasses.replace(views, global_crops=crops)
         teacher = eqx.combine(arrays, static)
-        step = jnp.zeros((), jnp.int32)
-        terms, _ = objective.terms(student, teacher, views, step, jr.key(0))
+        terms, _ = terms_of(objective, student, teacher, views, jr.key(0))
         return jax.lax.pmean(terms["distillation"].mean(), "data")
 
     gradients = alone(jax.grad(parts, argnums=(0, 1)))
@@ -215,6 +213,35 @@ def test_the_student_cannot_read_hidden_patches(distilled, views):
     hidden = np.asarray(views.hidden)
     assert (by_patch[hidden] == 0).all()
     assert (by_patch[~hidden] > 0).all()
+
+
+def test_latents_are_smoothed_and_disturbed_where_asked_for(tiny, batch, models):
+    student, _ = models
+
+    def found(**changes):
+        config = only(tiny, "reconstruction", **changes)
+        objective = pretrain_objective(config, num_shards=1)
+        views = jax.jit(objective.prepare)(batch, jr.key(0))
+        terms = alone(
+            lambda views: objective.terms(
+                student, None, views, jnp.zeros((), jnp.int32), jr.key(1)
+            )[0]
+        )
+        return views, terms(views)
+
+    plain, terms = found()
+    assert plain.noise is None
+    smooth = found(smoothness_weight=0.5)[1]
+    assert smooth.keys() == {"reconstruction", "smoothness"}
+    np.testing.assert_allclose(smooth["reconstruction"], terms["reconstruction"])
+    noisy, disturbed = found(latent_noise=0.5)
+    assert noisy.noise.shape == (tiny.reconstruction_batch, 4, 4, 4)
+    assert np.all(disturbed["reconstruction"] != terms["reconstruction"])
+    # So little noise is as good as none.
+    almost = found(latent_noise=1e-6)[1]
+    np.testing.assert_allclose(
+        almost["reconstruction"], terms["reconstruction"], rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize(
@@ -240,42 +267,3 @@ def test_the_logit_multiplier_stays_between_1_and_100(scale, expected, models):
     found = where(clamped(student))
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-
-
-@pytest.fixture(scope="module")
-def generating():
-    dit = DiTConfig(
-        width=8, depth=1, num_heads=2, latent_size=2, latent_width=3, num_classes=5,
-        label_drop_rate=0.5,
-    )  # fmt: skip
-    config = GenerateConfig(dit=dit, batch_size=64)
-    latents = Latents(jr.normal(jr.key(1), (64, 2, 2, 3)), jnp.arange(64) % 5)
-    objective = generate_objective(config)
-    return config, objective, latents, jax.jit(objective.prepare)(latents, jr.key(0))
-
-
-def test_a_point_lies_between_noise_and_latent(generating):
-    _, _, latents, views = generating
-    # Going on along the velocity for the rest of the time ends at the latent.
-    rest = (1 - views.t)[:, None, None, None] * views.velocity
-    np.testing.assert_allclose(views.point + rest, latents.latents, atol=1e-5)
-    assert 0 < views.t.min() < views.t.max() < 1
-
-
-def test_some_labels_become_the_null_class(generating):
-    config, _, latents, views = generating
-    dropped = np.asarray(views.label) == config.dit.num_classes
-    np.testing.assert_array_equal(views.label[~dropped], latents.label[~dropped])
-    assert 16 < dropped.sum() < 48  # half of 64
-
-
-def test_the_first_flow_loss_by_hand(generating):
-    # A new transformer says zero: the square of the velocity, and 1 - cos = 1.
-    config, objective, _, views = generating
-    model = eqx.filter_jit(DiT)(config.dit, key=jr.key(2))
-    terms, monitors = eqx.filter_jit(objective.terms)(
-        model, None, views, jnp.zeros((), jnp.int32), jr.key(0)
-    )
-    square = np.mean(np.asarray(views.velocity) ** 2, axis=(1, 2, 3))
-    np.testing.assert_allclose(monitors["square"], square, rtol=1e-5)
-    np.testing.assert_allclose(terms["flow"], square + 1, rtol=1e-5)

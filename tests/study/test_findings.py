@@ -1,0 +1,95 @@
+from hypothesis import given, strategies as st
+import numpy as np
+import pytest
+
+from experiments import compare_objectives, scale_encoder
+from vtp_eqx.study.findings import (
+    objective_findings,
+    rank_correlation,
+    scaling_findings,
+)
+from vtp_eqx.study.table import Row
+
+
+numbers = st.lists(st.integers(-5, 5), min_size=3, max_size=8)
+
+
+@pytest.fixture(scope="module")
+def points():
+    return scale_encoder.plan("smoke", [0])
+
+
+def test_where_a_method_is_behind_is_said_first(row):
+    points = scale_encoder.plan("laptop", [0])
+    first = points[0].size
+    distance = lambda point: (
+        5.0 if point.method == "AE" else 4.0 if point.size == first else 6.0
+    )
+    lines = scaling_findings([row(point, distance(point)) for point in points])
+    assert "behind AE" in lines[0]
+    assert "behind AE" in lines[1]
+    assert "ahead of AE" in lines[2]
+    [turns] = [line for line in lines if line.startswith("VTP beside AE")]
+    assert f"ahead of it at {first}" in turns
+
+
+def test_seeds_are_compared_in_pairs_and_must_agree(row):
+    points = scale_encoder.plan("smoke", [0, 1])
+    # Seed 1 is worse for both, by more than what separates them.
+    for vtp, word in (((4.0, 8.0), "ahead of"), ((4.0, 9.5), "not to be told from")):
+        distance = {"AE": (5.0, 9.0), "VTP": vtp}
+        rows = [row(point, distance[point.method][point.seed]) for point in points]
+        assert f"VTP is {word} AE" in scaling_findings(rows)[0]
+
+
+def test_one_seed_is_said_to_show_no_spread(points, row):
+    lines = scaling_findings([row(point, 3.0) for point in points])
+    assert any("one seed" in line for line in lines)
+
+
+def test_two_seeds_show_their_spread(row):
+    points = scale_encoder.plan("smoke", [0, 1])
+    rows = [row(point, 3.0 + point.seed) for point in points]
+    assert any("up to 1.00" in line for line in scaling_findings(rows))
+
+
+def test_runs_that_are_missing_are_counted(points, row):
+    lines = scaling_findings([row(points[0], 3.0), Row(points[1], None)])
+    assert "1 of 2 runs are not finished" in lines[0]
+
+
+def test_before_the_first_result_there_is_nothing_to_say(points):
+    for findings in (scaling_findings, objective_findings):
+        assert findings([Row(point, None) for point in points]) == [
+            "Nothing is finished yet."
+        ]
+
+
+def test_methods_are_ordered_and_what_goes_with_generation_is_found(row):
+    points = compare_objectives.plan("smoke", [0])
+    rows = [
+        row(point, 10.0 - place, **{"probe latents mean": place / 100, "PSNR": -place})
+        for place, point in enumerate(points)
+    ]
+    lines = objective_findings(rows)
+    [order] = [line for line in lines if line.startswith("equal samples, best")]
+    assert order.index("random encoder") < order.index("CLIP+AE") < order.index("AE 10")
+    [line] = [line for line in lines if line.startswith("Rank correlation")]
+    assert "probe of latents) -1.00" in line
+    assert "(PSNR) +1.00" in line
+
+
+@given(first=numbers, seed=st.integers(0, 100))
+def test_ranks_know_order_alone(first, seed):
+    if len(set(first)) < 2:
+        return
+    second = np.random.default_rng(seed).permutation(len(first)).tolist()
+    found = rank_correlation(first, second)
+    assert rank_correlation([one**3 for one in first], second) == pytest.approx(found)
+    assert rank_correlation([-one for one in first], second) == pytest.approx(-found)
+    assert rank_correlation(first, first) == pytest.approx(1)
+
+
+def test_rank_correlation_by_hand():
+    # Ranks 0, 1.5, 1.5, 3 beside 0, 1, 2, 3.
+    assert rank_correlation([1, 4, 4, 9], [1, 2, 3, 4]) == pytest.approx(0.9**0.5)

@@ -1,0 +1,35 @@
+import json
+
+import pytest
+
+from vtp_eqx.config import as_json, from_dict, presets, PretrainConfig
+from vtp_eqx.training.optimizer import learning_rate
+from vtp_eqx.training.pretrain_objective import pretrain_objective
+
+
+NAMES = [name for name in dir(presets) if name.startswith("PRETRAIN_")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_can_be_run_and_kept(name):
+    config = getattr(presets, name)
+    num_devices = 1 if name.endswith("1_GPU") else 8
+    pretrain_objective(config, num_shards=num_devices)  # its batches divide
+    learning_rate(config.optimizer, config.num_steps)  # its warmup ends
+    assert from_dict(PretrainConfig, json.loads(as_json(config))) == config
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_mixes_batches_as_the_paper(name):
+    config = getattr(presets, name)
+    assert config.batch_size == 4 * config.distillation_batch
+    assert config.batch_size == 8 * config.reconstruction_batch
+
+
+@pytest.mark.parametrize(
+    ("batch", "rate"), [(16384, 1e-3), (4096, 5e-4), (1024, 2.5e-4)]
+)
+def test_the_learning_rate_falls_with_the_root_of_the_batch(batch, rate):
+    config = presets.with_batch(presets.PRETRAIN_S, batch, seed=3)
+    assert config.optimizer.learning_rate == pytest.approx(rate)
+    assert (config.batch_size, config.seed) == (batch, 3)

@@ -1,0 +1,68 @@
+"""Pre-trainings at the sizes of the paper, and at those of one GPU or eight.
+
+The batch mix is the paper's; what it leaves open is ours, from the recipes it follows
+(RECIPE 7): none of these has been trained to its end here.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+from vtp_eqx.config.runs import OptimizerConfig, PretrainConfig
+from vtp_eqx.config.shapes import PrototypeConfig, Remat, TextConfig, TransformerConfig
+from vtp_eqx.config.sizes import published, VIT_B, VIT_L, VIT_S
+
+
+PAPER_BATCH = 16384
+PAPER_RATE = 1e-3  # ours, at the paper's batch
+
+
+def with_batch(
+    config: PretrainConfig, batch_size: int, **changes: Any
+) -> PretrainConfig:
+    """`config` with another contrastive batch, and `changes` on top.
+
+    Distillation and reconstruction keep their shares of it, a quarter and an eighth
+    (paper). The learning rate falls with the root of the batch, as DINOv2's does.
+    """
+    rate = PAPER_RATE * math.sqrt(batch_size / PAPER_BATCH)
+    optimizer = dataclasses.replace(config.optimizer, learning_rate=rate)
+    sizes = dict(
+        batch_size=batch_size,
+        distillation_batch=batch_size // 4,
+        reconstruction_batch=batch_size // 8,
+    )
+    return dataclasses.replace(config, **{"optimizer": optimizer, **sizes, **changes})
+
+
+def _at_scale(
+    encoder: TransformerConfig, *, drop: float, remat: Remat, **changes: Any
+) -> PretrainConfig:
+    # Queries and keys are normalized, as the paper says; it also keeps bfloat16 sane.
+    encoder = dataclasses.replace(encoder, qk_norm=True, remat=remat)
+    config = PretrainConfig(
+        tokenizer=published(encoder, text=TextConfig(remat=remat), rope="float32"),
+        prototypes=PrototypeConfig(),
+        optimizer=OptimizerConfig(
+            warmup_steps=5000,  # OpenCLIP 2000 to 10000
+            freeze_prototypes=1250,  # DINOv2
+            spike_factor=10.0,  # ours
+        ),
+        distillation_drop=drop,
+        precision="bfloat16",
+        sharding="zero",
+    )
+    return with_batch(config, PAPER_BATCH, **changes)
+
+
+# The paper's sizes, its batch of 16384 and 67k steps: about 1.1e9 pairs.
+PRETRAIN_S = _at_scale(VIT_S, drop=0.1, remat="dots")
+PRETRAIN_B = _at_scale(VIT_B, drop=0.1, remat="dots")
+PRETRAIN_L = _at_scale(VIT_L, drop=0.3, remat="full")
+
+# Small budgets: 1e8 pairs on one GPU of 80 GB, 4e8 on eight of them.
+PRETRAIN_S_1_GPU = with_batch(
+    PRETRAIN_S, 1024, num_steps=100_000, accumulate=4, sharding="none"
+)
+PRETRAIN_S_8_GPUS = with_batch(PRETRAIN_S, 4096, num_steps=100_000, accumulate=2)
+PRETRAIN_B_8_GPUS = with_batch(PRETRAIN_B, 4096, num_steps=100_000, accumulate=4)

@@ -1,0 +1,187 @@
+"""What a tokenizer learns: contrast, self-distillation and reconstruction at once."""
+
+import equinox as eqx
+import jax
+from jax import lax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from vtp_eqx.config import PretrainConfig, require
+from vtp_eqx.data.masking import shard_capacity
+from vtp_eqx.losses.contrastive import clip_loss, siglip_loss
+from vtp_eqx.losses.latents import channel_variance, smoothness_loss
+from vtp_eqx.mesh import DATA
+from vtp_eqx.models.encoder import Features
+from vtp_eqx.models.tokenizer import Pretrainer, Teacher, Tokenizer
+from vtp_eqx.nn.norms import unit_norm
+from vtp_eqx.training.distill import distillation, learned, taught
+from vtp_eqx.training.objective import Objective
+from vtp_eqx.training.pixels import pixel_loss
+from vtp_eqx.training.pretrain_views import (
+    hidden_counts,
+    pick,
+    pretrain_views,
+    PretrainViews,
+)
+
+
+def pretrain_objective(config: PretrainConfig, *, num_shards: int) -> Objective:
+    """Contrast + self-distillation + reconstruction (VTP section 3; RECIPE 5.7).
+
+    Terms whose weight is 0 are left out, and so is their computation. The distillation
+    and reconstruction batches are random subsets of the contrastive batch, one image
+    out of each equal stretch of it, so that they are the same ones on any number of
+    devices. Monitors are the parts of the terms and signs of collapse.
+
+    Every term is that of the whole batch, however many devices share it and in however
+    many stretches (`config.accumulate`) each goes through its rows.
+    """
+    contrasts = config.contrast_weight > 0
+    distills = config.distillation_weight > 0
+    rebuilds = config.reconstruction_weight > 0
+    num_stretches = num_shards * config.accumulate
+    for is_used, name in (
+        (contrasts, "batch_size"),
+        (distills, "distillation_batch"),
+        (rebuilds, "reconstruction_batch"),
+    ):
+        if is_used:
+            _require_shares(name, getattr(config, name), num_shards, config.accumulate)
+    capacity = 0
+    if distills:
+        capacity = shard_capacity(hidden_counts(config), num_stretches)
+        require(
+            capacity > 0,
+            "Self-distillation needs hidden patches; got none in any crop: raise "
+            "`mask_rate` or `mask_ratio` of `views`, or `distillation_batch`.",
+        )
+
+    def teach(
+        teacher: Teacher | None, views: PretrainViews, step: Int[Array, ""]
+    ) -> PretrainViews:
+        if not distills:
+            return views
+        assert teacher is not None
+        return taught(teacher, views, step, config, capacity)
+
+    def see(
+        student: Pretrainer,
+        teacher: Teacher | None,
+        views: PretrainViews,
+        step: Int[Array, ""],
+        key: PRNGKeyArray,
+    ) -> dict[str, Array]:
+        contrast_key, distill_key, rebuild_key = jr.split(key, 3)
+        tokenizer, seen = student.tokenizer, {}
+        pixels = features = None
+        if views.whole is not None:
+            pixels = tokenizer.normalize(views.whole)
+        if contrasts:
+            assert pixels is not None
+            features = tokenizer.encoder.batch(
+                pixels, drop_rate=config.contrast_drop, key=contrast_key
+            )
+            seen |= _embeddings(tokenizer, features, views)
+        if distills:
+            assert teacher is not None
+            seen |= learned(
+                student, teacher, views, step, config, capacity, key=distill_key
+            )
+        if rebuilds:
+            assert pixels is not None
+            assert views.rebuilt is not None
+            targets = pick(pixels, views.rebuilt)
+            if (
+                features is not None
+                and config.contrast_drop == config.reconstruction_drop == 0
+            ):
+                # The same images through the same network: no second pass is needed.
+                patches = pick(features.patches, views.rebuilt)
+            else:
+                patches = tokenizer.encoder.batch(
+                    targets, drop_rate=config.reconstruction_drop, key=rebuild_key
+                ).patches
+            latents = _latents(tokenizer, patches, targets)
+            # Both look at the whole batch: their configs are refused with stretches.
+            if config.smoothness_weight > 0:
+                seen["smoothness"] = smoothness_loss(latents, axis_name=DATA)
+            if views.noise is not None:
+                spread = jnp.sqrt(channel_variance(latents, axis_name=DATA))
+                # Without a gradient, or latents would learn to spread less.
+                latents += config.latent_noise * lax.stop_gradient(spread) * views.noise
+            seen["reconstruction"] = pixel_loss(
+                tokenizer.decoder.batch(latents), targets, config.reconstruction
+            )
+        return seen
+
+    def terms(
+        student: Pretrainer, seen: dict[str, Array]
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        alone = ("smoothness", "reconstruction")
+        found = {name: seen[name] for name in alone if name in seen}
+        monitors = {}
+        if contrasts:
+            found["contrast"] = _contrast(student.tokenizer, seen, config)
+        if distills:
+            found["distillation"], monitors = distillation(seen, config)
+        return found, monitors
+
+    return Objective(pretrain_views(config), see, terms, teach)
+
+
+def clamped(student: Pretrainer) -> Pretrainer:
+    """`student` with its logit multiplier between 1 and 100 (OpenCLIP)."""
+    scale = student.tokenizer.logit_scale
+    return eqx.tree_at(
+        lambda student: student.tokenizer.logit_scale,
+        student,
+        jnp.clip(scale, 0, jnp.log(100.0).astype(scale.dtype)),
+    )
+
+
+def _embeddings(
+    tokenizer: Tokenizer, seen: Features, views: PretrainViews
+) -> dict[str, Array]:
+    assert tokenizer.text is not None
+    assert tokenizer.projection is not None
+    assert views.caption is not None
+    image = tokenizer.projection(tokenizer.contrast_features(seen))
+    text = jax.vmap(tokenizer.text.embed)(views.caption)
+    # Of float32 length: a logit is 100 times a cosine.
+    unit = lambda rows: unit_norm(rows.astype(jnp.float32))
+    return {"image": unit(image), "text": unit(text)}
+
+
+def _contrast(
+    tokenizer: Tokenizer, seen: dict[str, Array], config: PretrainConfig
+) -> Float[Array, " batch"]:
+    image, text = seen["image"], seen["text"]
+    if config.contrast == "clip":
+        scale = tokenizer.logit_scale
+        return clip_loss(image, text, log_scale=scale, axis_name=DATA)
+    assert tokenizer.logit_bias is not None
+    return siglip_loss(
+        image, text, log_scale=tokenizer.logit_scale, bias=tokenizer.logit_bias,
+        axis_name=DATA,
+    )  # fmt: skip
+
+
+def _latents(
+    tokenizer: Tokenizer,
+    patches: Float[Array, "batch patches features"],
+    targets: Float[Array, "batch height width 3"],
+) -> Float[Array, "batch rows columns channels"]:
+    size = tokenizer.config.patch_size
+    rows, columns = targets.shape[1] // size, targets.shape[2] // size
+    latents = tokenizer.bottleneck(patches).astype(jnp.float32)
+    return latents.reshape(len(patches), rows, columns, -1)
+
+
+def _require_shares(name: str, size: int, num_shards: int, accumulate: int) -> None:
+    require(
+        size % (num_shards * accumulate) == 0,
+        f"`{name}` must divide evenly over the devices and stretches; got {size} images"
+        f" on {num_shards} devices in {accumulate} stretches each: change it, use fewer"
+        " devices or lower `accumulate`.",
+    )

@@ -1,0 +1,153 @@
+"""What student and teacher of a pre-training look at: views of a batch, and masks."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, UInt8
+import numpy as np
+
+from vtp_eqx.config import PretrainConfig
+from vtp_eqx.data.augment import contrast_view, distillation_views
+from vtp_eqx.data.masking import block_mask, mask_counts
+
+
+class Captioned(eqx.Module):
+    """A batch as the loader gives it; no `caption` where there is no contrast."""
+
+    image: UInt8[Array | np.ndarray, "batch height width 3"]
+    caption: Int[Array | np.ndarray, "batch words"] | None
+
+
+class Lesson(eqx.Module):
+    """What the teacher says of the global crops.
+
+    `summary` and `masked` are bottlenecks of its prototype head, of the two crops of
+    each image and of hidden patches; `offsets` balance the logits that they give.
+    """
+
+    summary: Float[Array, "*stretches some 2 bottleneck"]
+    masked: Float[Array, "*stretches capacity bottleneck"]
+    summary_offsets: Float[Array, "*stretches prototypes"]
+    masked_offsets: Float[Array, "*stretches prototypes"]
+
+
+class PretrainViews(eqx.Module):
+    """What student and teacher look at; images in [0, 1].
+
+    `whole` serves contrast and reconstruction: the latter takes row `rebuilt[i]` of the
+    i-th of `len(rebuilt)` equal stretches of it. `hidden` is `True` where the student
+    does not see a patch of a global crop. `noise` is standard normal, for the latents
+    that are decoded. What no term needs is `None`, and so is `lesson` at first. All
+    arrays may have an axis of stretches in front (`vtp_eqx.training.objective`).
+    """
+
+    whole: Float[Array, "batch height width 3"] | None
+    caption: Int[Array, "batch words"] | None
+    rebuilt: Int[Array, " rebuilt"] | None
+    noise: Float[Array, "rebuilt rows columns channels"] | None
+    global_crops: Float[Array, "some 2 large large 3"] | None
+    local_crops: Float[Array, "some crops small small 3"] | None
+    hidden: Bool[Array, "some 2 patches"] | None
+    lesson: Lesson | None = None
+
+
+def pretrain_views(
+    config: PretrainConfig,
+) -> Callable[[Captioned, PRNGKeyArray], PretrainViews]:
+    """The function from a batch and a key to its views, without what no term needs.
+
+    The distillation and reconstruction batches are random subsets of the contrastive
+    batch, one image out of each equal stretch of it, so that they are the same ones on
+    any number of devices.
+    """
+    tokenizer = config.tokenizer
+    contrasts = config.contrast_weight > 0
+    distills = config.distillation_weight > 0
+    rebuilds = config.reconstruction_weight > 0
+    counts = hidden_counts(config) if distills else np.zeros(0, int)
+
+    def prepare(batch: Captioned, key: PRNGKeyArray) -> PretrainViews:
+        whole_key, subset_key, view_key, mask_key, noise_key = jr.split(key, 5)
+        image = sources = jnp.asarray(batch.image)
+        rebuilt_key, chosen_key = jr.split(subset_key)
+        whole = caption = rebuilt = noise = views = hidden = None
+        if rebuilds:
+            size = config.reconstruction_batch
+            rebuilt = _choose(rebuilt_key, size, config.batch_size)
+            if config.latent_noise > 0:
+                grid = [tokenizer.image_size // tokenizer.patch_size] * 2
+                noise = jr.normal(noise_key, (size, *grid, tokenizer.latent_width))
+        if contrasts and batch.caption is not None:
+            caption = jnp.asarray(batch.caption)
+        elif rebuilt is not None:
+            # Only reconstruction looks at the whole image: crop no others.
+            image, rebuilt = pick(image, rebuilt), jnp.zeros_like(rebuilt)
+        if contrasts or rebuilds:
+            whole = _each(
+                lambda one, key: contrast_view(
+                    _unit(one), config.views, tokenizer.image_size, key=key
+                ),
+                image, key=whole_key,
+            )  # fmt: skip
+        if distills:
+            chosen = _choose(chosen_key, config.distillation_batch, config.batch_size)
+            views = _each(
+                lambda one, key: distillation_views(_unit(one), config.views, key=key),
+                pick(sources, chosen), key=view_key,
+            )  # fmt: skip
+            hidden = _hidden(counts, config, key=mask_key)
+        return PretrainViews(
+            whole=whole,
+            caption=caption,
+            rebuilt=rebuilt,
+            noise=noise,
+            global_crops=None if views is None else views.global_crops,
+            local_crops=None if views is None else views.local_crops,
+            hidden=hidden,
+        )
+
+    return prepare
+
+
+def pick(
+    rows: Num[Array, "batch *shape"], offsets: Int[Array, " chosen"]
+) -> Num[Array, "chosen *shape"]:
+    """Row `offsets[i]` of the i-th of `chosen` equal stretches of `rows`."""
+    stretches = rows.reshape(len(offsets), -1, *rows.shape[1:])
+    return jax.vmap(lambda stretch, offset: stretch[offset])(stretches, offsets)
+
+
+def hidden_counts(config: PretrainConfig) -> Int[np.ndarray, " slots"]:
+    """How many patches each crop hides: (image 0: 0, 1; image 1: 0, 1; ...)."""
+    views, patch = config.views, config.tokenizer.patch_size
+    num_patches = (views.global_size // patch) ** 2
+    return mask_counts(
+        2 * config.distillation_batch, num_patches, views.mask_rate, views.mask_ratio
+    )
+
+
+def _hidden(
+    counts: Int[np.ndarray, " slots"], config: PretrainConfig, *, key: PRNGKeyArray
+) -> Bool[Array, "some 2 patches"]:
+    side = config.views.global_size // config.tokenizer.patch_size
+    masks = _each(
+        lambda count, key: block_mask(count, (side, side), key=key),
+        jnp.asarray(counts), key=key,
+    )  # fmt: skip
+    return masks.reshape(-1, 2, side * side)
+
+
+def _choose(key: PRNGKeyArray, chosen: int, batch: int) -> Int[Array, " {chosen}"]:
+    return jr.randint(key, (chosen,), 0, batch // chosen)
+
+
+def _each(function: Callable, rows: Array, *, key: PRNGKeyArray):
+    """`function(row, key)` on every row, each with a key of its own."""
+    return jax.vmap(function)(rows, jr.split(key, len(rows)))
+
+
+def _unit(image: Num[Array, "height width 3"]) -> Float[Array, "height width 3"]:
+    return image.astype(jnp.float32) / 255
