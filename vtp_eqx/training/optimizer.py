@@ -18,7 +18,7 @@ def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
     (OpenCLIP: `lr * (step + 1) / warmup`, cosine to zero).
     """
     require(
-        0 <= config.warmup_steps < num_steps,
+        0 <= config.warmup_steps < num_steps or num_steps == 0,
         "`warmup_steps` must lie below the run's `num_steps`; got "
         f"{config.warmup_steps} and {num_steps}: shorten the warmup.",
     )
