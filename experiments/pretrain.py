@@ -9,9 +9,10 @@
 
 Presets are `laptop`, `S`, `B`, `L`, `S-1-gpu`, `S-8-gpus` and `B-8-gpus`; `--help`
 behind one lists its values, each an option. Data are tars of pairs, prepared data sets
-of TensorFlow Datasets, or folders of images; by default the scenes. The same command again continues where the run was, bit
-for bit. Exit status: 0 at the end of the run, 143 where SIGTERM ended it with its state
-saved, 75 where it stalled (with `--ends-stalled`), and 1 with a sentence else.
+of TensorFlow Datasets, or folders of images; by default the scenes. The same command
+again continues where the run was, bit for bit. Exit status: 0 at the end of the run,
+143 where SIGTERM ended it with its state saved, 75 where it stalled (with
+`--ends-stalled`), and 1 with a sentence else.
 
 A run's folder has config.json, metrics.jsonl, checkpoints, figures, report.md, and in
 the end tokenizer and card.json; what went wrong is in remarks-*.jsonl (examples),
@@ -32,11 +33,7 @@ import jax
 import numpy as np
 import tyro
 
-from vtp_eqx.config import (
-    as_json,
-    from_dict,
-    PretrainConfig,
-)
+from vtp_eqx.config import as_json, from_dict, PretrainConfig
 from vtp_eqx.config.presets import (
     PRETRAIN_B,
     PRETRAIN_B_8_GPUS,
