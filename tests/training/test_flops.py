@@ -16,7 +16,9 @@ from vtp_eqx.models.decoder import PixelDecoder
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.encoder import Encoder
 from vtp_eqx.training.flops import (
+    device_peak,
     generator_flops,
+    known_peak,
     num_parameters,
     pretrain_flops,
     run_flops,
@@ -98,3 +100,26 @@ def test_a_generator_costs_two_operations_a_parameter_and_token():
     assert generator_flops(halved) == pytest.approx(
         generator_flops(DIT_B) / 4, rel=0.01
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("TPU v5 lite", 197e12),
+        ("TPU v5", 459e12),
+        ("TPU v6 lite", 918e12),
+        ("cpu", None),
+    ],
+)
+def test_the_peak_of_a_known_device_is_that_of_its_data_sheet(kind, peak):
+    assert known_peak(kind) == peak
+
+
+def test_the_peak_of_a_cpu_is_measured():
+    peak, source = device_peak()
+    assert 1e8 < peak < 1e14
+    assert "measured" in source

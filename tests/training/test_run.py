@@ -1,4 +1,7 @@
-import json
+import os
+import signal
+import threading
+import time
 
 import equinox as eqx
 import jax
@@ -9,9 +12,12 @@ import pytest
 
 from vtp_eqx.losses.weighting import FixedWeights
 from vtp_eqx.mesh import data_mesh
-from vtp_eqx.training.run import run
+from vtp_eqx.training.log import read_log
+from vtp_eqx.training.pace import StepCost
+from vtp_eqx.training.run import Endurance, run, TERMINATED, Watch
 from vtp_eqx.training.state import copied, TrainState
 from vtp_eqx.training.step import make_step, Objective
+from vtp_eqx.training.watchdog import StallConfig
 
 
 class Line(eqx.Module):
@@ -58,8 +64,11 @@ def ones(first):
 
 
 def logged(folder):
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    return read_log(folder / "metrics.jsonl")
+
+
+def saved(folder):
+    return sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
 
 
 def test_a_run_logs_its_first_and_last_step_and_every_so_many(line, tmp_path):
@@ -117,11 +126,124 @@ def test_a_run_stops_where_a_term_is_not_finite(line, tmp_path):
         while True:
             yield np.array([1, np.nan], np.float32)
 
-    with pytest.raises(FloatingPointError, match=r"got error = nan.* at step 2"):
+    # A step that is skipped may be an accident; five in a row are none.
+    with pytest.raises(FloatingPointError, match=r"got error = nan.* at step 6"):
         run(
             make(), step, broken,
             num_steps=9, mesh=mesh, folder=tmp_path, log_every=1, save_every=1,
         )  # fmt: skip
-    # The last state that was looked at is kept, and no line tells of the broken one.
-    assert [entry["step"] for entry in logged(tmp_path)] == [1]
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
+    # The last good state is kept, and lines tell nothing that is not a number.
+    lines = logged(tmp_path)
+    assert [entry["num_skipped"] for entry in lines] == [0, 1, 2, 3, 4]
+    assert ["error" in entry for entry in lines] == [True, *4 * [False]]
+    assert saved(tmp_path) == [1]
+
+
+def test_a_step_between_two_lines_of_the_log_is_looked_at_too(line, tmp_path):
+    mesh, make, step = line
+
+    def broken(first):
+        for place in range(first, 100):
+            yield np.full(2, np.nan if 4 <= place < 9 else 1, np.float32)
+
+    with pytest.raises(FloatingPointError, match=r"got error = nan.* at step 9"):
+        run(make(), step, broken, num_steps=90, mesh=mesh, folder=tmp_path)
+
+
+def test_the_best_checkpoints_outlive_the_last(line, tmp_path):
+    mesh, make, step = line
+    run(
+        make(), step, ones, num_steps=12, mesh=mesh, folder=tmp_path, save_every=2,
+        endurance=Endurance(keep=1, keep_best=1),
+        watch=Watch(score=lambda values: -abs(values["step_number"] - 4.2),
+                    evaluate=lambda state, done: {"step_number": done},
+                    evaluate_every=1),
+    )  # fmt: skip
+    assert saved(tmp_path) == [4, 12]
+
+
+def test_evaluations_and_monitors_are_lines_of_the_log_and_of_its_sinks(line, tmp_path):
+    mesh, make, step = line
+    seen = []
+    run(
+        make(), step, ones, num_steps=5, mesh=mesh, folder=tmp_path, log_every=2,
+        watch=Watch(
+            monitor=lambda state: {"slope": float(state.student.slope)},
+            evaluate=lambda state, done: {"probe": done / 10},
+            evaluate_every=3,
+            sinks=[lambda done, values: seen.append((done, values))],
+            cost=StepCost(images=2, flops=1e3, peak=1e12),
+        ),
+    )  # fmt: skip
+    lines = {entry["step"]: entry for entry in logged(tmp_path)}
+    assert sorted(lines) == [1, 2, 3, 4, 5]
+    assert {step for step in lines if "probe" in lines[step]} == {3, 5}
+    assert all("slope" in entry for entry in lines.values())
+    assert lines[4]["images_per_second"] > 0
+    assert "images_per_second" not in lines[1]  # it compiled
+    assert [(done, values.get("probe")) for done, values in seen] == [
+        (1, None), (2, None), (3, 0.3), (4, None), (5, 0.5),
+    ]  # fmt: skip
+
+
+def test_sigterm_saves_and_ends_and_the_next_run_continues(line, tmp_path):
+    mesh, make, step = line
+    before = signal.getsignal(signal.SIGTERM)
+
+    def ending(first):
+        for place in range(first, 100):
+            if place == 3 and first == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield np.ones(2, np.float32)
+
+    with pytest.raises(SystemExit) as ended:
+        run(make(), step, ending, num_steps=9, mesh=mesh, folder=tmp_path)
+    assert ended.value.code == TERMINATED
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert saved(tmp_path) == [4]
+    resumed = run(make(), step, ending, num_steps=9, mesh=mesh, folder=tmp_path)
+    whole = run(make(), step, ones, num_steps=9, mesh=mesh, folder=tmp_path / "whole")
+    assert eqx.tree_equal(resumed.student, whole.student)
+
+
+def test_a_run_outside_the_main_thread_leaves_signals_alone(line, tmp_path):
+    mesh, make, step = line
+    ended = []
+
+    def work():
+        state = run(make(), step, ones, num_steps=2, mesh=mesh, folder=tmp_path)
+        ended.append(int(state.step))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert ended == [2]
+
+
+def test_a_folder_in_use_is_refused(line, tmp_path):
+    mesh, make, step = line
+
+    def intruded(first):
+        with pytest.raises(RuntimeError, match="one writer at a time"):
+            run(make(), step, ones, num_steps=2, mesh=mesh, folder=tmp_path)
+        return ones(first)
+
+    run(make(), step, intruded, num_steps=2, mesh=mesh, folder=tmp_path)
+    assert [entry["step"] for entry in logged(tmp_path)] == [1, 2]
+
+
+def test_a_stalled_run_says_where_it_stands(line, tmp_path, capsys):
+    mesh, make, step = line
+
+    def slow(first):
+        for place in range(first, 100):
+            if place == 2:
+                time.sleep(1.5)
+            yield np.ones(2, np.float32)
+
+    run(
+        make(), step, slow, num_steps=4, mesh=mesh, folder=tmp_path,
+        endurance=Endurance(stall=StallConfig(seconds=0.5)),
+    )  # fmt: skip
+    assert "No step ended for" in capsys.readouterr().err
+    assert "in slow" in (tmp_path / "stalls.txt").read_text()

@@ -1,56 +1,223 @@
 """Checkpoints of a run: atomic, asynchronous, addressed by name (Orbax)."""
 
+from collections.abc import Callable
+import math
 from pathlib import Path
+import shutil
+import sys
+from typing import Any
 
 import equinox as eqx
 import jax
+from jax import lax
+import jax.numpy as jnp
+from jaxtyping import Array, Shaped, UInt32
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import (
+    AnyPreservationPolicy,
+    BestN,
+    LatestN,
+)
 
 from vtp_eqx.models.arrays import named_arrays
 from vtp_eqx.training.state import TrainState
 
 
 class Checkpoints:
-    """The last `keep` states of a run, in a folder. Use as a context manager."""
+    """The last `keep` states of a run and the best `keep_best`, in a folder.
 
-    def __init__(self, folder: Path, *, keep: int = 2):
+    Use as a context manager. Beside each state are the sums of its bits, so that a
+    state that is damaged on disk is recognized and not continued from.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep: int = 2,
+        keep_best: int = 0,
+        say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+    ):
+        """`say` is given a sentence for each damaged checkpoint that is set aside."""
+        policies: list[Any] = [LatestN(keep)]
+        score: Callable[[Any], float] | None = None
+        if keep_best > 0:
+            score = lambda metrics: metrics["score"]
+            # `reverse=False` keeps the largest. The latest are kept whatever their
+            # score: a run continues from the last state, not from the best.
+            policies.append(BestN(n=keep_best, get_metric_fn=score, reverse=False))
+        self._say, self._scored = say, keep_best > 0
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=AnyPreservationPolicy(policies),
+                best_fn=score,
+                create=True,
+            ),
+            # Named here, or a reopened folder could not say what is in it.
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "sums": ocp.JsonCheckpointHandler(),
+            },
         )
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            self._manager.wait_until_finished()
+        finally:
+            self._manager.close()
 
-    def save(self, state: TrainState) -> None:
-        """Starts writing `state`; it is copied before this returns."""
+    def save(self, state: TrainState, score: float | None = None) -> None:
+        """Starts writing `state`; it is copied before this returns.
+
+        The states with the largest `score` are the best. An error of the writing before
+        is raised here, or at the end.
+        """
         arrays = named_arrays(eqx.filter(state, eqx.is_array))
-        self._manager.save(int(state.step), args=ocp.args.StandardSave(arrays))
+        sums = {
+            name: int(value) for name, value in jax.device_get(_sums(arrays)).items()
+        }
+        # A state without a score is the worst; JSON has no infinity.
+        finite = score if score is not None and math.isfinite(score) else -1e300
+        saved = self._manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(arrays), sums=ocp.args.JsonSave(sums)
+            ),
+            metrics={"score": finite} if self._scored else None,
+        )
+        assert saved, "another step than the last one was saved before"
+
+    def wait(self) -> None:
+        """Returns when what was saved is on disk, or raises what went wrong."""
+        self._manager.wait_until_finished()
+
+    def steps(self) -> list[int]:
+        """The steps of all whole checkpoints, from the first to the newest."""
+        return sorted(self._manager.all_steps())
 
     def latest_step(self) -> int | None:
         """The step of the newest whole checkpoint, or `None`."""
         return self._manager.latest_step()
 
     def restore(self, template: TrainState) -> TrainState:
-        """The newest state, placed as `template` is, bit for bit as it was saved.
+        """The newest sound state, bit for bit as it was saved, placed as `template`.
 
-        Raises `FileNotFoundError` where there is none.
+        The leaves of `template` are arrays, or their shapes. Damaged states that are
+        newer are said and moved to the folder `damaged` beside the checkpoints.
+
+        Raises `FileNotFoundError` where there is none to restore, and `ValueError`
+        where they are states of another model; both leave the folder as it is.
         """
-        step = self.latest_step()
-        if step is None:
-            raise FileNotFoundError(
-                "Resuming needs a checkpoint; got an empty folder "
-                f"{self._manager.directory}: start the run from its beginning."
-            )
-        arrays, static = eqx.partition(template, eqx.is_array)
+        damaged: dict[int, str] = {}
+        for step in reversed(self.steps()):
+            try:
+                state = self._restore(step, template)
+            except _OtherModelError:
+                raise
+            except Exception as error:  # whatever a library says of broken files
+                damaged[step] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+                continue
+            for one, reason in damaged.items():
+                self._set_aside(one, f"{reason}; going back to step {step}.")
+            return state
+        reasons = "; ".join(damaged.values())
+        found = f"no sound one ({reasons}) in" if damaged else "an empty folder"
+        raise FileNotFoundError(
+            f"Resuming needs a checkpoint; got {found} {self._manager.directory}: "
+            "start the run from its beginning in a new folder."
+        )
+
+    def _restore(self, step: int, template: TrainState) -> TrainState:
+        arrays, static = eqx.partition(template, _is_shaped)
         wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, named_arrays(arrays))
-        restored = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
+        self._check_same_model(step, wanted)
+        restored: Any = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(wanted), sums=ocp.args.JsonRestore()
+            ),
+        )
+        sums = jax.device_get(_sums(restored.state))
+        wrong = [name for name in wanted if int(sums[name]) != restored.sums.get(name)]
+        if wrong:
+            raise ValueError(f"other bits than were saved in {wrong[0]}")
         # Named leaves come back in the order of their names; put each in its place.
-        leaves = [restored[name] for name in named_arrays(arrays)]
+        leaves = [restored.state[name] for name in named_arrays(arrays)]
         return eqx.combine(
             jax.tree.unflatten(jax.tree.structure(arrays), leaves), static
         )
+
+    def _check_same_model(self, step: int, wanted: dict[str, Any]) -> None:
+        """A damaged file is skipped, another model's is not: it may be of use."""
+        found = self._manager.item_metadata(step)["state"]
+        if found is None:
+            raise ValueError("no list of its arrays")
+        found = dict(found)
+        # A key is stored as numbers, in a shape of its own.
+        keys = {
+            name
+            for name, leaf in wanted.items()
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        }
+        shape = lambda name, leaf: "key" if name in keys else tuple(leaf.shape)
+        ours = {name: shape(name, leaf) for name, leaf in wanted.items()}
+        theirs = {name: shape(name, leaf) for name, leaf in found.items()}
+        if ours != theirs:
+            names = sorted(
+                name
+                for name in ours.keys() | theirs.keys()
+                if ours.get(name) != theirs.get(name)
+            )
+            raise _OtherModelError(
+                "A run continues the model it began with; got another in "
+                f"{self._manager.directory}, which differs in {names[0]} and "
+                f"{len(names) - 1} others: choose another folder, or the old config."
+            )
+
+    def _set_aside(self, step: int, reason: str) -> None:
+        folder = Path(self._manager.directory)
+        self._say(f"Checkpoint {step} in {folder} is damaged: {reason}")
+        if jax.process_index() == 0:
+            aside = folder.with_name("damaged")
+            aside.mkdir(exist_ok=True)
+            shutil.rmtree(aside / str(step), ignore_errors=True)
+            (folder / str(step)).rename(aside / str(step))
+        self._manager.reload()
+
+
+class _OtherModelError(ValueError):
+    pass
+
+
+def _is_shaped(leaf: Any) -> bool:
+    return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def _sums(arrays: dict[str, Array]) -> dict[str, UInt32[Array, ""]]:
+    """The sum of the bits of each array, taken as integers: the same however placed."""
+    groups: dict[frozenset, dict[str, Array]] = {}
+    for name, array in arrays.items():
+        groups.setdefault(frozenset(array.sharding.device_set), {})[name] = array
+    found = {}
+    for some in groups.values():  # one, but where a state is on several sets of devices
+        found |= _sums_together(some)
+    return found
+
+
+@jax.jit
+def _sums_together(arrays: dict[str, Array]) -> dict[str, UInt32[Array, ""]]:
+    return jax.tree.map(_sum_of_bits, arrays)
+
+
+def _sum_of_bits(array: Shaped[Array, "..."]) -> UInt32[Array, ""]:
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        array = jax.random.key_data(array)
+    if array.dtype == jnp.bool_:
+        array = array.astype(jnp.uint8)
+    words = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
+    bits = lax.bitcast_convert_type(array, words[array.dtype.itemsize])
+    return jnp.sum(bits.astype(jnp.uint32), dtype=jnp.uint32)

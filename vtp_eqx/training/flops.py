@@ -7,10 +7,13 @@ contrastive sample, which matches its figures (RECIPE 5.7). Training, backward p
 included, costs about three times as much.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+import time
+from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import PyTree
 
@@ -28,29 +31,51 @@ def num_parameters(make: Callable[[], PyTree]) -> int:
 
 def pretrain_flops(config: PretrainConfig) -> float:
     """Forward FLOPs of a pre-training per image of the contrastive batch."""
+    return float(sum(_forward_parts(config).values()))
+
+
+def train_flops(config: PretrainConfig) -> float:
+    """FLOPs of one step of a pre-training, backward passes included.
+
+    A backward pass costs two forward ones; the teacher has none. Where contrast and
+    reconstruction share the encoder's pass (no stochastic depth), it counts once: what
+    a step must do, and therefore what a share of the machine's peak is taken of.
+    """
+    parts = _forward_parts(config)
+    teacher = parts.pop("teacher", 0.0)
+    shares = config.contrast_drop == config.reconstruction_drop == 0
+    if config.contrast_weight > 0 and shares:
+        parts.pop("reconstruction encoder", None)
+    return float(config.batch_size * (3 * sum(parts.values()) + teacher))
+
+
+def _forward_parts(config: PretrainConfig) -> dict[str, float]:
+    """FLOPs of each forward pass per image of the contrastive batch."""
     tokenizer = config.tokenizer
     made = lambda: Tokenizer(tokenizer, key=jr.key(0))
     encoder = num_parameters(lambda: made().encoder)
     decoder = num_parameters(lambda: made().decoder)
     patches = lambda size: (size // tokenizer.patch_size) ** 2
     whole = patches(tokenizer.image_size)
-    total = 0.0
+    parts = {}
     if config.reconstruction_weight > 0:
         share = config.reconstruction_batch / config.batch_size
-        total += share * 2 * (encoder + decoder) * whole
+        parts["reconstruction encoder"] = share * 2 * encoder * whole
+        parts["reconstruction decoder"] = share * 2 * decoder * whole
     if config.contrast_weight > 0:
         shape = tokenizer.text
         assert shape is not None
         text = num_parameters(lambda: TextEncoder(shape, key=jr.key(0)).stack)
-        total += 2 * encoder * whole + 2 * text * shape.context
+        parts["contrast"] = 2 * encoder * whole + 2 * text * shape.context
     if config.distillation_weight > 0:
         share = config.distillation_batch / config.batch_size
         views = config.views
         # Student and teacher both see the two global crops.
-        tokens = 2 * 2 * patches(views.global_size)
-        tokens += views.num_local * patches(views.local_size)
-        total += share * 2 * encoder * tokens
-    return float(total)
+        seen = 2 * patches(views.global_size)
+        narrow = views.num_local * patches(views.local_size)
+        parts["teacher"] = share * 2 * encoder * seen
+        parts["student"] = share * 2 * encoder * (seen + narrow)
+    return parts
 
 
 def run_flops(config: PretrainConfig) -> float:
@@ -64,8 +89,65 @@ def generator_flops(config: DiTConfig) -> float:
     return float(2 * parameters * (config.latent_size // config.patch_size) ** 2)
 
 
+# Dense bfloat16 FLOP/s of one device, from the makers' data sheets, by a part of the
+# name that JAX gives it. The first that fits counts.
+PEAKS: Mapping[str, float] = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10": 125e12,
+    "V100": 125e12,  # float16: it has no bfloat16
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+    "TPU v6": 918e12,
+    "TPU v5p": 459e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v4 lite": 138e12,
+    "TPU v4": 275e12,
+    "TPU v3": 123e12,
+    "TPU v2": 46e12,
+}
+
+
+def device_peak(device: Any = None) -> tuple[float, str]:
+    """FLOP/s that a device can do at most, and where that number is from.
+
+    A device that is not in `PEAKS`, such as a CPU, multiplies some matrices. Devices
+    that are simulated on one CPU share it, so each has its part.
+    """
+    device = jax.devices()[0] if device is None else device
+    if (rate := known_peak(device.device_kind)) is not None:
+        return rate, f"data sheet of {device.device_kind}"
+    parts = jax.local_device_count() if device.platform == "cpu" else 1
+    return _product_rate() / parts, "measured products of float32 matrices"
+
+
+def known_peak(kind: str) -> float | None:
+    """The entry of `PEAKS` for what JAX calls a kind of device, if there is one."""
+    return next((rate for name, rate in PEAKS.items() if name in kind), None)
+
+
+def _product_rate(size: int = 1024, repeats: int = 5) -> float:
+    """FLOP/s of the fastest of a few products of square matrices."""
+    left, right = jr.normal(jr.key(0), (2, size, size))
+    product = jax.jit(jnp.matmul)
+    product(left, right).block_until_ready()
+    times = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        product(left, right).block_until_ready()
+        times.append(time.perf_counter() - begun)
+    return 2 * size**3 / min(times)
+
+
 def _is_float(leaf: object) -> bool:
     return eqx.is_inexact_array(leaf) or (
         isinstance(leaf, jax.ShapeDtypeStruct)
-        and jax.numpy.issubdtype(leaf.dtype, jax.numpy.inexact)
+        and jnp.issubdtype(leaf.dtype, jnp.inexact)
     )

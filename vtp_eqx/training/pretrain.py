@@ -71,25 +71,38 @@ def pretraining(
 
     `images` are what the linear start is solved on, where `config` asks for it.
     """
+    state = placed(first_state(config, images), mesh, config.sharding)
+    return state, pretrain_step(config, state, mesh)
+
+
+def first_state(config: PretrainConfig, images: np.ndarray | None) -> TrainState:
+    """The state before the first step.
+
+    The linear start is left out where there are no `images` to solve it on, which
+    changes no shape.
+    """
     model_key, run_key = jr.split(jr.key(config.seed))
     prototypes = config.prototypes if config.distillation_weight > 0 else None
     # One compilation in place of hundreds of small ones.
     make = eqx.filter_jit(lambda key: Pretrainer(config.tokenizer, prototypes, key=key))
     student = make(model_key)
-    if config.pca_start:
+    if config.pca_start and images is not None:
         student = with_tokenizer(student, start_from_pca(student.tokenizer, images))
     student = copied(student)
     teacher = None if prototypes is None else Teacher.of(student)
     optimizer = make_optimizer(config.optimizer, config.num_steps)
-    state = TrainState.start(
+    return TrainState.start(
         student, teacher, loss_weights(config), optimizer, key=run_key
     )
-    state = placed(state, mesh, config.sharding)
+
+
+def pretrain_step(config: PretrainConfig, state: TrainState, mesh: Mesh) -> Step:
+    """The compiled step of a pre-training; of `state` only the structure is used."""
     start, end = config.distillation.momentum
-    step = make_step(
+    return make_step(
         state,
         pretrain_objective(config, num_shards=mesh.devices.size),
-        optimizer,
+        make_optimizer(config.optimizer, config.num_steps),
         mesh,
         momentum=lambda step: cosine(start, end, step / config.num_steps),
         followed=_taught,
@@ -99,7 +112,6 @@ def pretraining(
         sharding=config.sharding,
         spike_factor=config.optimizer.spike_factor,
     )
-    return state, step
 
 
 def loss_weights(config: PretrainConfig) -> FixedWeights | LearnedWeights:

@@ -1,0 +1,149 @@
+"""The run that `benchmarks.survive` kills, as a process.
+
+python benchmarks/survive_worker.py FOLDER MODEL [ADDRESS PROCESSES INDEX]
+
+MODEL is `pretraining`, the smallest one with all objectives, or `line`, a single number
+that compiles at once. Every batch that a step takes is noted in `taken-INDEX.jsonl`,
+and the hash of the last state in `state.txt`.
+"""
+
+from collections.abc import Iterator
+import json
+from pathlib import Path
+import sys
+import time
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import numpy as np
+import optax
+
+from vtp_eqx.config import (
+    OptimizerConfig,
+    PretrainConfig,
+    PrototypeConfig,
+    TextConfig,
+    TokenizerConfig,
+    TransformerConfig,
+    ViewsConfig,
+)
+from vtp_eqx.data.loader import batches
+from vtp_eqx.losses.weighting import FixedWeights
+from vtp_eqx.mesh import data_mesh
+from vtp_eqx.models.arrays import arrays_hash, named_arrays
+from vtp_eqx.training.pretrain import pretraining
+from vtp_eqx.training.pretrain_views import Captioned
+from vtp_eqx.training.run import run, Step
+from vtp_eqx.training.state import TrainState
+from vtp_eqx.training.step import make_step, Objective
+
+
+BEGUN = time.monotonic()
+NUM_STEPS, NUM_EXAMPLES, BATCH = 24, 100, 16
+
+
+class Examples:
+    """Examples that take a while to be read."""
+
+    def __len__(self) -> int:
+        return NUM_EXAMPLES
+
+    def __getitem__(self, row: int) -> dict[str, np.ndarray]:
+        time.sleep(0.001)
+        draw = np.random.default_rng(row)
+        return {
+            "row": np.asarray(row),
+            "image": draw.integers(0, 255, (16, 16, 3)).astype(np.uint8),
+            "caption": np.append(draw.integers(1, 18, 5), 19).astype(np.int32),
+        }
+
+
+class Line(eqx.Module):
+    """A student that is one number."""
+
+    slope: jax.Array
+
+
+def line(mesh: Mesh) -> tuple[TrainState, Step]:
+    """Fits a number, with noise, by a step like any other."""
+
+    def prepare(batch: Captioned, key: Any) -> jax.Array:
+        image = jnp.asarray(batch.image)
+        rows = jnp.mean(image.astype(jnp.float32), axis=(1, 2, 3)) / 255
+        return rows + jax.random.normal(key, rows.shape)
+
+    def terms(student, teacher, views, step, key):
+        return {"error": (student.slope * views - 1) ** 2}, {}
+
+    optimizer = optax.adam(0.1)
+    state = TrainState.start(
+        Line(jnp.zeros(())), Line(jnp.zeros(())), FixedWeights({"error": 1.0}),
+        optimizer, key=jax.random.key(0),
+    )  # fmt: skip
+    step = make_step(
+        state, Objective(prepare, terms), optimizer, mesh,
+        momentum=lambda step: jnp.asarray(0.5, jnp.float32),
+        followed=lambda student: student,
+    )  # fmt: skip
+    return state, step
+
+
+def tiny(mesh: Mesh) -> tuple[TrainState, Step]:
+    """All three objectives, on 16 pixels."""
+    shape = TransformerConfig(width=16, depth=1, num_heads=2)
+    config = PretrainConfig(
+        tokenizer=TokenizerConfig(
+            encoder=shape,
+            decoder=shape,
+            text=TextConfig(context=6, vocabulary=20, width=8, depth=1, num_heads=2),
+            image_size=16,
+            patch_size=4,
+            latent_width=4,
+        ),
+        prototypes=PrototypeConfig(
+            num_prototypes=16, hidden_width=8, bottleneck_width=4, num_layers=2
+        ),
+        views=ViewsConfig(global_size=16, local_size=8, num_local=1),
+        optimizer=OptimizerConfig(warmup_steps=1),
+        batch_size=BATCH,
+        distillation_batch=8,
+        reconstruction_batch=8,
+        num_steps=NUM_STEPS,
+    )
+    return pretraining(config, np.zeros((0, 16, 16, 3), np.uint8), mesh)
+
+
+def main() -> None:
+    folder, model, *network = sys.argv[1:]
+    if network:
+        address, processes, index = network
+        jax.distributed.initialize(address, int(processes), int(index))
+    place, mesh = Path(folder), data_mesh()
+    shard = (jax.process_index(), jax.process_count())
+    state, step = {"pretraining": tiny, "line": line}[model](mesh)
+
+    def noted(first: int) -> Iterator[Captioned]:
+        found = batches(Examples(), BATCH, seed=0, start_step=first, shard=shard)
+        with (place / f"taken-{shard[0]}.jsonl").open("a") as file:
+            file.write("\n")  # behind a line that was torn
+            for number, batch in enumerate(found, first + 1):
+                file.write(json.dumps([number, batch["row"].tolist()]) + "\n")
+                file.flush()
+                yield Captioned(batch["image"], batch["caption"])
+
+    state = run(
+        state, step, noted, num_steps=NUM_STEPS, mesh=mesh, folder=place, log_every=1,
+        save_every=3,
+    )  # fmt: skip
+    if shard[0] == 0:
+        arrays = named_arrays(eqx.filter(state, eqx.is_array))
+        arrays["key"] = jax.random.key_data(arrays["key"])
+        (place / "state.txt").write_text(arrays_hash(arrays))
+        (place / "seconds.json").write_text(json.dumps(time.monotonic() - BEGUN))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,380 @@
+"""Pre-trains a tokenizer on captioned images, for an hour or for weeks.
+
+    python experiments/pretrain.py                        # scenes, 2 CPU cores
+    python experiments/pretrain.py laptop --out runs/tars --data 'data/scenes/*.tar'
+    python experiments/pretrain.py B --out runs/b --data cc12m datacomp --weights 1 9 \
+        --validation imagenet/val --classes names.txt --dry-run
+    python experiments/pretrain.py --replay runs/b/postmortem/step-812-batch-811
+    python experiments/pretrain.py --smoke
+
+Presets are `laptop`, `S`, `B`, `L`, `S-1-gpu`, `S-8-gpus` and `B-8-gpus`; `--help`
+behind one lists its values, each an option. Data are tars of pairs, prepared data sets
+of TensorFlow Datasets, or folders of images; by default the scenes. The same command
+again continues where the run was, bit for bit. Exit status: 0 at the end of the run,
+143 where SIGTERM ended it with its state saved, 75 where it stalled (with
+`--ends-stalled`), and 1 with a sentence else.
+
+A run's folder has config.json, metrics.jsonl, checkpoints, figures, report.md, and in
+the end tokenizer and card.json; what went wrong is in remarks-*.jsonl (examples),
+postmortem (steps, for `--replay`) and stalls.txt.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+import logging
+import os
+from pathlib import Path
+import sys
+import tempfile
+
+import equinox as eqx
+import jax
+import numpy as np
+import tyro
+
+from vtp_eqx.config import as_json, from_dict, PretrainConfig
+from vtp_eqx.config.presets import (
+    PRETRAIN_B,
+    PRETRAIN_B_8_GPUS,
+    PRETRAIN_L,
+    PRETRAIN_S,
+    PRETRAIN_S_1_GPU,
+    PRETRAIN_S_8_GPUS,
+)
+from vtp_eqx.data.loader import Source
+from vtp_eqx.data.mixture import order_of
+from vtp_eqx.data.scenes import class_names, GROUP, SceneConfig
+from vtp_eqx.data.scenes_tfds import prepare_scenes
+from vtp_eqx.data.sources import open_source, TfdsSource
+from vtp_eqx.data.stream import Reader
+from vtp_eqx.evaluation import card
+from vtp_eqx.evaluation.online import encoded_latents, judge, Labeled, reconstructed
+from vtp_eqx.files import replacing
+from vtp_eqx.mesh import data_mesh
+from vtp_eqx.models.arrays import arrays_hash, latents_hash, weights_hash
+from vtp_eqx.study.pictures import save_grid
+from vtp_eqx.study.recipe import METHODS, pretraining as small, RECIPES
+from vtp_eqx.tokenizer import save, Tokenizer
+from vtp_eqx.training.curves import draw_curves
+from vtp_eqx.training.feed import (
+    encode_with,
+    Feed,
+    open_sources,
+    some_examples,
+    words_for,
+)
+from vtp_eqx.training.folder import check_begun_alike, FolderInUseError
+from vtp_eqx.training.forecast import forecast, forecast_lines
+from vtp_eqx.training.log import Sink, tensorboard_sink, wandb_sink
+from vtp_eqx.training.monitors import collapse_monitor
+from vtp_eqx.training.pace import progress_line, StepCost
+from vtp_eqx.training.pretrain import (
+    first_state,
+    latent_statistics,
+    PCA_IMAGES,
+    pretrain_step,
+    pretraining,
+)
+from vtp_eqx.training.report import write_report
+from vtp_eqx.training.rescue import read_postmortem, replay as replay_steps
+from vtp_eqx.training.run import Endurance, run, Watch
+from vtp_eqx.training.state import TrainState
+from vtp_eqx.training.watchdog import StallConfig
+
+
+LAPTOP = dataclasses.replace(
+    small(RECIPES["laptop"], METHODS["VTP"], 0), num_steps=10_000
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is trained, on what, and where it goes."""
+
+    config: PretrainConfig
+    out: str = "runs/pretrain"
+    """The folder of the run."""
+    data: tuple[str, ...] = ()
+    """Tars, prepared data sets or folders to learn from; by default the scenes."""
+    split: str = ""
+    """Of prepared data sets, such as 'train'."""
+    weights: tuple[float, ...] = ()
+    """Shares of several sources in the batches; by default, their sizes."""
+    validation: str = ""
+    """What is judged during the run; by default a few images of the data."""
+    validation_split: str = ""
+    classes: str = ""
+    """A file of class names, a line each, for zero-shot classes of the labels."""
+    stored_size: int | None = None
+    """Side of the squares that views are cut from; by default the tokenizer's."""
+    num_scenes: int = 12_000
+    """How many scenes to learn from, where they are the data."""
+    num_judged: int = 960
+    log_every: int = 50
+    save_every: int = 1000
+    evaluate_every: int = 500
+    keep: int = 2
+    keep_best: int = 1
+    """Checkpoints kept beside the last: those of the best probe, or lowest loss."""
+    rollbacks: int = 3
+    """How often the run may go back behind steps that failed."""
+    stall_seconds: float = 1800.0
+    ends_stalled: bool = False
+    """End a run that stands still, so that whoever started it can start it again."""
+    workers: int = 8
+    processes: bool = False
+    """Decode in processes, not threads."""
+    window: int = 16
+    """Shards whose rows are shuffled together."""
+    max_skip_rate: float = 0.1
+    devices: int | None = None
+    distributed: bool = False
+    """One of several processes, as the cluster's environment says."""
+    tensorboard: bool = False
+    wandb: str = ""
+    """A project of Weights & Biases."""
+    dry_run: bool = False
+    """Only say what the run will be."""
+
+
+# What a run that is continued may not change.
+FIXED = ("config", "data", "num_scenes", "split", "weights", "window", "stored_size")
+
+
+PRESETS: Mapping[str, tuple[str, Options]] = {
+    "laptop": ("A small tokenizer of 32 pixels, for CPUs.", Options(config=LAPTOP)),
+    "S": ("VTP-S as published.", Options(config=PRETRAIN_S)),
+    "B": ("VTP-B as published.", Options(config=PRETRAIN_B)),
+    "L": ("VTP-L as published.", Options(config=PRETRAIN_L)),
+    "S-1-gpu": ("VTP-S on 1e8 pairs, one GPU.", Options(config=PRETRAIN_S_1_GPU)),
+    "S-8-gpus": ("VTP-S on 4e8 pairs, eight.", Options(config=PRETRAIN_S_8_GPUS)),
+    "B-8-gpus": ("VTP-B on 4e8 pairs, eight.", Options(config=PRETRAIN_B_8_GPUS)),
+}
+
+
+class Setting:
+    """The data of a run and what is looked at, opened from its options."""
+
+    def __init__(self, options: Options):
+        config, out = options.config, Path(options.out)
+        self.options, self.config, self.out = options, config, out
+        self.mesh = data_mesh(options.devices)
+        self.size = options.stored_size or config.tokenizer.image_size
+        self.group, names = 1, []
+        if options.data:
+            self.train = open_sources(options.data, options.split, options.weights)
+            self.validation = self.train
+            if options.validation:
+                self.validation = open_source(
+                    options.validation, options.validation_split
+                )
+            if options.classes:
+                names = Path(options.classes).read_text().splitlines()
+        else:
+            folder = scenes(self.size, options.num_scenes, out.parent / "scenes")
+            self.train = TfdsSource(folder, "train")
+            self.validation = TfdsSource(folder, "validation")
+            self.group, names = GROUP, [*class_names()]
+        text = config.tokenizer.text if config.contrast_weight > 0 else None
+        self.encode = self.prompts = self.words = None
+        if text is not None:
+            self.words = words_for(text, self.train, out / "words.json")
+            self.encode = encode_with(self.words, text)
+            if names:
+                self.prompts = self.encode([f"a {name}" for name in names])[:, None]
+        self.feed = Feed(
+            reader=Reader(
+                source=self.train,
+                order=order_of(
+                    self.train, config.batch_size, seed=config.seed,
+                    window=options.window, group=self.group,
+                ),
+                size=self.size,
+                encode=self.encode,
+            ),
+            folder=out,
+            workers=options.workers,
+            processes=options.processes,
+            max_skip_rate=options.max_skip_rate,
+        )  # fmt: skip
+
+    def labeled(self, source: Source, count: int, seed: int) -> Labeled:
+        found = some_examples(
+            source, count, self.config.tokenizer.image_size, seed=seed, group=self.group
+        )
+        return Labeled(found.image, found.label)
+
+
+def pretrain(options: Options) -> None:
+    """Runs to the end, or says what that would take."""
+    config, out = options.config, Path(options.out)
+    if options.distributed:
+        jax.distributed.initialize()
+    check_begun_alike(out / "config.json", as_json(options), FIXED)
+    # A run that is continued, or is begun after its forecast, compiles nothing anew.
+    jax.config.update("jax_compilation_cache_dir", str(out.parent / "compiled"))
+    setting = Setting(options)
+    mesh = setting.mesh
+    found = forecast(config, mesh, setting.size, compiles=options.dry_run)
+    leads = jax.process_index() == 0
+    if leads:
+        print("\n".join(forecast_lines(config, found, mesh, len(setting.train))))
+    if options.dry_run:
+        return
+    if leads:
+        with replacing(out / "config.json") as unfinished:
+            unfinished.write_text(as_json(options))
+    known = setting.labeled(setting.train, 2 * options.num_judged, seed=1)
+    judged = setting.labeled(setting.validation, options.num_judged, seed=2)
+
+    def evaluate(state: TrainState, step: int) -> dict[str, float]:
+        tokenizer = state.student.tokenizer
+        some = judged.image[:8]
+        rows = np.concatenate([some, reconstructed(tokenizer, some)])
+        if leads:
+            save_grid(rows, out / "figures" / f"reconstructions-{step:07d}.png", 8)
+        return judge(tokenizer, known, judged, setting.prompts)
+
+    def progress(step: int, num_steps: int, values: dict[str, float]) -> None:
+        print(progress_line(step, num_steps, values), flush=True)
+        if "psnr" in values:  # behind an evaluation
+            draw_curves(out / "metrics.jsonl", out / "figures" / "curves.png")
+
+    state, step = pretraining(config, known.image[:PCA_IMAGES], mesh)
+    state = run(
+        state, step, setting.feed,
+        num_steps=config.num_steps, mesh=mesh, folder=out, progress=progress,
+        log_every=options.log_every, save_every=options.save_every,
+        endurance=Endurance(
+            keep=options.keep, keep_best=options.keep_best, rollbacks=options.rollbacks,
+            stall=StallConfig(
+                seconds=options.stall_seconds, ends=options.ends_stalled
+            ),
+        ),
+        watch=Watch(
+            monitor=collapse_monitor(judged.image[:64]),
+            evaluate=evaluate, evaluate_every=options.evaluate_every,
+            score=lambda values: values.get("probe", -values.get("total", np.inf)),
+            sinks=sinks(options),
+            cost=StepCost(
+                images=config.batch_size, flops=found.formula_flops, peak=found.peak
+            ),
+            rows=setting.feed.rows,
+        ),
+    )  # fmt: skip
+    if leads:
+        finish(setting, state.student.tokenizer, known, judged)
+
+
+def finish(
+    setting: Setting, tokenizer: Tokenizer, known: Labeled, judged: Labeled
+) -> None:
+    """The tokenizer with its latent statistics, its card, and the report."""
+    out = setting.out
+    numbers = judge(tokenizer, known, judged, setting.prompts)
+    statistics = latent_statistics(encoded_latents(tokenizer, known.image))
+    tokenizer = eqx.tree_at(
+        lambda tokenizer: (tokenizer.latent_mean, tokenizer.latent_std),
+        tokenizer, statistics,
+    )  # fmt: skip
+    save(tokenizer, out / "tokenizer")
+    card.write(
+        out / "card.json",
+        numbers,
+        card.EvaluationCard(
+            num_samples=len(judged.image),
+            num_reference=len(known.image),
+            reference_hash=arrays_hash({"image": known.image, "label": known.label}),
+            tokenizer_hash=weights_hash(tokenizer),
+            latents_hash=latents_hash(tokenizer),
+            precision="float32",
+            protocol="online: PSNR, one-penalty probe of the summary and mean patch",
+            images_hash=arrays_hash({"image": judged.image}),
+            seed=setting.config.seed,
+        ),
+        num_evaluated=len(judged.image),
+    )
+    config = setting.config
+    write_report(
+        out, numbers, command=" ".join(["python", *sys.argv]),
+        text=f"{config.num_steps:,} steps of {config.batch_size} images out of "
+        f"{len(setting.train):,}.",
+    )  # fmt: skip
+    print(f"Tokenizer: {out / 'tokenizer'}\nReport: {out / 'report.md'}")
+
+
+def replay(folder: Path) -> None:
+    """Shows the terms of the steps of a postmortem, then and now."""
+    if "JAX_PLATFORMS" not in os.environ:
+        jax.config.update("jax_platforms", "cpu")
+    report = read_postmortem(folder)
+    fields = json.loads((folder.parent.parent / "config.json").read_text())
+    setting = Setting(from_dict(Options, fields))
+    mesh = data_mesh(1)
+    template = first_state(setting.config, None)
+    step = pretrain_step(setting.config, template, mesh)
+    # What is wrong with examples was written down by the run itself.
+    with tempfile.TemporaryDirectory() as scratch:
+        feed = dataclasses.replace(setting.feed, folder=Path(scratch))
+        again = replay_steps(folder, template, step, feed, mesh)
+    print(f"{report['why']}\nState: {report['state']}.")
+    for then, now in zip(report["bad"], again, strict=True):
+        print(f"step {then['step']}, batch {then['batch']}, rows {then['rows']}")
+        for name, value in now.metrics.items():
+            print(f"  {name:20} then {then['metrics'].get(name)}  now {value:.6g}")
+
+
+def scenes(size: int, count: int, folder: Path) -> Path:
+    """Where the rendered scenes are, prepared the first time."""
+    logging.getLogger("absl").setLevel(logging.ERROR)  # it speaks of downloads
+    config = SceneConfig(
+        size=size, num_train=count, num_validation=max(24, count // 5 // 24 * 24),
+        difficulty=RECIPES["laptop"].data.difficulty,
+    )  # fmt: skip
+    return prepare_scenes(config, folder)
+
+
+def sinks(options: Options) -> list[Sink]:
+    """Where the lines of the log go beside the file."""
+    found, out = [], Path(options.out)
+    if options.tensorboard:
+        found.append(tensorboard_sink(out / "tensorboard"))
+    if options.wandb:
+        found.append(wandb_sink(options.wandb, out, dataclasses.asdict(options.config)))
+    return found
+
+
+def smoke() -> None:
+    """A tiny run that is cut off, continued, and looked at from all sides."""
+    config = small(RECIPES["smoke"], METHODS["VTP"], 0)
+    with tempfile.TemporaryDirectory() as scratch:
+        options = Options(
+            config=config, out=f"{scratch}/run", num_scenes=480, num_judged=96,
+            log_every=2, save_every=2, evaluate_every=4, workers=2, devices=1,
+        )  # fmt: skip
+        pretrain(options)
+        pretrain(options)
+        assert (Path(options.out) / "report.md").exists()
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    if arguments == ["--smoke"]:
+        smoke()
+    elif arguments[:1] == ["--replay"] and len(arguments) == 2:
+        replay(Path(arguments[1]))
+    else:
+        if not arguments or arguments[0].startswith("-"):
+            sys.argv.insert(1, "laptop")
+        options = tyro.extras.overridable_config_cli(
+            {**PRESETS}, description=__doc__, config=(tyro.conf.AvoidSubcommands,)
+        )
+        pretrain(options)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OSError, FolderInUseError, FloatingPointError) as error:
+        raise SystemExit(str(error)) from error

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+
+from vtp_eqx.config import TextConfig
+from vtp_eqx.data.mixture import order_of
+from vtp_eqx.data.sources import ArraySource
+from vtp_eqx.data.stream import Reader
+from vtp_eqx.training.feed import (
+    encode_with,
+    Feed,
+    open_sources,
+    some_examples,
+    words_for,
+)
+
+
+TEXT = TextConfig(context=6, vocabulary=300, width=8, depth=1, num_heads=2)
+COLORS = ("red", "green", "blue", "gray")
+
+
+def captioned(count):
+    """Images whose first pixel is their row, and captions that tell a color."""
+    image = np.zeros((count, 16, 16, 3), np.uint8)
+    image[:] = np.arange(count)[:, None, None, None]
+    captions = np.array([f"a {COLORS[row % 4]} wall" for row in range(count)])
+    return ArraySource({"image": image, "caption": captions, "label": np.arange(count)})
+
+
+def test_a_feed_gives_the_batches_of_the_order_from_any_place(tmp_path):
+    source = captioned(40)
+    words = words_for(TEXT, source, tmp_path / "words.json")
+    order = order_of(source, 8, seed=3)
+    reader = Reader(
+        source=source, order=order, size=16, encode=encode_with(words, TEXT)
+    )
+    feed = Feed(reader=reader, folder=tmp_path, workers=2)
+    batches = feed(0)
+    first, second, third = (next(batches) for _ in range(3))
+    batches.close()
+    assert first.image.shape == (8, 16, 16, 3)
+    np.testing.assert_array_equal(third.image[:, 0, 0, 0], feed.rows(2))
+    resumed = feed(2)
+    again = next(resumed)
+    resumed.close()
+    np.testing.assert_array_equal(again.image, third.image)
+    np.testing.assert_array_equal(again.caption, third.caption)
+    assert not np.array_equal(first.image, second.image)
+
+
+def test_words_are_learned_once(tmp_path):
+    path = tmp_path / "words.json"
+    words = words_for(TEXT, captioned(8), path)
+    written = path.read_bytes()
+    again = words_for(TEXT, captioned(40), path)
+    assert path.read_bytes() == written
+    ids = encode_with(again, TEXT)(["a red wall", "a wall " * 20])
+    np.testing.assert_array_equal(ids[:1], words.encode(["a red wall"], 6))
+    assert ids.shape == (2, 6)  # what does not fit is cut
+
+
+def test_captions_that_contrast_needs_are_asked_for(tmp_path):
+    bare = ArraySource({"image": np.zeros((4, 16, 16, 3), np.uint8)})
+    with pytest.raises(ValueError, match="needs captions; got none in 4 of 4 examples"):
+        words_for(TEXT, bare, tmp_path / "words.json")
+
+
+def test_a_vocabulary_that_is_too_large_is_refused(tmp_path):
+    words = words_for(TEXT, captioned(8), tmp_path / "words.json")
+    small = TextConfig(context=6, vocabulary=8, width=8, depth=1, num_heads=2)
+    with pytest.raises(ValueError, match=r"got a vocabulary of .* for 8: raise"):
+        encode_with(words, small)
+
+
+def test_some_examples_are_as_many_as_there_are_and_each_once():
+    found = some_examples(captioned(10), 100, 16, seed=0, group=2)
+    assert sorted(found.label.tolist()) == list(range(10))
+    few = some_examples(captioned(10), 4, 16, seed=0)
+    assert len({*few.label.tolist()}) == 4
+
+
+def test_several_sources_are_a_mixture(tmp_path):
+    for name, count in (("a", 3), ("b", 5)):
+        np.savez(tmp_path / f"{name}.npz", np.zeros((count, 16, 16, 3), np.uint8))
+    paths = [str(tmp_path / f"{name}.npz") for name in "ab"]
+    assert len(open_sources(paths)) == 8
+    assert len(open_sources(paths[:1])) == 3

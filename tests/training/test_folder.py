@@ -1,0 +1,89 @@
+import errno
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from vtp_eqx.training import folder as module
+from vtp_eqx.training.folder import check_room, locked, said_when_full
+
+
+HOLD = """
+import pathlib, sys, time
+from vtp_eqx.training.folder import locked
+with locked(pathlib.Path(sys.argv[1])):
+    print("in", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_writer_is_told_who_the_first_is(tmp_path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE
+    )
+    try:
+        assert holder.stdout.readline() == b"in\n"
+        with (
+            pytest.raises(RuntimeError, match=f"one writer .* process {holder.pid} on"),
+            locked(tmp_path),
+        ):
+            pass
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    # Killed, it let go: nobody has to remove a file.
+    with locked(tmp_path):
+        assert f'"pid": {os.getpid()}' in (tmp_path / module.LOCK).read_text()
+
+
+def test_a_folder_is_free_again_behind_the_block(tmp_path):
+    for _ in range(2):
+        with locked(tmp_path / "new"):
+            pass
+
+
+def test_too_little_room_is_said_with_both_numbers(tmp_path):
+    check_room(tmp_path, 1)
+    with pytest.raises(OSError, match=r"needs 1e\+06 GB of free disk .* got .* GB at"):
+        check_room(tmp_path, 1e15)
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_the_run(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"a folder that it can write to; got .*file"):
+        check_room(tmp_path / "file", 1)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        # So does the library speak that writes checkpoints.
+        ValueError(f"RESOURCE_EXHAUSTED: Error writing: {os.strerror(errno.ENOSPC)}"),
+    ],
+)
+def test_a_full_disk_is_one_sentence_whoever_notices(error, tmp_path):
+    with (
+        pytest.raises(
+            OSError, match="needs room to write; got a full disk at"
+        ) as found,
+        said_when_full(tmp_path),
+    ):
+        raise error
+    assert found.value.errno == errno.ENOSPC
+
+
+def test_another_error_passes_as_it_is(tmp_path):
+    with pytest.raises(ValueError, match=r"^odd$"), said_when_full(tmp_path):
+        raise ValueError("odd")
+
+
+def test_a_lock_does_not_wait(tmp_path):
+    with locked(tmp_path):
+        begun = time.monotonic()
+        with pytest.raises(RuntimeError), locked(tmp_path):
+            pass
+        assert time.monotonic() - begun < 1

@@ -1,0 +1,22 @@
+import json
+
+from vtp_eqx.training.report import write_report
+
+
+def test_the_report_says_what_went_wrong_and_shows_the_last_pictures(tmp_path):
+    line = {"step": 9, "total": 0.25, "num_skipped": 3, "rollbacks": 1}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    remarks = [{"skipped": True}, {"skipped": False}, {"skipped": True}]
+    (tmp_path / "remarks-0.jsonl").write_text("\n".join(map(json.dumps, remarks)))
+    figures = tmp_path / "figures"
+    figures.mkdir()
+    for name in ("curves", "reconstructions-0000100", "reconstructions-0000200"):
+        (figures / f"{name}.png").write_bytes(b"")
+    write_report(tmp_path, {"psnr": 21.5}, command="python x.py", text="9 steps.")
+    text = (tmp_path / "report.md").read_text()
+    assert "2 examples could not be read and 1 were mended" in text
+    assert "3 steps were skipped, and the run went back 1 times" in text
+    assert "(figures/reconstructions-0000200.png)" in text
+    assert "reconstructions-0000100" not in text
+    assert "| psnr | 21.5 |" in text
+    assert "| total | 0.25 |" in text

@@ -1,0 +1,148 @@
+"""From any source of images and captions to the batches of a pre-training."""
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import jax
+from jaxtyping import Int32
+import numpy as np
+
+from vtp_eqx.config import require, TextConfig
+from vtp_eqx.data.captions import CaptionTokenizer, train_tokenizer
+from vtp_eqx.data.clip_text import clip_tokenizer
+from vtp_eqx.data.loader import Source
+from vtp_eqx.data.mixture import encoded, Mixture, order_of
+from vtp_eqx.data.remarks import RemarkLog
+from vtp_eqx.data.sources import open_source
+from vtp_eqx.data.stream import Encode, Examples, Reader, Stream
+from vtp_eqx.training.pretrain_views import Captioned
+
+
+CLIP_VOCABULARY = 49408
+_CAPTIONS = 20_000  # ours: what a vocabulary of its own is learned from
+
+
+@runtime_checkable
+class Words(Protocol):
+    """What maps texts to ids: CLIP's vocabulary, or one of our own."""
+
+    @property
+    def vocabulary(self) -> int: ...
+
+    def encode(
+        self, texts: list[str], context: int, *, truncate: bool
+    ) -> Int32[np.ndarray, "n context"]: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Feed:
+    """`feed(first)` yields the batches of this process from place `first` on.
+
+    - `folder`: where what was wrong with examples is kept, a file a process.
+    - `workers`: threads that read and decode, or `processes`.
+    - `max_skip_rate`: share of unreadable examples above which the run stops.
+    """
+
+    reader: Reader
+    folder: Path
+    workers: int = 8
+    processes: bool = False
+    max_skip_rate: float = 0.1
+
+    def __call__(self, first: int) -> Iterator[Captioned]:
+        index, count = jax.process_index(), jax.process_count()
+        log = RemarkLog(
+            self.folder / f"remarks-{index}.jsonl",
+            start_step=first,
+            max_skip_rate=self.max_skip_rate,
+        )
+        stream = Stream(
+            self.reader,
+            start_step=first,
+            shard=(index, count),
+            num_workers=self.workers,
+            processes=self.processes,
+            log=log,
+        )
+        with contextlib.closing(log), stream:
+            for examples in stream:
+                yield Captioned(examples.image, examples.tokens)
+
+    def rows(self, batch: int) -> Sequence[int]:
+        """The rows of the source that the order has for a batch of all processes."""
+        return self.reader.order(batch).tolist()
+
+
+def open_sources(
+    paths: Sequence[str], split: str = "", weights: Sequence[float] = ()
+) -> Source:
+    """The source at a path, or the mixture of several, by default as large as they are.
+
+    See `data.sources.open_source` for what a path may be.
+    """
+    sources = [open_source(path, split) for path in paths]
+    return sources[0] if len(sources) == 1 else Mixture(sources, weights or None)
+
+
+def some_examples(
+    source: Source,
+    count: int,
+    size: int,
+    *,
+    seed: int,
+    group: int = 1,
+    encode: Encode | None = None,
+) -> Examples:
+    """Examples at random, at most `count` and as many as there are, for a closer look.
+
+    Those that cannot be read are replaced, as in a run.
+    """
+    count = min(count, len(source)) // group * group
+    order = order_of(source, count, seed=seed, group=group)
+    reader = Reader(
+        source=source, order=order, size=size, encode=encode, random_place=False
+    )
+    return reader.read(0, np.arange(count))
+
+
+def words_for(text: TextConfig, source: Source, path: Path) -> Words:
+    """CLIP's vocabulary where `text` has its size, or else one of the source's own.
+
+    That is learned from some captions the first time, and kept at `path`.
+    """
+    if text.vocabulary == CLIP_VOCABULARY:
+        return clip_tokenizer()
+    if path.exists():
+        return CaptionTokenizer.load(path)
+    rows = np.linspace(0, len(source) - 1, min(_CAPTIONS, len(source))).astype(int)
+    captions = [_caption(source, row) for row in rows.tolist()]
+    found = [caption for caption in captions if caption]
+    require(
+        bool(found),
+        f"Contrast needs captions; got none in {len(rows)} of {len(source)} examples: "
+        "use other data, or set `contrast_weight` to 0.",
+    )
+    words = train_tokenizer(found, text.vocabulary)
+    words.save(path)
+    return words
+
+
+def encode_with(words: Words, text: TextConfig) -> Encode:
+    """Captions to ids for that text tower; what does not fit is cut."""
+    require(
+        words.vocabulary <= text.vocabulary,
+        "The text tower must know every token of the captions; got a vocabulary of "
+        f"{words.vocabulary} for {text.vocabulary}: raise `text.vocabulary`.",
+    )
+    return functools.partial(words.encode, context=text.context, truncate=True)
+
+
+def _caption(source: Source, row: int) -> str:
+    try:
+        return str(encoded(source, row).get("caption", ""))
+    except ValueError:  # unreadable: a run counts it, a vocabulary needs not
+        return ""

@@ -1,0 +1,122 @@
+"""The folder of a run: room to write, and one writer at a time."""
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import datetime
+import errno
+import fcntl
+import json
+import os
+from pathlib import Path
+import shutil
+import socket
+
+
+LOCK = "run.lock"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_SHUT = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+class FolderInUseError(RuntimeError):
+    """Another process writes the folder."""
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds `folder` for this process, or raises `FolderInUseError` where another does.
+
+    The lock is the system's: one of a process that was killed is free at once, also
+    `kill -9`. The file says who holds it: process, host and since when.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FolderInUseError(
+                f"A run's folder has one writer at a time; got {folder}, in which "
+                f"{_holder(folder / LOCK)}: wait for it, stop it, or choose another "
+                "folder."
+            ) from error
+        lock.truncate(0)
+        since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+        lock.write(json.dumps(holder) + "\n")
+        lock.flush()
+        yield
+
+
+def check_begun_alike(path: Path, config: str, fixed: Sequence[str]) -> None:
+    """Raises `ValueError` where a run was begun with another value of a `fixed` field.
+
+    `path` is the JSON of the run's config, if it was begun, and `config` the JSON now.
+    """
+    if not path.exists():
+        return
+    begun, now = json.loads(path.read_text()), json.loads(config)
+    changed = [name for name in fixed if begun.get(name) != now[name]]
+    if changed:
+        raise ValueError(
+            f"A run continues as it was begun; got another {', '.join(changed)} than "
+            f"in {path}: choose another folder, or the old values."
+        )
+
+
+def check_room(folder: Path, needed: float) -> None:
+    """Raises `OSError` where `folder` cannot take `needed` bytes more, or none at all.
+
+    The folder is made where it is missing.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trial = folder / f".writable.{os.getpid()}"
+        trial.write_text("")
+        trial.unlink()
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"A run needs a folder that it can write to; got {folder} "
+            f"({error.strerror}): choose another one.",
+        ) from error
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"A run needs {needed / 1e9:.3g} GB of free disk for its checkpoints; got "
+            f"{free / 1e9:.3g} GB at {folder}: free some, or choose another folder.",
+        )
+
+
+@contextlib.contextmanager
+def said_when_full(folder: Path) -> Iterator[None]:
+    """Turns what libraries say of a full or shut disk into an `OSError` of a sentence.
+
+    Checkpoints are written through libraries whose errors have types of their own, so
+    that the text decides there.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = getattr(error, "errno", None)
+        said = str(error)
+        full = number in _FULL or any(os.strerror(code) in said for code in _FULL)
+        shut = number in _SHUT and isinstance(error, OSError)
+        if not (full or shut) or "A run needs" in said:
+            raise
+        what = "a full disk" if full else f"one that is shut ({said})"
+        raise OSError(
+            number or errno.ENOSPC,
+            f"A run needs room to write; got {what} at {folder}: make room and run the "
+            "same command again, which continues from the last checkpoint.",
+        ) from error
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text())
+        return (
+            f"process {holder['pid']} on host {holder['host']} writes since "
+            f"{holder['since']}"
+        )
+    except (OSError, ValueError, LookupError):
+        return "another process writes"  # it has only just begun

@@ -1,0 +1,114 @@
+"""The log of a run: `metrics.jsonl`, and where else its lines go."""
+
+from collections.abc import Callable, Mapping, Sequence
+import json
+from pathlib import Path
+import sys
+import time
+from typing import Any
+
+from vtp_eqx.files import replacing
+
+
+Sink = Callable[[int, Mapping[str, float]], None]
+
+
+class Log:
+    """`metrics.jsonl`: a JSON object a line, with `step` and `seconds` since start."""
+
+    def __init__(self, path: Path | None, first: int, sinks: Sequence[Sink] = ()):
+        """Lines behind step `first` are dropped: that work will be done again.
+
+        Without a `path`, as in all processes but one, nothing is written.
+        """
+        self._path, self._start, self._sinks = path, time.monotonic(), list(sinks)
+        self.last: dict[str, float] = {}
+        self.rewind(first)
+
+    def rewind(self, first: int) -> None:
+        """Drops the lines behind step `first`; `last` is then the last one left."""
+        if self._path is None:
+            return
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        kept = [line for line in lines if _step_of(line) <= first]
+        if kept != lines or not self._path.exists():
+            with replacing(self._path) as unfinished:
+                unfinished.write_text("".join(f"{line}\n" for line in kept))
+        self.last = json.loads(kept[-1]) if kept else {}
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends a line and hands it to the sinks.
+
+        A sink that fails is dropped with a sentence: a run outlives who watches it.
+        """
+        seconds = round(time.monotonic() - self._start, 3)
+        self.last = {"step": step, "seconds": seconds, **metrics}
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(json.dumps(self.last) + "\n")
+        for sink in list(self._sinks):
+            try:
+                sink(step, metrics)
+            except Exception as error:
+                self._sinks.remove(sink)
+                print(
+                    f"A sink of the log failed and is left out from step {step} on: "
+                    f"{type(error).__name__}: {error}",
+                    file=sys.stderr,
+                )
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The whole lines of a `metrics.jsonl`."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if _step_of(line) < float("inf")]
+
+
+def tensorboard_sink(folder: Path) -> Sink:
+    """Scalars for TensorBoard in `folder`; needs `pip install 'vtp_eqx[tensorboard]'`.
+
+    Steps that are done again after a crash replace what was written of them.
+    """
+    try:
+        from tensorboardX import SummaryWriter  # type: ignore - an extra
+    except ImportError as error:
+        raise ImportError(
+            "A TensorBoard log is written by tensorboardX; got no such package: "
+            "install it with `pip install 'vtp_eqx[tensorboard]'`."
+        ) from error
+    writers: list[Any] = []
+
+    def write(step: int, metrics: Mapping[str, float]) -> None:
+        if not writers:
+            writers.append(SummaryWriter(str(folder), purge_step=step))
+        for name, value in metrics.items():
+            writers[0].add_scalar(name, value, step)
+        writers[0].flush()
+
+    return write
+
+
+def wandb_sink(project: str, folder: Path, config: Mapping[str, Any]) -> Sink:
+    """Lines for Weights & Biases; needs `pip install 'vtp_eqx[wandb]'`.
+
+    The name of `folder` is the run's id, so that the same command continues it.
+    """
+    try:
+        import wandb  # type: ignore - an extra
+    except ImportError as error:
+        raise ImportError(
+            "A log on Weights & Biases is written by wandb; got no such package: "
+            "install it with `pip install 'vtp_eqx[wandb]'`."
+        ) from error
+    run = wandb.init(
+        project=project, id=folder.name, name=folder.name, dir=str(folder),
+        config=dict(config), resume="allow",
+    )  # fmt: skip
+    return lambda step, metrics: run.log(dict(metrics), step=step)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # a line cut short by a crash: drop it

@@ -1,0 +1,58 @@
+"""The report of a pre-training: what was run, what came out, and what went wrong."""
+
+from collections.abc import Mapping
+import json
+from pathlib import Path
+
+from vtp_eqx.files import replacing
+from vtp_eqx.training.log import read_log
+
+
+def write_report(
+    folder: Path, numbers: Mapping[str, float], *, command: str, text: str
+) -> None:
+    """Writes `report.md` from what is in the folder of a run.
+
+    - `numbers`: of the finished tokenizer; what they depend on is in `card.json`.
+    - `text`: a sentence or two on what was run.
+    """
+    lines = read_log(folder / "metrics.jsonl")
+    last = {} if not lines else {**lines[-1]}
+    grids = sorted((folder / "figures").glob("reconstructions-*.png"))
+    pictures = [("curves", folder / "figures" / "curves.png")]
+    pictures += [("images, and what came back of them", path) for path in grids[-1:]]
+    parts = [
+        "# A pre-trained tokenizer",
+        f"`{command}`",
+        f"{text} {_troubles(folder, last)}",
+        _table("the finished tokenizer", numbers),
+        "What they depend on is in [card.json](card.json). They are for curves; those "
+        "for comparisons are made by `experiments/evaluate.py`.",
+        *(
+            f"![{title}]({path.relative_to(folder)})"
+            for title, path in pictures
+            if path.exists()
+        ),
+        _table("the last line of the log", last),
+    ]
+    with replacing(folder / "report.md") as unfinished:
+        unfinished.write_text("\n\n".join(parts) + "\n")
+
+
+def _troubles(folder: Path, last: Mapping[str, float]) -> str:
+    remarks = [
+        json.loads(line)
+        for path in sorted(folder.glob("remarks-*.jsonl"))
+        for line in path.read_text().splitlines()
+    ]
+    unread = sum(remark["skipped"] for remark in remarks)
+    return (
+        f"{unread} examples could not be read and {len(remarks) - unread} were mended; "
+        f"{last.get('num_skipped', 0):.0f} steps were skipped, and the run went back "
+        f"{last.get('rollbacks', 0):.0f} times."
+    )
+
+
+def _table(title: str, numbers: Mapping[str, float]) -> str:
+    rows = [f"| {name} | {value:.5g} |" for name, value in numbers.items()]
+    return "\n".join([f"| {title} | |", "|---|---|", *rows])
