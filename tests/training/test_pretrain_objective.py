@@ -223,9 +223,7 @@ def test_latents_are_smoothed_and_disturbed_where_asked_for(tiny, batch, models)
         objective = pretrain_objective(config, num_shards=1)
         views = jax.jit(objective.prepare)(batch, jr.key(0))
         terms = alone(
-            lambda views: objective.terms(
-                student, None, views, jnp.zeros((), jnp.int32), jr.key(1)
-            )[0]
+            lambda views: terms_of(objective, student, None, views, jr.key(1))[0]
         )
         return views, terms(views)
 
