@@ -21,13 +21,13 @@ import jax.random as jr
 import numpy as np
 import tyro
 
-from benchmarks import coding
 from benchmarks.table import print_table
 from vtp_eqx import config
 from vtp_eqx.tokenizer import save_published, Tokenizer
 
 
 SIZES = {"small": config.VTP_S, "base": config.VTP_B, "large": config.VTP_L}
+CODING = Path(__file__).parent / "published_code" / "coding.py"
 ORDER = ("ours", "torch", "torch", "ours")
 
 
@@ -93,7 +93,7 @@ def measure(
     for side in ORDER:
         found = scratch / f"{side}.npz"
         command = [
-            pythons[side], coding.__file__, side, options.published, checkpoint, pixels,
+            pythons[side], CODING, side, options.published, checkpoint, pixels,
             found, options.repeats,
         ]  # fmt: skip
         done = subprocess.run(

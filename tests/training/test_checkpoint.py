@@ -13,6 +13,13 @@ from vtp_eqx.training.run import run
 from vtp_eqx.training.state import TrainState
 
 
+# Reads of damaged files that TensorStore had under way answer, at any later moment, to
+# a loop that Orbax closed meanwhile.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
 def advance(started, folder, num_steps):
     return run(
         started.start(), started.step, started.batches,
@@ -109,8 +116,6 @@ def largest(folder):
     return max(files, key=lambda path: path.stat().st_size)
 
 
-# Reads that TensorStore had under way answer to a loop that Orbax closed meanwhile.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     "damage",
     [

@@ -1,6 +1,6 @@
 """One library encodes and decodes a batch here, timed: see `published_torch`.
 
-    python benchmarks/coding.py ours|torch CLONE CHECKPOINT PIXELS OUTPUTS REPEATS
+    python benchmarks/published_code/coding.py ours|torch CLONE CHECKPOINT PIXELS OUTPUTS REPEATS
 
 Either library may be missing, so each is imported where it is used. PIXELS is an .npy
 of images, float32 `[batch, height, width, 3]` in [0, 1]; OUTPUTS becomes an .npz of
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 
-PUBLISHED_CODE = Path(__file__).parents[1] / "experiments" / "published_code"
+PUBLISHED_CODE = Path(__file__).parents[2] / "experiments" / "published_code"
 
 Step = Callable[[Any], Any]  # returns when its result is there
 Side = tuple[str, Any, Step, Step, Callable[[Any], np.ndarray]]
