@@ -26,6 +26,8 @@ from vtp_eqx.training.flops import pretrain_flops
 
 
 OBJECTIVES = ("AE", "CLIP+AE", "SSL+AE", "VTP")
+# A smoke run tries what the others do not share; each takes a minute to compile.
+SMOKE = ("AE", "VTP learned weights", "AE latent noise", "CLIP", "random encoder")
 JOINT = "VTP"  # the one whose compute the others are given
 
 QUESTION = """\
@@ -38,13 +40,14 @@ diffusion transformer. Is it understanding that makes latents good to generate o
 def plan(scale: Scale, seeds: Sequence[int]) -> list[Point]:
     """Every point: methods x seeds for equal samples, objectives for equal compute."""
     recipe = RECIPES[scale]
+    is_smoke = scale == "smoke"
     return [
         point(recipe, method, "equal samples", seed)
-        for method in METHODS
+        for method in (SMOKE if is_smoke else METHODS)
         for seed in seeds
     ] + [
         point(recipe, method, "equal compute", seed, tokenizer_steps=steps)
-        for method in OBJECTIVES
+        for method in (OBJECTIVES[:1] if is_smoke else OBJECTIVES)
         for steps in [as_costly_steps(recipe, method)]
         for seed in seeds[: max(1, len(seeds) - 1)]
     ]

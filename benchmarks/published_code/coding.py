@@ -1,6 +1,6 @@
 """One library encodes and decodes a batch here, timed: see `published_torch`.
 
-    python benchmarks/published_code/coding.py ours|torch CLONE CHECKPOINT PIXELS OUTPUTS REPEATS
+    python coding.py ours|torch CLONE CHECKPOINT PIXELS OUTPUTS REPEATS
 
 Either library may be missing, so each is imported where it is used. PIXELS is an .npy
 of images, float32 `[batch, height, width, 3]` in [0, 1]; OUTPUTS becomes an .npz of

@@ -66,7 +66,7 @@ def test_before_the_first_result_there_is_nothing_to_say(points):
 
 
 def test_methods_are_ordered_and_what_goes_with_generation_is_found(row):
-    points = compare_objectives.plan("smoke", [0])
+    points = compare_objectives.plan("laptop", [0])
     rows = [
         row(point, 10.0 - place, **{"probe latents mean": place / 100, "PSNR": -place})
         for place, point in enumerate(points)
