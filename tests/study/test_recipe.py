@@ -6,6 +6,7 @@ from experiments import compare_objectives, scale_compute, scale_encoder
 from vtp_eqx.study.point import point_hash
 from vtp_eqx.study.recipe import METHODS, pretraining, RECIPES
 from vtp_eqx.training.flops import run_flops
+from vtp_eqx.training.optimizer import learning_rate
 
 
 SEEDS = [0, 1, 2]
@@ -41,6 +42,15 @@ def test_the_main_budget_has_all_seeds_and_the_others_one_less():
     assert counts.pop(main) == {0, 1, 2}
     assert all(seeds == {0, 1} for seeds in counts.values())
     assert max(counts) / min(counts) >= 8
+
+
+@pytest.mark.parametrize("scale", ["smoke", "laptop", "workstation"])
+@pytest.mark.parametrize("study", [scale_encoder, scale_compute, compare_objectives])
+def test_every_training_is_longer_than_its_warmup(study, scale):
+    for point in study.plan(scale, [0]):
+        for run in (point.pretrain, point.decode, point.generate):
+            if run is not None:
+                learning_rate(run.optimizer, run.num_steps)
 
 
 def test_generators_have_the_seeds_of_their_tokenizers():

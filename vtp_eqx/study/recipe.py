@@ -157,7 +157,7 @@ SMOKE = dataclasses.replace(
     encoder=vit(48, 1),
     data=SceneConfig(num_train=4800, num_validation=480),
     tokenizer_steps=6,
-    warmup_steps=2,
+    warmup_steps=1,
     decoder_steps=6,
     generator=dict(width=32, depth=1, num_heads=1),
     generator_steps=6,
