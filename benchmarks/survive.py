@@ -3,10 +3,10 @@
 python -m benchmarks.survive --kills 20
 python -m benchmarks.survive --kills 20 --processes 2
 
-Each kill is a `kill -9` of a small pre-training at a random moment: in a step or while
-one loads, while a checkpoint is half written, or anywhere from its start on. Then the
-same command is run again. At the end the state must be the uninterrupted run's bit for
-bit, and the examples behind it those of the order, none skipped and none twice.
+Each kill is a `kill -9` of a small pre-training on tars at a random moment: in a step
+or while one loads, while a checkpoint is half written, or anywhere from its start on.
+Then the same command is run again. At the end the state must be the uninterrupted run's
+bit for bit, and the examples behind it those of the order, none skipped and none twice.
 """
 
 import argparse
@@ -23,9 +23,9 @@ import sys
 import tempfile
 import time
 
-from benchmarks.survive_worker import BATCH, NUM_EXAMPLES, NUM_STEPS
+from benchmarks.survive_worker import NUM_STEPS, reader_of
 from benchmarks.table import print_table
-from vtp_eqx.data.loader import rows_at
+from experiments import make_scenes_tars
 
 
 MOMENTS = ("stepping or loading", "writing a checkpoint", "any moment")
@@ -67,6 +67,8 @@ def survive(
     """
     whole, runs, done = folder / "whole", [folder / "killed-0"], []
     start = lambda run: _start(folder, run, model, processes)
+    tars = folder / "tars"
+    make_scenes_tars.make(make_scenes_tars.Options(out=tars, num=96, per_shard=24))
     _finish(start(whole))
     usual = json.loads((whole / "seconds.json").read_text())
     draw = random.Random(seed)
@@ -101,10 +103,8 @@ def survive(
         seconds = time.monotonic() - begun
         done.append(Kill(moment, seconds, max(_taken(run), default=0), _newest(run)))
     _finish(start(runs[-1]))
-    order = {
-        step + 1: rows_at(step, NUM_EXAMPLES, BATCH, seed=0).tolist()
-        for step in range(NUM_STEPS)
-    }
+    rows = reader_of(tars).order
+    order = {step + 1: rows(step).tolist() for step in range(NUM_STEPS)}
     compared = [whole, *runs]
     same = lambda read: all(read(run) == read(whole) for run in runs)
     return Verdict(

@@ -3,8 +3,9 @@
 python benchmarks/survive_worker.py FOLDER MODEL [ADDRESS PROCESSES INDEX]
 
 MODEL is `pretraining`, the smallest one with all objectives, or `line`, a single number
-that compiles at once. Every batch that a step takes is noted in `taken-INDEX.jsonl`,
-and the hash of the last state in `state.txt`.
+that compiles at once. They learn from the tars in `FOLDER/../tars`, read and decoded as
+in a real run. Every batch that a step takes is noted in `taken-INDEX.jsonl`, and the
+hash of the last state in `state.txt`.
 """
 
 from collections.abc import Iterator
@@ -30,35 +31,35 @@ from vtp_eqx.config import (
     TransformerConfig,
     ViewsConfig,
 )
-from vtp_eqx.data.loader import batches
+from vtp_eqx.data.mixture import order_of
+from vtp_eqx.data.stream import Reader, Stream
+from vtp_eqx.data.tars import TarSource
 from vtp_eqx.losses.weighting import FixedWeights
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.arrays import arrays_hash, named_arrays
+from vtp_eqx.training.objective import Objective
 from vtp_eqx.training.pretrain import pretraining
 from vtp_eqx.training.pretrain_views import Captioned
 from vtp_eqx.training.run import run, Step
 from vtp_eqx.training.state import TrainState
-from vtp_eqx.training.step import make_step, Objective
+from vtp_eqx.training.step import make_step
 
 
 BEGUN = time.monotonic()
-NUM_STEPS, NUM_EXAMPLES, BATCH = 24, 100, 16
+NUM_STEPS, BATCH = 24, 16
 
 
-class Examples:
-    """Examples that take a while to be read."""
+def reader_of(tars: Path) -> Reader:
+    """Reads the tars, from two shards at a time."""
+    source = TarSource(tars)
+    order = order_of(source, BATCH, seed=0, window=2)
+    return Reader(source=source, order=order, size=16, encode=_ids)
 
-    def __len__(self) -> int:
-        return NUM_EXAMPLES
 
-    def __getitem__(self, row: int) -> dict[str, np.ndarray]:
-        time.sleep(0.001)
-        draw = np.random.default_rng(row)
-        return {
-            "row": np.asarray(row),
-            "image": draw.integers(0, 255, (16, 16, 3)).astype(np.uint8),
-            "caption": np.append(draw.integers(1, 18, 5), 19).astype(np.int32),
-        }
+def _ids(captions: list[str]) -> np.ndarray:
+    """One token for each letter, and the end."""
+    letters = [[1 + ord(letter) % 18 for letter in text[:5]] for text in captions]
+    return np.array([[*row, 19] for row in letters], np.int32)
 
 
 class Line(eqx.Module):
@@ -123,16 +124,17 @@ def main() -> None:
         jax.distributed.initialize(address, int(processes), int(index))
     place, mesh = Path(folder), data_mesh()
     shard = (jax.process_index(), jax.process_count())
+    reader = reader_of(place.parent / "tars")
     state, step = {"pretraining": tiny, "line": line}[model](mesh)
 
     def noted(first: int) -> Iterator[Captioned]:
-        found = batches(Examples(), BATCH, seed=0, start_step=first, shard=shard)
-        with (place / f"taken-{shard[0]}.jsonl").open("a") as file:
+        stream = Stream(reader, start_step=first, shard=shard, num_workers=2)
+        with (place / f"taken-{shard[0]}.jsonl").open("a") as file, stream:
             file.write("\n")  # behind a line that was torn
-            for number, batch in enumerate(found, first + 1):
-                file.write(json.dumps([number, batch["row"].tolist()]) + "\n")
+            for batch in stream:
+                file.write(json.dumps([batch.step + 1, batch.row.tolist()]) + "\n")
                 file.flush()
-                yield Captioned(batch["image"], batch["caption"])
+                yield Captioned(batch.image, batch.tokens)
 
     state = run(
         state, step, noted, num_steps=NUM_STEPS, mesh=mesh, folder=place, log_every=1,
