@@ -84,7 +84,8 @@ from vtp_eqx.training.watchdog import StallConfig
 
 
 LAPTOP = dataclasses.replace(
-    small(RECIPES["laptop"], METHODS["VTP"], 0), num_steps=10_000
+    small(RECIPES["laptop"], METHODS["VTP"], 0),
+    num_steps=20_000,  # half an hour on two cores
 )
 
 
@@ -127,6 +128,9 @@ class Options:
     """Decode in processes, not threads."""
     window: int = 16
     """Shards whose rows are shuffled together."""
+    group: int | None = None
+    """So many consecutive rows stay together in a batch, such as look-alikes; by
+    default 1, or the scenes' 4."""
     max_skip_rate: float = 0.1
     devices: int | None = None
     distributed: bool = False
@@ -139,7 +143,10 @@ class Options:
 
 
 # What a run that is continued may not change.
-FIXED = ("config", "data", "num_scenes", "split", "weights", "window", "stored_size")
+FIXED = (
+    "config", "data", "num_scenes", "split", "weights", "window", "group",
+    "stored_size",
+)  # fmt: skip
 
 
 PRESETS: Mapping[str, tuple[str, Options]] = {
@@ -161,7 +168,7 @@ class Setting:
         self.options, self.config, self.out = options, config, out
         self.mesh = data_mesh(options.devices)
         self.size = options.stored_size or config.tokenizer.image_size
-        self.group, names = 1, []
+        group, names = options.group or 1, []
         if options.data:
             self.train = open_sources(options.data, options.split, options.weights)
             self.validation = self.train
@@ -175,7 +182,7 @@ class Setting:
             folder = scenes(self.size, options.num_scenes, out.parent / "scenes")
             self.train = TfdsSource(folder, "train")
             self.validation = TfdsSource(folder, "validation")
-            self.group, names = GROUP, [*class_names()]
+            group, names = options.group or GROUP, [*class_names()]
         text = config.tokenizer.text if config.contrast_weight > 0 else None
         self.encode = self.prompts = self.words = None
         if text is not None:
@@ -188,7 +195,7 @@ class Setting:
                 source=self.train,
                 order=order_of(
                     self.train, config.batch_size, seed=config.seed,
-                    window=options.window, group=self.group,
+                    window=options.window, group=group,
                 ),
                 size=self.size,
                 encode=self.encode,
@@ -200,9 +207,8 @@ class Setting:
         )  # fmt: skip
 
     def labeled(self, source: Source, count: int, seed: int) -> Labeled:
-        found = some_examples(
-            source, count, self.config.tokenizer.image_size, seed=seed, group=self.group
-        )
+        size = self.config.tokenizer.image_size
+        found = some_examples(source, count, size, seed=seed)
         return Labeled(found.image, found.label)
 
 

@@ -39,6 +39,9 @@ def test_tars_hold_the_scenes_and_grow_by_whole_shards(tmp_path):
         np.testing.assert_array_equal(example["image"], scenes.image[row])
         assert example["caption"] == scenes.caption[row]
         assert example["label"] == scenes.label[row]
+    names = (tmp_path / "classes.txt").read_text().splitlines()
+    for caption, label in zip(scenes.caption, scenes.label, strict=True):
+        assert names[label].split()[0] in caption  # the color
 
     refused = make(tmp_path, "--seed", 1)
     assert refused.returncode != 0
