@@ -68,7 +68,7 @@ from vtp_eqx.training.folder import check_begun_alike, FolderInUseError
 from vtp_eqx.training.forecast import forecast, forecast_lines
 from vtp_eqx.training.log import Sink, tensorboard_sink, wandb_sink
 from vtp_eqx.training.monitors import collapse_monitor
-from vtp_eqx.training.pace import progress_line, StepCost
+from vtp_eqx.training.pace import now_and_then, progress_line, StepCost
 from vtp_eqx.training.pretrain import (
     first_state,
     latent_statistics,
@@ -170,7 +170,10 @@ class Setting:
         self.size = options.stored_size or config.tokenizer.image_size
         group, names = options.group or 1, []
         if options.data:
-            self.train = open_sources(options.data, options.split, options.weights)
+            self.train = open_sources(
+                options.data, options.split, options.weights,
+                progress=now_and_then("tars indexed: {} of {}"),
+            )  # fmt: skip
             self.validation = self.train
             if options.validation:
                 self.validation = open_source(

@@ -165,6 +165,12 @@ def test_another_tar_makes_one_index_more(shards, write_tar, captioned):
     assert before.items() < after.items()
 
 
+def test_progress_tells_how_many_tars_are_known(shards):
+    told = []
+    TarSource(shards, progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
 def test_indexes_go_where_they_can(shards, tmp_path, monkeypatch):
     source = TarSource(shards, cache=tmp_path / "cache")
     assert len(list((tmp_path / "cache").rglob("*.index"))) == 3

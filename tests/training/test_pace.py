@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from vtp_eqx.training.pace import duration, Pace, progress_line, StepCost
+from vtp_eqx.training.pace import duration, now_and_then, Pace, progress_line, StepCost
 
 
 @pytest.fixture
@@ -35,6 +35,14 @@ def test_without_a_cost_nothing_is_said(clock):
     pace.read(1, 10)
     clock[0] += 1
     assert pace.read(2, 10) == {}
+
+
+def test_what_is_said_now_and_then_waits_between(clock, capsys):
+    say = now_and_then("{} of {}", seconds=5)
+    for done in range(1, 8):
+        clock[0] += 2
+        say(done, 7)
+    assert capsys.readouterr().out == "3 of 7\n6 of 7\n"
 
 
 def test_a_line_for_the_terminal():

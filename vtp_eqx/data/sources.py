@@ -4,7 +4,7 @@ An example is a flat dict: `image` (uint8 `[H, W, 3]`), and where the data set h
 `caption` (str), `label` (int), `id` (int) and attributes by name.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -92,13 +92,19 @@ class ArraySource:
         return digest.hexdigest()[:12]
 
 
-def open_source(path: str | Path, split: str = "") -> Source:
+def open_source(
+    path: str | Path,
+    split: str = "",
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Source:
     """The examples at `path`, whichever of these it is.
 
     A folder that TensorFlow Datasets prepared (it takes a `split`); a tar, a folder
     with tars in it, or a pattern of tars such as `shards/{00000..00099}.tar` (see
     `TarSource`); any other folder (image files, see `FolderSource`); or an `.npz` of
-    images, named `arr_0` and `arr_1` (labels) as ADM publishes them.
+    images, named `arr_0` and `arr_1` (labels) as ADM publishes them. `progress` is told
+    how many tars of how many are known.
     """
     path = Path(path)
     if (path / "dataset_info.json").is_file():
@@ -114,7 +120,7 @@ def open_source(path: str | Path, split: str = "") -> Source:
         "leave it out.",
     )
     if has_tars(path):
-        return TarSource(path)
+        return TarSource(path, progress=progress)
     if path.suffix != ".npz":
         return FolderSource(path)
     with np.load(path) as content:

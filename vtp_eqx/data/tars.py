@@ -8,7 +8,7 @@ Captions: what is not UTF-8 is replaced by U+FFFD, and what is longer than
 a missing one is not there: whether that example is of use is up to the reader.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 import functools
 import glob
@@ -56,20 +56,25 @@ class TarSource:
         *,
         cache: Path | None = None,
         num_threads: int = 16,
+        progress: Callable[[int, int], None] = lambda done, total: None,
     ):
         """`tars` is a folder, a tar, a pattern such as `{00000..00099}.tar`, or a list.
 
         A tar that a pattern of braces names and that is not there is `damaged`; while
         its index is, its rows keep their places. `cache` is where indexes are kept
-        instead of beside the tars.
+        instead of beside the tars. `progress(done, total)` is called when the index of
+        a tar is there: to make it takes a while for a new set.
         """
         self.paths = expand(tars)
         load = lambda tar: load_index(tar, _index_folders(tar, cache))
         # In random order, so that processes that open a new set at once share the work.
         order = np.random.default_rng().permutation(len(self.paths)).tolist()
+        by_place = {}
         with ThreadPoolExecutor(num_threads) as pool:
             found = pool.map(load, [self.paths[place] for place in order])
-            by_place = dict(zip(order, found, strict=True))
+            for place, index in zip(order, found, strict=True):
+                by_place[place] = index
+                progress(len(by_place), len(order))
         known = [by_place[place] for place in range(len(self.paths))]
         self._heads = [head for head, _ in known]
         self._indexes = [path for _, path in known]

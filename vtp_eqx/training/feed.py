@@ -1,6 +1,6 @@
 """From any source of images and captions to the batches of a pre-training."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -78,13 +78,17 @@ class Feed:
 
 
 def open_sources(
-    paths: Sequence[str], split: str = "", weights: Sequence[float] = ()
+    paths: Sequence[str],
+    split: str = "",
+    weights: Sequence[float] = (),
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Source:
     """The source at a path, or the mixture of several, by default as large as they are.
 
-    See `data.sources.open_source` for what a path may be.
+    See `data.sources.open_source` for what a path may be, and for `progress`.
     """
-    sources = [open_source(path, split) for path in paths]
+    sources = [open_source(path, split, progress=progress) for path in paths]
     return sources[0] if len(sources) == 1 else Mixture(sources, weights or None)
 
 

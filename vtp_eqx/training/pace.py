@@ -1,6 +1,6 @@
 """How fast a run goes: images a second, the share of the peak, the time left."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
 import time
@@ -83,6 +83,19 @@ def progress_line(step: int, num_steps: int, values: Mapping[str, float]) -> str
     if "seconds_left" in values:
         parts.append(f"{duration(values['seconds_left'])} left")
     return "  ".join(parts)
+
+
+def now_and_then(text: str, seconds: float = 5.0) -> Callable[[int, int], None]:
+    """Prints `text` with both numbers, at most every so many seconds."""
+    last = time.monotonic()
+
+    def say(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            print(text.format(done, total), flush=True)
+            last = time.monotonic()
+
+    return say
 
 
 def duration(seconds: float) -> str:
