@@ -34,11 +34,12 @@ from vtp_eqx.data.loader import batches
 from vtp_eqx.losses.weighting import FixedWeights
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.arrays import arrays_hash, named_arrays
+from vtp_eqx.training.objective import Objective
 from vtp_eqx.training.pretrain import pretraining
 from vtp_eqx.training.pretrain_views import Captioned
 from vtp_eqx.training.run import run, Step
 from vtp_eqx.training.state import TrainState
-from vtp_eqx.training.step import make_step, Objective
+from vtp_eqx.training.step import make_step
 
 
 BEGUN = time.monotonic()
