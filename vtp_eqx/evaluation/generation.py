@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, UInt8
 import numpy as np
 
 from vtp_eqx.data.scene_captions import COLORS
-from vtp_eqx.evaluation.frechet import frechet_distance, Moments
+from vtp_eqx.evaluation.frechet import Moments
 from vtp_eqx.models.scene_network import Reading, SceneNetwork
 
 
@@ -101,15 +101,3 @@ def scene_moments(
 ) -> Moments:
     """Moments of the network's features over all images."""
     return Moments.of(np.asarray(read_scenes(network, images).features))
-
-
-def generation_scores(
-    network: SceneNetwork,
-    images: UInt8[np.ndarray, "count height width 3"],
-    labels: Int[np.ndarray, " count"],
-    reference: Moments,
-) -> dict[str, float]:
-    """`FD-scenes` to the reference, and agreement with the labels asked for."""
-    reading = read_scenes(network, images)
-    distance = frechet_distance(Moments.of(np.asarray(reading.features)), reference)
-    return {"FD-scenes": distance, **class_agreement(reading, labels)}
