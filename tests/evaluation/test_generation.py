@@ -6,9 +6,9 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from vtp_eqx.data.scenes import COLORS, render, SceneConfig
+from vtp_eqx.evaluation.batches import as_bytes
 from vtp_eqx.evaluation.frechet import frechet_distance
 from vtp_eqx.evaluation.generation import (
-    as_bytes,
     attribute_agreement,
     class_agreement,
     predictions,
@@ -39,18 +39,6 @@ def real():
 @pytest.fixture(scope="module")
 def reference(network):
     return scene_moments(network, render(SCENES, SCENES.train_indices[:480]).image)
-
-
-def test_bytes_are_clipped_and_rounded_by_hand():
-    levels = np.array([-0.5, 0.0, 0.4999 / 255, 0.5001 / 255, 1.0, 1.5], np.float32)
-    np.testing.assert_array_equal(as_bytes(levels), [0, 0, 0, 1, 255, 255])
-    with pytest.raises(ValueError, match="NaN"):
-        as_bytes(np.array([np.nan], np.float32))
-
-
-def test_bytes_come_back_as_they_were():
-    every = np.arange(256, dtype=np.uint8)
-    np.testing.assert_array_equal(as_bytes(every.astype(np.float32) / 255), every)
 
 
 def test_the_batch_size_changes_no_reading():

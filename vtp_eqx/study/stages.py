@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from vtp_eqx.config import DecodeConfig
+from vtp_eqx.evaluation.batches import encoded_latents
 from vtp_eqx.files import alone
 from vtp_eqx.models.arrays import latents_hash
 from vtp_eqx.models.generator import Generator, load_generator, save_generator
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.study.dataset import Dataset, load_dataset
-from vtp_eqx.study.encoding import encode_all
-from vtp_eqx.study.measure import measure, Result
+from vtp_eqx.study.measure import BATCH, measure, Result
 from vtp_eqx.study.point import Places, Point
 from vtp_eqx.tokenizer import load, save
 from vtp_eqx.training.decode import train_decoder
@@ -61,7 +61,9 @@ def _tokenizer(
         point.pretrain, arrays, folder=folder, group=data.group,
         progress=lambda done, total, metrics: report("tokenizer", done, total),
     )  # fmt: skip
-    mean, std = latent_statistics(encode_all(tokenizer, data.train.image))
+    mean, std = latent_statistics(
+        encoded_latents(tokenizer, data.train.image, batch_size=BATCH)
+    )
     tokenizer = eqx.tree_at(
         lambda tokenizer: (tokenizer.latent_mean, tokenizer.latent_std),
         tokenizer, (mean, std),
@@ -84,8 +86,9 @@ def _decoded(
     if saved.exists():
         return load(saved)
     images = data.train.image
+    latents = encoded_latents(tokenizer, images, batch_size=BATCH)
     tokenizer = train_decoder(
-        config, tokenizer, images, encode_all(tokenizer, images), folder=folder,
+        config, tokenizer, images, latents, folder=folder,
         progress=lambda done, total, metrics: report("decoder", done, total),
     )  # fmt: skip
     save(tokenizer, saved)
@@ -104,7 +107,7 @@ def _generator(
     report("latents", 0, 1)
     latents = np.asarray(
         tokenizer.normalize_latents(
-            jnp.asarray(encode_all(tokenizer, data.train.image))
+            jnp.asarray(encoded_latents(tokenizer, data.train.image, batch_size=BATCH))
         )
     )
     dit = train_generator(
