@@ -5,11 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from vtp_eqx.study.point import point_hash
-from vtp_eqx.study.table import Row
+from vtp_eqx.study.table import finished, floor, Group, groups, mean, methods, Row
 
 
 BASELINE = "AE"
-Group = dict[int, dict[str, float]]  # numbers by seed
 
 
 def scaling_findings(rows: Sequence[Row]) -> list[str]:
@@ -46,26 +45,6 @@ def objective_findings(rows: Sequence[Row]) -> list[str]:
         _obedience(done),
         _floor(done),
     ]
-
-
-def finished(rows: Sequence[Row]) -> list[Row]:
-    """The rows that have a result."""
-    return [row for row in rows if row.result is not None]
-
-
-def groups(rows: Sequence[Row]) -> dict[tuple[str, str], Group]:
-    """The numbers of finished runs by method and size, and then by seed."""
-    found: dict[tuple[str, str], Group] = {}
-    for row in finished(rows):
-        assert row.result is not None
-        group = found.setdefault((row.point.method, row.point.size), {})
-        group[row.point.seed] = row.result.numbers
-    return found
-
-
-def mean(group: Group, name: str) -> float:
-    """A number's mean over seeds."""
-    return float(np.mean([numbers[name] for numbers in group.values()]))
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
@@ -114,7 +93,7 @@ def _turns(rows: Sequence[Row]) -> list[str]:
     """Where along the curve a method is behind the baseline, and where ahead."""
     found = groups(rows)
     lines = []
-    for method in _methods(rows):
+    for method in methods(rows):
         places: dict[str, list[str]] = {}
         for size in _sizes(rows, method):
             base = found.get((BASELINE, size))
@@ -131,7 +110,7 @@ def _courses(rows: Sequence[Row]) -> list[str]:
     """How reconstruction and generation of each method go along its curve."""
     found = groups(rows)
     lines = []
-    for method in _methods(rows):
+    for method in methods(rows):
         sizes = _sizes(rows, method)
         if len(sizes) < 2:
             continue
@@ -205,7 +184,7 @@ def _correlations(rows: Sequence[Row]) -> list[str]:
 
 def _understanding(rows: Sequence[Row]) -> list[str]:
     lines = []
-    for method in _methods(rows):
+    for method in methods(rows):
         own = _of(rows, method)
         line = (
             f"{method}: a linear probe reads shape from encoder features with accuracy "
@@ -224,7 +203,7 @@ def _reconstruction(rows: Sequence[Row]) -> list[str]:
         f"{method}: reconstruction at {_range(_of(rows, method), 'PSNR', '.1f')} dB "
         "PSNR; principal components of the same size reach "
         f"{_range(_of(rows, method), 'PSNR of PCA', '.1f')} dB."
-        for method in _methods(rows)
+        for method in methods(rows)
     ]
 
 
@@ -241,10 +220,8 @@ def _obedience(rows: Sequence[Row]) -> str:
 
 
 def _floor(rows: Sequence[Row]) -> str:
-    floors = [row.result.numbers["FD-scenes floor"] for row in rows if row.result]
     return (
-        f"Held-out against training scenes, FD-scenes is {np.mean(floors):.2f}: its "
-        "floor."
+        f"Held-out against training scenes, FD-scenes is {floor(rows):.2f}: its floor."
     )
 
 
@@ -274,10 +251,6 @@ def _with_spread(group: Group) -> str:
     if len(values) == 1:
         return f"{values[0]:.2f}"
     return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
-def _methods(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(row.point.method for row in rows))
 
 
 def _sizes(rows: Sequence[Row], method: str) -> list[str]:
