@@ -1,6 +1,6 @@
 """What follows from the table of a study, sentence by sentence; the bad news first."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -13,38 +13,12 @@ BASELINE = "AE"
 
 def scaling_findings(rows: Sequence[Row]) -> list[str]:
     """Of curves: methods beside the baseline, size by size, and along the curve."""
-    done = finished(rows)
-    if not done:
-        return ["Nothing is finished yet."]
-    return [
-        *_unfinished(rows),
-        *_comparisons(done),
-        *_turns(done),
-        *_courses(done),
-        _seeds(done),
-        *_understanding(done),
-        *_reconstruction(done),
-        _obedience(done),
-        _floor(done),
-    ]
+    return _findings(rows, _comparisons, _turns, _courses, _seeds)
 
 
 def objective_findings(rows: Sequence[Row]) -> list[str]:
     """Of methods: beside the baseline, and what goes with generation over all runs."""
-    done = finished(rows)
-    if not done:
-        return ["Nothing is finished yet."]
-    return [
-        *_unfinished(rows),
-        *_comparisons(done),
-        *_orders(done),
-        _seeds(done),
-        *_correlations(done),
-        *_understanding(done),
-        *_reconstruction(done),
-        _obedience(done),
-        _floor(done),
-    ]
+    return _findings(rows, _comparisons, _orders, _seeds, _correlations)
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
@@ -58,12 +32,21 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
     return float(np.corrcoef(one, other)[0, 1])
 
 
-def _unfinished(rows: Sequence[Row]) -> list[str]:
-    missing = len(rows) - len(finished(rows))
-    return [] if missing == 0 else [
+def _findings(
+    rows: Sequence[Row], *own: Callable[[Sequence[Row]], list[str]]
+) -> list[str]:
+    """What `own` say of the finished runs, then what is said in every study."""
+    done = finished(rows)
+    if not done:
+        return ["Nothing is finished yet."]
+    missing = len(rows) - len(done)
+    lines = [] if missing == 0 else [
         f"{missing} of {len(rows)} runs are not finished: what follows is about the "
         "others."
     ]  # fmt: skip
+    for part in (*own, _understanding, _reconstruction, _obedience, _floor):
+        lines += part(done)
+    return lines
 
 
 def _comparisons(rows: Sequence[Row]) -> list[str]:
@@ -138,23 +121,23 @@ def _orders(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _seeds(rows: Sequence[Row]) -> str:
+def _seeds(rows: Sequence[Row]) -> list[str]:
     spreads = [
         np.ptp([numbers["FD-scenes"] for numbers in group.values()])
         for group in groups(rows).values()
         if len(group) > 1
     ]
     if not spreads:
-        return (
+        return [
             "There is one seed for each point, so that the spread between seeds is "
             "unknown: differences of FD-scenes that are small beside its distance to "
             "the floor may be chance, and no trend is established."
-        )
-    return (
+        ]
+    return [
         "Between seeds of the same point, FD-scenes differs by up to "
         f"{max(spreads):.2f} (mean {np.mean(spreads):.2f}): smaller differences "
         "between points are not shown."
-    )
+    ]
 
 
 def _correlations(rows: Sequence[Row]) -> list[str]:
@@ -207,22 +190,22 @@ def _reconstruction(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _obedience(rows: Sequence[Row]) -> str:
+def _obedience(rows: Sequence[Row]) -> list[str]:
     found = groups(rows)
     method, size = min(found, key=lambda name: mean(found[name], "FD-scenes"))
     best = found[method, size]
-    return (
+    return [
         f"The best tokenizer by FD-scenes is {method}, {size}: its samples show the "
         f"color asked for in {mean(best, 'color agreement'):.0%}, the shape in "
         f"{mean(best, 'shape agreement'):.0%}, both in "
         f"{mean(best, 'class agreement'):.0%}."
-    )
+    ]
 
 
-def _floor(rows: Sequence[Row]) -> str:
-    return (
+def _floor(rows: Sequence[Row]) -> list[str]:
+    return [
         f"Held-out against training scenes, FD-scenes is {floor(rows):.2f}: its floor."
-    )
+    ]
 
 
 def _leads(group: Group, base: Group) -> list[float]:
