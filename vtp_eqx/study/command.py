@@ -110,6 +110,11 @@ def study(study: Study, arguments: Arguments) -> None:
         raise SystemExit(1)
 
 
+def one_less(seeds: Sequence[int]) -> Sequence[int]:
+    """All seeds but the last, or the only one: for what is not the main question."""
+    return seeds[:-1] or seeds
+
+
 def in_order(points: Sequence[Point]) -> list[Point]:
     """Different points, seed by seed, so that a study that is cut off has whole seeds.
 
