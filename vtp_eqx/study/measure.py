@@ -42,7 +42,7 @@ from vtp_eqx.models.scene_network import (
 )
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.nn.patches import patchify
-from vtp_eqx.study.dataset import Dataset, Split
+from vtp_eqx.study.dataset import Dataset
 from vtp_eqx.study.pictures import save_grid
 from vtp_eqx.study.point import Point
 from vtp_eqx.training.flops import run_flops
@@ -87,8 +87,9 @@ def measure(
     real = scene_moments(network, data.validation.image)
     rebuilt = reconstructed(tokenizer, data.validation.image, batch_size=BATCH)
     numbers = {"FLOPs": run_flops(point.pretrain)}
-    recovered = reconstruction_numbers(network, data, rebuilt, real, tokenizer)
-    understood = understanding_numbers(tokenizer, data)
+    latents = encoded_latents(tokenizer, data.validation.image, batch_size=BATCH)
+    recovered = reconstruction_numbers(network, data, rebuilt, real, tokenizer, latents)
+    understood = understanding_numbers(tokenizer, data, latents)
     report("sampling", 0, point.num_samples)
     labels = np.arange(point.num_samples) % data.num_classes
     begun = time.monotonic()
@@ -145,10 +146,11 @@ def reconstruction_numbers(
     rebuilt: UInt8[np.ndarray, "num height width 3"],
     real: Moments,
     tokenizer: Tokenizer,
+    latents: Float[np.ndarray, "num rows columns channels"],
 ) -> dict[str, float]:
     """PSNR, SSIM and distance of reconstructions, and what PCA would give.
 
-    And by how much the latents that they are made from differ from their neighbors.
+    And by how much `latents`, which they are made from, differ from their neighbors.
     """
     images = data.validation.image
     unit = lambda images: jnp.asarray(images, jnp.float32) / 255
@@ -161,34 +163,46 @@ def reconstruction_numbers(
     error = np.square(np.clip(linear, 0, 1) - patches).reshape(len(images), -1).mean(1)
     shape = np.argmax(reading.logits["shape"], axis=-1)
     other = scene_moments(network, data.train.image[: len(images)])
-    latents = jnp.asarray(encoded_latents(tokenizer, images, batch_size=BATCH))
     return {
         "PSNR": float(np.mean(scores["psnr"])),
         "SSIM": float(np.mean(scores["ssim"])),
         "PSNR of PCA": float(np.mean(-10 * np.log10(error))),
         "rFD-scenes": frechet_distance(Moments.of(np.asarray(reading.features)), real),
         "FD-scenes floor": frechet_distance(other, real),
-        "latent roughness": float(jnp.mean(smoothness_loss(latents))),
+        "latent roughness": float(jnp.mean(smoothness_loss(jnp.asarray(latents)))),
         "shape kept": float(np.mean(shape == data.validation.attributes["shape"])),
     }
 
 
-def understanding_numbers(tokenizer: Tokenizer, data: Dataset) -> dict[str, float]:
-    """Linear probes on features and on latents, and zero-shot where there is text."""
-    train, test = _first(data.train, PROBE_IMAGES), data.validation
-    known = {name: train.attributes[name] for name in NAMES}
-    asked = {name: test.attributes[name] for name in NAMES}
+def understanding_numbers(
+    tokenizer: Tokenizer,
+    data: Dataset,
+    latents: Float[np.ndarray, "num rows columns channels"],
+) -> dict[str, float]:
+    """Linear probes on features and on latents, and zero-shot where there is text.
+
+    `latents` are those of the validation images.
+    """
+    train, test = data.train.image[:PROBE_IMAGES], data.validation.image
+    known = {name: data.train.attributes[name][:PROBE_IMAGES] for name in NAMES}
+    asked = {name: data.validation.attributes[name] for name in NAMES}
+    fitted = encoded_latents(tokenizer, train, batch_size=BATCH)
+    rows = {
+        "features": [
+            in_batches(summarize, tokenizer, images, batch_size=BATCH)
+            for images in (train, test)
+        ],
+        "latents": [some.mean(axis=(1, 2)) for some in (fitted, latents)],
+    }
     numbers = {}
-    for what, read in (("features", _summaries), ("latents", _mean_latents)):
-        accuracy = probe_attributes(
-            read(tokenizer, train.image), known, read(tokenizer, test.image), asked
-        )
+    for what, (first, last) in rows.items():
+        accuracy = probe_attributes(first, known, last, asked)
         for name, value in accuracy.items():
             numbers[f"probe {what} {name}"] = value
         numbers[f"probe {what} mean"] = float(np.mean(list(accuracy.values())))
     if tokenizer.config.text is None:
         return numbers
-    images = in_batches(Tokenizer.embed_image, tokenizer, test.image, batch_size=BATCH)
+    images = in_batches(Tokenizer.embed_image, tokenizer, test, batch_size=BATCH)
     for name in NAMES:
         captions = prompts(name, PROMPTS)
         context = tokenizer.config.text.context
@@ -240,29 +254,6 @@ def generation_numbers(
         ),
         **class_agreement(reading, labels),
     }
-
-
-def _summaries(
-    tokenizer: Tokenizer, images: np.ndarray
-) -> Float[np.ndarray, "num width"]:
-    return in_batches(summarize, tokenizer, images, batch_size=BATCH)
-
-
-def _mean_latents(
-    tokenizer: Tokenizer, images: np.ndarray
-) -> Float[np.ndarray, "num channels"]:
-    latents = encoded_latents(tokenizer, images, batch_size=BATCH)
-    return latents.mean(axis=(1, 2))
-
-
-def _first(split: Split, count: int) -> Split:
-    return Split(
-        image=split.image[:count],
-        caption=split.caption[:count],
-        caption_ids=None if split.caption_ids is None else split.caption_ids[:count],
-        label=split.label[:count],
-        attributes={name: rows[:count] for name, rows in split.attributes.items()},
-    )
 
 
 def _by_class(images: np.ndarray, labels: np.ndarray, data: Dataset) -> np.ndarray:
