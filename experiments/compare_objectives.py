@@ -9,15 +9,15 @@ Pre-trains tokenizers with reconstruction (AE) and contrast (CLIP) or self-disti
 paper's table of objectives (arXiv 2512.13687, section 4), and controls: narrower, noisy
 or smooth latents, no training, no pixels, learned weights. Every tokenizer then gets a
 new pixel decoder, trained on its frozen latents in the same way, and the same diffusion
-transformer. Runs that `scale_compute.py` made are found. `--help` lists the options.
+transformer. Equal samples have all seeds, equal compute one less. Runs that
+`scale_compute.py` made are found. `--help` lists the options.
 """
 
 from collections.abc import Sequence
-import dataclasses
 
 import tyro
 
-from vtp_eqx.study.command import Arguments, Scale, Study, study
+from vtp_eqx.study.command import Arguments, one_less, Scale, Study, study
 from vtp_eqx.study.figure import scatter_figure
 from vtp_eqx.study.findings import objective_findings
 from vtp_eqx.study.point import Point
@@ -49,7 +49,7 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[Point]:
         point(recipe, method, "equal compute", seed, tokenizer_steps=steps)
         for method in (OBJECTIVES[:1] if is_smoke else OBJECTIVES)
         for steps in [as_costly_steps(recipe, method)]
-        for seed in seeds[: max(1, len(seeds) - 1)]
+        for seed in one_less(seeds)
     ]
 
 
@@ -62,15 +62,6 @@ def as_costly_steps(recipe: Recipe, method: str) -> int:
     return round(recipe.tokenizer_steps * joint / own)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(Arguments):
-    """The options of every study; more seeds by default."""
-
-    seeds: int = 3
-    """Tokenizers and generators for equal samples, with seeds 0, 1, ...; for equal
-    compute one less."""
-
-
 if __name__ == "__main__":
     study(
         Study(
@@ -81,5 +72,5 @@ if __name__ == "__main__":
             figure=scatter_figure,
             findings=objective_findings,
         ),
-        tyro.cli(Options, description=__doc__),
+        tyro.cli(Arguments, default=Arguments(seeds=3), description=__doc__),
     )

@@ -36,7 +36,7 @@ import jax.random as jr
 from rich.console import Console
 import tyro
 
-from vtp_eqx.config import TextConfig, TokenizerConfig, VIT_FEMTO
+from vtp_eqx.config import Precision, TextConfig, TokenizerConfig, VIT_FEMTO
 from vtp_eqx.data.captions import CaptionTokenizer, train_tokenizer
 from vtp_eqx.data.clip_text import clip_tokenizer
 from vtp_eqx.data.crops import CenterCrop, Crop, ShortSideCrop, Squash
@@ -55,7 +55,6 @@ from vtp_eqx.evaluation.samples import judge_samples, read_record
 from vtp_eqx.evaluation.survey import Images, Report, Workplace
 from vtp_eqx.evaluation.sweep import SweepConfig
 from vtp_eqx.mesh import data_mesh
-from vtp_eqx.nn.rope import Precision
 from vtp_eqx.tokenizer import load, save, Tokenizer
 
 

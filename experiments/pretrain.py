@@ -49,7 +49,8 @@ from vtp_eqx.data.scenes_tfds import prepare_scenes
 from vtp_eqx.data.sources import open_source, TfdsSource
 from vtp_eqx.data.stream import Reader
 from vtp_eqx.evaluation import card
-from vtp_eqx.evaluation.online import encoded_latents, judge, Labeled, reconstructed
+from vtp_eqx.evaluation.batches import encoded_latents, reconstructed
+from vtp_eqx.evaluation.online import judge, Labeled
 from vtp_eqx.files import replacing
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.arrays import arrays_hash, latents_hash, weights_hash

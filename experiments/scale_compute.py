@@ -8,16 +8,16 @@ Pre-trains tokenizers of one size with budgets over a factor of eight: on recons
 alone (AE), and jointly with contrast and distillation on the latents (VTP) or on the
 encoder's full features (VTP full), as in the compute-scaling figure of the paper
 (arXiv 2512.13687, section 4). Every tokenizer then gets a new pixel decoder, trained on
-its frozen latents in the same way, and the same diffusion transformer. Run again, it
-continues where it stopped; `--help` lists the options.
+its frozen latents in the same way, and the same diffusion transformer. The main budget
+has all seeds, the others one less. Run again, it continues where it stopped; `--help`
+lists the options.
 """
 
 from collections.abc import Sequence
-import dataclasses
 
 import tyro
 
-from vtp_eqx.study.command import Arguments, Scale, Study, study
+from vtp_eqx.study.command import Arguments, one_less, Scale, Study, study
 from vtp_eqx.study.figure import scaling_figure
 from vtp_eqx.study.findings import scaling_findings
 from vtp_eqx.study.point import Point
@@ -46,18 +46,9 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[Point]:
         points += [
             point(recipe, method, f"{steps} steps", seed, tokenizer_steps=steps)
             for method in METHODS
-            for seed in (seeds if share == 1 else seeds[: max(1, len(seeds) - 1)])
+            for seed in (seeds if share == 1 else one_less(seeds))
         ]
     return points
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(Arguments):
-    """The options of every study; more seeds by default."""
-
-    seeds: int = 3
-    """Tokenizers and generators of the main budget, with seeds 0, 1, ...; the other
-    budgets have one less."""
 
 
 if __name__ == "__main__":
@@ -70,5 +61,5 @@ if __name__ == "__main__":
             figure=scaling_figure,
             findings=scaling_findings,
         ),
-        tyro.cli(Options, description=__doc__),
+        tyro.cli(Arguments, default=Arguments(seeds=3), description=__doc__),
     )

@@ -6,7 +6,6 @@ import scipy.linalg
 from vtp_eqx.evaluation.frechet import (
     frechet_distance,
     Moments,
-    moments_of,
     self_test,
 )
 
@@ -98,20 +97,12 @@ def test_moments_of_parts_merge_into_those_of_the_whole(seed, cut):
     np.testing.assert_allclose(whole.covariance, np.cov(rows.T), atol=1e-8)
 
 
-def test_batches_stream_in_any_size():
-    rows = sample(0)
-    streamed = moments_of(rows[i : i + 33] for i in range(0, 200, 33))
-    np.testing.assert_allclose(streamed.scatter, Moments.of(rows).scatter, rtol=1e-9)
-
-
 def test_single_precision_features_are_summed_in_double():
     rows = sample(0).astype(np.float32)
     assert Moments.of(rows).mean.dtype == np.float64
 
 
 def test_what_has_no_distance_is_an_error():
-    with pytest.raises(ValueError, match="at least one batch"):
-        moments_of([])
     with pytest.raises(ValueError, match="finite"):
         Moments.of(np.full((3, 2), np.nan))
     with pytest.raises(ValueError, match="at least 2"):

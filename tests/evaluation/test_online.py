@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from vtp_eqx.config import TextConfig, TokenizerConfig, VIT_FEMTO
-from vtp_eqx.evaluation.online import encoded_latents, judge, Labeled, reconstructed
+from vtp_eqx.evaluation.batches import reconstructed
+from vtp_eqx.evaluation.online import judge, Labeled
 from vtp_eqx.models.tokenizer import Tokenizer
 
 
@@ -36,12 +37,3 @@ def test_what_can_be_taken_is_taken(tokenizer):
     unknown = Labeled(judged.image, np.full(66, -1))
     assert judge(tokenizer, known, unknown, prompts).keys() == {"psnr"}
     assert judge(tokenizer, None, judged).keys() == {"psnr"}
-
-
-def test_a_batch_that_is_not_full_changes_nothing(tokenizer):
-    images = bright_and_dark(70, 0).image
-    np.testing.assert_allclose(
-        encoded_latents(tokenizer, images)[64:],
-        encoded_latents(tokenizer, images[64:]),
-        atol=1e-5,
-    )

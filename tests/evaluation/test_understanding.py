@@ -10,7 +10,6 @@ from vtp_eqx.evaluation.understanding import (
     linear_probe,
     neighbor_accuracy,
     probe_attributes,
-    probe_features,
     zero_shot_accuracy,
 )
 
@@ -120,13 +119,6 @@ def test_all_attributes_of_ten_thousand_rows_take_seconds():
     # Far above the seconds it takes: time is shared with other processes.
     assert time.thread_time() - start < 30
     assert min(scores.values()) > 0.9
-
-
-def test_probe_features_are_summaries_and_the_mean_patch():
-    first, last = np.zeros((2, 3)), np.ones((2, 3))
-    patches = np.stack([np.full((2, 3), 2.0), np.full((2, 3), 4.0)], axis=1)
-    joined = probe_features([first, last], patches)
-    np.testing.assert_array_equal(joined[0], [0, 0, 0, 1, 1, 1, 3, 3, 3])
 
 
 def test_nearer_neighbors_have_the_louder_vote_by_hand():

@@ -1,4 +1,3 @@
-import errno
 import io
 import os
 import signal
@@ -10,7 +9,6 @@ import pytest
 from rich.console import Console
 
 from experiments.scale_encoder import plan
-from vtp_eqx.study.command import _said_when_full, check_space
 from vtp_eqx.study.point import Places
 from vtp_eqx.study.progress import read_standing, Reporter, Standing
 from vtp_eqx.study.schedule import own_cores, run_points, worker_environment
@@ -74,19 +72,6 @@ def test_a_point_that_fails_is_returned_and_what_it_said_is_shown(tmp_path):
     assert "words.json" in output.getvalue()
 
 
-def test_a_folder_that_cannot_be_written_is_said_at_once(tmp_path):
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    with pytest.raises(SystemExit, match="choose another one"):
-        check_space(blocked / "runs")
-
-
-def test_a_full_disk_is_said_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("vtp_eqx.study.command.SPACE_NEEDED", float(2**70))
-    with pytest.raises(SystemExit, match="GB of free disk"):
-        check_space(tmp_path)
-
-
 def test_a_worker_ends_with_the_study_that_started_it(tmp_path):
     # The study's place is taken by a shell that starts a watched process and dies.
     watched = (
@@ -111,19 +96,3 @@ def test_a_worker_ends_with_the_study_that_started_it(tmp_path):
         time.sleep(0.1)
     os.kill(worker, signal.SIGKILL)
     pytest.fail("the worker went on alone")
-
-
-def test_a_disk_that_fills_up_is_one_sentence(tmp_path):
-    def write():
-        with _said_when_full(tmp_path):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    with pytest.raises(SystemExit, match="full disk at"):
-        write()
-
-    def forbidden():
-        with _said_when_full(tmp_path):
-            raise PermissionError(errno.EACCES, "Permission denied")
-
-    with pytest.raises(PermissionError):
-        forbidden()

@@ -47,7 +47,7 @@ def test_a_folder_is_free_again_behind_the_block(tmp_path):
 
 def test_too_little_room_is_said_with_both_numbers(tmp_path):
     check_room(tmp_path, 1)
-    with pytest.raises(OSError, match=r"needs 1e\+06 GB of free disk .* got .* GB at"):
+    with pytest.raises(OSError, match=r"needs 1e\+06 GB of free disk; got .* GB at"):
         check_room(tmp_path, 1e15)
 
 

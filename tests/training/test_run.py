@@ -13,10 +13,11 @@ import pytest
 from vtp_eqx.losses.weighting import FixedWeights
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.training.log import read_log
+from vtp_eqx.training.objective import Objective
 from vtp_eqx.training.pace import StepCost
 from vtp_eqx.training.run import Endurance, run, TERMINATED, Watch
 from vtp_eqx.training.state import copied, TrainState
-from vtp_eqx.training.step import make_step, Objective
+from vtp_eqx.training.step import make_step
 from vtp_eqx.training.watchdog import StallConfig
 
 

@@ -10,7 +10,6 @@ from vtp_eqx.mesh import data_mesh, split
 from vtp_eqx.training.optimizer import leaf_path
 from vtp_eqx.training.pretrain import pretraining
 from vtp_eqx.training.state import copied
-from vtp_eqx.training.step import require_finite
 
 
 # Float32 sums run in another order on every number of devices, and KoLeo divides by
@@ -163,12 +162,3 @@ def test_a_spike_is_skipped_where_it_is_asked_for(pairs):
     typical = first + 4 * first / 50
     typical += (second - typical) / 50
     np.testing.assert_allclose(state.typical_norm, typical, rtol=1e-5)
-
-
-def test_what_is_not_finite_is_named():
-    require_finite({"contrast": 1.0, "dino": 0.0}, 7)
-    bad = {"contrast": float("nan"), "dino": 1.0, "koleo": float("inf")}
-    with pytest.raises(
-        FloatingPointError, match="got contrast = nan, koleo = inf at step 7"
-    ):
-        require_finite(bad, 7)

@@ -38,11 +38,7 @@ class TransformerConfig:
     remat: Remat = "none"  # ours: what a block keeps for its backward pass
 
     def __post_init__(self):
-        require(
-            self.width % self.num_heads == 0,
-            "`width` must be a multiple of `num_heads`; got "
-            f"{self.width} and {self.num_heads}: change either.",
-        )
+        _require_multiple(self, "width", "num_heads")
         require(
             (self.width // self.num_heads) % 4 == 0,
             "The head width must be a multiple of 4, so that rotary positions have two "
@@ -66,11 +62,7 @@ class TextConfig:
     remat: Remat = "none"  # ours
 
     def __post_init__(self):
-        require(
-            self.width % self.num_heads == 0,
-            "`width` must be a multiple of `num_heads`; got "
-            f"{self.width} and {self.num_heads}: change either.",
-        )
+        _require_multiple(self, "width", "num_heads")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,18 +88,14 @@ class TokenizerConfig:
     latent_width: int = 64  # paper
     heads_on: Literal["full", "latent"] = "full"  # code: bottleneck_ae_only = true
     contrast_feature: Literal["cls", "pooled"] = "cls"  # code
-    rope: Literal["float32", "bfloat16"] = "float32"  # ours; code rounds to bfloat16
+    rope: Precision = "float32"  # ours; code rounds to bfloat16
     logit_scale: float = 2.6592600  # OpenCLIP: ln(1 / 0.07)
     logit_bias: float | None = None  # code: none; SigLIP starts at -10
     pixel_mean: tuple[float, float, float] = IMAGENET_MEAN  # code
     pixel_std: tuple[float, float, float] = IMAGENET_STD  # code
 
     def __post_init__(self):
-        require(
-            self.image_size % self.patch_size == 0,
-            "`image_size` must be a multiple of `patch_size`; got "
-            f"{self.image_size} and {self.patch_size}: change either.",
-        )
+        _require_multiple(self, "image_size", "patch_size")
 
     @property
     def head_width(self) -> int:
@@ -136,13 +124,14 @@ class DiTConfig:
     remat: Remat = "none"  # ours
 
     def __post_init__(self):
-        require(
-            self.width % self.num_heads == 0,
-            "`width` must be a multiple of `num_heads`; got "
-            f"{self.width} and {self.num_heads}: change either.",
-        )
-        require(
-            self.latent_size % self.patch_size == 0,
-            "`latent_size` must be a multiple of `patch_size`; got "
-            f"{self.latent_size} and {self.patch_size}: change either.",
-        )
+        _require_multiple(self, "width", "num_heads")
+        _require_multiple(self, "latent_size", "patch_size")
+
+
+def _require_multiple(config: object, name: str, of: str) -> None:
+    value, unit = getattr(config, name), getattr(config, of)
+    require(
+        value % unit == 0,
+        f"`{name}` must be a multiple of `{of}`; got {value} and {unit}: change "
+        "either.",
+    )

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import functools
 from typing import Any
 
-from jaxtyping import Float, Int
+from jaxtyping import Int
 import numpy as np
 
 from vtp_eqx.config import require
@@ -138,11 +138,6 @@ class Order:
             here = (source == one) & (epoch == now)
             found[here] = self._starts[one] + self._read(one, now, line[here])
         return found * self.group + member
-
-    def epochs(self, step: int) -> Float[np.ndarray, " sources"]:
-        """How often each source has been gone through when `step` begins."""
-        turns = step * self._per_lane * self._counts / self._counts.sum()
-        return turns / self._lengths
 
     @property
     def _per_lane(self) -> int:

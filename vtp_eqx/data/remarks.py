@@ -48,7 +48,7 @@ class RemarkLog:
             "take one between 0 and 1.",
         )
         self.path, self.max_skip_rate = path, max_skip_rate
-        self.num_skipped = self.num_mended = 0
+        self.num_skipped = 0
         self._recent: deque[Remark] = deque()  # those that were skipped
         self._file = None
         if path is not None:
@@ -87,9 +87,8 @@ class RemarkLog:
             self._file.close()
 
     def _count(self, remark: Remark) -> None:
-        self.num_skipped += remark.skipped
-        self.num_mended += not remark.skipped
         if remark.skipped:
+            self.num_skipped += 1
             self._recent.append(remark)
 
     def _take_up(self, start_step: int) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 import hashlib
 from pathlib import Path
 from typing import Any
-import zipfile
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from vtp_eqx.config import require
 from vtp_eqx.data.folders import FolderSource
 from vtp_eqx.data.loader import Batch, Source, stacked
 from vtp_eqx.data.tars import has_tars, TarSource
-from vtp_eqx.files import replacing
+from vtp_eqx.files import NO_WHOLE_NPZ, replacing
 
 
 class TfdsSource:
@@ -143,7 +142,7 @@ def load_arrays(source: TfdsSource) -> Batch:
     try:
         with path.open("rb") as file, np.load(file) as cached:
             return dict(cached)
-    except (FileNotFoundError, zipfile.BadZipFile, EOFError, ValueError):
+    except NO_WHOLE_NPZ:
         arrays = stacked([source[row] for row in range(len(source))])
     with replacing(path) as unfinished, unfinished.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)

@@ -5,7 +5,6 @@ squared, in squared units of the features, and falls with the number of samples:
 numbers of equal counts only. Heusel et al. 2017, https://arxiv.org/abs/1706.08500.
 """
 
-from collections.abc import Iterable
 import dataclasses
 
 from jaxtyping import Float
@@ -87,20 +86,6 @@ class Moments:
                 "evaluate more images."
             )
         return self.scatter / (self.count - 1)
-
-
-def moments_of(batches: Iterable[Float[np.ndarray, "count width"]]) -> Moments:
-    """Moments of all rows of all batches, holding one batch in memory at a time."""
-    total = None
-    for features in batches:
-        part = Moments.of(features)
-        total = part if total is None else total + part
-    if total is None:
-        raise ValueError(
-            "Moments take at least one batch of features; got none: "
-            "check that the set of images is not empty, or already read."
-        )
-    return total
 
 
 def frechet_distance(first: Moments, second: Moments) -> float:

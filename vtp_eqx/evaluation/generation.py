@@ -11,27 +11,13 @@ groups varies less than its count says. Quote that floor beside a distance.
 
 from collections.abc import Mapping
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Int, UInt8
 import numpy as np
 
 from vtp_eqx.data.scene_captions import COLORS
-from vtp_eqx.evaluation.frechet import frechet_distance, Moments
+from vtp_eqx.evaluation.batches import in_batches
+from vtp_eqx.evaluation.frechet import Moments
 from vtp_eqx.models.scene_network import Reading, SceneNetwork
-
-
-def as_bytes(
-    images: Float[Array, "*axes"] | Float[np.ndarray, "*axes"],
-) -> UInt8[np.ndarray, "*axes"]:
-    """Images of `[0, 1]` clipped and rounded to 0 ... 255; NaN is an error."""
-    values = np.asarray(images, dtype=np.float32)
-    if np.isnan(values).any():
-        raise ValueError(
-            "Images must not hold NaN; got some: look at the samples' latents."
-        )
-    return np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
 
 
 def read_scenes(
@@ -43,21 +29,7 @@ def read_scenes(
     """What `network` sees in each image, as numpy arrays with a leading `count`."""
     if len(images) == 0:
         raise ValueError("Scenes are read from at least one image; got none.")
-    parts = []
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
-        # Filled up with repeats, so that the last batch is not compiled for itself.
-        rows = np.arange(batch_size) % len(batch)
-        parts.append(jax.device_get(read_batch(network, jnp.asarray(batch[rows]))))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(images)], *parts)
-
-
-@eqx.filter_jit
-def read_batch(
-    network: SceneNetwork, images: UInt8[Array, "batch height width 3"]
-) -> Reading:
-    """What `network` sees in each image of one batch."""
-    return jax.vmap(network)(jnp.asarray(images, jnp.float32) / 255)
+    return in_batches(SceneNetwork.__call__, network, images, batch_size=batch_size)
 
 
 def predictions(reading: Reading) -> dict[str, Int[np.ndarray, " count"]]:
@@ -101,15 +73,3 @@ def scene_moments(
 ) -> Moments:
     """Moments of the network's features over all images."""
     return Moments.of(np.asarray(read_scenes(network, images).features))
-
-
-def generation_scores(
-    network: SceneNetwork,
-    images: UInt8[np.ndarray, "count height width 3"],
-    labels: Int[np.ndarray, " count"],
-    reference: Moments,
-) -> dict[str, float]:
-    """`FD-scenes` to the reference, and agreement with the labels asked for."""
-    reading = read_scenes(network, images)
-    distance = frechet_distance(Moments.of(np.asarray(reading.features)), reference)
-    return {"FD-scenes": distance, **class_agreement(reading, labels)}

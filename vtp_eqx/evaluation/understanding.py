@@ -132,18 +132,6 @@ def probe_attributes(
     }
 
 
-def probe_features(
-    summaries: Sequence[Float[np.ndarray, "batch width"]],
-    patches: Float[np.ndarray, "batch patches width"],
-) -> Float[np.ndarray, "batch joined"]:
-    """What DINOv2's probe reads: summaries of the last blocks, then the mean patch.
-
-    Oquab et al. 2023, https://arxiv.org/abs/2304.07193, section 7.1; VTP probes 1 and 4
-    blocks.
-    """
-    return np.concatenate([*summaries, patches.mean(axis=1)], axis=1)
-
-
 def neighbor_accuracy(
     train: Float[np.ndarray, "train width"],
     train_labels: Int[np.ndarray, " train"],

@@ -3,10 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
-import errno
 import os
 from pathlib import Path
-import shutil
 import sys
 import time
 from typing import Literal
@@ -20,6 +18,7 @@ from vtp_eqx.study.report import rows_of, write_report
 from vtp_eqx.study.schedule import run_points
 from vtp_eqx.study.table import Row, terminal_table
 from vtp_eqx.training.flops import run_flops
+from vtp_eqx.training.folder import check_room, NoRoomError, said_when_full
 
 
 Scale = Literal["smoke", "laptop", "workstation"]
@@ -69,7 +68,6 @@ def study(study: Study, arguments: Arguments) -> None:
     points = study.plan(scale, range(1 if arguments.smoke else arguments.seeds))
     out = arguments.out or arguments.runs / f"{study.name}-{scale}" / study.name
     places = Places(arguments.runs)
-    check_space(arguments.runs, out)
     command = " ".join(["python", *sys.argv])
     begun = time.monotonic()
 
@@ -91,7 +89,7 @@ def study(study: Study, arguments: Arguments) -> None:
     found = sum(row.result is not None for row in rows)
     console.print(f"{title}: {len(points)} runs, {found} found in {arguments.runs}.")
     workers = arguments.workers or _default_workers()
-    with _said_when_full(arguments.runs):
+    with _room(arguments.runs, out):
         for point in missing:
             prepare(point, places.data(point), console.print)
         redraw()
@@ -108,6 +106,11 @@ def study(study: Study, arguments: Arguments) -> None:
         names = ", ".join(point.name for point in failed)
         console.print(f"[red]Failed: {names}.[/red] Run the command again to retry.")
         raise SystemExit(1)
+
+
+def one_less(seeds: Sequence[int]) -> Sequence[int]:
+    """All seeds but the last, or the only one: for what is not the main question."""
+    return seeds[:-1] or seeds
 
 
 def in_order(points: Sequence[Point]) -> list[Point]:
@@ -132,35 +135,12 @@ def _default_workers() -> int:
 
 
 @contextlib.contextmanager
-def _said_when_full(folder: Path) -> Iterator[None]:
+def _room(*folders: Path) -> Iterator[None]:
+    """Ends with a sentence where the folders cannot be written, now or later."""
     try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise SystemExit(
-            f"A study needs room to write; got a full disk at {folder}: free some and "
-            "run the same command again, which keeps what is finished."
-        ) from error
-
-
-def check_space(*folders: Path) -> None:
-    """Says at once where a study could not write, not after an hour."""
-    for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            trial = folder / ".writable"
-            trial.write_text("")
-            trial.unlink()
-        except OSError as error:
-            raise SystemExit(
-                f"A study needs a folder that it can write to; got {folder} ({error}): "
-                "choose another one with --runs or --out."
-            ) from error
-        free = shutil.disk_usage(folder).free
-        if free < SPACE_NEEDED:
-            raise SystemExit(
-                f"A study needs {SPACE_NEEDED / 1e9:.0f} GB of free disk; got "
-                f"{free / 1e9:.1f} GB at {folder}: free some, or choose another folder "
-                "with --runs."
-            )
+        for folder in folders:
+            check_room(folder, SPACE_NEEDED)
+        with said_when_full(folders[0]):
+            yield
+    except NoRoomError as error:
+        raise SystemExit(error.strerror) from error

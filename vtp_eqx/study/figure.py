@@ -15,8 +15,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 import numpy as np
 
 from vtp_eqx.files import replacing
-from vtp_eqx.study.findings import finished, groups, mean
-from vtp_eqx.study.table import Row
+from vtp_eqx.study.table import finished, floor, groups, mean, methods, Row
 
 
 COLORS = (
@@ -42,7 +41,7 @@ def scaling_figure(rows: Sequence[Row], path: Path, title: str) -> None:
     """
     figure, axes = _panels(len(CURVES))
     for axis, (name, label) in zip(axes, CURVES, strict=True):
-        for color, method in zip(COLORS, _methods(rows), strict=False):
+        for color, method in zip(COLORS, methods(rows), strict=False):
             _draw_curve(axis, rows, method, name, color)
         axis.set_xscale("log")
         # A study spans little more than a decade: three labels in each, no others.
@@ -69,7 +68,7 @@ def scatter_figure(rows: Sequence[Row], path: Path, title: str) -> None:
     sizes = list(dict.fromkeys(row.point.size for row in rows))
     for axis, (name, label) in zip(axes, CLOUDS, strict=True):
         for (method, size), group in groups(rows).items():
-            color = COLORS[_methods(rows).index(method) % len(COLORS)]
+            color = COLORS[methods(rows).index(method) % len(COLORS)]
             runs = [(one[name], one["FD-scenes"]) for one in group.values()]
             axis.scatter(*np.transpose(runs), color=color, s=10, alpha=0.6)
             axis.scatter(
@@ -117,21 +116,14 @@ def _draw_curve(
     axis.plot(*zip(*[point[:2] for point in means], strict=True), color=color,
               label=method)  # fmt: skip
     # Methods have the same sizes in the same order: one curve's labels are enough.
-    for flops, value, size in means if method == _methods(rows)[0] else ():
+    for flops, value, size in means if method == methods(rows)[0] else ():
         axis.annotate(
             size, (flops, value), xytext=(5, 5), textcoords="offset points", fontsize=8
         )
 
 
 def _draw_floor(axis: Axes, rows: Sequence[Row]) -> None:
-    floors = [row.result.numbers["FD-scenes floor"] for row in rows if row.result]
-    axis.axhline(
-        float(np.mean(floors)), color="gray", linestyle=":", label="real against real"
-    )
-
-
-def _methods(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(row.point.method for row in rows))
+    axis.axhline(floor(rows), color="gray", linestyle=":", label="real against real")
 
 
 def _write(figure: Figure, path: Path, title: str) -> None:

@@ -1,71 +1,24 @@
 """What follows from the table of a study, sentence by sentence; the bad news first."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from vtp_eqx.study.point import point_hash
-from vtp_eqx.study.table import Row
+from vtp_eqx.study.table import finished, floor, Group, groups, mean, methods, Row
 
 
 BASELINE = "AE"
-Group = dict[int, dict[str, float]]  # numbers by seed
 
 
 def scaling_findings(rows: Sequence[Row]) -> list[str]:
     """Of curves: methods beside the baseline, size by size, and along the curve."""
-    done = finished(rows)
-    if not done:
-        return ["Nothing is finished yet."]
-    return [
-        *_unfinished(rows),
-        *_comparisons(done),
-        *_turns(done),
-        *_courses(done),
-        _seeds(done),
-        *_understanding(done),
-        *_reconstruction(done),
-        _obedience(done),
-        _floor(done),
-    ]
+    return _findings(rows, _comparisons, _turns, _courses, _seeds)
 
 
 def objective_findings(rows: Sequence[Row]) -> list[str]:
     """Of methods: beside the baseline, and what goes with generation over all runs."""
-    done = finished(rows)
-    if not done:
-        return ["Nothing is finished yet."]
-    return [
-        *_unfinished(rows),
-        *_comparisons(done),
-        *_orders(done),
-        _seeds(done),
-        *_correlations(done),
-        *_understanding(done),
-        *_reconstruction(done),
-        _obedience(done),
-        _floor(done),
-    ]
-
-
-def finished(rows: Sequence[Row]) -> list[Row]:
-    """The rows that have a result."""
-    return [row for row in rows if row.result is not None]
-
-
-def groups(rows: Sequence[Row]) -> dict[tuple[str, str], Group]:
-    """The numbers of finished runs by method and size, and then by seed."""
-    found: dict[tuple[str, str], Group] = {}
-    for row in finished(rows):
-        assert row.result is not None
-        group = found.setdefault((row.point.method, row.point.size), {})
-        group[row.point.seed] = row.result.numbers
-    return found
-
-
-def mean(group: Group, name: str) -> float:
-    """A number's mean over seeds."""
-    return float(np.mean([numbers[name] for numbers in group.values()]))
+    return _findings(rows, _comparisons, _orders, _seeds, _correlations)
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
@@ -79,12 +32,21 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
     return float(np.corrcoef(one, other)[0, 1])
 
 
-def _unfinished(rows: Sequence[Row]) -> list[str]:
-    missing = len(rows) - len(finished(rows))
-    return [] if missing == 0 else [
+def _findings(
+    rows: Sequence[Row], *own: Callable[[Sequence[Row]], list[str]]
+) -> list[str]:
+    """What `own` say of the finished runs, then what is said in every study."""
+    done = finished(rows)
+    if not done:
+        return ["Nothing is finished yet."]
+    missing = len(rows) - len(done)
+    lines = [] if missing == 0 else [
         f"{missing} of {len(rows)} runs are not finished: what follows is about the "
         "others."
     ]  # fmt: skip
+    for part in (*own, _understanding, _reconstruction, _obedience, _floor):
+        lines += part(done)
+    return lines
 
 
 def _comparisons(rows: Sequence[Row]) -> list[str]:
@@ -114,7 +76,7 @@ def _turns(rows: Sequence[Row]) -> list[str]:
     """Where along the curve a method is behind the baseline, and where ahead."""
     found = groups(rows)
     lines = []
-    for method in _methods(rows):
+    for method in methods(rows):
         places: dict[str, list[str]] = {}
         for size in _sizes(rows, method):
             base = found.get((BASELINE, size))
@@ -131,7 +93,7 @@ def _courses(rows: Sequence[Row]) -> list[str]:
     """How reconstruction and generation of each method go along its curve."""
     found = groups(rows)
     lines = []
-    for method in _methods(rows):
+    for method in methods(rows):
         sizes = _sizes(rows, method)
         if len(sizes) < 2:
             continue
@@ -159,23 +121,23 @@ def _orders(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _seeds(rows: Sequence[Row]) -> str:
+def _seeds(rows: Sequence[Row]) -> list[str]:
     spreads = [
         np.ptp([numbers["FD-scenes"] for numbers in group.values()])
         for group in groups(rows).values()
         if len(group) > 1
     ]
     if not spreads:
-        return (
+        return [
             "There is one seed for each point, so that the spread between seeds is "
             "unknown: differences of FD-scenes that are small beside its distance to "
             "the floor may be chance, and no trend is established."
-        )
-    return (
+        ]
+    return [
         "Between seeds of the same point, FD-scenes differs by up to "
         f"{max(spreads):.2f} (mean {np.mean(spreads):.2f}): smaller differences "
         "between points are not shown."
-    )
+    ]
 
 
 def _correlations(rows: Sequence[Row]) -> list[str]:
@@ -205,7 +167,7 @@ def _correlations(rows: Sequence[Row]) -> list[str]:
 
 def _understanding(rows: Sequence[Row]) -> list[str]:
     lines = []
-    for method in _methods(rows):
+    for method in methods(rows):
         own = _of(rows, method)
         line = (
             f"{method}: a linear probe reads shape from encoder features with accuracy "
@@ -224,28 +186,26 @@ def _reconstruction(rows: Sequence[Row]) -> list[str]:
         f"{method}: reconstruction at {_range(_of(rows, method), 'PSNR', '.1f')} dB "
         "PSNR; principal components of the same size reach "
         f"{_range(_of(rows, method), 'PSNR of PCA', '.1f')} dB."
-        for method in _methods(rows)
+        for method in methods(rows)
     ]
 
 
-def _obedience(rows: Sequence[Row]) -> str:
+def _obedience(rows: Sequence[Row]) -> list[str]:
     found = groups(rows)
     method, size = min(found, key=lambda name: mean(found[name], "FD-scenes"))
     best = found[method, size]
-    return (
+    return [
         f"The best tokenizer by FD-scenes is {method}, {size}: its samples show the "
         f"color asked for in {mean(best, 'color agreement'):.0%}, the shape in "
         f"{mean(best, 'shape agreement'):.0%}, both in "
         f"{mean(best, 'class agreement'):.0%}."
-    )
+    ]
 
 
-def _floor(rows: Sequence[Row]) -> str:
-    floors = [row.result.numbers["FD-scenes floor"] for row in rows if row.result]
-    return (
-        f"Held-out against training scenes, FD-scenes is {np.mean(floors):.2f}: its "
-        "floor."
-    )
+def _floor(rows: Sequence[Row]) -> list[str]:
+    return [
+        f"Held-out against training scenes, FD-scenes is {floor(rows):.2f}: its floor."
+    ]
 
 
 def _leads(group: Group, base: Group) -> list[float]:
@@ -274,10 +234,6 @@ def _with_spread(group: Group) -> str:
     if len(values) == 1:
         return f"{values[0]:.2f}"
     return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
-def _methods(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(row.point.method for row in rows))
 
 
 def _sizes(rows: Sequence[Row], method: str) -> list[str]:

@@ -15,14 +15,16 @@ import numpy as np
 
 from vtp_eqx.config import as_json, short_hash
 from vtp_eqx.data.scene_captions import COLORS, NAMES, prompts
+from vtp_eqx.evaluation.batches import (
+    as_bytes,
+    encoded_latents,
+    in_batches,
+    reconstructed,
+    summarize,
+)
 from vtp_eqx.evaluation.card import EvaluationCard, write
 from vtp_eqx.evaluation.frechet import frechet_distance, Moments
-from vtp_eqx.evaluation.generation import (
-    as_bytes,
-    class_agreement,
-    read_scenes,
-    scene_moments,
-)
+from vtp_eqx.evaluation.generation import class_agreement, read_scenes, scene_moments
 from vtp_eqx.evaluation.reconstruction import reconstruction_scores
 from vtp_eqx.evaluation.understanding import (
     class_embeddings,
@@ -40,8 +42,7 @@ from vtp_eqx.models.scene_network import (
 )
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.nn.patches import patchify
-from vtp_eqx.study.dataset import Dataset, Split
-from vtp_eqx.study.encoding import encode_all, in_batches
+from vtp_eqx.study.dataset import Dataset
 from vtp_eqx.study.pictures import save_grid
 from vtp_eqx.study.point import Point
 from vtp_eqx.training.flops import run_flops
@@ -51,6 +52,7 @@ from vtp_eqx.training.pca_start import pca_reconstruction
 PROBE_IMAGES = 4000  # training images that probes are fitted on
 PROMPTS = 64  # captions averaged for one class embedding; CLIP has 80
 SAMPLE_BATCH = 250
+BATCH = 256  # of all else that tokenizers do
 SHOWN = 8  # images a row of a grid
 
 
@@ -83,10 +85,11 @@ def measure(
     """Measures a point, and leaves numbers, cards and pictures in `folder`."""
     network = load_scene_network()
     real = scene_moments(network, data.validation.image)
-    rebuilt = reconstructions(tokenizer, data.validation.image)
+    rebuilt = reconstructed(tokenizer, data.validation.image, batch_size=BATCH)
     numbers = {"FLOPs": run_flops(point.pretrain)}
-    reconstructed = reconstruction_numbers(network, data, rebuilt, real, tokenizer)
-    understood = understanding_numbers(tokenizer, data)
+    latents = encoded_latents(tokenizer, data.validation.image, batch_size=BATCH)
+    recovered = reconstruction_numbers(network, data, rebuilt, real, tokenizer, latents)
+    understood = understanding_numbers(tokenizer, data, latents)
     report("sampling", 0, point.num_samples)
     labels = np.arange(point.num_samples) % data.num_classes
     begun = time.monotonic()
@@ -115,7 +118,7 @@ def measure(
     count = len(rebuilt)
     write(
         folder / "card_reconstruction.json",
-        {**reconstructed, **understood},
+        {**recovered, **understood},
         rebuilding,
         num_evaluated=count,
     )
@@ -131,17 +134,10 @@ def measure(
         pairs.reshape(-1, *rebuilt.shape[1:]), folder / "reconstructions.png", 2 * SHOWN
     )
     save_grid(_by_class(images, labels, data), folder / "samples.png", len(COLORS) * 2)
-    result = Result({**numbers, **reconstructed, **understood, **generated})
+    result = Result({**numbers, **recovered, **understood, **generated})
     (folder / "point.json").write_text(as_json(point))
     result.write(folder)
     return result
-
-
-def reconstructions(
-    tokenizer: Tokenizer, images: UInt8[np.ndarray, "num height width 3"]
-) -> UInt8[np.ndarray, "num height width 3"]:
-    """What the tokenizer makes of `images`, as bytes."""
-    return as_bytes(in_batches(_rebuild, tokenizer, images))
 
 
 def reconstruction_numbers(
@@ -150,10 +146,11 @@ def reconstruction_numbers(
     rebuilt: UInt8[np.ndarray, "num height width 3"],
     real: Moments,
     tokenizer: Tokenizer,
+    latents: Float[np.ndarray, "num rows columns channels"],
 ) -> dict[str, float]:
     """PSNR, SSIM and distance of reconstructions, and what PCA would give.
 
-    And by how much the latents that they are made from differ from their neighbors.
+    And by how much `latents`, which they are made from, differ from their neighbors.
     """
     images = data.validation.image
     unit = lambda images: jnp.asarray(images, jnp.float32) / 255
@@ -166,39 +163,51 @@ def reconstruction_numbers(
     error = np.square(np.clip(linear, 0, 1) - patches).reshape(len(images), -1).mean(1)
     shape = np.argmax(reading.logits["shape"], axis=-1)
     other = scene_moments(network, data.train.image[: len(images)])
-    latents = jnp.asarray(encode_all(tokenizer, images))
     return {
         "PSNR": float(np.mean(scores["psnr"])),
         "SSIM": float(np.mean(scores["ssim"])),
         "PSNR of PCA": float(np.mean(-10 * np.log10(error))),
         "rFD-scenes": frechet_distance(Moments.of(np.asarray(reading.features)), real),
         "FD-scenes floor": frechet_distance(other, real),
-        "latent roughness": float(jnp.mean(smoothness_loss(latents))),
+        "latent roughness": float(jnp.mean(smoothness_loss(jnp.asarray(latents)))),
         "shape kept": float(np.mean(shape == data.validation.attributes["shape"])),
     }
 
 
-def understanding_numbers(tokenizer: Tokenizer, data: Dataset) -> dict[str, float]:
-    """Linear probes on features and on latents, and zero-shot where there is text."""
-    train, test = _first(data.train, PROBE_IMAGES), data.validation
-    known = {name: train.attributes[name] for name in NAMES}
-    asked = {name: test.attributes[name] for name in NAMES}
+def understanding_numbers(
+    tokenizer: Tokenizer,
+    data: Dataset,
+    latents: Float[np.ndarray, "num rows columns channels"],
+) -> dict[str, float]:
+    """Linear probes on features and on latents, and zero-shot where there is text.
+
+    `latents` are those of the validation images.
+    """
+    train, test = data.train.image[:PROBE_IMAGES], data.validation.image
+    known = {name: data.train.attributes[name][:PROBE_IMAGES] for name in NAMES}
+    asked = {name: data.validation.attributes[name] for name in NAMES}
+    fitted = encoded_latents(tokenizer, train, batch_size=BATCH)
+    rows = {
+        "features": [
+            in_batches(summarize, tokenizer, images, batch_size=BATCH)
+            for images in (train, test)
+        ],
+        "latents": [some.mean(axis=(1, 2)) for some in (fitted, latents)],
+    }
     numbers = {}
-    for what, read in (("features", _features), ("latents", _mean_latents)):
-        accuracy = probe_attributes(
-            read(tokenizer, train.image), known, read(tokenizer, test.image), asked
-        )
+    for what, (first, last) in rows.items():
+        accuracy = probe_attributes(first, known, last, asked)
         for name, value in accuracy.items():
             numbers[f"probe {what} {name}"] = value
         numbers[f"probe {what} mean"] = float(np.mean(list(accuracy.values())))
     if tokenizer.config.text is None:
         return numbers
-    images = in_batches(_embed_image, tokenizer, test.image)
+    images = in_batches(Tokenizer.embed_image, tokenizer, test, batch_size=BATCH)
     for name in NAMES:
         captions = prompts(name, PROMPTS)
         context = tokenizer.config.text.context
         ids = np.concatenate([data.words.encode(some, context) for some in captions])
-        texts = in_batches(_embed_text, tokenizer, ids)
+        texts = in_batches(Tokenizer.embed_text, tokenizer, ids, batch_size=BATCH)
         classes = class_embeddings(texts.reshape(len(captions), PROMPTS, -1))
         numbers[f"zero-shot {name}"] = zero_shot_accuracy(images, asked[name], classes)
     values = [numbers[f"zero-shot {name}"] for name in NAMES]
@@ -224,7 +233,8 @@ def samples(
         )  # fmt: skip
         parts.append(np.asarray(latents)[: len(batch)])
         report("sampling", start + len(batch), len(labels))
-    return as_bytes(in_batches(_decode, tokenizer, np.concatenate(parts)))
+    latents = np.concatenate(parts)
+    return as_bytes(in_batches(_decode, tokenizer, latents, batch_size=BATCH))
 
 
 def generation_numbers(
@@ -237,35 +247,13 @@ def generation_numbers(
     """Distances of samples to real images and to reconstructions, and obedience."""
     reading = read_scenes(network, images)
     moments = Moments.of(np.asarray(reading.features))
-    reconstructed = scene_moments(network, rebuilt)
     return {
         "FD-scenes": frechet_distance(moments, real),
-        "FD-scenes to reconstructions": frechet_distance(moments, reconstructed),
+        "FD-scenes to reconstructions": frechet_distance(
+            moments, scene_moments(network, rebuilt)
+        ),
         **class_agreement(reading, labels),
     }
-
-
-def _features(
-    tokenizer: Tokenizer, images: np.ndarray
-) -> Float[np.ndarray, "num width"]:
-    """Summary and mean patch of the last block: full-width features of the encoder."""
-    return in_batches(_read_features, tokenizer, images)
-
-
-def _mean_latents(
-    tokenizer: Tokenizer, images: np.ndarray
-) -> Float[np.ndarray, "num channels"]:
-    return encode_all(tokenizer, images).mean(axis=(1, 2))
-
-
-def _first(split: Split, count: int) -> Split:
-    return Split(
-        image=split.image[:count],
-        caption=split.caption[:count],
-        caption_ids=None if split.caption_ids is None else split.caption_ids[:count],
-        label=split.label[:count],
-        attributes={name: rows[:count] for name, rows in split.attributes.items()},
-    )
 
 
 def _by_class(images: np.ndarray, labels: np.ndarray, data: Dataset) -> np.ndarray:
@@ -274,25 +262,5 @@ def _by_class(images: np.ndarray, labels: np.ndarray, data: Dataset) -> np.ndarr
     return images[np.concatenate(rows)]
 
 
-# What is applied to whole sets, named so that each is compiled once (see `in_batches`).
-
-
-def _rebuild(tokenizer: Tokenizer, image: Any) -> Any:
-    return tokenizer.decode(tokenizer.encode(image))
-
-
 def _decode(tokenizer: Tokenizer, latents: Any) -> Any:
     return tokenizer.decode(tokenizer.denormalize_latents(latents))
-
-
-def _embed_image(tokenizer: Tokenizer, image: Any) -> Any:
-    return tokenizer.embed_image(image)
-
-
-def _embed_text(tokenizer: Tokenizer, ids: Any) -> Any:
-    return tokenizer.embed_text(ids)
-
-
-def _read_features(tokenizer: Tokenizer, image: Any) -> Any:
-    features = tokenizer.features(image)[-1]
-    return jnp.concatenate([features.cls, jnp.mean(features.patches, axis=0)])

@@ -14,7 +14,7 @@ from vtp_eqx.config import as_json
 from vtp_eqx.files import replacing
 from vtp_eqx.study.measure import Result
 from vtp_eqx.study.point import Places, Point, point_hash
-from vtp_eqx.study.table import markdown_table, means_table, Row
+from vtp_eqx.study.table import finished, markdown_table, means_table, Row
 
 
 DEFINITIONS = """\
@@ -77,7 +77,7 @@ def write_report(
 
 
 def _origin(command: str, seconds: float, rows: Sequence[Row]) -> str:
-    done = sum(row.result is not None for row in rows)
+    done = len(finished(rows))
     return (
         f"`{command}`, commit `{_commit()}`, {_machine()}, "
         f"{time.strftime('%Y-%m-%d')}: {done} of {len(rows)} runs, {seconds / 60:.0f} "

@@ -4,19 +4,20 @@ Every stage leaves its result in a place of its own and is skipped where that ex
 """
 
 from collections.abc import Callable
+import functools
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
 from vtp_eqx.config import DecodeConfig
+from vtp_eqx.evaluation.batches import encoded_latents
 from vtp_eqx.files import alone
 from vtp_eqx.models.arrays import latents_hash
 from vtp_eqx.models.generator import Generator, load_generator, save_generator
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.study.dataset import Dataset, load_dataset
-from vtp_eqx.study.encoding import encode_all
-from vtp_eqx.study.measure import measure, Result
+from vtp_eqx.study.measure import BATCH, measure, Result
 from vtp_eqx.study.point import Places, Point
 from vtp_eqx.tokenizer import load, save
 from vtp_eqx.training.decode import train_decoder
@@ -25,6 +26,7 @@ from vtp_eqx.training.pretrain import latent_statistics, pretrain
 
 
 Report = Callable[[str, int, int], None]
+Encoded = Callable[[], np.ndarray]  # the raw latents of the training images
 
 
 def run_point(point: Point, places: Places, report: Report) -> Result:
@@ -37,11 +39,17 @@ def run_point(point: Point, places: Places, report: Report) -> Result:
     # Another study may be making the same: wait for it, and find what it made.
     with alone(places.tokenizer(point)):
         tokenizer = _tokenizer(point, places, data, report)
+    # A new decoder leaves latents as they are, and who finds all made needs none.
+    images = data.train.image
+    encode = functools.partial(encoded_latents, tokenizer, images, batch_size=BATCH)
+    encoded = functools.cache(encode)
     if point.decode is not None:
         with alone(places.decoder(point)):
-            tokenizer = _decoded(point, point.decode, places, tokenizer, data, report)
+            tokenizer = _decoded(
+                point, point.decode, places, tokenizer, data, encoded, report
+            )
     with alone(places.generator(point)):
-        generator = _generator(point, places, tokenizer, data, report)
+        generator = _generator(point, places, tokenizer, data, encoded, report)
     report("measuring", 0, 1)
     return measure(point, tokenizer, generator, data, places.point(point), report)
 
@@ -61,7 +69,9 @@ def _tokenizer(
         point.pretrain, arrays, folder=folder, group=data.group,
         progress=lambda done, total, metrics: report("tokenizer", done, total),
     )  # fmt: skip
-    mean, std = latent_statistics(encode_all(tokenizer, data.train.image))
+    mean, std = latent_statistics(
+        encoded_latents(tokenizer, data.train.image, batch_size=BATCH)
+    )
     tokenizer = eqx.tree_at(
         lambda tokenizer: (tokenizer.latent_mean, tokenizer.latent_std),
         tokenizer, (mean, std),
@@ -76,6 +86,7 @@ def _decoded(
     places: Places,
     tokenizer: Tokenizer,
     data: Dataset,
+    encoded: Encoded,
     report: Report,
 ) -> Tokenizer:
     """The tokenizer with a decoder trained on its frozen latents, trained or found."""
@@ -83,9 +94,8 @@ def _decoded(
     saved = folder / "tokenizer"
     if saved.exists():
         return load(saved)
-    images = data.train.image
     tokenizer = train_decoder(
-        config, tokenizer, images, encode_all(tokenizer, images), folder=folder,
+        config, tokenizer, data.train.image, encoded(), folder=folder,
         progress=lambda done, total, metrics: report("decoder", done, total),
     )  # fmt: skip
     save(tokenizer, saved)
@@ -93,7 +103,12 @@ def _decoded(
 
 
 def _generator(
-    point: Point, places: Places, tokenizer: Tokenizer, data: Dataset, report: Report
+    point: Point,
+    places: Places,
+    tokenizer: Tokenizer,
+    data: Dataset,
+    encoded: Encoded,
+    report: Report,
 ) -> Generator:
     """The generator on that tokenizer's latents, trained or found."""
     folder = places.generator(point)
@@ -102,11 +117,7 @@ def _generator(
         # Bound to what it was trained on, not to what it is found beside.
         return load_generator(saved)
     report("latents", 0, 1)
-    latents = np.asarray(
-        tokenizer.normalize_latents(
-            jnp.asarray(encode_all(tokenizer, data.train.image))
-        )
-    )
+    latents = np.asarray(tokenizer.normalize_latents(jnp.asarray(encoded())))
     dit = train_generator(
         point.generate, latents, data.train.label,
         folder=folder,

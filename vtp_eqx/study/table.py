@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from rich.table import Table
 
 from vtp_eqx.study.measure import Result
@@ -14,6 +15,9 @@ class Row(NamedTuple):
 
     point: Point
     result: Result | None
+
+
+Group = dict[int, dict[str, float]]  # the numbers of runs, by seed
 
 
 class Column(NamedTuple):
@@ -39,6 +43,38 @@ COLUMNS = (
     Column("shape shown", "shape agreement", ".2f"),
     Column("class shown", "class agreement", ".2f"),
 )
+
+
+def finished(rows: Sequence[Row]) -> list[Row]:
+    """The rows that have a result."""
+    return [row for row in rows if row.result is not None]
+
+
+def groups(rows: Sequence[Row]) -> dict[tuple[str, str], Group]:
+    """The numbers of finished runs by method and size, and then by seed."""
+    found: dict[tuple[str, str], Group] = {}
+    for row in finished(rows):
+        assert row.result is not None
+        group = found.setdefault((row.point.method, row.point.size), {})
+        group[row.point.seed] = row.result.numbers
+    return found
+
+
+def mean(group: Group, name: str) -> float:
+    """A number's mean over seeds."""
+    return float(np.mean([numbers[name] for numbers in group.values()]))
+
+
+def methods(rows: Sequence[Row]) -> list[str]:
+    """Every method once, in the order of the plan."""
+    return list(dict.fromkeys(row.point.method for row in rows))
+
+
+def floor(rows: Sequence[Row]) -> float:
+    """FD-scenes of real scenes, where runs are finished."""
+    return float(
+        np.mean([row.result.numbers["FD-scenes floor"] for row in rows if row.result])
+    )
 
 
 def terminal_table(rows: Sequence[Row], title: str) -> Table:
@@ -68,18 +104,14 @@ def means_table(rows: Sequence[Row]) -> str:
         "| runs | seeds | " + " | ".join(column.heading for column in COLUMNS) + " |",
         "|---" * (2 + len(COLUMNS)) + "|",
     ]
-    grouped: dict[tuple[str, str], list[dict[str, float]]] = {}
-    for row in rows:
-        if row.result is not None:
-            key = (row.point.method, row.point.size)
-            grouped.setdefault(key, []).append(row.result.numbers)
-    for (method, size), runs in grouped.items():
-        values = " | ".join(_mean_cell(runs, column) for column in COLUMNS)
-        lines.append(f"| {method} {size} | {len(runs)} | {values} |")
+    for (method, size), group in groups(rows).items():
+        values = " | ".join(_mean_cell(group, column) for column in COLUMNS)
+        lines.append(f"| {method} {size} | {len(group)} | {values} |")
     return "\n".join(lines)
 
 
-def _mean_cell(runs: Sequence[dict[str, float]], column: Column) -> str:
+def _mean_cell(group: Group, column: Column) -> str:
+    runs = group.values()
     values = [numbers[column.name] for numbers in runs if column.name in numbers]
     if not values:
         return "-"

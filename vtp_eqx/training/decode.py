@@ -133,10 +133,9 @@ def with_new_decoder(
     config = dataclasses.replace(tokenizer.config, decoder=decoder)
     origin = tokenizer.origin
     make = eqx.filter_jit(lambda key: Tokenizer(config, origin=origin, key=key))
-    mended = {field.name for field in dataclasses.fields(Tokenizer)} - {
-        "decoder", "config", "origin"
-    }  # fmt: skip
-    kept = lambda tokenizer: [getattr(tokenizer, name) for name in sorted(mended)]
+    made = ("decoder", "config", "origin")
+    names = [one.name for one in dataclasses.fields(Tokenizer) if one.name not in made]
+    kept = lambda tokenizer: [getattr(tokenizer, name) for name in names]
     return eqx.tree_at(
         kept, make(key), kept(tokenizer), is_leaf=lambda leaf: leaf is None
     )

@@ -21,6 +21,10 @@ class FolderInUseError(RuntimeError):
     """Another process writes the folder."""
 
 
+class NoRoomError(OSError):
+    """A folder cannot take what a run has to write."""
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Holds `folder` for this process, or raises `FolderInUseError` where another does.
@@ -63,7 +67,7 @@ def check_begun_alike(path: Path, config: str, fixed: Sequence[str]) -> None:
 
 
 def check_room(folder: Path, needed: float) -> None:
-    """Raises `OSError` where `folder` cannot take `needed` bytes more, or none at all.
+    """Raises `NoRoomError` where `folder` cannot take `needed` bytes more, or none.
 
     The folder is made where it is missing.
     """
@@ -73,41 +77,43 @@ def check_room(folder: Path, needed: float) -> None:
         trial.write_text("")
         trial.unlink()
     except OSError as error:
-        raise OSError(
+        raise NoRoomError(
             error.errno,
             f"A run needs a folder that it can write to; got {folder} "
             f"({error.strerror}): choose another one.",
         ) from error
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise OSError(
+        raise NoRoomError(
             errno.ENOSPC,
-            f"A run needs {needed / 1e9:.3g} GB of free disk for its checkpoints; got "
-            f"{free / 1e9:.3g} GB at {folder}: free some, or choose another folder.",
+            f"A run needs {needed / 1e9:.3g} GB of free disk; got {free / 1e9:.3g} GB "
+            f"at {folder}: free some, or choose another folder.",
         )
 
 
 @contextlib.contextmanager
 def said_when_full(folder: Path) -> Iterator[None]:
-    """Turns what libraries say of a full or shut disk into an `OSError` of a sentence.
+    """Turns what libraries say of a full or shut disk into a `NoRoomError`.
 
     Checkpoints are written through libraries whose errors have types of their own, so
     that the text decides there.
     """
     try:
         yield
+    except NoRoomError:
+        raise
     except Exception as error:
         number = getattr(error, "errno", None)
         said = str(error)
         full = number in _FULL or any(os.strerror(code) in said for code in _FULL)
         shut = number in _SHUT and isinstance(error, OSError)
-        if not (full or shut) or "A run needs" in said:
+        if not (full or shut):
             raise
         what = "a full disk" if full else f"one that is shut ({said})"
-        raise OSError(
+        raise NoRoomError(
             number or errno.ENOSPC,
             f"A run needs room to write; got {what} at {folder}: make room and run the "
-            "same command again, which continues from the last checkpoint.",
+            "same command again, which continues from what it has saved.",
         ) from error
 
 

@@ -40,7 +40,9 @@ class DerailedError(FloatingPointError):
     def __init__(self, bad: Sequence[Bad], broken: bool):
         self.bad, self.broken = tuple(bad), broken
         last = self.bad[-1]
-        wrong = [name for name, value in last.metrics.items() if not _finite(value)]
+        wrong = [
+            name for name, value in last.metrics.items() if not math.isfinite(value)
+        ]
         found = ", ".join(f"{name} = {last.metrics[name]}" for name in sorted(wrong))
         if not wrong:
             found = f"{len(self.bad)} skipped steps in a row"
@@ -63,12 +65,12 @@ class Tally:
     @property
     def at_risk(self) -> bool:
         """Whether one more failed step may be too many."""
-        return len(self.row) + 1 >= self._in_a_row or bool(self.row)
+        return bool(self.row) or self._in_a_row <= 1
 
     def look(self, step: int, batch: int, metrics: Mapping[str, float]) -> None:
         """Takes note of a step."""
         skipped = metrics.get("skipped", 0) > 0
-        broken = not skipped and not all(map(_finite, metrics.values()))
+        broken = not skipped and not all(map(math.isfinite, metrics.values()))
         if not skipped and not broken:
             self.row = []
             return
@@ -192,10 +194,6 @@ def replay(
     return found
 
 
-def _finite(value: float) -> bool:
-    return math.isfinite(value)
-
-
 def _written(value: float) -> float | str:
     """JSON has no word for what is not finite; `float` reads ours."""
-    return value if _finite(value) else str(value)
+    return value if math.isfinite(value) else str(value)

@@ -15,7 +15,7 @@ import optax
 from vtp_eqx.config import Precision, Sharding
 from vtp_eqx.mesh import DATA, REPLICATED, SPLIT
 from vtp_eqx.training.accumulation import loss_and_gradient
-from vtp_eqx.training.objective import Objective as Objective
+from vtp_eqx.training.objective import Objective
 from vtp_eqx.training.precision import computing
 from vtp_eqx.training.state import moving_average, placement, TrainState
 
@@ -159,14 +159,3 @@ def _judged(
     counted = jnp.minimum(norm, bound)
     moved = jnp.where(is_first, counted, typical + (counted - typical) / NORM_STEPS)
     return is_finite & (norm <= bound), jnp.where(is_finite, moved, typical)
-
-
-def require_finite(metrics: dict[str, float], step: int) -> None:
-    """Raises `FloatingPointError` naming the terms that are not finite."""
-    bad = sorted(name for name, value in metrics.items() if not jnp.isfinite(value))
-    if bad:
-        found = ", ".join(f"{name} = {metrics[name]}" for name in bad)
-        raise FloatingPointError(
-            f"Every loss term must be finite; got {found} at step {step}: lower the "
-            "learning rate, or look for broken images in that batch."
-        )

@@ -1,0 +1,91 @@
+"""A model applied to a whole data set, a batch at a time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+import numpy as np
+
+from vtp_eqx.models.tokenizer import Tokenizer
+
+
+BATCH = 64
+
+
+def in_batches(
+    function: Callable[[Any, Any], Any],
+    model: Any,
+    rows: np.ndarray,
+    *,
+    batch_size: int = BATCH,
+) -> Any:
+    """`function(model, row)` of every row as numpy, compiled once for a batch.
+
+    `rows` of uint8 are given to `function` as floats in [0, 1]; others as they are.
+    Compiled code is kept by `function`: a method such as `Tokenizer.encode`, or what a
+    module defines, is compiled once for all calls, and a lambda anew in each.
+    """
+    parts = []
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        # Filled up with repeats, so that the last batch is not compiled for itself.
+        filled = batch[np.arange(batch_size) % len(batch)]
+        parts.append(jax.device_get(_apply(function, model, filled)))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(rows)], *parts)
+
+
+def encoded_latents(
+    tokenizer: Tokenizer,
+    images: UInt8[np.ndarray, "num height width 3"],
+    *,
+    batch_size: int = BATCH,
+) -> Float[np.ndarray, "num rows columns channels"]:
+    """The raw latents of images."""
+    return in_batches(Tokenizer.encode, tokenizer, images, batch_size=batch_size)
+
+
+def reconstructed(
+    tokenizer: Tokenizer,
+    images: UInt8[np.ndarray, "num height width 3"],
+    *,
+    batch_size: int = BATCH,
+) -> UInt8[np.ndarray, "num height width 3"]:
+    """What comes back of images, clipped and rounded."""
+    return as_bytes(in_batches(rebuild, tokenizer, images, batch_size=batch_size))
+
+
+def rebuild(
+    tokenizer: Tokenizer, image: Float[Array, "height width 3"]
+) -> Float[Array, "height width 3"]:
+    """What comes back of one image, as it comes."""
+    return tokenizer.decode(tokenizer.encode(image))
+
+
+def summarize(
+    tokenizer: Tokenizer, image: Float[Array, "height width 3"]
+) -> Float[Array, " joined"]:
+    """Summary and mean patch of the last block: full-width features of the encoder."""
+    (seen,) = tokenizer.features(image)
+    return jnp.concatenate([seen.cls, jnp.mean(seen.patches, axis=0)])
+
+
+def as_bytes(
+    images: Float[Array, "*axes"] | Float[np.ndarray, "*axes"],
+) -> UInt8[np.ndarray, "*axes"]:
+    """Images of `[0, 1]` clipped and rounded to 0 ... 255; NaN is an error."""
+    values = np.asarray(images, dtype=np.float32)
+    if np.isnan(values).any():
+        raise ValueError(
+            "Images must not hold NaN; got some: look at the samples' latents."
+        )
+    return np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
+
+
+@eqx.filter_jit
+def _apply(function: Callable[[Any, Any], Any], model: Any, rows: Any) -> Any:
+    if rows.dtype == np.uint8:
+        rows = rows.astype(jnp.float32) / 255
+    return jax.vmap(lambda row: function(model, row))(rows)
