@@ -6,6 +6,10 @@ CLONE is a clone of MiniMax-AI/VTP and PYTHON an interpreter with torch and what
 code imports. Weights are random: speed does not depend on them. Each row is a process
 of its own that loads the same file in the published layout; they run one after the
 other, in both orders, since a machine may be slower once it is warm or not alone.
+
+Each process also times a plain matrix product, the size of a block's largest: what this
+machine has to give. FLOPs of encoding and decoding are `2 * parameters * tokens`; the
+products of attention are work too, but do not count.
 """
 
 import dataclasses
@@ -24,6 +28,7 @@ import tyro
 from benchmarks.table import print_table
 from vtp_eqx import config
 from vtp_eqx.tokenizer import save_published, Tokenizer
+from vtp_eqx.training.flops import num_parameters
 
 
 SIZES = {"small": config.VTP_S, "base": config.VTP_B, "large": config.VTP_L}
@@ -49,6 +54,7 @@ def main(options: Options) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         measured, outputs = measure(options, Path(scratch))
     speeds = [options.batch_size / (row["encode"] + row["decode"]) for row in measured]
+    flops = _flops(options)
     rows = [
         (
             f"{place}. {side}, {row['version']}",
@@ -58,6 +64,8 @@ def main(options: Options) -> None:
             f"{speed:.2f}",
             f"{row['loaded']:.0f}",
             f"{row['peak']:.0f}",
+            f"{row['product_rate'] / 1e9:.0f}",
+            *(f"{work / row[part] / row['product_rate']:.2f}" for part, work in flops),
         )
         for place, (side, row, speed) in enumerate(
             zip(ORDER, measured, speeds, strict=True), start=1
@@ -65,7 +73,9 @@ def main(options: Options) -> None:
     ]
     columns = ("process", "first calls s", "encode ms", "decode ms", "images/s")
     title = f"VTP {options.size}, 256 x 256, batch of {options.batch_size}, float32"
-    print_table(title, (*columns, "MiB loaded", "MiB peak"), rows)
+    memory, rates = ("MiB loaded", "MiB peak"), ("product GFLOP/s", "encode", "decode")
+    print_table(title, (*columns, *memory, *rates), rows)
+    print("\nThe last two columns are shares of the rate of the plain product.")
     ours_first, torch_first = speeds[0] / speeds[1], speeds[3] / speeds[2]
     print(
         f"\nImages/s of ours by torch's: {ours_first:.2f} where ours ran first, "
@@ -103,6 +113,17 @@ def measure(
         with np.load(found) as content:
             outputs[side] = dict(content)
     return measured, outputs
+
+
+def _flops(options: Options) -> list[tuple[str, float]]:
+    shape = dataclasses.replace(SIZES[options.size], text=None)
+    tokens = options.batch_size * (shape.image_size // shape.patch_size) ** 2
+    make = lambda: Tokenizer(shape, key=jr.key(0))
+    parameters = {
+        "encode": num_parameters(lambda: make().encoder),
+        "decode": num_parameters(lambda: make().decoder),
+    }
+    return [(part, 2.0 * count * tokens) for part, count in parameters.items()]
 
 
 if __name__ == "__main__":

@@ -21,12 +21,16 @@ import numpy as np
 
 PUBLISHED_CODE = Path(__file__).parents[2] / "experiments" / "published_code"
 
+# Rows, inner width and columns of the largest product in a block of VTP's base.
+PRODUCT = (2056, 768, 2304)
+
 Step = Callable[[Any], Any]  # returns when its result is there
-Side = tuple[str, Any, Step, Step, Callable[[Any], np.ndarray]]
+Side = tuple[str, Any, Step, Step, Callable[[Any], np.ndarray], Step]
 
 
 def ours(clone: str, checkpoint: Path, pixels: np.ndarray) -> Side:
-    """Version, input, encoder, decoder, and what puts channels last in numpy."""
+    """Version, input, encoder, decoder, what puts channels last in numpy, and the
+    product of a pair of matrices, the second transposed as weights are."""
     import equinox as eqx
     import jax
 
@@ -35,12 +39,14 @@ def ours(clone: str, checkpoint: Path, pixels: np.ndarray) -> Side:
     tokenizer = load(checkpoint)
     encode = eqx.filter_jit(lambda model, rows: jax.vmap(model.encode)(rows))
     decode = eqx.filter_jit(lambda model, rows: jax.vmap(model.decode)(rows))
+    product = jax.jit(lambda left, right: left @ right.T)
     return (
         f"jax {jax.__version__}",
         jax.numpy.asarray(pixels),
         lambda images: jax.block_until_ready(encode(tokenizer, images)),
         lambda latents: jax.block_until_ready(decode(tokenizer, latents)),
         np.asarray,
+        lambda pair: jax.block_until_ready(product(*pair)),
     )
 
 
@@ -69,6 +75,7 @@ def published(clone: str, checkpoint: Path, pixels: np.ndarray) -> Side:
         model.get_reconstruction_latents,
         model.get_latents_decoded_images,
         channels_last,
+        lambda pair: torch.from_numpy(pair[0]) @ torch.from_numpy(pair[1]).T,
     )
 
 
@@ -95,14 +102,19 @@ def peak_memory() -> float:
 def main() -> None:
     name, clone, checkpoint, pixels, outputs, repeats = sys.argv[1:]
     make = {"ours": ours, "torch": published}[name]
-    version, images, encode, decode, last = make(
+    version, images, encode, decode, last, product = make(
         clone, Path(checkpoint), np.load(pixels)
     )
     loaded = peak_memory()
     first_encode, encoding, latents = seconds(encode, images, int(repeats))
     first_decode, decoding, decoded = seconds(decode, latents, int(repeats))
+    rows, inner, columns = PRODUCT
+    draw = np.random.default_rng(0).standard_normal
+    pair = [draw((size, inner), np.float32) for size in (rows, columns)]
+    _, multiplying, _ = seconds(product, pair, 5 * int(repeats))
     measured = {
         "version": version,
+        "product_rate": 2 * rows * inner * columns / multiplying,
         "first": first_encode + first_decode,
         "encode": encoding,
         "decode": decoding,
