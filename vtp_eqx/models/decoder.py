@@ -5,12 +5,12 @@ import jax
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from vtp_eqx.config import TransformerConfig
+from vtp_eqx.config import Precision, TransformerConfig
 from vtp_eqx.models.encoder import vision_stack
 from vtp_eqx.nn.linear import Linear
 from vtp_eqx.nn.norms import LayerNorm, make_norm, RMSNorm
 from vtp_eqx.nn.patches import unpatchify
-from vtp_eqx.nn.rope import axial_table, Precision
+from vtp_eqx.nn.rope import axial_table
 from vtp_eqx.nn.transformer import Transformer
 
 

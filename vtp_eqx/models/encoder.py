@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from vtp_eqx.config import TransformerConfig
+from vtp_eqx.config import Precision, TransformerConfig
 from vtp_eqx.nn.linear import Linear
 from vtp_eqx.nn.norms import LayerNorm, make_norm, RMSNorm
 from vtp_eqx.nn.patches import patch_grid, patchify
-from vtp_eqx.nn.rope import axial_table, Precision, RotaryTable
+from vtp_eqx.nn.rope import axial_table, RotaryTable
 from vtp_eqx.nn.transformer import Transformer
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from vtp_eqx.config import PrototypeConfig, TokenizerConfig
+from vtp_eqx.config import Precision, PrototypeConfig, TokenizerConfig
 from vtp_eqx.models.decoder import PixelDecoder
 from vtp_eqx.models.doors import AnyArray, checked_ids, checked_image, checked_latents
 from vtp_eqx.models.encoder import Encoder, Features
@@ -20,7 +20,6 @@ from vtp_eqx.models.text import TextEncoder
 from vtp_eqx.nn.linear import Linear
 from vtp_eqx.nn.norms import unit_norm
 from vtp_eqx.nn.patches import patch_grid
-from vtp_eqx.nn.rope import Precision
 
 
 class Tokenizer(eqx.Module):

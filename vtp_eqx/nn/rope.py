@@ -15,8 +15,7 @@ from jaxtyping import Array, Float
 import ml_dtypes
 import numpy as np
 
-
-Precision = Literal["float32", "bfloat16"]
+from vtp_eqx.config import Precision
 
 
 class RotaryTable(eqx.Module):
