@@ -19,7 +19,11 @@ from vtp_eqx.models.dinov2 import DISTANCE_SIDE, load_dinov2, PUBLISHED
 from vtp_eqx.models.inception import INCEPTION, load_inception
 from vtp_eqx.models.perceptual import load_perceptual
 from vtp_eqx.models.published import network_hash
-from vtp_eqx.models.scene_network import load_scene_network, scene_network_hash
+from vtp_eqx.models.scene_network import (
+    load_scene_network,
+    scene_network_hash,
+    SHIPPED_ORIGIN,
+)
 
 
 Image = Float[Array, "height width 3"]
@@ -100,8 +104,9 @@ def scene_features() -> FeatureNetwork:
     """The shipped scene network; distances in its features are `FD-scenes`."""
     network = load_scene_network()
     size = network.config.image_size
-    digest, origin = scene_network_hash(), "shipped with vtp_eqx"
-    return FeatureNetwork(network, _scene, "scene-network", digest, size, origin)
+    return FeatureNetwork(
+        network, _scene, "scene-network", scene_network_hash(), size, SHIPPED_ORIGIN
+    )
 
 
 def feature_network(

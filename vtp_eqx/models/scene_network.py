@@ -31,6 +31,7 @@ from vtp_eqx.nn.norms import LayerNorm
 
 
 SHIPPED = Path(__file__).parent.parent / "weights"
+SHIPPED_ORIGIN = "shipped with vtp_eqx"
 WEIGHTS = "scene_network.safetensors"
 RECORD = "scene_network.json"
 

@@ -39,6 +39,7 @@ from vtp_eqx.models.scene_network import (
     load_scene_network,
     scene_network_hash,
     SceneNetwork,
+    SHIPPED_ORIGIN,
 )
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.nn.patches import patchify
@@ -105,6 +106,7 @@ def measure(
         precision="float32",
         feature_network="scene-network",
         feature_hash=scene_network_hash(),
+        feature_origin=SHIPPED_ORIGIN,
     )
     generating = dataclasses.replace(
         rebuilding,
