@@ -7,11 +7,11 @@
     python experiments/make_scenes_tars.py --smoke
 
 Each example is `KEY.jpg` (or `.png`, `.webp`), `KEY.txt`, and `KEY.json` with caption
-and label, as img2dataset writes them; `classes.txt` names the labels. A shard appears
-whole or not at all, and the same command continues where it was killed; the same
-options write the same bytes. `--corrupt` spoils a share of the examples in the ways
-that real sets are: cut and empty images, no image at all, and captions that are empty,
-100 kB long or not UTF-8.
+and label, as img2dataset writes them; `classes.txt` names the labels, and
+`templates.txt` has prompts to name them with. A shard appears whole or not at all, and
+the same command continues where it was killed; the same options write the same bytes.
+`--corrupt` spoils a share of the examples in the ways that real sets are: cut and empty
+images, no image at all, and captions that are empty, 100 kB long or not UTF-8.
 """
 
 from concurrent.futures import ProcessPoolExecutor
@@ -33,12 +33,14 @@ import tyro
 
 from vtp_eqx.config import require
 from vtp_eqx.data.draws import Draws
+from vtp_eqx.data.scene_captions import class_templates
 from vtp_eqx.data.scenes import class_names, render, SceneConfig
 from vtp_eqx.data.tars import TarSource
 from vtp_eqx.files import replacing
 
 
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
+NUM_TEMPLATES = 32
 DAMAGES = ("cut", "empty", "no image", "no caption", "long caption", "latin caption")
 console = Console(width=None if sys.stdout.isatty() else 120)
 
@@ -128,8 +130,10 @@ def check_record(options: Options) -> None:
         )
     with replacing(path) as unfinished:
         unfinished.write_text(json.dumps(record, indent=1) + "\n")
-    with replacing(options.out / "classes.txt") as unfinished:
-        unfinished.write_text("\n".join(class_names()) + "\n")
+    lines = {"classes": class_names(), "templates": class_templates(NUM_TEMPLATES)}
+    for name, those in lines.items():
+        with replacing(options.out / f"{name}.txt") as unfinished:
+            unfinished.write_text("\n".join(those) + "\n")
 
 
 def write_shard(job: tuple[Options, int]) -> None:

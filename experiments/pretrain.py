@@ -44,6 +44,7 @@ from vtp_eqx.config.presets import (
 )
 from vtp_eqx.data.loader import Source
 from vtp_eqx.data.mixture import order_of
+from vtp_eqx.data.scene_captions import class_templates
 from vtp_eqx.data.scenes import class_names, GROUP, SceneConfig
 from vtp_eqx.data.scenes_tfds import prepare_scenes
 from vtp_eqx.data.sources import open_source, TfdsSource
@@ -62,6 +63,7 @@ from vtp_eqx.training.feed import (
     encode_with,
     Feed,
     open_sources,
+    prompts_for,
     some_examples,
     words_for,
 )
@@ -86,8 +88,9 @@ from vtp_eqx.training.watchdog import StallConfig
 
 LAPTOP = dataclasses.replace(
     small(RECIPES["laptop"], METHODS["VTP"], 0),
-    num_steps=20_000,  # half an hour on two cores
+    num_steps=14_000,  # half an hour on one core
 )
+NUM_TEMPLATES = 32  # of scenes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,6 +111,9 @@ class Options:
     validation_split: str = ""
     classes: str = ""
     """A file of class names, a line each, for zero-shot classes of the labels."""
+    templates: str = ""
+    """A file of prompts that sound like captions, a line each with {} for the class;
+    by default CLIP's 80, or 'a {}' where the vocabulary is another."""
     stored_size: int | None = None
     """Side of the squares that views are cut from; by default the tokenizer's."""
     num_scenes: int = 12_000
@@ -130,8 +136,7 @@ class Options:
     window: int = 16
     """Shards whose rows are shuffled together."""
     group: int | None = None
-    """So many consecutive rows stay together in a batch, such as look-alikes; by
-    default 1, or the scenes' 4."""
+    """Consecutive rows that stay together in a batch; by default 1, or the scenes' 4."""
     max_skip_rate: float = 0.1
     devices: int | None = None
     distributed: bool = False
@@ -169,7 +174,7 @@ class Setting:
         self.options, self.config, self.out = options, config, out
         self.mesh = data_mesh(options.devices)
         self.size = options.stored_size or config.tokenizer.image_size
-        group, names = options.group or 1, []
+        group, names, templates = options.group or 1, [], []
         if options.data:
             self.train = open_sources(
                 options.data, options.split, options.weights,
@@ -180,20 +185,21 @@ class Setting:
                 self.validation = open_source(
                     options.validation, options.validation_split
                 )
-            if options.classes:
-                names = Path(options.classes).read_text().splitlines()
+            names = lines_of(options.classes)
         else:
             folder = scenes(self.size, options.num_scenes, out.parent / "scenes")
             self.train = TfdsSource(folder, "train")
             self.validation = TfdsSource(folder, "validation")
             group, names = options.group or GROUP, [*class_names()]
+            templates = class_templates(NUM_TEMPLATES)
         text = config.tokenizer.text if config.contrast_weight > 0 else None
         self.encode = self.prompts = self.words = None
         if text is not None:
             self.words = words_for(text, self.train, out / "words.json")
             self.encode = encode_with(self.words, text)
+            templates = lines_of(options.templates) or templates
             if names:
-                self.prompts = self.encode([f"a {name}" for name in names])[:, None]
+                self.prompts = prompts_for(self.encode, text, names, templates)
         self.feed = Feed(
             reader=Reader(
                 source=self.train,
@@ -333,6 +339,10 @@ def replay(folder: Path) -> None:
         print(f"step {then['step']}, batch {then['batch']}, rows {then['rows']}")
         for name, value in now.metrics.items():
             print(f"  {name:20} then {then['metrics'].get(name)}  now {value:.6g}")
+
+
+def lines_of(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if path else []
 
 
 def scenes(size: int, count: int, folder: Path) -> Path:

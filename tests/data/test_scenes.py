@@ -3,7 +3,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from vtp_eqx.data.scene_captions import BACKGROUNDS, prompts, TEXTURES
+from vtp_eqx.data.scene_captions import BACKGROUNDS, class_templates, prompts, TEXTURES
 from vtp_eqx.data.scenes import (
     class_names,
     COLORS,
@@ -181,3 +181,12 @@ def test_scenes_are_written_into_the_folders_of_their_classes(tmp_path):
         with Image.open(tmp_path / name / f"{index}.png") as picture:
             np.testing.assert_array_equal(np.asarray(picture), image)
     assert len(list(tmp_path.rglob("*.png"))) == 2
+
+
+def test_templates_are_captions_of_any_class():
+    templates = class_templates(40)
+    assert len(set(templates)) > 30
+    for line in templates:
+        assert line.count("{}") == 1
+        assert "triangle" not in line
+        assert any(name in line for name in BACKGROUNDS)

@@ -3,12 +3,15 @@ import pytest
 
 from vtp_eqx.config import TextConfig
 from vtp_eqx.data.mixture import order_of
+from vtp_eqx.data.prompt_templates import IMAGENET_TEMPLATES
 from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.data.stream import Reader
 from vtp_eqx.training.feed import (
+    CLIP_VOCABULARY,
     encode_with,
     Feed,
     open_sources,
+    prompts_for,
     some_examples,
     words_for,
 )
@@ -84,3 +87,25 @@ def test_several_sources_are_a_mixture(tmp_path):
     paths = [str(tmp_path / f"{name}.npz") for name in "ab"]
     assert len(open_sources(paths)) == 8
     assert len(open_sources(paths[:1])) == 3
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "templates", "told"),
+    [
+        (300, (), ["a cat"]),
+        (300, ("{} there", "one {}"), ["cat there", "one cat"]),
+        (CLIP_VOCABULARY, (), [line.format("cat") for line in IMAGENET_TEMPLATES]),
+    ],
+)
+def test_prompts_are_names_in_templates(vocabulary, templates, told):
+    texts = []
+
+    def encode(some):
+        texts.append(some)
+        return np.full((len(some), 4), len(texts), np.int32)
+
+    text = TextConfig(context=4, vocabulary=vocabulary, width=8, depth=1, num_heads=2)
+    ids = prompts_for(encode, text, ["cat", "dog"], templates)
+    assert texts == [told, [line.replace("cat", "dog") for line in told]]
+    assert ids.shape == (2, len(told), 4)
+    assert ids[1, 0, 0] == 2

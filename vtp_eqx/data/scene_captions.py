@@ -101,6 +101,21 @@ def prompts(name: str, count: int) -> list[list[str]]:
     ]
 
 
+def class_templates(count: int) -> list[str]:
+    """`count` captions with `{}` for the class, which say else what captions say."""
+    contexts = Draws(0, np.arange(count))
+    attributes = {
+        name: contexts.integer(f"prompt/{name}", len(values))
+        for name, values in NAMES.items()
+    }
+    # A color and a shape without synonyms, so that they are found again.
+    for name, value in (("color", "red"), ("shape", "triangle")):
+        attributes[name] = np.full(count, NAMES[name].index(value))
+    attributes["relation"] = np.zeros(count, np.int64)
+    captions = describe(attributes, contexts)
+    return [caption.replace("red triangle", "{}") for caption in captions]
+
+
 def _worded(name: str, values: Int[np.ndarray, " n"], wording: Draws) -> list[str]:
     """A word, or one of its synonyms, for each value of one attribute."""
     picks = wording.integer(f"synonym/{name}", 2)

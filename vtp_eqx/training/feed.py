@@ -16,6 +16,7 @@ from vtp_eqx.data.captions import CaptionTokenizer, train_tokenizer
 from vtp_eqx.data.clip_text import clip_tokenizer
 from vtp_eqx.data.loader import Source
 from vtp_eqx.data.mixture import encoded, Mixture, order_of
+from vtp_eqx.data.prompt_templates import IMAGENET_TEMPLATES
 from vtp_eqx.data.remarks import RemarkLog
 from vtp_eqx.data.sources import open_source
 from vtp_eqx.data.stream import Encode, Examples, Reader, Stream
@@ -143,6 +144,18 @@ def encode_with(words: Words, text: TextConfig) -> Encode:
         f"{words.vocabulary} for {text.vocabulary}: raise `text.vocabulary`.",
     )
     return functools.partial(words.encode, context=text.context, truncate=True)
+
+
+def prompts_for(
+    encode: Encode, text: TextConfig, names: Sequence[str], templates: Sequence[str]
+) -> Int32[np.ndarray, "classes prompts context"]:
+    """Ids of every class name in every template, which has `{}` for it.
+
+    Without templates they are CLIP's 80, or `a {}` where `text` has other words.
+    """
+    uses_clip = text.vocabulary == CLIP_VOCABULARY
+    lines = templates or (IMAGENET_TEMPLATES if uses_clip else ["a {}"])
+    return np.stack([encode([line.format(name) for line in lines]) for name in names])
 
 
 def _caption(source: Source, row: int) -> str:
