@@ -136,7 +136,7 @@ class Options:
     window: int = 16
     """Shards whose rows are shuffled together."""
     group: int | None = None
-    """Consecutive rows that stay together in a batch; by default 1, or the scenes' 4."""
+    """Consecutive rows that stay together in a batch; by default 1, or 4 scenes."""
     max_skip_rate: float = 0.1
     devices: int | None = None
     distributed: bool = False
