@@ -4,6 +4,7 @@ import pytest
 
 from experiments import compare_objectives, scale_encoder
 from vtp_eqx.study.findings import (
+    interval,
     objective_findings,
     rank_correlation,
     scaling_findings,
@@ -33,13 +34,28 @@ def test_where_a_method_is_behind_is_said_first(row):
     assert f"ahead of it at {first}" in turns
 
 
-def test_seeds_are_compared_in_pairs_and_must_agree(row):
-    points = scale_encoder.plan("smoke", [0, 1])
-    # Seed 1 is worse for both, by more than what separates them.
-    for vtp, word in (((4.0, 8.0), "ahead of"), ((4.0, 9.5), "not to be told from")):
-        distance = {"AE": (5.0, 9.0), "VTP": vtp}
-        rows = [row(point, distance[point.method][point.seed]) for point in points]
-        assert f"VTP is {word} AE" in scaling_findings(rows)[0]
+@pytest.mark.parametrize(
+    ("vtp", "word"),
+    [
+        ((4.0, 7.9, 3.0), "ahead of"),  # leads 1, 1.1, 0.9
+        ((6.0, 10.1, 4.9), "behind"),
+        ((4.9, 7.0, 3.9), "not to be told from"),  # leads of one sign, 0.1, 2, 0.1
+        ((4.0, 9.5, 3.0), "not to be told from"),
+    ],
+)
+def test_seeds_are_compared_in_pairs_beyond_chance(row, vtp, word):
+    points = scale_encoder.plan("smoke", [0, 1, 2])
+    # Seeds differ for both by more than what separates the methods.
+    distance = {"AE": (5.0, 9.0, 4.0), "VTP": vtp}
+    rows = [row(point, distance[point.method][point.seed]) for point in points]
+    assert f"VTP is {word} AE" in scaling_findings(rows)[0]
+
+
+def test_the_interval_of_a_mean_by_hand():
+    # Deviation 1 over three: 4.303 / sqrt(3) to either side.
+    low, high = interval([1.0, 2.0, 3.0])
+    assert (low, high) == pytest.approx((2 - 2.4842, 2 + 2.4842), abs=1e-3)
+    assert interval([1.0]) is None
 
 
 def test_one_seed_is_said_to_show_no_spread(points, row):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy.stats import sem, t as student
 
 from vtp_eqx.study.point import point_hash
 from vtp_eqx.study.table import finished, floor, Group, groups, mean, methods, Row
@@ -57,13 +58,15 @@ def _comparisons(rows: Sequence[Row]) -> list[str]:
         base = found.get((BASELINE, size))
         if method == BASELINE or base is None:
             continue
-        leads = _leads(group, base)
+        leads = _leads(group, base, "FD-scenes")
         ours, theirs = mean(group, "FD-scenes"), mean(base, "FD-scenes")
         shown = [mean(part, "class agreement") for part in (group, base)]
+        gains = [-100 * lead for lead in _leads(group, base, "class agreement")]
         line = (
             f"{size}: {method} is {_word(leads)} {BASELINE} in FD-scenes, {ours:.2f} "
-            f"against {theirs:.2f}{_by_seed(leads)}; its samples show the class asked "
-            f"for in {shown[0]:.0%}, {BASELINE}'s in {shown[1]:.0%}"
+            f"against {theirs:.2f}{_by_seed(leads, '+.2f')}; its samples show the "
+            f"class asked for in {shown[0]:.0%}, {BASELINE}'s in {shown[1]:.0%}"
+            f"{_by_seed(gains, '+.1f')}"
         )
         compute = mean(base, "FLOPs")
         if compute > 0 and mean(group, "FLOPs") > 0:
@@ -81,7 +84,7 @@ def _turns(rows: Sequence[Row]) -> list[str]:
         for size in _sizes(rows, method):
             base = found.get((BASELINE, size))
             if method != BASELINE and base is not None:
-                word = _word(_leads(found[method, size], base))
+                word = _word(_leads(found[method, size], base, "FD-scenes"))
                 places.setdefault(word, []).append(size)
         if len(places) > 1:
             parts = [f"{word} it at {', '.join(at)}" for word, at in places.items()]
@@ -208,25 +211,41 @@ def _floor(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _leads(group: Group, base: Group) -> list[float]:
-    """By how much a method is ahead, seed by seed; of means where no seed is shared."""
+def _leads(group: Group, base: Group, name: str) -> list[float]:
+    """By how much the baseline has more of a number, seed by seed.
+
+    Where no seed is shared, one lead: of means.
+    """
     shared = sorted(group.keys() & base.keys())
     if not shared:
-        return [mean(base, "FD-scenes") - mean(group, "FD-scenes")]
-    return [base[seed]["FD-scenes"] - group[seed]["FD-scenes"] for seed in shared]
+        return [mean(base, name) - mean(group, name)]
+    return [base[seed][name] - group[seed][name] for seed in shared]
+
+
+def interval(leads: Sequence[float]) -> tuple[float, float] | None:
+    """Where the mean of paired leads lies with 95%, by Student's t; `None` for one."""
+    if len(leads) < 2:
+        return None
+    reach = sem(leads) * student.ppf(0.975, len(leads) - 1)
+    return float(np.mean(leads) - reach), float(np.mean(leads) + reach)
 
 
 def _word(leads: Sequence[float]) -> str:
-    if min(leads) > 0:
+    """Ahead or behind, where 0 is outside the interval or a single seed says so."""
+    low, high = interval(leads) or (leads[0], leads[0])
+    if low > 0:
         return "ahead of"
-    return "behind" if max(leads) < 0 else "not to be told from"
+    return "behind" if high < 0 else "not to be told from"
 
 
-def _by_seed(leads: Sequence[float]) -> str:
-    if len(leads) == 1:
+def _by_seed(leads: Sequence[float], form: str) -> str:
+    bounds = interval(leads)
+    if bounds is None:
         return ""
-    each = ", ".join(f"{lead:+.2f}" for lead in leads)
-    return f" (leads by paired seeds {each}; mean {np.mean(leads):+.2f})"
+    each = ", ".join(format(lead, form) for lead in leads)
+    low, high = (format(bound, form) for bound in bounds)
+    middle = format(np.mean(leads), form)
+    return f" (leads by paired seeds {each}; mean {middle}, 95% from {low} to {high})"
 
 
 def _with_spread(group: Group) -> str:
