@@ -53,8 +53,8 @@ def test_seeds_are_compared_in_pairs_beyond_chance(row, vtp, word):
 
 def test_the_interval_of_a_mean_by_hand():
     # Deviation 1 over three: 4.303 / sqrt(3) to either side.
-    low, high = interval([1.0, 2.0, 3.0])
-    assert (low, high) == pytest.approx((2 - 2.4842, 2 + 2.4842), abs=1e-3)
+    bounds = (2 - 2.4842, 2 + 2.4842)
+    assert interval([1.0, 2.0, 3.0]) == pytest.approx(bounds, abs=1e-3)
     assert interval([1.0]) is None
 
 
