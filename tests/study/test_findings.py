@@ -4,7 +4,6 @@ import pytest
 
 from experiments import compare_objectives, scale_encoder
 from vtp_eqx.study.findings import (
-    interval,
     objective_findings,
     rank_correlation,
     scaling_findings,
@@ -49,13 +48,6 @@ def test_seeds_are_compared_in_pairs_beyond_chance(row, vtp, word):
     distance = {"AE": (5.0, 9.0, 4.0), "VTP": vtp}
     rows = [row(point, distance[point.method][point.seed]) for point in points]
     assert f"VTP is {word} AE" in scaling_findings(rows)[0]
-
-
-def test_the_interval_of_a_mean_by_hand():
-    # Deviation 1 over three: 4.303 / sqrt(3) to either side.
-    bounds = (2 - 2.4842, 2 + 2.4842)
-    assert interval([1.0, 2.0, 3.0]) == pytest.approx(bounds, abs=1e-3)
-    assert interval([1.0]) is None
 
 
 def test_one_seed_is_said_to_show_no_spread(points, row):

@@ -1,9 +1,15 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 
-from experiments import compare_objectives, scale_compute, scale_encoder
-from vtp_eqx.study.point import point_hash
+from experiments import (
+    compare_objectives,
+    paired_seeds,
+    scale_compute,
+    scale_encoder,
+)
+from vtp_eqx.study.point import Places, point_hash
 from vtp_eqx.study.recipe import METHODS, pretraining, RECIPES
 from vtp_eqx.training.flops import run_flops
 from vtp_eqx.training.optimizer import learning_rate
@@ -45,7 +51,9 @@ def test_the_main_budget_has_all_seeds_and_the_others_one_less():
 
 
 @pytest.mark.parametrize("scale", ["smoke", "laptop", "workstation"])
-@pytest.mark.parametrize("study", [scale_encoder, scale_compute, compare_objectives])
+@pytest.mark.parametrize(
+    "study", [scale_encoder, scale_compute, compare_objectives, paired_seeds]
+)
 def test_every_training_is_longer_than_its_warmup(study, scale):
     for point in study.plan(scale, [0]):
         for run in (point.pretrain, point.decode, point.generate):
@@ -75,3 +83,13 @@ def test_the_studies_share_the_runs_of_the_main_budget():
     assert not along & {
         point_hash(point) for point in scale_encoder.plan("laptop", [0])
     }
+
+
+def test_many_seeds_find_the_tokenizers_and_decoders_of_the_other_studies():
+    places = Places(Path("runs"))
+    made = compare_objectives.plan("laptop", SEEDS)
+    asked = paired_seeds.plan("laptop", SEEDS)
+    for place in (places.tokenizer, places.decoder):
+        assert {place(point) for point in asked} <= {place(point) for point in made}
+    generators = {places.generator(point) for point in made}
+    assert not generators & {places.generator(point) for point in asked}

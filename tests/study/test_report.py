@@ -5,7 +5,7 @@ from PIL import Image
 import pytest
 
 from experiments.scale_encoder import plan
-from vtp_eqx.study.figure import scaling_figure, scatter_figure
+from vtp_eqx.study.figure import leads_figure, scaling_figure, scatter_figure
 from vtp_eqx.study.measure import Result
 from vtp_eqx.study.pictures import save_grid
 from vtp_eqx.study.point import Places, point_hash
@@ -36,7 +36,7 @@ def test_means_of_seeds_show_half_of_their_range(row):
     assert "3.50 ±0.50" in line
 
 
-@pytest.mark.parametrize("draw", [scaling_figure, scatter_figure])
+@pytest.mark.parametrize("draw", [scaling_figure, scatter_figure, leads_figure])
 def test_a_figure_is_drawn_before_and_after_there_are_results(
     draw, points, row, tmp_path
 ):

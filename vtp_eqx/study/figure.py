@@ -15,6 +15,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 import numpy as np
 
 from vtp_eqx.files import replacing
+from vtp_eqx.study.paired import BASELINE, interval, leads
 from vtp_eqx.study.table import finished, floor, groups, mean, methods, Row
 
 
@@ -31,6 +32,12 @@ CURVES = (
 CLOUDS = (
     ("probe latents mean", "understanding: linear probe of mean latents"),
     ("PSNR", "reconstruction: PSNR in dB"),
+)
+# A number, by which sign more of it is better, and what a lead in it is called.
+LEADS = (
+    ("FD-scenes", -1, f"lead over {BASELINE} in FD-scenes"),
+    ("class agreement", 100, f"lead over {BASELINE} in class shown, points"),
+    ("probe latents mean", 100, f"lead over {BASELINE} in probe of latents, points"),
 )
 
 
@@ -85,6 +92,34 @@ def scatter_figure(rows: Sequence[Row], path: Path, title: str) -> None:
             handles, labels, frameon=False, fontsize=8, loc="outside right upper"
         )
         _draw_floor(axes[0], rows)
+    _write(figure, path, title)
+
+
+def leads_figure(rows: Sequence[Row], path: Path, title: str) -> None:
+    """Writes a panel for each of `LEADS` of every method over the baseline to `path`.
+
+    A dot is a pair of runs with one seed, a diamond their mean in its 95% interval.
+    """
+    found = groups(rows)
+    figure, axes = _panels(len(LEADS))
+    for axis, (name, sign, label) in zip(axes, LEADS, strict=True):
+        labels = []
+        for (method, size), group in found.items():
+            base = found.get((BASELINE, size))
+            if method == BASELINE or base is None:
+                continue
+            place, ahead = len(labels), leads(group, base, name, sign=sign)
+            color = COLORS[methods(rows).index(method) % len(COLORS)]
+            dots = place + np.linspace(-0.15, 0.15, len(ahead))
+            axis.scatter(ahead, dots, color=color, s=14, alpha=0.6)
+            if bounds := interval(ahead):
+                axis.hlines(place, *bounds, color=color)
+            axis.scatter(np.mean(ahead), place, color=color, s=60, marker="D")
+            labels.append(method)
+        axis.axvline(0, color="gray", linestyle=":")
+        axis.set_yticks(range(len(labels)), labels)
+        axis.set_ylim(max(len(labels), 1) - 0.5, -0.5)
+        axis.set_xlabel(label)
     _write(figure, path, title)
 
 

@@ -3,13 +3,10 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.stats import sem, t as student
 
+from vtp_eqx.study.paired import BASELINE, interval, leads
 from vtp_eqx.study.point import point_hash
 from vtp_eqx.study.table import finished, floor, Group, groups, mean, methods, Row
-
-
-BASELINE = "AE"
 
 
 def scaling_findings(rows: Sequence[Row]) -> list[str]:
@@ -58,15 +55,15 @@ def _comparisons(rows: Sequence[Row]) -> list[str]:
         base = found.get((BASELINE, size))
         if method == BASELINE or base is None:
             continue
-        leads = _leads(group, base, "FD-scenes")
+        ahead = leads(group, base, "FD-scenes", sign=-1)
         ours, theirs = mean(group, "FD-scenes"), mean(base, "FD-scenes")
         shown = [mean(part, "class agreement") for part in (group, base)]
-        gains = [-100 * lead for lead in _leads(group, base, "class agreement")]
+        better = leads(group, base, "class agreement", sign=100)
         line = (
-            f"{size}: {method} is {_word(leads)} {BASELINE} in FD-scenes, {ours:.2f} "
-            f"against {theirs:.2f}{_by_seed(leads, '+.2f')}; its samples show the "
+            f"{size}: {method} is {_word(ahead)} {BASELINE} in FD-scenes, {ours:.2f} "
+            f"against {theirs:.2f}{_by_seed(ahead, '+.2f')}; its samples show the "
             f"class asked for in {shown[0]:.0%}, {BASELINE}'s in {shown[1]:.0%}"
-            f"{_by_seed(gains, '+.1f')}"
+            f"{_by_seed(better, '+.1f')}"
         )
         compute = mean(base, "FLOPs")
         if compute > 0 and mean(group, "FLOPs") > 0:
@@ -84,7 +81,8 @@ def _turns(rows: Sequence[Row]) -> list[str]:
         for size in _sizes(rows, method):
             base = found.get((BASELINE, size))
             if method != BASELINE and base is not None:
-                word = _word(_leads(found[method, size], base, "FD-scenes"))
+                ahead = leads(found[method, size], base, "FD-scenes", sign=-1)
+                word = _word(ahead)
                 places.setdefault(word, []).append(size)
         if len(places) > 1:
             parts = [f"{word} it at {', '.join(at)}" for word, at in places.items()]
@@ -211,40 +209,21 @@ def _floor(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _leads(group: Group, base: Group, name: str) -> list[float]:
-    """By how much the baseline has more of a number, seed by seed.
-
-    Where no seed is shared, one lead: of means.
-    """
-    shared = sorted(group.keys() & base.keys())
-    if not shared:
-        return [mean(base, name) - mean(group, name)]
-    return [base[seed][name] - group[seed][name] for seed in shared]
-
-
-def interval(leads: Sequence[float]) -> tuple[float, float] | None:
-    """Where the mean of paired leads lies with 95%, by Student's t; `None` for one."""
-    if len(leads) < 2:
-        return None
-    reach = sem(leads) * student.ppf(0.975, len(leads) - 1)
-    return float(np.mean(leads) - reach), float(np.mean(leads) + reach)
-
-
-def _word(leads: Sequence[float]) -> str:
+def _word(ahead: Sequence[float]) -> str:
     """Ahead or behind, where 0 is outside the interval or a single seed says so."""
-    low, high = interval(leads) or (leads[0], leads[0])
+    low, high = interval(ahead) or (ahead[0], ahead[0])
     if low > 0:
         return "ahead of"
     return "behind" if high < 0 else "not to be told from"
 
 
-def _by_seed(leads: Sequence[float], form: str) -> str:
-    bounds = interval(leads)
+def _by_seed(ahead: Sequence[float], form: str) -> str:
+    bounds = interval(ahead)
     if bounds is None:
         return ""
-    each = ", ".join(format(lead, form) for lead in leads)
+    each = ", ".join(format(lead, form) for lead in ahead)
     low, high = (format(bound, form) for bound in bounds)
-    middle = format(np.mean(leads), form)
+    middle = format(np.mean(ahead), form)
     return f" (leads by paired seeds {each}; mean {middle}, 95% from {low} to {high})"
 
 

@@ -1,0 +1,57 @@
+"""Is joint pre-training ahead of reconstruction alone by more than chance?
+
+    python experiments/paired_seeds.py                       # 2 CPU cores: hours
+    python experiments/paired_seeds.py --scale workstation   # a GPU: hours
+    python experiments/paired_seeds.py --smoke               # does it run at all?
+
+The main budget of `scale_compute.py` and `compare_objectives.py` with many seeds and
+few methods, so that chance has an interval, and with a generator trained four times as
+long, so that samples are whole. Tokenizers and decoders that those studies made are
+found. `--help` lists the options.
+"""
+
+from collections.abc import Sequence
+
+import tyro
+
+from vtp_eqx.study.command import Arguments, Scale, Study, study
+from vtp_eqx.study.figure import leads_figure
+from vtp_eqx.study.findings import objective_findings
+from vtp_eqx.study.point import Point
+from vtp_eqx.study.recipe import point, RECIPES
+
+
+METHODS = ("AE", "VTP")
+LONGER = 4  # generators, beside those of the recipe
+
+QUESTION = """\
+Reconstruction alone (AE) and with contrast and self-distillation (VTP), for as many
+samples, in pairs of runs with one seed of tokenizer, decoder and generator. Behind
+each, a new decoder trained on frozen latents, and the same diffusion transformer,
+trained four times as long as in the studies with many methods. Is one ahead by more
+than chance?"""
+
+
+def plan(scale: Scale, seeds: Sequence[int]) -> list[Point]:
+    """Every point: methods x seeds."""
+    recipe = RECIPES[scale]
+    steps = LONGER * recipe.generator_steps
+    return [
+        point(recipe, method, f"{steps} generator steps", seed, generator_steps=steps)
+        for method in METHODS
+        for seed in seeds
+    ]
+
+
+if __name__ == "__main__":
+    study(
+        Study(
+            name="paired_seeds",
+            title="Joint pre-training beside reconstruction alone, seed by seed",
+            question=QUESTION,
+            plan=plan,
+            figure=leads_figure,
+            findings=objective_findings,
+        ),
+        tyro.cli(Arguments, default=Arguments(seeds=8), description=__doc__),
+    )
