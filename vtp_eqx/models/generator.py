@@ -57,19 +57,22 @@ class Generator(eqx.Module):
         return sample(velocity, noise, times, SOLVERS[sampler.solver])
 
 
-def save_generator(generator: Generator, path: Path) -> None:
+def save_generator(generator: Generator, path: str | Path) -> None:
     """Writes a generator as one safetensors file, its config in the header."""
     dit = generator.dit
     notes = {"config": as_json(dit.config), "latents": generator.latents_hash}
-    save_weights(dit, path, notes | ({"origin": dit.origin} if dit.origin else {}))
+    save_weights(
+        dit, Path(path), notes | ({"origin": dit.origin} if dit.origin else {})
+    )
 
 
-def load_generator(path: Path) -> Generator:
+def load_generator(path: str | Path) -> Generator:
     """The generator that `save_generator` wrote, equal to the last bit.
 
     A missing file is a `FileNotFoundError`. A file that is cut short, and one of
     something else, are a `ValueError`.
     """
+    path = Path(path)
     require_file(path)
     notes = read_notes(path)
     require(
