@@ -17,12 +17,12 @@ from collections.abc import Sequence
 
 import tyro
 
-from vtp_eqx.study.command import Arguments, one_less, Scale, Study, study
+from vtp_eqx.study.command import Arguments, one_less, run_study, Scale, Study
 from vtp_eqx.study.figure import scatter_figure
 from vtp_eqx.study.findings import objective_findings
 from vtp_eqx.study.point import Point
 from vtp_eqx.study.recipe import METHODS, point, pretraining, Recipe, RECIPES
-from vtp_eqx.training.flops import pretrain_flops
+from vtp_eqx.training.flops import train_flops
 
 
 OBJECTIVES = ("AE", "CLIP+AE", "SSL+AE", "VTP")
@@ -56,14 +56,13 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[Point]:
 def as_costly_steps(recipe: Recipe, method: str) -> int:
     """The steps of `method` for the FLOPs of the joint one's by this recipe."""
     joint, own = (
-        pretrain_flops(pretraining(recipe, METHODS[name], 0))
-        for name in (JOINT, method)
+        train_flops(pretraining(recipe, METHODS[name], 0)) for name in (JOINT, method)
     )
     return round(recipe.tokenizer_steps * joint / own)
 
 
 if __name__ == "__main__":
-    study(
+    run_study(
         Study(
             name="compare_objectives",
             title="Generation, understanding and reconstruction by objective",

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 import tyro
 
-from vtp_eqx.study.command import Arguments, Scale, Study, study
+from vtp_eqx.study.command import Arguments, run_study, Scale, Study
 from vtp_eqx.study.figure import leads_figure
-from vtp_eqx.study.findings import objective_findings
+from vtp_eqx.study.findings import paired_findings
 from vtp_eqx.study.point import Point
 from vtp_eqx.study.recipe import point, RECIPES
 
@@ -44,14 +44,14 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[Point]:
 
 
 if __name__ == "__main__":
-    study(
+    run_study(
         Study(
             name="paired_seeds",
             title="Joint pre-training beside reconstruction alone, seed by seed",
             question=QUESTION,
             plan=plan,
             figure=leads_figure,
-            findings=objective_findings,
+            findings=paired_findings,
         ),
         tyro.cli(Arguments, default=Arguments(seeds=8), description=__doc__),
     )

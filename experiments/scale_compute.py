@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import tyro
 
-from vtp_eqx.study.command import Arguments, one_less, Scale, Study, study
+from vtp_eqx.study.command import Arguments, one_less, run_study, Scale, Study
 from vtp_eqx.study.figure import scaling_figure
 from vtp_eqx.study.findings import scaling_findings
 from vtp_eqx.study.point import Point
@@ -52,7 +52,7 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[Point]:
 
 
 if __name__ == "__main__":
-    study(
+    run_study(
         Study(
             name="scale_compute",
             title="Generation against pre-training compute",

@@ -20,7 +20,7 @@ from typing import Literal
 import tyro
 
 from vtp_eqx.study import recipe
-from vtp_eqx.study.command import Arguments, Scale, Study, study
+from vtp_eqx.study.command import Arguments, run_study, Scale, Study
 from vtp_eqx.study.figure import scaling_figure
 from vtp_eqx.study.findings import scaling_findings
 from vtp_eqx.study.point import Point
@@ -81,10 +81,12 @@ class Options(Arguments):
 
 if __name__ == "__main__":
     options = tyro.cli(Options, description=__doc__)
-    study(
+    full = options.heads_on == "full"
+    run_study(
         Study(
-            name="scale_encoder",
-            title="Generation against tokenizer compute",
+            name="scale_encoder_full" if full else "scale_encoder",
+            title="Generation against tokenizer compute"
+            + (", heads on full features" if full else ""),
             question=QUESTION,
             plan=functools.partial(plan, heads_on=options.heads_on),
             figure=scaling_figure,

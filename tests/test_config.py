@@ -25,6 +25,7 @@ from vtp_eqx.config import (
     VIT_FEMTO,
     VTP_B,
 )
+from vtp_eqx.config.serial import later
 
 
 PLAIN = TokenizerConfig(encoder=VIT_FEMTO, decoder=decoder_like(VIT_FEMTO))
@@ -78,6 +79,21 @@ def test_equal_configs_have_equal_names_and_others_other_ones():
     assert short_hash(CONFIGS[0]) == short_hash(dataclasses.replace(CONFIGS[0]))
     assert short_hash(CONFIGS[0]) != short_hash(changed)
     assert len(short_hash(changed)) == 12
+
+
+def test_a_field_that_came_later_leaves_the_hash_of_what_came_before():
+    @dataclasses.dataclass(frozen=True)
+    class Before:
+        rate: tuple[float, ...] = (0.5, 1.0)
+
+    @dataclasses.dataclass(frozen=True)
+    class After(Before):
+        precision: str = later("float32")
+
+    assert short_hash(After()) == short_hash(Before())
+    assert short_hash(After(precision="bfloat16")) != short_hash(Before())
+    nested = dataclasses.make_dataclass("Nested", ["part"])
+    assert short_hash(nested(After())) == short_hash(nested(Before()))
 
 
 def test_configs_cannot_be_changed():

@@ -1,8 +1,82 @@
 import errno
 
+import numpy as np
 import pytest
 
-from vtp_eqx.study.command import _room
+from experiments.scale_encoder import plan
+from vtp_eqx.study.command import _room, Arguments, run_study, Study
+from vtp_eqx.study.figure import scaling_figure
+from vtp_eqx.study.findings import scaling_findings
+from vtp_eqx.study.pictures import save_grid
+
+
+@pytest.fixture
+def runs(row, monkeypatch):
+    """Runs that cost nothing: `runs` holds the points that were run, in order.
+
+    Where `runs.failing` names a method, its points fail.
+    """
+
+    class Runs(list):
+        failing = ""
+
+    made = Runs()
+
+    def run_points(points, places, *, num_workers, finished, console):
+        for point in points:
+            made.append(point)
+            if point.method == made.failing:
+                continue
+            folder = places.point(point)
+            folder.mkdir(parents=True)
+            for kind in ("reconstructions", "samples"):
+                save_grid(np.zeros((4, 8, 8, 3), np.uint8), folder / f"{kind}.png", 2)
+            row(point, 4.0).result.write(folder)
+            finished(point)
+        return [point for point in points if point.method == made.failing]
+
+    monkeypatch.setattr("vtp_eqx.study.command.run_points", run_points)
+    monkeypatch.setattr("vtp_eqx.study.command.prepare", lambda *arguments: None)
+    return made
+
+
+def small_study():
+    return Study(
+        name="small",
+        title="Small",
+        question="Which?",
+        plan=plan,
+        figure=scaling_figure,
+        findings=scaling_findings,
+    )
+
+
+def test_a_study_runs_again_what_is_missing_alone(runs, tmp_path):
+    arguments = Arguments(smoke=True, runs=tmp_path, workers=1)
+    run_study(small_study(), arguments)
+    assert len(runs) == len(plan("smoke", [0]))
+    run_study(small_study(), arguments)
+    assert len(runs) == len(plan("smoke", [0]))
+    text = (tmp_path / "small-smoke" / "small" / "report.md").read_text()
+    assert f"{len(runs)} of {len(runs)} points" in text
+
+
+def test_a_study_whose_points_fail_ends_with_1_behind_the_others(runs, tmp_path):
+    runs.failing = "AE"
+    arguments = Arguments(smoke=True, runs=tmp_path, workers=1)
+    with pytest.raises(SystemExit, match="1"):
+        run_study(small_study(), arguments)
+    runs.failing = ""
+    done = len(runs)
+    run_study(small_study(), arguments)
+    assert {point.method for point in runs[done:]} == {"AE"}
+
+
+@pytest.mark.parametrize("option", ["seeds", "workers"])
+@pytest.mark.parametrize("number", [0, -1])
+def test_a_study_without_work_or_workers_is_refused(option, number):
+    with pytest.raises(ValueError, match=f"`{option}` must be 1 or more; got {number}"):
+        Arguments(**{option: number})
 
 
 def test_a_folder_that_cannot_be_written_ends_a_study_at_once(tmp_path):

@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from experiments import scale_compute
 from experiments.scale_encoder import plan
 from vtp_eqx.config import as_json, from_dict
 from vtp_eqx.study.command import in_order
@@ -22,6 +23,13 @@ def test_a_point_survives_its_file(points):
 
 def test_no_two_points_share_a_name(points):
     assert len({point_hash(point) for point in points}) == len(points)
+
+
+def test_runs_of_last_month_are_found_today():
+    # A hash that has changed is a study that has to be run again: see `later`.
+    [point] = [one for one in scale_compute.plan("laptop", [0])
+               if (one.method, one.size) == ("AE", "700 steps")]  # fmt: skip
+    assert point_hash(point) == "4bf311880f23"
 
 
 def test_what_a_point_is_called_is_not_what_it_is(points):

@@ -67,6 +67,14 @@ def test_generators_have_the_seeds_of_their_tokenizers():
 
 
 @pytest.mark.parametrize("scale", ["laptop", "workstation"])
+def test_methods_of_one_size_are_different_runs(scale):
+    points = compare_objectives.plan(scale, [0])
+    for size in ("equal samples", "equal compute"):
+        some = [point for point in points if point.size == size]
+        assert len({point_hash(point) for point in some}) == len(some)
+
+
+@pytest.mark.parametrize("scale", ["laptop", "workstation"])
 def test_equal_compute_is_equal_to_a_step(scale):
     points = compare_objectives.plan(scale, [0])
     equal = [point for point in points if point.size == "equal compute"]

@@ -7,10 +7,12 @@ import pytest
 from experiments.scale_encoder import plan
 from vtp_eqx.study.figure import leads_figure, scaling_figure, scatter_figure
 from vtp_eqx.study.measure import Result
+from vtp_eqx.study.paired import interval
 from vtp_eqx.study.pictures import save_grid
 from vtp_eqx.study.point import Places, point_hash
 from vtp_eqx.study.report import rows_of, write_report
 from vtp_eqx.study.table import COLUMNS, markdown_table, means_table, Row
+from vtp_eqx.training.flops import run_flops
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +23,7 @@ def points():
 def test_a_number_that_does_not_exist_is_not_made_up(points, row):
     numbers = dict(row(points[0], 1.0).result.numbers)
     del numbers["zero-shot shape"]
-    rows = [Row(points[0], Result(numbers))]
+    rows = [Row(points[0], Result(numbers=numbers, commit="c0ffee", date="2026-01-01"))]
     place = [column.name for column in COLUMNS].index("zero-shot shape")
     for table, before in ((markdown_table(rows), 2), (means_table(rows), 3)):
         cells = table.splitlines()[2].split("|")
@@ -48,6 +50,20 @@ def test_a_figure_is_drawn_before_and_after_there_are_results(
             assert figure.size[0] > 1000
 
 
+def test_a_lead_is_drawn_where_it_is_with_its_interval(row, tmp_path, monkeypatch):
+    drawn = []
+    write = lambda figure, path, title: drawn.append(figure)
+    monkeypatch.setattr("vtp_eqx.study.figure._write", write)
+    distance = {"AE": (8.0, 6.0), "VTP": (5.0, 5.0)}
+    rows = [row(point, distance[point.method][point.seed])
+            for point in plan("smoke", [0, 1])]  # fmt: skip
+    leads_figure(rows, tmp_path / "study.png", "title")
+    dots, line, middle = drawn[0].axes[0].collections
+    assert np.asarray(dots.get_offsets())[:, 0].tolist() == [3.0, 1.0]
+    assert np.asarray(middle.get_offsets())[:, 0].tolist() == [2.0]
+    assert line.get_segments()[0][:, 0] == pytest.approx(interval([3.0, 1.0]))
+
+
 def test_a_report_holds_every_run_and_a_picture_of_each_method(points, row, tmp_path):
     places, out = Places(tmp_path / "runs"), tmp_path / "out"
     (out / "figures").mkdir(parents=True)
@@ -69,6 +85,7 @@ def test_a_report_holds_every_run_and_a_picture_of_each_method(points, row, tmp_
         seconds=60.0,
     )
     text = (out / "report.md").read_text()
+    assert "Runs were made at `c0ffee`, 2026-01-01 to 2026-01-01." in text
     for point in points:
         assert f"| {point.name} |" in text
     for line in text.splitlines():
@@ -78,6 +95,9 @@ def test_a_report_holds_every_run_and_a_picture_of_each_method(points, row, tmp_
     records = json.loads((out / "runs.json").read_text())
     assert [record["FD-scenes"] for record in records] == [2.0] * len(points)
     assert [record["hash"] for record in records] == [*map(point_hash, points)]
+    assert {record["commit"] for record in records} == {"c0ffee"}
+    flops = [record["FLOPs"] for record in records]
+    assert flops == [run_flops(point.pretrain) for point in points]
 
 
 def test_small_images_become_squares_in_a_grid(tmp_path):

@@ -22,6 +22,7 @@ from vtp_eqx.training.flops import (
     num_parameters,
     pretrain_flops,
     run_flops,
+    train_flops,
 )
 
 
@@ -89,8 +90,8 @@ def test_a_term_that_is_left_out_costs_nothing():
     assert sum(map(pretrain_flops, parts)) == pytest.approx(pretrain_flops(PAPER))
 
 
-def test_a_run_is_all_its_samples():
-    assert run_flops(PAPER) == pytest.approx(pretrain_flops(PAPER) * 16384 * 67000)
+def test_a_run_is_all_its_steps():
+    assert run_flops(PAPER) == pytest.approx(train_flops(PAPER) * 67000)
 
 
 def test_a_generator_costs_two_operations_a_parameter_and_token():

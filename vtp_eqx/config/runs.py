@@ -7,6 +7,7 @@ import dataclasses
 from typing import Literal
 
 from vtp_eqx.config.checks import require
+from vtp_eqx.config.serial import later
 from vtp_eqx.config.shapes import (
     DiTConfig,
     Precision,
@@ -82,7 +83,7 @@ class OptimizerConfig:
     patch_rate: float = 1.0  # DINOv2 0.2: learning-rate share of the patch embedding
     freeze_prototypes: int = 0  # DINOv2 1250 steps: no update of the last layer
     # Ours: skips a step whose gradient is so many times as long as the typical one.
-    spike_factor: float | None = None
+    spike_factor: float | None = later(None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,9 +115,9 @@ class PretrainConfig:
     num_steps: int = 67000  # ours: about 1.1e9 samples at 16k
     # Ours: how a step fits onto its devices; numbers do not depend on it, but for
     # rounding.
-    precision: Precision = "float32"  # what networks compute in; "bfloat16" for GPUs
-    accumulate: int = 1  # stretches that a device goes through its rows in
-    sharding: Sharding = "none"  # "zero": optimizer and teacher; "fsdp": student too
+    precision: Precision = later("float32")  # networks compute in it; "bfloat16": GPUs
+    accumulate: int = later(1)  # stretches that a device goes through its rows in
+    sharding: Sharding = later("none")  # "zero": optimizer, teacher; "fsdp": all
     seed: int = 0
 
     def __post_init__(self):
@@ -209,9 +210,9 @@ class GenerateConfig:
     num_steps: int = 100_000  # LightningDiT: 80 epochs of ImageNet
     # Ours: how a step fits onto its devices; numbers do not depend on it, but for
     # rounding.
-    precision: Precision = "float32"  # what networks compute in; "bfloat16" for GPUs
-    accumulate: int = 1  # stretches that a device goes through its rows in
-    sharding: Sharding = "none"  # "zero": optimizer and teacher; "fsdp": student too
+    precision: Precision = later("float32")  # networks compute in it; "bfloat16": GPUs
+    accumulate: int = later(1)  # stretches that a device goes through its rows in
+    sharding: Sharding = later("none")  # "zero": optimizer, teacher; "fsdp": all
     seed: int = 0
 
 

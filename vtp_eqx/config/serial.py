@@ -11,6 +11,7 @@ from vtp_eqx.config.shapes import TokenizerConfig
 
 
 Config = TypeVar("Config")
+_NEUTRAL = "neutral"
 
 
 def as_json(config: Any) -> str:
@@ -18,9 +19,33 @@ def as_json(config: Any) -> str:
     return json.dumps(dataclasses.asdict(config), indent=1, sort_keys=True)
 
 
+def later(neutral: Any) -> Any:
+    """The default of a field that came when there were runs already.
+
+    At `neutral`, which changes nothing in them, it is left out of `short_hash`, so that
+    those runs are found again.
+    """
+    return dataclasses.field(default=neutral, metadata={_NEUTRAL: neutral})
+
+
 def short_hash(config: Any) -> str:
     """Twelve hexadecimal digits that name a config by its content."""
-    return hashlib.sha256(as_json(config).encode()).hexdigest()[:12]
+    text = json.dumps(_content(config), indent=1, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _content(value: Any) -> Any:
+    """`value` as JSON has it, without fields of `later` that are neutral."""
+    if dataclasses.is_dataclass(value):
+        return {
+            field.name: _content(own)
+            for field in dataclasses.fields(value)
+            for own in [getattr(value, field.name)]
+            if _NEUTRAL not in field.metadata or own != field.metadata[_NEUTRAL]
+        }
+    if isinstance(value, Mapping):
+        return {name: _content(own) for name, own in value.items()}
+    return [*map(_content, value)] if isinstance(value, tuple | list) else value
 
 
 def from_dict(kind: type[Config], fields: Mapping[str, Any]) -> Config:

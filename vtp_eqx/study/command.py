@@ -12,10 +12,11 @@ from typing import Literal
 import jax
 from rich.console import Console
 
+from vtp_eqx.config import require
 from vtp_eqx.study.dataset import prepare
 from vtp_eqx.study.point import Places, Point, point_hash
 from vtp_eqx.study.report import rows_of, write_report
-from vtp_eqx.study.schedule import run_points
+from vtp_eqx.study.schedule import run_points, usable_cores
 from vtp_eqx.study.table import Row, terminal_table
 from vtp_eqx.training.flops import run_flops
 from vtp_eqx.training.folder import check_room, NoRoomError, said_when_full
@@ -43,6 +44,15 @@ class Arguments:
     workers: int | None = None
     """Processes at a time; by default one a core, but one where there is a GPU."""
 
+    def __post_init__(self):
+        for name in ("seeds", "workers"):
+            number = getattr(self, name)
+            require(
+                number is None or number >= 1,
+                f"`{name}` must be 1 or more; got {number}: leave it out for the "
+                "default.",
+            )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
@@ -56,7 +66,7 @@ class Study:
     findings: Callable[[Sequence[Row]], list[str]]
 
 
-def study(study: Study, arguments: Arguments) -> None:
+def run_study(study: Study, arguments: Arguments) -> None:
     """Runs every point of `study.plan(scale, seeds)` that is missing, and reports.
 
     Table, figure and report are drawn again as each point finishes. Exits with 1 where
@@ -88,7 +98,7 @@ def study(study: Study, arguments: Arguments) -> None:
     missing = in_order([row.point for row in rows if row.result is None])
     found = sum(row.result is not None for row in rows)
     console.print(f"{title}: {len(points)} runs, {found} found in {arguments.runs}.")
-    workers = arguments.workers or _default_workers()
+    workers = _num_workers(arguments.workers)
     with _room(arguments.runs, out):
         for point in missing:
             prepare(point, places.data(point), console.print)
@@ -130,8 +140,11 @@ def in_order(points: Sequence[Point]) -> list[Point]:
     return ordered
 
 
-def _default_workers() -> int:
-    return (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
+def _num_workers(asked: int | None) -> int:
+    if asked is not None:
+        return asked
+    on_cpu = jax.default_backend() == "cpu"
+    return (len(usable_cores()) or os.cpu_count() or 1) if on_cpu else 1
 
 
 @contextlib.contextmanager

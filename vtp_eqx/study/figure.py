@@ -55,7 +55,7 @@ def scaling_figure(rows: Sequence[Row], path: Path, title: str) -> None:
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter("{x:.0e}")
         axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.set_xlabel("tokenizer training compute (forward FLOPs)")
+        axis.set_xlabel("tokenizer training compute (FLOPs)")
         axis.set_ylabel(label)
     if finished(rows):
         _draw_floor(axes[0], rows)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from vtp_eqx.study.paired import BASELINE, interval, leads
+from vtp_eqx.study.paired import BASELINE, interval, leads, rank_correlation
 from vtp_eqx.study.point import point_hash
 from vtp_eqx.study.table import finished, floor, Group, groups, mean, methods, Row
 
@@ -19,15 +19,9 @@ def objective_findings(rows: Sequence[Row]) -> list[str]:
     return _findings(rows, _comparisons, _orders, _seeds, _correlations)
 
 
-def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
-    """Spearman's: the correlation of ranks; equal values share their mean rank.
-
-    NaN where all values of either are equal.
-    """
-    one, other = (_ranks(np.asarray(values, float)) for values in (first, second))
-    if min(np.ptp(one), np.ptp(other)) == 0:
-        return float("nan")
-    return float(np.corrcoef(one, other)[0, 1])
+def paired_findings(rows: Sequence[Row]) -> list[str]:
+    """Of few methods with many seeds: each beside the baseline, pair by pair."""
+    return _findings(rows, _comparisons, _orders, _seeds)
 
 
 def _findings(
@@ -56,20 +50,28 @@ def _comparisons(rows: Sequence[Row]) -> list[str]:
         if method == BASELINE or base is None:
             continue
         ahead = leads(group, base, "FD-scenes", sign=-1)
+        if not ahead:
+            continue
+        better = leads(group, base, "class agreement", sign=100)
         ours, theirs = mean(group, "FD-scenes"), mean(base, "FD-scenes")
         shown = [mean(part, "class agreement") for part in (group, base)]
-        better = leads(group, base, "class agreement", sign=100)
         line = (
-            f"{size}: {method} is {_word(ahead)} {BASELINE} in FD-scenes, {ours:.2f} "
-            f"against {theirs:.2f}{_by_seed(ahead, '+.2f')}; its samples show the "
-            f"class asked for in {shown[0]:.0%}, {BASELINE}'s in {shown[1]:.0%}"
-            f"{_by_seed(better, '+.1f')}"
+            f"{size}: {method} {_verdict(ahead)} {BASELINE} in FD-scenes, {ours:.2f} "
+            f"against {theirs:.2f} ({_pairs(ahead, '+.2f')}); its samples show the "
+            f"class asked for in {shown[0]:.0%}, {BASELINE}'s in {shown[1]:.0%} "
+            f"({_pairs(better, '+.1f')})"
         )
         compute = mean(base, "FLOPs")
         if compute > 0 and mean(group, "FLOPs") > 0:
             line += f"; at {mean(group, 'FLOPs') / compute:.1f} times the compute"
         said.append((theirs - ours, f"{line}."))
-    return [line for _, line in sorted(said, key=lambda pair: pair[0])]
+    lines = [line for _, line in sorted(said, key=lambda pair: pair[0])]
+    if len(lines) > 2:
+        lines.append(
+            f"Each of these {2 * len(lines)} intervals holds for itself; of so many, "
+            f"{2 * len(lines) / 20:.1f} leave out 0 by chance alone."
+        )
+    return lines
 
 
 def _turns(rows: Sequence[Row]) -> list[str]:
@@ -82,10 +84,11 @@ def _turns(rows: Sequence[Row]) -> list[str]:
             base = found.get((BASELINE, size))
             if method != BASELINE and base is not None:
                 ahead = leads(found[method, size], base, "FD-scenes", sign=-1)
-                word = _word(ahead)
-                places.setdefault(word, []).append(size)
+                places.setdefault(_verdict(ahead), []).append(size)
         if len(places) > 1:
-            parts = [f"{word} it at {', '.join(at)}" for word, at in places.items()]
+            parts = [
+                f"{verdict} it at {', '.join(at)}" for verdict, at in places.items()
+            ]
             lines.append(f"{method} beside {BASELINE}: {'; '.join(parts)}.")
     return lines
 
@@ -98,13 +101,12 @@ def _courses(rows: Sequence[Row]) -> list[str]:
         sizes = _sizes(rows, method)
         if len(sizes) < 2:
             continue
-        way = lambda name, form, method=method, sizes=sizes: ", ".join(
-            format(mean(found[method, size], name), form) for size in sizes
-        )
+        along = [found[method, size] for size in sizes]
         lines.append(
-            f"{method} from {sizes[0]} to {sizes[-1]}: PSNR {way('PSNR', '.1f')}; "
-            f"FD-scenes {way('FD-scenes', '.2f')}; class shown "
-            f"{way('class agreement', '.2f')}."
+            f"{method} from {sizes[0]} to {sizes[-1]}: PSNR "
+            f"{_course(along, 'PSNR', '.1f')}; FD-scenes "
+            f"{_course(along, 'FD-scenes', '.2f')}; class shown "
+            f"{_course(along, 'class agreement', '.2f')}."
         )
     return lines
 
@@ -123,47 +125,61 @@ def _orders(rows: Sequence[Row]) -> list[str]:
 
 
 def _seeds(rows: Sequence[Row]) -> list[str]:
-    spreads = [
-        np.ptp([numbers["FD-scenes"] for numbers in group.values()])
-        for group in groups(rows).values()
-        if len(group) > 1
+    """How far leads of equal seeds scatter."""
+    found = groups(rows)
+    scatter = [
+        np.std(ahead, ddof=1)
+        for (method, size), group in found.items()
+        if method != BASELINE and (BASELINE, size) in found
+        for ahead in [leads(group, found[BASELINE, size], "FD-scenes", sign=-1)]
+        if len(ahead) > 1
     ]
-    if not spreads:
+    if not scatter:
         return [
             "There is one seed for each point, so that the spread between seeds is "
-            "unknown: differences of FD-scenes that are small beside its distance to "
-            "the floor may be chance, and no trend is established."
+            "unknown: no difference is shown, and no trend."
         ]
     return [
-        "Between seeds of the same point, FD-scenes differs by up to "
-        f"{max(spreads):.2f} (mean {np.mean(spreads):.2f}): smaller differences "
-        "between points are not shown."
+        f"Leads in FD-scenes of pairs with one seed have a standard deviation of "
+        f"{np.median(scatter):.2f} (median over what is compared)."
     ]
 
 
 def _correlations(rows: Sequence[Row]) -> list[str]:
-    """Over all different runs, what goes with a low FD-scenes."""
-    runs = {point_hash(row.point): row.result for row in rows if row.result}
+    """What goes with good generation, over the means of different points."""
+    runs: dict[frozenset[str], list[dict[str, float]]] = {}
+    for method, size in groups(rows):
+        own = [row for row in _of(rows, method) if row.point.size == size]
+        # What two groups share counts once.
+        name = frozenset(point_hash(row.point) for row in own)
+        runs[name] = [row.result.numbers for row in own if row.result]
     if len(runs) < 4:
         return []
-    numbers = [result.numbers for result in runs.values()]
-    column = lambda name: [some[name] for some in numbers]
-    parts = [
-        f"{text} {correlation:+.2f}"
-        for text, name in (
-            ("understanding (probe of latents)", "probe latents mean"),
-            ("probe of features", "probe features mean"),
-            ("reconstruction (PSNR)", "PSNR"),
-            ("roughness of latents", "latent roughness"),
-        )
-        if np.isfinite(
-            correlation := rank_correlation(column(name), column("FD-scenes"))
-        )
+    column = lambda name: [
+        float(np.mean([numbers[name] for numbers in some])) for some in runs.values()
     ]
-    return [
-        f"Rank correlation with FD-scenes over {len(runs)} runs (negative: more of it "
-        f"goes with better generation): {', '.join(parts)}."
-    ]
+    lines = []
+    for target in ("FD-scenes", "class agreement"):
+        parts = [
+            f"{text} {value:+.2f} ({low:+.2f} to {high:+.2f})"
+            for text, name in (
+                ("probe of latents", "probe latents mean"),
+                ("probe of features", "probe features mean"),
+                ("PSNR", "PSNR"),
+                ("roughness of latents", "latent roughness"),
+            )
+            for value, low, high in [rank_correlation(column(name), column(target))]
+            if np.isfinite(value)
+        ]
+        lines.append(
+            f"Rank correlation of {target} with others over the means of {len(runs)} "
+            f"points (95% by resampling points): {', '.join(parts)}."
+        )
+    return lines
+
+
+def _course(along: Sequence[Group], name: str, form: str) -> str:
+    return ", ".join(format(mean(group, name), form) for group in along)
 
 
 def _understanding(rows: Sequence[Row]) -> list[str]:
@@ -196,10 +212,11 @@ def _obedience(rows: Sequence[Row]) -> list[str]:
     method, size = min(found, key=lambda name: mean(found[name], "FD-scenes"))
     best = found[method, size]
     return [
-        f"The best tokenizer by FD-scenes is {method}, {size}: its samples show the "
+        f"The lowest mean FD-scenes is that of {method}, {size}: its samples show the "
         f"color asked for in {mean(best, 'color agreement'):.0%}, the shape in "
         f"{mean(best, 'shape agreement'):.0%}, both in "
-        f"{mean(best, 'class agreement'):.0%}."
+        f"{mean(best, 'class agreement'):.0%}. Of many means, the lowest is so by "
+        "chance too."
     ]
 
 
@@ -209,22 +226,24 @@ def _floor(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _word(ahead: Sequence[float]) -> str:
-    """Ahead or behind, where 0 is outside the interval or a single seed says so."""
-    low, high = interval(ahead) or (ahead[0], ahead[0])
-    if low > 0:
-        return "ahead of"
-    return "behind" if high < 0 else "not to be told from"
-
-
-def _by_seed(ahead: Sequence[float], form: str) -> str:
+def _verdict(ahead: Sequence[float]) -> str:
+    """Ahead or behind, where 0 is outside the interval of the mean lead."""
     bounds = interval(ahead)
     if bounds is None:
-        return ""
+        return "is in one pair beside"
+    if bounds[0] > 0:
+        return "is ahead of"
+    return "is behind" if bounds[1] < 0 else "is not to be told from"
+
+
+def _pairs(ahead: Sequence[float], form: str) -> str:
     each = ", ".join(format(lead, form) for lead in ahead)
+    bounds = interval(ahead)
+    if bounds is None:
+        return f"lead {each}"
     low, high = (format(bound, form) for bound in bounds)
     middle = format(np.mean(ahead), form)
-    return f" (leads by paired seeds {each}; mean {middle}, 95% from {low} to {high})"
+    return f"leads by paired seeds {each}; mean {middle}, 95% from {low} to {high}"
 
 
 def _with_spread(group: Group) -> str:
@@ -250,7 +269,3 @@ def _range(rows: Sequence[Row], name: str, form: str = ".2f") -> str:
     values = [row.result.numbers[name] for row in rows if row.result]
     low, high = format(min(values), form), format(max(values), form)
     return low if low == high else f"{low} to {high}"
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    return np.array([np.mean(np.flatnonzero(np.sort(values) == one)) for one in values])

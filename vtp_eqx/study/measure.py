@@ -43,10 +43,10 @@ from vtp_eqx.models.scene_network import (
 )
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.nn.patches import patchify
+from vtp_eqx.study.checkout import commit
 from vtp_eqx.study.dataset import Dataset
 from vtp_eqx.study.pictures import save_grid
 from vtp_eqx.study.point import Point
-from vtp_eqx.training.flops import run_flops
 from vtp_eqx.training.pca_start import pca_reconstruction
 
 
@@ -57,22 +57,28 @@ BATCH = 256  # of all else that tokenizers do
 SHOWN = 8  # images a row of a grid
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Result:
-    """The numbers of a point by name; `report.DEFINITIONS` says what they are."""
+    """The numbers of a point by name, and what code made them when.
+
+    `report.DEFINITIONS` says what those of the table are.
+    """
 
     numbers: dict[str, float]
+    commit: str
+    date: str
 
     @classmethod
     def read(cls, folder: Path) -> "Result | None":
         """The result in a point's folder, or `None` where it is not finished."""
         path = folder / "result.json"
-        return cls(json.loads(path.read_text())) if path.exists() else None
+        return cls(**json.loads(path.read_text())) if path.exists() else None
 
     def write(self, folder: Path) -> None:
         """Marks the point as finished."""
         with replacing(folder / "result.json") as unfinished:
-            unfinished.write_text(json.dumps(self.numbers, indent=1) + "\n")
+            fields = dataclasses.asdict(self)
+            unfinished.write_text(json.dumps(fields, indent=1) + "\n")
 
 
 def measure(
@@ -87,15 +93,17 @@ def measure(
     network = load_scene_network()
     real = scene_moments(network, data.validation.image)
     rebuilt = reconstructed(tokenizer, data.validation.image, batch_size=BATCH)
-    numbers = {"FLOPs": run_flops(point.pretrain)}
     latents = encoded_latents(tokenizer, data.validation.image, batch_size=BATCH)
+    # As many real images as samples: a distance falls with their number.
+    others = scene_moments(network, data.train.image[: point.num_samples])
     recovered = reconstruction_numbers(network, data, rebuilt, real, tokenizer, latents)
+    recovered["FD-scenes floor"] = frechet_distance(others, real)
     understood = understanding_numbers(tokenizer, data, latents)
     report("sampling", 0, point.num_samples)
     labels = np.arange(point.num_samples) % data.num_classes
     begun = time.monotonic()
     images = samples(point, tokenizer, generator, labels, report)
-    numbers["sampling seconds"] = time.monotonic() - begun
+    seconds = time.monotonic() - begun
     generated = generation_numbers(network, images, labels, rebuilt, real)
     rebuilding = EvaluationCard(
         num_samples=len(rebuilt),
@@ -136,7 +144,11 @@ def measure(
         pairs.reshape(-1, *rebuilt.shape[1:]), folder / "reconstructions.png", 2 * SHOWN
     )
     save_grid(_by_class(images, labels, data), folder / "samples.png", len(COLORS) * 2)
-    result = Result({**numbers, **recovered, **understood, **generated})
+    result = Result(
+        numbers={**recovered, **understood, "sampling seconds": seconds, **generated},
+        commit=commit(),
+        date=time.strftime("%Y-%m-%d"),
+    )
     (folder / "point.json").write_text(as_json(point))
     result.write(folder)
     return result
@@ -164,13 +176,11 @@ def reconstruction_numbers(
     linear = pca_reconstruction(patches, tokenizer.config.latent_width)
     error = np.square(np.clip(linear, 0, 1) - patches).reshape(len(images), -1).mean(1)
     shape = np.argmax(reading.logits["shape"], axis=-1)
-    other = scene_moments(network, data.train.image[: len(images)])
     return {
         "PSNR": float(np.mean(scores["psnr"])),
         "SSIM": float(np.mean(scores["ssim"])),
         "PSNR of PCA": float(np.mean(-10 * np.log10(error))),
         "rFD-scenes": frechet_distance(Moments.of(np.asarray(reading.features)), real),
-        "FD-scenes floor": frechet_distance(other, real),
         "latent roughness": float(jnp.mean(smoothness_loss(jnp.asarray(latents)))),
         "shape kept": float(np.mean(shape == data.validation.attributes["shape"])),
     }
@@ -225,13 +235,14 @@ def samples(
     report: Callable[[str, int, int], None],
 ) -> UInt8[np.ndarray, "num height width 3"]:
     """One image of the generator for each label, as bytes."""
-    parts = []
+    # Training splits the key of this seed in two; these draws are none of those.
+    key, parts = jr.fold_in(jr.key(point.generate.seed), 2), []
     for start in range(0, len(labels), SAMPLE_BATCH):
         batch = labels[start : start + SAMPLE_BATCH]
         full = batch[np.arange(SAMPLE_BATCH) % len(batch)]
         latents = generator.sample(
             jnp.asarray(full), point.sampler, latents_hash=latents_hash(tokenizer),
-            key=jr.fold_in(jr.key(point.generate.seed), start),
+            key=jr.fold_in(key, start),
         )  # fmt: skip
         parts.append(np.asarray(latents)[: len(batch)])
         report("sampling", start + len(batch), len(labels))

@@ -1,4 +1,4 @@
-"""Grids of images, and the figure of a scaling study."""
+"""Grids of images."""
 
 from pathlib import Path
 

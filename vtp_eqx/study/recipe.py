@@ -37,7 +37,7 @@ class Method:
     weighting: Literal["fixed", "learned"] = "fixed"
     smoothness: float = 0.0
     latent_noise: float = 0.0
-    latent_width: int | None = None  # `None`: the recipe's
+    latent_share: float = 1.0  # of the recipe's channels
     trained: bool = True
     pca_start: bool = True
 
@@ -58,7 +58,7 @@ METHODS: Mapping[str, Method] = {
     "VTP learned weights": Method(
         contrast=MEANING, distillation=MEANING, weighting="learned"
     ),
-    "AE half the channels": Method(latent_width=16),
+    "AE half the channels": Method(latent_share=0.5),
     "AE latent noise": Method(latent_noise=0.5),
     "AE smooth": Method(smoothness=0.3),
     # And what does pre-training on pixels add to meaning, or to nothing at all?
@@ -219,7 +219,7 @@ def pretraining(recipe: Recipe, method: Method, seed: int) -> PretrainConfig:
             text=TEXT if method.contrast > 0 else None,
             image_size=recipe.data.size,
             patch_size=recipe.patch_size,
-            latent_width=method.latent_width or recipe.latent_width,
+            latent_width=round(method.latent_share * recipe.latent_width),
             heads_on=method.heads_on,
             contrast_feature="pooled",
         ),

@@ -7,22 +7,26 @@ from pathlib import Path
 import platform
 import re
 import shutil
-import subprocess
 import time
 
 from vtp_eqx.config import as_json
 from vtp_eqx.files import replacing
+from vtp_eqx.study.checkout import commit
 from vtp_eqx.study.measure import Result
 from vtp_eqx.study.point import Places, Point, point_hash
 from vtp_eqx.study.table import finished, markdown_table, means_table, Row
+from vtp_eqx.training.flops import run_flops
 
 
 DEFINITIONS = """\
-- FLOPs: of tokenizer training, forward passes only, `2 * parameters * tokens` as the
-  paper counts (`vtp_eqx/training/flops.py`); training costs about three times that.
+- FLOPs: of tokenizer training with backward passes, `2 * parameters * tokens` for each
+  forward pass as the paper counts (`train_flops` in `vtp_eqx/training/flops.py`).
 - FD-scenes ("gFD"): Frechet distance of generated images to held-out scenes, on the
   features of the shipped scene network. It is not FID. "rFD" is the same distance of
-  reconstructions, "gFD to rec" that of generated images to reconstructions.
+  reconstructions, "gFD to rec" that of generated images to reconstructions. Its floor
+  is that of as many training scenes to held-out ones.
+- PSNR of PCA: of as many principal components of a patch as a latent has channels;
+  that is where every method but "random encoder" starts.
 - probe: held-out accuracy of a linear classifier on frozen encoder features, mean over
   six attributes; "probe shape" (chance 0.25) on features, "latent probe shape" on the
   mean of the latents. Zero-shot: images matched to mean caption embeddings.
@@ -77,24 +81,19 @@ def write_report(
 
 
 def _origin(command: str, seconds: float, rows: Sequence[Row]) -> str:
-    done = len(finished(rows))
-    return (
-        f"`{command}`, commit `{_commit()}`, {_machine()}, "
-        f"{time.strftime('%Y-%m-%d')}: {done} of {len(rows)} runs, {seconds / 60:.0f} "
-        "minutes in this call (runs that were found finished cost nothing)."
+    done = finished(rows)
+    made = [row.result for row in done if row.result]
+    line = (
+        f"`{command}`, drawn at commit `{commit()}`, {_machine()}, "
+        f"{time.strftime('%Y-%m-%d')}: {len(done)} of {len(rows)} points, "
+        f"{seconds / 60:.0f} minutes in this call (runs that were found finished cost "
+        "nothing)."
     )
-
-
-def _commit() -> str:
-    """The commit the code is at, or "unknown" outside of a checkout."""
-    here = Path(__file__).parent
-    describe = ["git", "-C", str(here), "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(
-            describe, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+    if made:
+        commits = ", ".join(sorted({f"`{result.commit}`" for result in made}))
+        dates = sorted({result.date for result in made})
+        line += f" Runs were made at {commits}, {dates[0]} to {dates[-1]}."
+    return line
 
 
 def _machine() -> str:
@@ -108,10 +107,14 @@ def _records(rows: Sequence[Row]) -> list[dict[str, object]]:
             "size": row.point.size,
             "seed": row.point.seed,
             "hash": point_hash(row.point),
-            **({} if row.result is None else row.result.numbers),
+            **({} if row.result is None else _flat(row.result)),
         }
         for row in rows
     ]
+
+
+def _flat(result: Result) -> dict[str, object]:
+    return {"commit": result.commit, "date": result.date, **result.numbers}
 
 
 def _shown(rows: Sequence[Row]) -> list[Point]:
@@ -135,5 +138,11 @@ def _pictures(point: Point, places: Places, out: Path) -> str:
 
 
 def rows_of(points: Sequence[Point], places: Places) -> list[Row]:
-    """Every point with its result, where it is finished."""
-    return [Row(point, Result.read(places.point(point))) for point in points]
+    """Every point with its result and its FLOPs, where it is finished."""
+    rows = []
+    for point in points:
+        result = Result.read(places.point(point))
+        if result is not None:
+            result.numbers["FLOPs"] = run_flops(point.pretrain)
+        rows.append(Row(point, result))
+    return rows

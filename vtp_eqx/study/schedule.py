@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from vtp_eqx.config import as_json
+from vtp_eqx.files import replacing
 from vtp_eqx.study.point import Places, Point, point_hash
 from vtp_eqx.study.progress import read_standing, Standing
 
@@ -88,10 +89,15 @@ def run_points(
 
 def own_cores(num_workers: int) -> list[int | None]:
     """A core for each of several workers, or `None` where they are free to roam."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    cores = usable_cores()
     if 1 < num_workers <= len(cores):
-        return list(cores[:num_workers])
+        return [*cores[:num_workers]]
     return [None] * num_workers
+
+
+def usable_cores() -> list[int]:
+    """The cores that this process may run on; none where the system does not say."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 def worker_environment(core: int | None, root: Path) -> dict[str, str]:
@@ -116,7 +122,8 @@ def _start(
 ) -> _Worker:
     folder = places.point(point)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "point.json").write_text(as_json(point))
+    with replacing(folder / "point.json") as unfinished:  # another study may read it
+        unfinished.write_text(as_json(point))
     standing = folder / "progress.json"
     standing.unlink(missing_ok=True)
     logs = places.root / "logs"
@@ -124,7 +131,7 @@ def _start(
     log = logs / f"{point_hash(point)}.txt"
     command = [sys.executable, "-m", "vtp_eqx.study.worker", str(places.root)]
     command += [str(folder)] + ([] if core is None else [str(core)])
-    with log.open("ab") as output:
+    with log.open("wb") as output:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -159,7 +166,10 @@ def _note(standing: Standing) -> str:
 
 def _lament(worker: _Worker, console: Console) -> None:
     tail = worker.log.read_text(errors="replace").splitlines()[-15:]
-    console.print(f"[red]{worker.point.name} failed[/red]; the end of {worker.log}:")
+    console.print(
+        f"[red]{worker.point.name} failed[/red] with status "
+        f"{worker.process.returncode}; the end of {worker.log}:"
+    )
     console.print("\n".join(f"  {line}" for line in tail), markup=False)
 
 

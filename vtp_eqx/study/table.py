@@ -122,7 +122,7 @@ def _mean_cell(group: Group, column: Column) -> str:
 
 
 def cells(row: Row) -> list[str]:
-    """The numbers of a row as text; empty where a number does not exist."""
+    """The numbers of a row as text: "-" is one that does not exist, "…" not yet."""
     if row.result is None:
         return ["…"] * len(COLUMNS)
     numbers = row.result.numbers

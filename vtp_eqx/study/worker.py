@@ -11,6 +11,7 @@ import threading
 import time
 
 from vtp_eqx.config import from_dict
+from vtp_eqx.study.checkout import commit
 from vtp_eqx.study.point import Places, Point
 from vtp_eqx.study.progress import Reporter
 from vtp_eqx.study.stages import run_point
@@ -22,6 +23,7 @@ def main(root: str, folder: str, core: str | None = None) -> None:
     Ends with the study that started it, however that ended: a worker that went on
     alone would be in the way of the next call.
     """
+    commit()  # of what is being run, wherever the checkout goes meanwhile
     watch = threading.Thread(target=_end_after, args=[os.getppid()], daemon=True)
     watch.start()
     if core is not None:
