@@ -13,6 +13,7 @@ import numpy as np
 
 from vtp_eqx.config import require
 from vtp_eqx.data.folders import FolderSource
+from vtp_eqx.data.images import decode_image, UnreadableImageError
 from vtp_eqx.data.loader import Batch, Source, stacked
 from vtp_eqx.data.tars import has_tars, TarSource
 from vtp_eqx.files import NO_WHOLE_NPZ, replacing
@@ -21,9 +22,11 @@ from vtp_eqx.files import NO_WHOLE_NPZ, replacing
 class TfdsSource:
     """One split of a data set that TensorFlow Datasets has prepared as ArrayRecord.
 
-    `source[row]` is an example and `len(source)` their number. Rows are in the order
-    on disk, which is the order of making only where the data set disables shuffling
-    (as the scenes do). Can be pickled, for worker processes.
+    `source[row]` is an example and `len(source)` their number; in `source.encoded(row)`
+    the image is the bytes of its file. Both raise `images.UnreadableImageError` where
+    record or image are damaged. Rows are in the order on disk, which is the order of
+    making only where the data set disables shuffling (as the scenes do). Can be
+    pickled, for worker processes.
     """
 
     def __init__(self, folder: str | Path, split: str):
@@ -39,20 +42,40 @@ class TfdsSource:
         )
         # `Any`, because the decorator of this function hides its arguments.
         builder_at: Any = tfds.builder_from_directory
-        self._rows = builder_at(self.folder).as_data_source(split)
+        builder = builder_at(self.folder)
+        features = builder.info.features
+        require(
+            "image" in features and isinstance(features["image"], tfds.features.Image),
+            f"Examples have an encoded `image`; got {sorted(features)} in "
+            f"{self.folder}: prepare it with `tfds.features.Image`.",
+        )
+        # What TFDS would decode depends on what is installed, and has 1 to 4 channels.
+        as_bytes = {"image": tfds.decode.SkipDecoding()}
+        self._rows = builder.as_data_source(split, decoders=as_bytes)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        example = {name: _as_value(value) for name, value in self._rows[row].items()}
-        image = example["image"]
-        require(
-            image.ndim == 3 and image.shape[2] == 3,
-            "Images must have three channels; got shape "
-            f"{image.shape} in row {row} of {self.folder}: convert it to RGB.",
-        )
-        return {"id": row, **example}
+        example = self.encoded(row)
+        return {**example, "image": decode_image(example["image"], self.name(row))}
+
+    def encoded(self, row: int) -> dict[str, Any]:
+        """The same, with `image` as the bytes of its file."""
+        try:
+            found = self._rows[row]
+        except RuntimeError as error:  # of the reader, where its file is damaged
+            reason = str(error).partition(";")[0]
+            raise UnreadableImageError(self.name(row), reason) from error
+        example: dict[str, Any] = {"id": row}
+        for name, value in found.items():
+            is_text = isinstance(value, bytes) and name != "image"
+            example[name] = value.decode() if is_text else value
+        return example
+
+    def name(self, row: int) -> str:
+        """Which example `row` is, for people."""
+        return f"{self.folder}:{self.split}[{row}]"
 
     @property
     def fingerprint(self) -> str:
@@ -147,7 +170,3 @@ def load_arrays(source: TfdsSource) -> Batch:
     with replacing(path) as unfinished, unfinished.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
     return arrays
-
-
-def _as_value(value: Any) -> Any:
-    return value.decode() if isinstance(value, bytes) else value
