@@ -1,3 +1,6 @@
+import io
+import tarfile
+
 import numpy as np
 import pytest
 
@@ -87,6 +90,26 @@ def test_several_sources_are_a_mixture(tmp_path):
     paths = [str(tmp_path / f"{name}.npz") for name in "ab"]
     assert len(open_sources(paths)) == 8
     assert len(open_sources(paths[:1])) == 3
+
+
+def test_what_damaged_tars_lost_is_said_in_one_line(tmp_path):
+    for name in "abc":
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
+            for place in range(2):
+                info = tarfile.TarInfo(f"{place}.jpg")
+                info.size = 1000
+                tar.addfile(info, io.BytesIO(bytes(1000)))
+    told = []
+    open_sources([str(tmp_path)], say=told.append)
+    assert told == []
+    for name in "bc":
+        path = tmp_path / f"{name}.tar"
+        path.write_bytes(path.read_bytes()[:2500])
+    assert len(open_sources([str(tmp_path)], say=told.append)) == 4
+    assert told == [
+        f"{tmp_path}: 2 of 3 tars are damaged: 2 examples are cut and 904 bytes not "
+        "understood; the first is b.tar (cut in the middle of 1.jpg; 452 bytes lost)."
+    ]
 
 
 @pytest.mark.parametrize(

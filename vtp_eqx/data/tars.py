@@ -60,10 +60,10 @@ class TarSource:
     ):
         """`tars` is a folder, a tar, a pattern such as `{00000..00099}.tar`, or a list.
 
-        A tar that a pattern of braces names and that is not there is `damaged`; while
-        its index is, its rows keep their places. `cache` is where indexes are kept
-        instead of beside the tars. `progress(done, total)` is called when the index of
-        a tar is there: to make it takes a while for a new set.
+        A tar that a pattern of braces names and that is gone keeps its rows and their
+        places while its index is there, and raises `OSError` without. `cache` is where
+        indexes are kept instead of beside the tars. `progress(done, total)` is called
+        when the index of a tar is there: to make it takes a while for a new set.
         """
         self.paths = expand(tars)
         load = lambda tar: load_index(tar, _index_folders(tar, cache))
@@ -128,6 +128,19 @@ class TarSource:
         }
 
     @property
+    def losses(self) -> str:
+        """What is missing of the tars, in a line; "" where they are whole."""
+        if not self.damaged:
+            return ""
+        lost_bytes = sum(head.lost_bytes for head in self._heads)
+        name, damage = next(iter(self.damaged.items()))
+        return (
+            f"{len(self.damaged)} of {len(self.paths)} tars are damaged: "
+            f"{self.num_lost} examples are cut and {lost_bytes} bytes not understood; "
+            f"the first is {name} ({damage})."
+        )
+
+    @property
     def num_lost(self) -> int:
         """How many examples are known to be cut; more may have lain behind them."""
         return sum(head.lost for head in self._heads)
@@ -174,9 +187,7 @@ class TarSource:
 
         @functools.lru_cache(_OPEN_TARS)
         def records(shard: int) -> np.ndarray:
-            path = indexes[shard]
-            assert path is not None  # or it would have no rows
-            return map_records(path)
+            return map_records(indexes[shard])
 
         # What one of these drops is closed by its last reader.
         self._tar, self._records = tar, records

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import functools
 from pathlib import Path
+import sys
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -84,12 +85,18 @@ def open_sources(
     weights: Sequence[float] = (),
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
 ) -> Source:
     """The source at a path, or the mixture of several, by default as large as they are.
 
-    See `data.sources.open_source` for what a path may be, and for `progress`.
+    See `data.sources.open_source` for what a path may be, and for `progress`. What is
+    missing of damaged tars is told to `say` by the first process.
     """
     sources = [open_source(path, split, progress=progress) for path in paths]
+    for path, source in zip(paths, sources, strict=True):
+        losses = getattr(source, "losses", "")
+        if losses and jax.process_index() == 0:
+            say(f"{path}: {losses}")
     return sources[0] if len(sources) == 1 else Mixture(sources, weights or None)
 
 
