@@ -18,6 +18,7 @@ import json
 import os
 from pathlib import Path
 import re
+import time
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from vtp_eqx.data.tar_index import load_index, map_records, PARTS, TarHead
 MAX_CAPTION = 4096  # characters; ours: a context of 77 tokens never reads so far
 _MAX_BYTES = {"image": 2**28, "text": 4 * MAX_CAPTION, "json": 2**24, "class": 64}
 _OPEN_TARS = 64  # at once in a process: far below what systems allow
+_PAUSES = (0.1, 0.4, 1.5)  # ours, in seconds, before a tar that failed is tried again
 _NEAR = 2**16  # bytes between parts that are rather read than asked for apart
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
@@ -217,23 +219,61 @@ class Names(Sequence):
 
 
 class _OpenTar:
-    """A file that is read at any place by any thread, and closes with its last user."""
+    """A tar that is read at any place by any thread, and closes with its last user.
+
+    What fails is tried again with a new descriptor: that of a network file system may
+    be stale for ever. After a tar has failed to the end nobody waits for it again
+    until it has been read.
+    """
 
     def __init__(self, path: Path, head: TarHead):
-        self._file = os.open(path, os.O_RDONLY)
-        status = os.fstat(self._file)
-        if (status.st_size, status.st_mtime_ns) != (head.size, head.mtime_ns):
-            raise OSError("the tar was written again after it was indexed")
+        self._path, self._head = path, head
+        self._file: _Descriptor | None = None
+        self._pauses = _PAUSES
 
     def read(self, start: int, size: int) -> bytes:
-        content = os.pread(self._file, size, start)
-        if len(content) < size:
-            raise OSError("the tar ends early")
+        for pause in self._pauses:
+            try:
+                return self._read(start, size)
+            except (FileNotFoundError, _RewrittenError):
+                raise  # for good
+            except OSError:
+                time.sleep(pause)
+        self._pauses = ()
+        content = self._read(start, size)
+        self._pauses = _PAUSES
         return content
 
+    def _read(self, start: int, size: int) -> bytes:
+        file = self._file
+        if file is None:
+            file = self._file = _Descriptor(self._path, self._head)
+        try:
+            content = os.pread(file.number, size, start)
+            if len(content) < size:
+                raise OSError("the tar ends early")
+        except OSError:
+            self._file = None  # other readers keep theirs until they are done
+            raise
+        return content
+
+
+class _Descriptor:
+    """An open file that is the tar of an index, and closes with its last user."""
+
+    def __init__(self, path: Path, head: TarHead):
+        self.number = os.open(path, os.O_RDONLY)
+        status = os.fstat(self.number)
+        if (status.st_size, status.st_mtime_ns) != (head.size, head.mtime_ns):
+            raise _RewrittenError("the tar was written again after it was indexed")
+
     def __del__(self):
-        if hasattr(self, "_file"):
-            os.close(self._file)
+        if hasattr(self, "number"):
+            os.close(self.number)
+
+
+class _RewrittenError(OSError):
+    """Another tar than the one of the index."""
 
 
 def expand(tars: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:
