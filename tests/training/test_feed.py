@@ -7,6 +7,8 @@ import pytest
 from vtp_eqx.config import TextConfig
 from vtp_eqx.data.mixture import order_of
 from vtp_eqx.data.prompt_templates import IMAGENET_TEMPLATES
+from vtp_eqx.data.scenes import SceneConfig
+from vtp_eqx.data.scenes_tfds import prepare_scenes
 from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.data.stream import Reader
 from vtp_eqx.training.feed import (
@@ -90,6 +92,46 @@ def test_several_sources_are_a_mixture(tmp_path):
     paths = [str(tmp_path / f"{name}.npz") for name in "ab"]
     assert len(open_sources(paths)) == 8
     assert len(open_sources(paths[:1])) == 3
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Prepared scenes, 48 to train and 24 to validate."""
+    config = SceneConfig(size=16, num_train=48, num_validation=24)
+    return prepare_scenes(config, tmp_path_factory.mktemp("scenes"))
+
+
+@pytest.mark.parametrize(
+    ("paths", "split", "count"),
+    [
+        (["{scenes}:train", "{scenes}:validation"], "", 72),
+        (["{scenes}:train[:50%]", "{arrays}"], "", 24 + 3),
+        (["{scenes}", "{arrays}", "{scenes}:validation"], "train", 72 + 3),
+        (["{scenes}"], "validation", 24),
+    ],
+)
+def test_every_prepared_set_has_a_split_of_its_own(
+    prepared, tmp_path, paths, split, count
+):
+    arrays = tmp_path / "a:b.npz"  # its name may have a colon
+    np.savez(arrays, np.zeros((3, 16, 16, 3), np.uint8))
+    paths = [path.format(scenes=prepared, arrays=arrays) for path in paths]
+    assert len(open_sources(paths, split)) == count
+
+
+def test_splits_and_weights_that_are_for_nothing_are_refused(prepared, tmp_path):
+    np.savez(tmp_path / "a.npz", np.zeros((3, 16, 16, 3), np.uint8))
+    arrays, scenes = str(tmp_path / "a.npz"), str(prepared)
+    for paths, split, weights, message in [
+        ([arrays], "train", (), "got 'train' for .*leave it out"),
+        ([f"{scenes}:train"], "validation", (), "got 'validation' for"),
+        ([scenes, arrays], "", (), "got none for .*name one"),
+        ([f"{scenes}:"], "", (), "got none for .*name one"),
+        ([arrays], "", (1.0,), "got 1 for 1: list"),
+        ([arrays, arrays], "", (0.5, 0.3, 0.2), "got 3 for 2: list"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            open_sources(paths, split, weights)
 
 
 def test_what_damaged_tars_lost_is_said_in_one_line(tmp_path):

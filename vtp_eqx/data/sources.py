@@ -36,7 +36,7 @@ class TfdsSource:
         self.folder = Path(folder)
         self.split = split
         require(
-            (self.folder / "dataset_info.json").is_file(),
+            is_prepared(self.folder),
             "A prepared data set has a dataset_info.json; "
             f"found none in {self.folder}: prepare it, or name its version's folder.",
         )
@@ -122,25 +122,27 @@ def open_source(
 ) -> Source:
     """The examples at `path`, whichever of these it is.
 
-    A folder that TensorFlow Datasets prepared (it takes a `split`); a tar, a folder
-    with tars in it, or a pattern of tars such as `shards/{00000..00099}.tar` (see
-    `TarSource`); any other folder (image files, see `FolderSource`); or an `.npz` of
-    images, named `arr_0` and `arr_1` (labels) as ADM publishes them. `progress` is told
-    how many tars of how many are known.
+    A folder that TensorFlow Datasets prepared (it takes a `split`, or is given as
+    `FOLDER:SPLIT`); a tar, a folder with tars in it, or a pattern of tars such as
+    `shards/{00000..00099}.tar` (see `TarSource`); any other folder (image files, see
+    `FolderSource`); or an `.npz` of images, named `arr_0` and `arr_1` (labels) as ADM
+    publishes them. `progress` is told how many tars of how many are known.
     """
-    path = Path(path)
-    if (path / "dataset_info.json").is_file():
+    folder, own_split = split_of(path)
+    if is_prepared(folder):
+        split = own_split or split
         require(
             bool(split),
             f"A data set of TensorFlow Datasets has splits; got none for {path}: "
-            "name one, such as 'validation'.",
+            f"name one, as in '{folder}:validation'.",
         )
-        return TfdsSource(path, split)
+        return TfdsSource(folder, split)
     require(
         not split,
         f"Only data sets of TensorFlow Datasets have splits; got {split!r} for {path}: "
         "leave it out.",
     )
+    path = Path(path)
     if has_tars(path):
         return TarSource(path, progress=progress)
     if path.suffix != ".npz":
@@ -153,6 +155,24 @@ def open_source(
         )
         labels = {"label": content["arr_1"]} if "arr_1" in content else {}
         return ArraySource({"image": content["arr_0"], **labels})
+
+
+def is_prepared(path: str | Path) -> bool:
+    """Whether TensorFlow Datasets prepared what lies in that folder."""
+    return (Path(path) / "dataset_info.json").is_file()
+
+
+def split_of(path: str | Path) -> tuple[str, str]:
+    """Folder and split of `FOLDER:SPLIT` where that folder is a prepared one.
+
+    Any other path is itself, without a split: its name may have a colon, as splits do
+    (`train[:50%]`).
+    """
+    text = str(path)
+    for place, letter in enumerate(text):
+        if letter == ":" and is_prepared(text[:place]):
+            return text[:place], text[place + 1 :]
+    return text, ""
 
 
 def load_arrays(source: TfdsSource) -> Batch:
