@@ -1,3 +1,4 @@
+import contextlib
 import io
 import tarfile
 
@@ -5,8 +6,10 @@ import numpy as np
 import pytest
 
 from vtp_eqx.config import TextConfig
+from vtp_eqx.data.images import UnreadableImageError
 from vtp_eqx.data.mixture import order_of
 from vtp_eqx.data.prompt_templates import IMAGENET_TEMPLATES
+from vtp_eqx.data.remarks import read_remarks
 from vtp_eqx.data.scenes import SceneConfig
 from vtp_eqx.data.scenes_tfds import prepare_scenes
 from vtp_eqx.data.sources import ArraySource
@@ -53,6 +56,42 @@ def test_a_feed_gives_the_batches_of_the_order_from_any_place(tmp_path):
     np.testing.assert_array_equal(again.image, third.image)
     np.testing.assert_array_equal(again.caption, third.caption)
     assert not np.array_equal(first.image, second.image)
+
+
+def test_steps_that_fewer_processes_do_again_are_remarked_on_once(
+    tmp_path, monkeypatch
+):
+    class Holes(ArraySource):
+        """Every fourth example is unreadable."""
+
+        def __getitem__(self, row):
+            if row % 4 == 0:
+                raise UnreadableImageError(f"row {row}", "cut")
+            return super().__getitem__(row)
+
+    source = Holes(captioned(80).arrays)
+    reader = Reader(source=source, order=order_of(source, 8, seed=3), size=16)
+
+    def run(folder, first, last, count):
+        feed = Feed(reader=reader, folder=folder, workers=1, max_skip_rate=1.0)
+        monkeypatch.setattr("jax.process_count", lambda: count)
+        for index in range(count):
+            monkeypatch.setattr("jax.process_index", lambda index=index: index)
+            with contextlib.closing(feed(first)) as batches:
+                for _ in range(first, last):
+                    next(batches)
+
+    def remarks(folder):
+        paths = folder.glob("remarks-*.jsonl")
+        found = [remark for path in paths for remark in read_remarks(path)]
+        return sorted((remark.step, remark.place) for remark in found)
+
+    run(tmp_path / "never stopped", 0, 10, 1)
+    again = tmp_path / "again"
+    for first, last, count in ((0, 8, 4), (5, 7, 2), (3, 10, 1)):
+        run(again, first, last, count)
+    assert len(remarks(again)) == 20
+    assert remarks(again) == remarks(tmp_path / "never stopped")
 
 
 def test_words_are_learned_once(tmp_path):

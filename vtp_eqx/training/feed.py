@@ -70,6 +70,8 @@ class Feed:
             processes=self.processes,
             log=log,
         )
+        if index == 0:
+            self._cut_orphans(first, count)
         with contextlib.closing(log), stream:
             for examples in stream:
                 yield Captioned(examples.image, examples.tokens)
@@ -77,6 +79,16 @@ class Feed:
     def rows(self, batch: int) -> Sequence[int]:
         """The rows of the source that the order has for a batch of all processes."""
         return self.reader.order(batch).tolist()
+
+    def _cut_orphans(self, first: int, count: int) -> None:
+        """Drops what processes that are no more remarked on batches from `first` on.
+
+        A run that goes on with fewer processes makes those remarks again.
+        """
+        kept = {f"remarks-{index}.jsonl" for index in range(count)}
+        for path in self.folder.glob("remarks-*.jsonl"):
+            if path.name not in kept:
+                RemarkLog(path, start_step=first).close()
 
 
 def open_sources(
