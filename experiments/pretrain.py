@@ -101,9 +101,9 @@ class Options:
     out: str = "runs/pretrain"
     """The folder of the run."""
     data: tuple[str, ...] = ()
-    """Tars, prepared data sets or folders to learn from; by default the scenes."""
+    """Tars, folders or prepared sets (PATH:SPLIT) to learn from; by default scenes."""
     split: str = ""
-    """Of prepared data sets, such as 'train'."""
+    """Of prepared data sets that name none, such as 'train'."""
     weights: tuple[float, ...] = ()
     """Shares of several sources in the batches; by default, their sizes."""
     validation: str = ""

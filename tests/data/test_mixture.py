@@ -1,10 +1,14 @@
 import pickle
+import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
 
+from vtp_eqx.data.folders import FolderSource
 from vtp_eqx.data.images import UnreadableImageError
-from vtp_eqx.data.mixture import encoded, Mixture, name_of, order_of
+from vtp_eqx.data.mixture import encoded, identity, Mixture, name_of, order_of
+from vtp_eqx.data.order import Order
 from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.data.tars import TarSource
 
@@ -52,6 +56,48 @@ def test_a_source_alone_has_an_order_too(arrays, tars):
         assert sorted(rows.tolist()) == list(range(len(source)))
 
 
+class Rows:
+    """A source that has nothing but rows."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, row):
+        return {"id": row}
+
+
+@pytest.mark.parametrize("count", [24, 12_000, 2**16])
+def test_a_source_without_shards_is_one_where_it_is_small(count):
+    order = order_of(Rows(count), 8, seed=1, group=4)
+    alone = Order([[count]], 8, seed=1, group=4)
+    for step in (0, 1, count):
+        np.testing.assert_array_equal(order(step), alone(step))
+
+
+def test_a_large_source_without_shards_is_shuffled_a_window_at_a_time():
+    count = 3 * 2**16 + 3
+    order = order_of(Rows(count), 3000, seed=0, window=1, group=3)
+    rows = np.concatenate([order(step) for step in range(66)])[:count]
+    assert (np.sort(rows) == np.arange(count)).all()
+    part = 2**16 // 3 * 3
+    parts = rows // part
+    # One after the other, the short one at the end too, but not in their own order.
+    assert (np.diff(parts) != 0).sum() == 3
+    assert set(parts.tolist()) == {0, 1, 2, 3}
+
+
+def test_a_billion_rows_without_shards_take_little_memory():
+    tracemalloc.start()
+    order = order_of(Rows(10**9), 64, seed=0)
+    order(10**6)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 30e6
+
+
 def test_the_fingerprint_follows_sources_and_weights(arrays, tars):
     prints = {
         Mixture(sources, weights).fingerprint
@@ -73,3 +119,38 @@ def test_mixtures_of_mixtures_and_of_nothing_are_refused(arrays):
     for sources in ([], [Mixture([arrays])]):
         with pytest.raises(ValueError, match="all sources at once"):
             Mixture(sources)
+
+
+def test_the_identity_of_a_copy_is_that_of_the_set(tmp_path, arrays, tars, photograph):
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in "ab":
+        photograph.save(images / f"{name}.png")
+    open_all = lambda root: [TarSource(root), FolderSource(root / "images")]
+    told = [identity(source) for source in open_all(tmp_path)]
+    copy = tmp_path.parent / f"{tmp_path.name}-copy"
+    # Not the times, as `cp -r` and downloads do not keep them.
+    shutil.copytree(tmp_path, copy, copy_function=shutil.copyfile)
+    assert [identity(source) for source in open_all(copy)] == told
+    mixed = [identity(Mixture([arrays, *open_all(root)])) for root in (tmp_path, copy)]
+    assert mixed[0] == mixed[1]
+    assert mixed[0].startswith("20 examples ")
+
+
+def test_other_data_have_another_identity(tmp_path, tars, write_tar, captioned):
+    one = tmp_path / "images"
+    one.mkdir()
+    for name in ("a.png", "b.png"):
+        (one / name).write_bytes(b"12")
+    told = {identity(tars), identity(FolderSource(one))}
+    write_tar(tmp_path / "1.tar", captioned(40, 4))
+    (one / "b.png").write_bytes(b"123")
+    told |= {identity(TarSource(tmp_path)), identity(FolderSource(one))}
+    (tmp_path / "2.tar").unlink()
+    (one / "b.png").rename(one / "c.png")
+    told |= {identity(TarSource(tmp_path)), identity(FolderSource(one))}
+    assert len(told) == 6
+
+
+def test_a_source_without_a_fingerprint_has_its_length():
+    assert identity([{"image": np.zeros((4, 4, 3), np.uint8)}]) == "1 examples"
