@@ -33,7 +33,7 @@ import jax
 import numpy as np
 import tyro
 
-from vtp_eqx.config import as_json, from_dict, PretrainConfig
+from vtp_eqx.config import as_json, from_dict
 from vtp_eqx.config.presets import (
     PRETRAIN_B,
     PRETRAIN_B_8_GPUS,
@@ -79,6 +79,7 @@ from vtp_eqx.training.pretrain import (
     pretrain_step,
     pretraining,
 )
+from vtp_eqx.training.pretrain_options import is_fixed, Options
 from vtp_eqx.training.report import write_report
 from vtp_eqx.training.rescue import read_postmortem, replay as replay_steps
 from vtp_eqx.training.run import Endurance, run, Watch
@@ -91,68 +92,6 @@ LAPTOP = dataclasses.replace(
     num_steps=14_000,  # half an hour on one core
 )
 NUM_TEMPLATES = 32  # of scenes
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """What is trained, on what, and where it goes."""
-
-    config: PretrainConfig
-    out: str = "runs/pretrain"
-    """The folder of the run."""
-    data: tuple[str, ...] = ()
-    """Tars, prepared data sets or folders to learn from; by default the scenes."""
-    split: str = ""
-    """Of prepared data sets, such as 'train'."""
-    weights: tuple[float, ...] = ()
-    """Shares of several sources in the batches; by default, their sizes."""
-    validation: str = ""
-    """What is judged during the run; by default a few images of the data."""
-    validation_split: str = ""
-    classes: str = ""
-    """A file of class names, a line each, for zero-shot classes of the labels."""
-    templates: str = ""
-    """A file of prompts that sound like captions, a line each with {} for the class;
-    by default CLIP's 80, or 'a {}' where the vocabulary is another."""
-    stored_size: int | None = None
-    """Side of the squares that views are cut from; by default the tokenizer's."""
-    num_scenes: int = 12_000
-    """How many scenes to learn from, where they are the data."""
-    num_judged: int = 960
-    log_every: int = 50
-    save_every: int = 1000
-    evaluate_every: int = 500
-    keep: int = 2
-    keep_best: int = 1
-    """Checkpoints kept beside the last: those of the best probe, or lowest loss."""
-    rollbacks: int = 3
-    """How often the run may go back behind steps that failed."""
-    stall_seconds: float = 1800.0
-    ends_stalled: bool = False
-    """End a run that stands still, so that whoever started it can start it again."""
-    workers: int = 8
-    processes: bool = False
-    """Decode in processes, not threads."""
-    window: int = 16
-    """Shards whose rows are shuffled together."""
-    group: int | None = None
-    """Consecutive rows that stay together in a batch; by default 1, or 4 scenes."""
-    max_skip_rate: float = 0.1
-    devices: int | None = None
-    distributed: bool = False
-    """One of several processes, as the cluster's environment says."""
-    tensorboard: bool = False
-    wandb: str = ""
-    """A project of Weights & Biases."""
-    dry_run: bool = False
-    """Only say what the run will be."""
-
-
-# What a run that is continued may not change.
-FIXED = (
-    "config", "data", "num_scenes", "split", "weights", "window", "group",
-    "stored_size",
-)  # fmt: skip
 
 
 PRESETS: Mapping[str, tuple[str, Options]] = {
@@ -227,7 +166,7 @@ def pretrain(options: Options) -> None:
     config, out = options.config, Path(options.out)
     if options.distributed:
         jax.distributed.initialize()
-    check_begun_alike(out / "config.json", as_json(options), FIXED)
+    check_begun_alike(out / "config.json", options, is_fixed)
     # A run that is continued, or is begun after its forecast, compiles nothing anew.
     jax.config.update("jax_compilation_cache_dir", str(out.parent / "compiled"))
     setting = Setting(options)

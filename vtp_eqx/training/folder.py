@@ -1,6 +1,6 @@
 """The folder of a run: room to write, and one writer at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 import contextlib
 import datetime
 import errno
@@ -10,6 +10,9 @@ import os
 from pathlib import Path
 import shutil
 import socket
+from typing import Any
+
+from vtp_eqx.config import changed_fields, from_dict
 
 
 LOCK = "run.lock"
@@ -50,15 +53,19 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def check_begun_alike(path: Path, config: str, fixed: Sequence[str]) -> None:
-    """Raises `ValueError` where a run was begun with another value of a `fixed` field.
+def check_begun_alike(
+    path: Path, options: Any, is_fixed: Callable[[str], bool]
+) -> None:
+    """Raises `ValueError` where a run was begun with other values of fixed fields.
 
-    `path` is the JSON of the run's config, if it was begun, and `config` the JSON now.
+    `path` is the JSON of the run's options, if it was begun; fields that it lacks had
+    their defaults. `options` are those of now, and `is_fixed` is asked of names such as
+    `config.optimizer.b1`.
     """
     if not path.exists():
         return
-    begun, now = json.loads(path.read_text()), json.loads(config)
-    changed = [name for name in fixed if begun.get(name) != now[name]]
+    begun = from_dict(type(options), json.loads(path.read_text()))
+    changed = [name for name in changed_fields(begun, options) if is_fixed(name)]
     if changed:
         raise ValueError(
             f"A run continues as it was begun; got another {', '.join(changed)} than "
