@@ -1,10 +1,12 @@
 import pickle
+import shutil
 
 import numpy as np
 import pytest
 
+from vtp_eqx.data.folders import FolderSource
 from vtp_eqx.data.images import UnreadableImageError
-from vtp_eqx.data.mixture import encoded, Mixture, name_of, order_of
+from vtp_eqx.data.mixture import encoded, identity, Mixture, name_of, order_of
 from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.data.tars import TarSource
 
@@ -73,3 +75,38 @@ def test_mixtures_of_mixtures_and_of_nothing_are_refused(arrays):
     for sources in ([], [Mixture([arrays])]):
         with pytest.raises(ValueError, match="all sources at once"):
             Mixture(sources)
+
+
+def test_the_identity_of_a_copy_is_that_of_the_set(tmp_path, arrays, tars, photograph):
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in "ab":
+        photograph.save(images / f"{name}.png")
+    open_all = lambda root: [TarSource(root), FolderSource(root / "images")]
+    told = [identity(source) for source in open_all(tmp_path)]
+    copy = tmp_path.parent / f"{tmp_path.name}-copy"
+    # Not the times, as `cp -r` and downloads do not keep them.
+    shutil.copytree(tmp_path, copy, copy_function=shutil.copyfile)
+    assert [identity(source) for source in open_all(copy)] == told
+    mixed = [identity(Mixture([arrays, *open_all(root)])) for root in (tmp_path, copy)]
+    assert mixed[0] == mixed[1]
+    assert mixed[0].startswith("20 examples ")
+
+
+def test_other_data_have_another_identity(tmp_path, tars, write_tar, captioned):
+    one = tmp_path / "images"
+    one.mkdir()
+    for name in ("a.png", "b.png"):
+        (one / name).write_bytes(b"12")
+    told = {identity(tars), identity(FolderSource(one))}
+    write_tar(tmp_path / "1.tar", captioned(40, 4))
+    (one / "b.png").write_bytes(b"123")
+    told |= {identity(TarSource(tmp_path)), identity(FolderSource(one))}
+    (tmp_path / "2.tar").unlink()
+    (one / "b.png").rename(one / "c.png")
+    told |= {identity(TarSource(tmp_path)), identity(FolderSource(one))}
+    assert len(told) == 6
+
+
+def test_a_source_without_a_fingerprint_has_its_length():
+    assert identity([{"image": np.zeros((4, 4, 3), np.uint8)}]) == "1 examples"

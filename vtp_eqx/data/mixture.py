@@ -95,3 +95,12 @@ def name_of(source: Source, row: int) -> str:
     names = getattr(source, "names", None)
     named = getattr(source, "name", names.__getitem__ if names else "row {}".format)
     return named(row)
+
+
+def identity(source: Source) -> str:
+    """What a run may note of its data, to know later whether it goes on with the same.
+
+    The number of examples and the fingerprint: equal for a copy in another folder, and
+    other where the names, sizes or number of files are. No image is read for it.
+    """
+    return f"{len(source)} examples {getattr(source, 'fingerprint', '')}".strip()
