@@ -46,6 +46,21 @@ def on_mesh(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree.map(place, tree)
 
 
+def here(tree: PyTree) -> PyTree:
+    """`tree` with every array whole on one device of this process.
+
+    Of arrays that are split over processes, all of them call this: it brings those
+    together. What is computed with the result is of this process alone.
+    """
+
+    def whole(leaf):
+        if not leaf.is_fully_replicated:
+            leaf = replicate(leaf, leaf.sharding.mesh)
+        return leaf.addressable_data(0)
+
+    return jax.tree.map(lambda leaf: whole(leaf) if eqx.is_array(leaf) else leaf, tree)
+
+
 def share(shape: tuple[int, ...], num_devices: int) -> P:
     """How an array is split over the data axis to save memory: its longest axis is.
 
