@@ -12,15 +12,17 @@ behind one lists its values, each an option. Data are tars of pairs, prepared da
 of TensorFlow Datasets, or folders of images; by default the scenes. The same command
 again continues where the run was, bit for bit. Exit status: 0 at the end of the run,
 143 where SIGTERM ended it with its state saved, 75 where it stalled (with
-`--ends-stalled`), and 1 with a sentence else.
+`--ends-stalled`), 2 where an option is none, and 1 with a sentence else.
 
-A run's folder has config.json, metrics.jsonl, checkpoints, figures, report.md, and in
-the end tokenizer and card.json; what went wrong is in remarks-*.jsonl (examples),
-postmortem (steps, for `--replay`) and stalls.txt.
+A run's folder has config.json, data.txt, metrics.jsonl, checkpoints, figures,
+report.md, and in the end tokenizer and card.json; what went wrong is in remarks-*.jsonl
+(examples), postmortem (steps, for `--replay`) and stalls.txt.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -33,7 +35,7 @@ import jax
 import numpy as np
 import tyro
 
-from vtp_eqx.config import as_json, from_dict
+from vtp_eqx.config import from_dict, require
 from vtp_eqx.config.presets import (
     PRETRAIN_B,
     PRETRAIN_B_8_GPUS,
@@ -43,18 +45,15 @@ from vtp_eqx.config.presets import (
     PRETRAIN_S_8_GPUS,
 )
 from vtp_eqx.data.loader import Source
-from vtp_eqx.data.mixture import order_of
+from vtp_eqx.data.mixture import identity, order_of
 from vtp_eqx.data.scene_captions import class_templates
 from vtp_eqx.data.scenes import class_names, GROUP, SceneConfig
 from vtp_eqx.data.scenes_tfds import prepare_scenes
 from vtp_eqx.data.sources import open_source, TfdsSource
 from vtp_eqx.data.stream import Reader
-from vtp_eqx.evaluation import card
 from vtp_eqx.evaluation.batches import encoded_latents, reconstructed
-from vtp_eqx.evaluation.online import judge, Labeled
-from vtp_eqx.files import replacing
-from vtp_eqx.mesh import data_mesh
-from vtp_eqx.models.arrays import arrays_hash, latents_hash, weights_hash
+from vtp_eqx.evaluation.online import judge, Labeled, write_card
+from vtp_eqx.mesh import data_mesh, here
 from vtp_eqx.study.pictures import save_grid
 from vtp_eqx.study.recipe import METHODS, pretraining as small, RECIPES
 from vtp_eqx.tokenizer import save, Tokenizer
@@ -67,8 +66,14 @@ from vtp_eqx.training.feed import (
     some_examples,
     words_for,
 )
-from vtp_eqx.training.folder import check_begun_alike, FolderInUseError
-from vtp_eqx.training.forecast import forecast, forecast_lines
+from vtp_eqx.training.folder import (
+    check_begun_alike,
+    check_same_data,
+    FolderInUseError,
+    locked,
+    note_begun,
+)
+from vtp_eqx.training.forecast import Forecast, forecast, forecast_lines
 from vtp_eqx.training.log import Sink, tensorboard_sink, wandb_sink
 from vtp_eqx.training.monitors import collapse_monitor
 from vtp_eqx.training.pace import now_and_then, progress_line, StepCost
@@ -80,6 +85,7 @@ from vtp_eqx.training.pretrain import (
     pretraining,
 )
 from vtp_eqx.training.pretrain_options import is_fixed, Options
+from vtp_eqx.training.processes import all_or_none, ElsewhereError, leads
 from vtp_eqx.training.report import write_report
 from vtp_eqx.training.rescue import read_postmortem, replay as replay_steps
 from vtp_eqx.training.run import Endurance, run, Watch
@@ -155,7 +161,23 @@ class Setting:
             max_skip_rate=options.max_skip_rate,
         )  # fmt: skip
 
-    def labeled(self, source: Source, count: int, seed: int) -> Labeled:
+    @functools.cached_property
+    def known(self) -> Labeled:
+        """What a probe is fitted to."""
+        return self._labeled(self.train, 2 * self.options.num_judged, seed=1)
+
+    @functools.cached_property
+    def judged(self) -> Labeled:
+        """What is judged during the run and at its end."""
+        return self._labeled(self.validation, self.options.num_judged, seed=2)
+
+    @functools.cached_property
+    def forecast(self) -> Forecast:
+        return forecast(
+            self.config, self.mesh, self.size, compiles=self.options.dry_run
+        )
+
+    def _labeled(self, source: Source, count: int, seed: int) -> Labeled:
         size = self.config.tokenizer.image_size
         found = some_examples(source, count, size, seed=seed)
         return Labeled(found.image, found.label)
@@ -163,43 +185,75 @@ class Setting:
 
 def pretrain(options: Options) -> None:
     """Runs to the end, or says what that would take."""
-    config, out = options.config, Path(options.out)
+    with contextlib.ExitStack() as held:
+        with in_a_sentence():
+            setting = begun(options, held)
+            if options.dry_run:
+                return
+            with all_or_none():
+                watchers = sinks(options) if leads() else []
+        train(setting, watchers)
+
+
+def begun(options: Options, held: contextlib.ExitStack) -> Setting:
+    """The setting of a run that may begin, or go on as it was begun.
+
+    Its folder is `held` from before anything is written on, but for a dry run.
+    """
     if options.distributed:
         jax.distributed.initialize()
-    check_begun_alike(out / "config.json", options, is_fixed)
+    out = Path(options.out)
     # A run that is continued, or is begun after its forecast, compiles nothing anew.
     jax.config.update("jax_compilation_cache_dir", str(out.parent / "compiled"))
-    setting = Setting(options)
-    mesh = setting.mesh
-    found = forecast(config, mesh, setting.size, compiles=options.dry_run)
-    leads = jax.process_index() == 0
-    if leads:
-        print("\n".join(forecast_lines(config, found, mesh, len(setting.train))))
+    with all_or_none():
+        if leads() and not options.dry_run:
+            held.enter_context(locked(out))
+        check_begun_alike(out, options, is_fixed)
+        setting = Setting(options)
+        lines = forecast_lines(
+            setting.config, setting.forecast, setting.mesh, len(setting.train)
+        )
+    check_same_data(out, identity(setting.train))
+    if leads():
+        print("\n".join(lines))
     if options.dry_run:
-        return
-    if leads:
-        with replacing(out / "config.json") as unfinished:
-            unfinished.write_text(as_json(options))
-    known = setting.labeled(setting.train, 2 * options.num_judged, seed=1)
-    judged = setting.labeled(setting.validation, options.num_judged, seed=2)
+        return setting
+    with all_or_none():
+        for some in (setting.known, setting.judged):
+            require(
+                len(some.image) >= 2,
+                "What a run looks at are two images or more; got "
+                f"{len(some.image)}: name larger data, or raise `num_judged`.",
+            )
+        if leads():
+            note_begun(out, options, identity(setting.train))
+    return setting
+
+
+def train(setting: Setting, watchers: list[Sink]) -> None:
+    """All steps that are left, and what is made of the last state."""
+    options, config, out = setting.options, setting.config, setting.out
+    known, judged, found = setting.known, setting.judged, setting.forecast
 
     def evaluate(state: TrainState, step: int) -> dict[str, float]:
-        tokenizer = state.student.tokenizer
+        tokenizer = here(state.student.tokenizer)
         some = judged.image[:8]
         rows = np.concatenate([some, reconstructed(tokenizer, some)])
-        if leads:
+        if leads():
             save_grid(rows, out / "figures" / f"reconstructions-{step:07d}.png", 8)
         return judge(tokenizer, known, judged, setting.prompts)
 
-    def progress(step: int, num_steps: int, values: dict[str, float]) -> None:
-        print(progress_line(step, num_steps, values), flush=True)
+    def draw(step: int, values: Mapping[str, float]) -> None:
         if "psnr" in values:  # behind an evaluation
             draw_curves(out / "metrics.jsonl", out / "figures" / "curves.png")
 
-    state, step = pretraining(config, known.image[:PCA_IMAGES], mesh)
+    def progress(step: int, num_steps: int, values: dict[str, float]) -> None:
+        print(progress_line(step, num_steps, values), flush=True)
+
+    state, step = pretraining(config, known.image[:PCA_IMAGES], setting.mesh)
     state = run(
         state, step, setting.feed,
-        num_steps=config.num_steps, mesh=mesh, folder=out, progress=progress,
+        num_steps=config.num_steps, mesh=setting.mesh, folder=out, progress=progress,
         log_every=options.log_every, save_every=options.save_every,
         endurance=Endurance(
             keep=options.keep, keep_best=options.keep_best, rollbacks=options.rollbacks,
@@ -208,25 +262,28 @@ def pretrain(options: Options) -> None:
             ),
         ),
         watch=Watch(
-            monitor=collapse_monitor(judged.image[:64]),
+            monitor=collapse_monitor(
+                judged.image[:64],
+                temperature=config.distillation.student_temperature,
+            ),
             evaluate=evaluate, evaluate_every=options.evaluate_every,
             score=lambda values: values.get("probe", -values.get("total", np.inf)),
-            sinks=sinks(options),
+            sinks=[*watchers, draw],
             cost=StepCost(
                 images=config.batch_size, flops=found.formula_flops, peak=found.peak
             ),
             rows=setting.feed.rows,
         ),
+        holds_folder=True,
     )  # fmt: skip
-    if leads:
-        finish(setting, state.student.tokenizer, known, judged)
+    tokenizer = here(state.student.tokenizer)  # by all processes
+    if leads():
+        finish(setting, tokenizer)
 
 
-def finish(
-    setting: Setting, tokenizer: Tokenizer, known: Labeled, judged: Labeled
-) -> None:
+def finish(setting: Setting, tokenizer: Tokenizer) -> None:
     """The tokenizer with its latent statistics, its card, and the report."""
-    out = setting.out
+    out, known, judged = setting.out, setting.known, setting.judged
     numbers = judge(tokenizer, known, judged, setting.prompts)
     statistics = latent_statistics(encoded_latents(tokenizer, known.image))
     tokenizer = eqx.tree_at(
@@ -234,21 +291,8 @@ def finish(
         tokenizer, statistics,
     )  # fmt: skip
     save(tokenizer, out / "tokenizer")
-    card.write(
-        out / "card.json",
-        numbers,
-        card.EvaluationCard(
-            num_samples=len(judged.image),
-            num_reference=len(known.image),
-            reference_hash=arrays_hash({"image": known.image, "label": known.label}),
-            tokenizer_hash=weights_hash(tokenizer),
-            latents_hash=latents_hash(tokenizer),
-            precision="float32",
-            protocol="online: PSNR, one-penalty probe of the summary and mean patch",
-            images_hash=arrays_hash({"image": judged.image}),
-            seed=setting.config.seed,
-        ),
-        num_evaluated=len(judged.image),
+    write_card(
+        out / "card.json", numbers, tokenizer, known, judged, seed=setting.config.seed
     )
     config = setting.config
     write_report(
@@ -264,9 +308,9 @@ def replay(folder: Path) -> None:
     if "JAX_PLATFORMS" not in os.environ:
         jax.config.update("jax_platforms", "cpu")
     report = read_postmortem(folder)
-    fields = json.loads((folder.parent.parent / "config.json").read_text())
-    setting = Setting(from_dict(Options, fields))
-    mesh = data_mesh(1)
+    with in_a_sentence():
+        setting = setting_of(folder.absolute().parent.parent)
+    mesh = setting.mesh
     template = first_state(setting.config, None)
     step = pretrain_step(setting.config, template, mesh)
     # What is wrong with examples was written down by the run itself.
@@ -278,6 +322,12 @@ def replay(folder: Path) -> None:
         print(f"step {then['step']}, batch {then['batch']}, rows {then['rows']}")
         for name, value in now.metrics.items():
             print(f"  {name:20} then {then['metrics'].get(name)}  now {value:.6g}")
+
+
+def setting_of(run_folder: Path) -> Setting:
+    """That of a run which was begun, wherever its folder is now, on one device."""
+    options = from_dict(Options, json.loads((run_folder / "config.json").read_text()))
+    return Setting(dataclasses.replace(options, devices=1, out=str(run_folder)))
 
 
 def lines_of(path: str) -> list[str]:
@@ -302,6 +352,15 @@ def sinks(options: Options) -> list[Sink]:
     if options.wandb:
         found.append(wandb_sink(options.wandb, out, dataclasses.asdict(options.config)))
     return found
+
+
+@contextlib.contextmanager
+def in_a_sentence() -> Iterator[None]:
+    """A block whose errors are of options or data: they end the program, told alone."""
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        raise SystemExit(str(error)) from error
 
 
 def smoke() -> None:
@@ -335,5 +394,7 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, FolderInUseError, FloatingPointError) as error:
+    except (
+        OSError, FolderInUseError, FloatingPointError, ElsewhereError
+    ) as error:  # fmt: skip
         raise SystemExit(str(error)) from error

@@ -53,12 +53,14 @@ def here(tree: PyTree) -> PyTree:
     together. What is computed with the result is of this process alone.
     """
 
-    def whole(leaf):
-        if not leaf.is_fully_replicated:
-            leaf = replicate(leaf, leaf.sharding.mesh)
-        return leaf.addressable_data(0)
-
-    return jax.tree.map(lambda leaf: whole(leaf) if eqx.is_array(leaf) else leaf, tree)
+    arrays, static = eqx.partition(tree, eqx.is_array)
+    split = [a for a in jax.tree.leaves(arrays) if not a.is_fully_replicated]
+    if split:
+        everywhere = NamedSharding(split[0].sharding.mesh, REPLICATED)
+        # One program: several with collectives at once may wait for one another.
+        arrays = jax.jit(_unchanged, out_shardings=everywhere)(arrays)
+        jax.block_until_ready(arrays)
+    return eqx.combine(jax.tree.map(lambda a: a.addressable_data(0), arrays), static)
 
 
 def share(shape: tuple[int, ...], num_devices: int) -> P:
@@ -97,3 +99,7 @@ def global_rows(local_size: int, axis_name: str | None) -> Int[Array, " local"]:
     if axis_name is None:
         return rows
     return lax.axis_index(axis_name) * local_size + rows
+
+
+def _unchanged(tree: PyTree) -> PyTree:
+    return tree

@@ -20,7 +20,7 @@ CONFIG = PretrainConfig(tokenizer=published(VIT_FEMTO), prototypes=PrototypeConf
 def begun(path, **changes):
     """What is said of a run that was begun as `path` tells, with `changes` now."""
     options = dataclasses.replace(Options(config=CONFIG), **changes)
-    check_begun_alike(path, options, is_fixed)
+    check_begun_alike(path.parent, options, is_fixed)
 
 
 @pytest.fixture

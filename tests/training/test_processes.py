@@ -7,8 +7,12 @@ import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from vtp_eqx.evaluation.card import read
+from vtp_eqx.tokenizer import load, weights_hash
+from vtp_eqx.training.log import read_log
 from vtp_eqx.training.processes import all_or_none, same_everywhere, worst
 
 
@@ -64,6 +68,33 @@ with Checkpoints(folder, keep=3) as checkpoints:
     found = checkpoints.restore(state(0))
     left = checkpoints.steps()
 print(json.dumps([int(found.step), here(found).student["weight"].tolist(), left]))
+"""
+
+# The smallest run that has evaluations and an end, all of its state split.
+PRETRAIN = """
+import pathlib
+from experiments.pretrain import pretrain
+from vtp_eqx.config import (
+    decoder_like, OptimizerConfig, PretrainConfig, TokenizerConfig, TransformerConfig
+)
+from vtp_eqx.training.pretrain_options import Options
+
+jax.distributed.initialize = lambda: None  # it was told where already
+jax.config.update("jax_disable_most_optimizations", True)
+shape = TransformerConfig(width=16, depth=1, num_heads=2)
+config = PretrainConfig(
+    tokenizer=TokenizerConfig(
+        encoder=shape, decoder=decoder_like(shape), text=None, image_size=16,
+        patch_size=4, latent_width=4,
+    ),
+    contrast_weight=0.0, distillation_weight=0.0, optimizer=OptimizerConfig(
+    warmup_steps=0), batch_size=8, reconstruction_batch=8, num_steps=1, sharding="fsdp",
+)
+pretrain(Options(
+    config=config, out=f"{argument}/run", data=(f"{argument}/images.npz",),
+    num_judged=8, log_every=1, evaluate_every=1, workers=1, distributed=True,
+))
+print(json.dumps(jax.process_count()))
 """
 
 BEGIN = """
@@ -133,3 +164,18 @@ def test_a_checkpoint_that_one_process_cannot_read_is_damaged_for_both(tmp_path)
     for found in in_two_processes(RESTORE, tmp_path):
         assert found == [2, [2.0] * 8, [1, 2]]
     assert [path.name for path in (tmp_path / "damaged").iterdir()] == ["3"]
+
+
+@pytest.mark.slow
+def test_a_run_whose_state_is_split_over_processes_is_judged_and_finished(tmp_path):
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (24, 16, 16, 3)).astype(np.uint8)
+    np.savez(tmp_path / "images.npz", arr_0=images)
+    assert in_two_processes(PRETRAIN, tmp_path) == [2, 2]
+    run = tmp_path / "run"
+    (line,) = read_log(run / "metrics.jsonl")
+    assert line["feature_rank"] > 1
+    numbers, card = read(run / "card.json")
+    assert numbers == {"psnr": pytest.approx(line["psnr"], rel=1e-5)}
+    assert weights_hash(load(run)) == card.tokenizer_hash
+    assert (run / "report.md").exists()

@@ -20,7 +20,7 @@ from orbax.checkpoint.checkpoint_managers import (
 
 from vtp_eqx.models.arrays import named_arrays
 from vtp_eqx.training.log import warn
-from vtp_eqx.training.processes import all_or_none, worst
+from vtp_eqx.training.processes import all_or_none, leads, worst
 from vtp_eqx.training.state import TrainState
 
 
@@ -195,7 +195,7 @@ class Checkpoints:
         folder = Path(self._manager.directory)
         self._say(f"Checkpoint {step} in {folder} is damaged: {reason}")
         with all_or_none():  # none looks again before it is gone
-            if jax.process_index() == 0:
+            if leads():
                 aside = folder.with_name("damaged")
                 aside.mkdir(exist_ok=True)
                 shutil.rmtree(aside / str(step), ignore_errors=True)

@@ -12,10 +12,14 @@ import shutil
 import socket
 from typing import Any
 
-from vtp_eqx.config import changed_fields, from_dict
+from vtp_eqx.config import as_json, changed_fields, from_dict, require
+from vtp_eqx.files import replacing
+from vtp_eqx.training.processes import all_or_none, same_everywhere
 
 
 LOCK = "run.lock"
+OPTIONS = "config.json"
+DATA = "data.txt"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SHUT = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -53,15 +57,25 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def note_begun(folder: Path, options: Any, data: str) -> None:
+    """Writes down what a run was begun with: its options, and the identity of its data.
+
+    That is what the two checks below compare with.
+    """
+    for name, text in ((OPTIONS, as_json(options)), (DATA, data)):
+        with replacing(folder / name) as unfinished:
+            unfinished.write_text(text + "\n")
+
+
 def check_begun_alike(
-    path: Path, options: Any, is_fixed: Callable[[str], bool]
+    folder: Path, options: Any, is_fixed: Callable[[str], bool]
 ) -> None:
     """Raises `ValueError` where a run was begun with other values of fixed fields.
 
-    `path` is the JSON of the run's options, if it was begun; fields that it lacks had
-    their defaults. `options` are those of now, and `is_fixed` is asked of names such as
+    Fields that its file lacks had their defaults. `is_fixed` is asked of names such as
     `config.optimizer.b1`.
     """
+    path = folder / OPTIONS
     if not path.exists():
         return
     begun = from_dict(type(options), json.loads(path.read_text()))
@@ -70,6 +84,26 @@ def check_begun_alike(
         raise ValueError(
             f"A run continues as it was begun; got another {', '.join(changed)} than "
             f"in {path}: choose another folder, or the old values."
+        )
+
+
+def check_same_data(folder: Path, data: str) -> None:
+    """Raises `ValueError` where a run was begun on other data, or processes see others.
+
+    `data` is its identity. All processes call this.
+    """
+    require(
+        same_everywhere(data),
+        f"All processes of a run read the same data; got {data!r} here and others "
+        "elsewhere: copy the same data to all hosts.",
+    )
+    path = folder / DATA
+    with all_or_none():
+        begun = path.read_text().strip() if path.exists() else data
+        require(
+            begun == data,
+            f"A run continues on the data it was begun on; got {data!r}, and {begun!r} "
+            f"in {path}: choose another folder, or the old data.",
         )
 
 

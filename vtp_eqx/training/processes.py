@@ -16,6 +16,11 @@ class ElsewhereError(RuntimeError):
     """Another process of the run has raised an error."""
 
 
+def leads() -> bool:
+    """Whether this is the process that writes what all have in common."""
+    return jax.process_index() == 0
+
+
 def worst(number: int) -> int:
     """The largest number that any process has."""
     if jax.process_count() == 1:

@@ -25,7 +25,7 @@ from vtp_eqx.training.checkpoint import Checkpoints
 from vtp_eqx.training.folder import check_room, locked, said_when_full
 from vtp_eqx.training.log import Log, Sink, warn
 from vtp_eqx.training.pace import Pace, StepCost
-from vtp_eqx.training.processes import all_or_none
+from vtp_eqx.training.processes import all_or_none, leads
 from vtp_eqx.training.rescue import DerailedError, LeftOut, Tally, write_postmortem
 from vtp_eqx.training.state import TrainState
 from vtp_eqx.training.watchdog import StallConfig, Watchdog
@@ -112,7 +112,7 @@ def run(
         enter(said_when_full(folder))
         state = on_mesh(state, mesh)
         with all_or_none():
-            if jax.process_index() == 0:
+            if leads():
                 check_room(folder, _bytes_to_write(state, folder, endurance))
                 if not holds_folder:
                     enter(locked(folder))
@@ -158,9 +158,8 @@ class _Run:
             state = self.checkpoints.restore(template)
         elif self.endurance.rollbacks > 0:
             self.checkpoints.save(state)  # something to go back to
-        leads = jax.process_index() == 0
-        path = self.folder / "metrics.jsonl" if leads else None
-        sinks = [*self.watch.sinks, self.progress_sink] if leads else []
+        path = self.folder / "metrics.jsonl" if leads() else None
+        sinks = [*self.watch.sinks, self.progress_sink] if leads() else []
         self.log = Log(path, int(state.step), sinks)
         while True:
             self.state = state
