@@ -12,15 +12,17 @@ behind one lists its values, each an option. Data are tars of pairs, prepared da
 of TensorFlow Datasets, or folders of images; by default the scenes. The same command
 again continues where the run was, bit for bit. Exit status: 0 at the end of the run,
 143 where SIGTERM ended it with its state saved, 75 where it stalled (with
-`--ends-stalled`), and 1 with a sentence else.
+`--ends-stalled`), 2 where an option is none, and 1 with a sentence else.
 
-A run's folder has config.json, metrics.jsonl, checkpoints, figures, report.md, and in
-the end tokenizer and card.json; what went wrong is in remarks-*.jsonl (examples),
-postmortem (steps, for `--replay`) and stalls.txt.
+A run's folder has config.json, data.txt, metrics.jsonl, checkpoints, figures,
+report.md, and in the end tokenizer and card.json; what went wrong is in remarks-*.jsonl
+(examples), postmortem (steps, for `--replay`) and stalls.txt.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -33,7 +35,7 @@ import jax
 import numpy as np
 import tyro
 
-from vtp_eqx.config import as_json, from_dict, PretrainConfig
+from vtp_eqx.config import from_dict, require
 from vtp_eqx.config.presets import (
     PRETRAIN_B,
     PRETRAIN_B_8_GPUS,
@@ -43,18 +45,16 @@ from vtp_eqx.config.presets import (
     PRETRAIN_S_8_GPUS,
 )
 from vtp_eqx.data.loader import Source
-from vtp_eqx.data.mixture import order_of
+from vtp_eqx.data.mixture import identity, order_of
 from vtp_eqx.data.scene_captions import class_templates
 from vtp_eqx.data.scenes import class_names, GROUP, SceneConfig
 from vtp_eqx.data.scenes_tfds import prepare_scenes
 from vtp_eqx.data.sources import open_source, TfdsSource
 from vtp_eqx.data.stream import Reader
-from vtp_eqx.evaluation import card
 from vtp_eqx.evaluation.batches import encoded_latents, reconstructed
-from vtp_eqx.evaluation.online import judge, Labeled
-from vtp_eqx.files import replacing
-from vtp_eqx.mesh import data_mesh
-from vtp_eqx.models.arrays import arrays_hash, latents_hash, weights_hash
+from vtp_eqx.evaluation.online import judge, Labeled, write_card
+from vtp_eqx.mesh import data_mesh, here
+from vtp_eqx.models.perceptual import load_perceptual, Perceptual
 from vtp_eqx.study.pictures import save_grid
 from vtp_eqx.study.recipe import METHODS, pretraining as small, RECIPES
 from vtp_eqx.tokenizer import save, Tokenizer
@@ -67,11 +67,18 @@ from vtp_eqx.training.feed import (
     some_examples,
     words_for,
 )
-from vtp_eqx.training.folder import check_begun_alike, FolderInUseError
-from vtp_eqx.training.forecast import forecast, forecast_lines
-from vtp_eqx.training.log import Sink, tensorboard_sink, wandb_sink
+from vtp_eqx.training.folder import (
+    check_begun_alike,
+    check_same_data,
+    FolderInUseError,
+    locked,
+    note_begun,
+)
+from vtp_eqx.training.forecast import Forecast, forecast, forecast_lines
+from vtp_eqx.training.log import Sink
 from vtp_eqx.training.monitors import collapse_monitor
 from vtp_eqx.training.pace import now_and_then, progress_line, StepCost
+from vtp_eqx.training.pixels import require_perceptual
 from vtp_eqx.training.pretrain import (
     first_state,
     latent_statistics,
@@ -79,6 +86,8 @@ from vtp_eqx.training.pretrain import (
     pretrain_step,
     pretraining,
 )
+from vtp_eqx.training.pretrain_options import is_fixed, open_sinks, Options
+from vtp_eqx.training.processes import all_or_none, ElsewhereError, leads
 from vtp_eqx.training.report import write_report
 from vtp_eqx.training.rescue import read_postmortem, replay as replay_steps
 from vtp_eqx.training.run import Endurance, run, Watch
@@ -91,69 +100,6 @@ LAPTOP = dataclasses.replace(
     num_steps=14_000,  # half an hour on one core
 )
 NUM_TEMPLATES = 32  # of scenes
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """What is trained, on what, and where it goes."""
-
-    config: PretrainConfig
-    out: str = "runs/pretrain"
-    """The folder of the run."""
-    data: tuple[str, ...] = ()
-    """Tars, folders or prepared sets (PATH:SPLIT) to learn from; by default scenes."""
-    split: str = ""
-    """Of prepared data sets that name none, such as 'train'."""
-    weights: tuple[float, ...] = ()
-    """Shares of several sources in the batches; by default, their sizes."""
-    validation: str = ""
-    """What is judged during the run; by default a few images of the data."""
-    validation_split: str = ""
-    classes: str = ""
-    """A file of class names, a line each, for zero-shot classes of the labels."""
-    templates: str = ""
-    """A file of prompts that sound like captions, a line each with {} for the class;
-    by default CLIP's 80, or 'a {}' where the vocabulary is another."""
-    stored_size: int | None = None
-    """Side of the squares that views are cut from; by default the tokenizer's."""
-    num_scenes: int = 12_000
-    """How many scenes to learn from, where they are the data."""
-    num_judged: int = 960
-    log_every: int = 50
-    save_every: int = 1000
-    evaluate_every: int = 500
-    keep: int = 2
-    keep_best: int = 1
-    """Checkpoints kept beside the last: those of the best probe, or lowest loss."""
-    rollbacks: int = 3
-    """How often the run may go back behind steps that failed."""
-    stall_seconds: float = 1800.0
-    ends_stalled: bool = False
-    """End a run that stands still, so that whoever started it can start it again."""
-    workers: int = 8
-    processes: bool = False
-    """Decode in processes, not threads."""
-    window: int = 16
-    """Shards whose rows are shuffled together."""
-    group: int | None = None
-    """Consecutive rows that stay together in a batch; by default 1, or 4 scenes."""
-    max_skip_rate: float = 0.1
-    devices: int | None = None
-    distributed: bool = False
-    """One of several processes, as the cluster's environment says."""
-    tensorboard: bool = False
-    wandb: str = ""
-    """A project of Weights & Biases."""
-    dry_run: bool = False
-    """Only say what the run will be."""
-
-
-# What a run that is continued may not change.
-FIXED = (
-    "config", "data", "num_scenes", "split", "weights", "window", "group",
-    "stored_size",
-)  # fmt: skip
-
 
 PRESETS: Mapping[str, tuple[str, Options]] = {
     "laptop": ("A small tokenizer of 32 pixels, for CPUs.", Options(config=LAPTOP)),
@@ -216,7 +162,29 @@ class Setting:
             max_skip_rate=options.max_skip_rate,
         )  # fmt: skip
 
-    def labeled(self, source: Source, count: int, seed: int) -> Labeled:
+    @functools.cached_property
+    def known(self) -> Labeled:
+        """What a probe is fitted to."""
+        return self._labeled(self.train, 2 * self.options.num_judged, seed=1)
+
+    @functools.cached_property
+    def judged(self) -> Labeled:
+        """What is judged during the run and at its end."""
+        return self._labeled(self.validation, self.options.num_judged, seed=2)
+
+    @functools.cached_property
+    def perceptual(self) -> Perceptual | None:
+        """The network of LPIPS, where its weights were named."""
+        files = self.options.perceptual
+        return load_perceptual(*files) if files else None
+
+    @functools.cached_property
+    def forecast(self) -> Forecast:
+        return forecast(
+            self.config, self.mesh, self.size, compiles=self.options.dry_run
+        )
+
+    def _labeled(self, source: Source, count: int, seed: int) -> Labeled:
         size = self.config.tokenizer.image_size
         found = some_examples(source, count, size, seed=seed)
         return Labeled(found.image, found.label)
@@ -224,43 +192,79 @@ class Setting:
 
 def pretrain(options: Options) -> None:
     """Runs to the end, or says what that would take."""
-    config, out = options.config, Path(options.out)
+    with contextlib.ExitStack() as held:
+        with in_a_sentence():
+            setting = begun(options, held)
+            if options.dry_run:
+                return
+            with all_or_none():
+                watchers = open_sinks(options) if leads() else []
+        train(setting, watchers)
+
+
+def begun(options: Options, held: contextlib.ExitStack) -> Setting:
+    """The setting of a run that may begin, or go on as it was begun.
+
+    Its folder is `held` from before anything is written on, but for a dry run.
+    """
     if options.distributed:
         jax.distributed.initialize()
-    check_begun_alike(out / "config.json", as_json(options), FIXED)
+    out = Path(options.out)
     # A run that is continued, or is begun after its forecast, compiles nothing anew.
     jax.config.update("jax_compilation_cache_dir", str(out.parent / "compiled"))
-    setting = Setting(options)
-    mesh = setting.mesh
-    found = forecast(config, mesh, setting.size, compiles=options.dry_run)
-    leads = jax.process_index() == 0
-    if leads:
-        print("\n".join(forecast_lines(config, found, mesh, len(setting.train))))
+    with all_or_none():
+        if leads() and not options.dry_run:
+            held.enter_context(locked(out))
+        check_begun_alike(out, options, is_fixed)
+        setting = Setting(options)
+        lines = forecast_lines(
+            setting.config, setting.forecast, setting.mesh, len(setting.train)
+        )
+    check_same_data(out, identity(setting.train))
+    if leads():
+        print("\n".join(lines))
     if options.dry_run:
-        return
-    if leads:
-        with replacing(out / "config.json") as unfinished:
-            unfinished.write_text(as_json(options))
-    known = setting.labeled(setting.train, 2 * options.num_judged, seed=1)
-    judged = setting.labeled(setting.validation, options.num_judged, seed=2)
+        return setting
+    with all_or_none():
+        if setting.config.reconstruction_weight > 0:
+            require_perceptual(setting.config.reconstruction, setting.perceptual)
+        for some in (setting.known, setting.judged):
+            require(
+                len(some.image) >= 2,
+                "What a run looks at are two images or more; got "
+                f"{len(some.image)}: name larger data, or raise `num_judged`.",
+            )
+        if leads():
+            note_begun(out, options, identity(setting.train))
+    return setting
+
+
+def train(setting: Setting, watchers: list[Sink]) -> None:
+    """All steps that are left, and what is made of the last state."""
+    options, config, out = setting.options, setting.config, setting.out
+    known, judged, found = setting.known, setting.judged, setting.forecast
 
     def evaluate(state: TrainState, step: int) -> dict[str, float]:
-        tokenizer = state.student.tokenizer
+        tokenizer = here(state.student.tokenizer)
         some = judged.image[:8]
         rows = np.concatenate([some, reconstructed(tokenizer, some)])
-        if leads:
+        if leads():
             save_grid(rows, out / "figures" / f"reconstructions-{step:07d}.png", 8)
         return judge(tokenizer, known, judged, setting.prompts)
 
-    def progress(step: int, num_steps: int, values: dict[str, float]) -> None:
-        print(progress_line(step, num_steps, values), flush=True)
+    def draw(step: int, values: Mapping[str, float]) -> None:
         if "psnr" in values:  # behind an evaluation
             draw_curves(out / "metrics.jsonl", out / "figures" / "curves.png")
 
-    state, step = pretraining(config, known.image[:PCA_IMAGES], mesh)
+    def progress(step: int, num_steps: int, values: dict[str, float]) -> None:
+        print(progress_line(step, num_steps, values), flush=True)
+
+    state, step = pretraining(
+        config, known.image[:PCA_IMAGES], setting.mesh, setting.perceptual
+    )
     state = run(
         state, step, setting.feed,
-        num_steps=config.num_steps, mesh=mesh, folder=out, progress=progress,
+        num_steps=config.num_steps, mesh=setting.mesh, folder=out, progress=progress,
         log_every=options.log_every, save_every=options.save_every,
         endurance=Endurance(
             keep=options.keep, keep_best=options.keep_best, rollbacks=options.rollbacks,
@@ -269,25 +273,28 @@ def pretrain(options: Options) -> None:
             ),
         ),
         watch=Watch(
-            monitor=collapse_monitor(judged.image[:64]),
+            monitor=collapse_monitor(
+                judged.image[:64],
+                temperature=config.distillation.student_temperature,
+            ),
             evaluate=evaluate, evaluate_every=options.evaluate_every,
             score=lambda values: values.get("probe", -values.get("total", np.inf)),
-            sinks=sinks(options),
+            sinks=[*watchers, draw],
             cost=StepCost(
                 images=config.batch_size, flops=found.formula_flops, peak=found.peak
             ),
             rows=setting.feed.rows,
         ),
+        holds_folder=True,
     )  # fmt: skip
-    if leads:
-        finish(setting, state.student.tokenizer, known, judged)
+    tokenizer = here(state.student.tokenizer)  # by all processes
+    if leads():
+        finish(setting, tokenizer)
 
 
-def finish(
-    setting: Setting, tokenizer: Tokenizer, known: Labeled, judged: Labeled
-) -> None:
+def finish(setting: Setting, tokenizer: Tokenizer) -> None:
     """The tokenizer with its latent statistics, its card, and the report."""
-    out = setting.out
+    out, known, judged = setting.out, setting.known, setting.judged
     numbers = judge(tokenizer, known, judged, setting.prompts)
     statistics = latent_statistics(encoded_latents(tokenizer, known.image))
     tokenizer = eqx.tree_at(
@@ -295,21 +302,8 @@ def finish(
         tokenizer, statistics,
     )  # fmt: skip
     save(tokenizer, out / "tokenizer")
-    card.write(
-        out / "card.json",
-        numbers,
-        card.EvaluationCard(
-            num_samples=len(judged.image),
-            num_reference=len(known.image),
-            reference_hash=arrays_hash({"image": known.image, "label": known.label}),
-            tokenizer_hash=weights_hash(tokenizer),
-            latents_hash=latents_hash(tokenizer),
-            precision="float32",
-            protocol="online: PSNR, one-penalty probe of the summary and mean patch",
-            images_hash=arrays_hash({"image": judged.image}),
-            seed=setting.config.seed,
-        ),
-        num_evaluated=len(judged.image),
+    write_card(
+        out / "card.json", numbers, tokenizer, known, judged, seed=setting.config.seed
     )
     config = setting.config
     write_report(
@@ -325,11 +319,11 @@ def replay(folder: Path) -> None:
     if "JAX_PLATFORMS" not in os.environ:
         jax.config.update("jax_platforms", "cpu")
     report = read_postmortem(folder)
-    fields = json.loads((folder.parent.parent / "config.json").read_text())
-    setting = Setting(from_dict(Options, fields))
-    mesh = data_mesh(1)
+    with in_a_sentence():
+        setting = setting_of(folder.absolute().parent.parent)
+    mesh = setting.mesh
     template = first_state(setting.config, None)
-    step = pretrain_step(setting.config, template, mesh)
+    step = pretrain_step(setting.config, template, mesh, setting.perceptual)
     # What is wrong with examples was written down by the run itself.
     with tempfile.TemporaryDirectory() as scratch:
         feed = dataclasses.replace(setting.feed, folder=Path(scratch))
@@ -339,6 +333,12 @@ def replay(folder: Path) -> None:
         print(f"step {then['step']}, batch {then['batch']}, rows {then['rows']}")
         for name, value in now.metrics.items():
             print(f"  {name:20} then {then['metrics'].get(name)}  now {value:.6g}")
+
+
+def setting_of(run_folder: Path) -> Setting:
+    """That of a run which was begun, wherever its folder is now, on one device."""
+    options = from_dict(Options, json.loads((run_folder / "config.json").read_text()))
+    return Setting(dataclasses.replace(options, devices=1, out=str(run_folder)))
 
 
 def lines_of(path: str) -> list[str]:
@@ -355,14 +355,13 @@ def scenes(size: int, count: int, folder: Path) -> Path:
     return prepare_scenes(config, folder)
 
 
-def sinks(options: Options) -> list[Sink]:
-    """Where the lines of the log go beside the file."""
-    found, out = [], Path(options.out)
-    if options.tensorboard:
-        found.append(tensorboard_sink(out / "tensorboard"))
-    if options.wandb:
-        found.append(wandb_sink(options.wandb, out, dataclasses.asdict(options.config)))
-    return found
+@contextlib.contextmanager
+def in_a_sentence() -> Iterator[None]:
+    """A block whose errors are of options or data: they end the program, told alone."""
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        raise SystemExit(str(error)) from error
 
 
 def smoke() -> None:
@@ -396,5 +395,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, FolderInUseError, FloatingPointError) as error:
+    except (OSError, FolderInUseError, FloatingPointError, ElsewhereError) as error:
         raise SystemExit(str(error)) from error

@@ -46,6 +46,23 @@ def on_mesh(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree.map(place, tree)
 
 
+def here(tree: PyTree) -> PyTree:
+    """`tree` with every array whole on one device of this process.
+
+    Of arrays that are split over processes, all of them call this: it brings those
+    together. What is computed with the result is of this process alone.
+    """
+
+    arrays, static = eqx.partition(tree, eqx.is_array)
+    split = [a for a in jax.tree.leaves(arrays) if not a.is_fully_replicated]
+    if split:
+        everywhere = NamedSharding(split[0].sharding.mesh, REPLICATED)
+        # One program: several with collectives at once may wait for one another.
+        arrays = jax.jit(_unchanged, out_shardings=everywhere)(arrays)
+        jax.block_until_ready(arrays)
+    return eqx.combine(jax.tree.map(lambda a: a.addressable_data(0), arrays), static)
+
+
 def share(shape: tuple[int, ...], num_devices: int) -> P:
     """How an array is split over the data axis to save memory: its longest axis is.
 
@@ -82,3 +99,7 @@ def global_rows(local_size: int, axis_name: str | None) -> Int[Array, " local"]:
     if axis_name is None:
         return rows
     return lax.axis_index(axis_name) * local_size + rows
+
+
+def _unchanged(tree: PyTree) -> PyTree:
+    return tree

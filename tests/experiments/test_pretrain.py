@@ -5,11 +5,23 @@ import subprocess
 import sys
 import time
 
+import jax
+import numpy as np
 import pytest
 
-from experiments.pretrain import FIXED, Options, PRESETS
-from vtp_eqx.config import as_json, from_dict
-from vtp_eqx.training.folder import check_begun_alike
+from experiments.pretrain import main, PRESETS, pretrain, setting_of
+from vtp_eqx.config import (
+    as_json,
+    decoder_like,
+    from_dict,
+    PretrainConfig,
+    TextConfig,
+    TokenizerConfig,
+    TransformerConfig,
+)
+from vtp_eqx.data.captions import train_tokenizer
+from vtp_eqx.training.folder import FolderInUseError, locked, note_begun
+from vtp_eqx.training.pretrain_options import Options
 from vtp_eqx.training.run import TERMINATED
 
 
@@ -22,17 +34,86 @@ def test_a_preset_is_read_back_from_what_a_run_writes(name):
     assert from_dict(Options, json.loads(as_json(options))) == options
 
 
-def test_a_folder_of_another_run_is_refused(tmp_path):
-    path, (_, options) = tmp_path / "config.json", PRESETS["laptop"]
-    check = lambda **changes: check_begun_alike(
-        path, as_json(dataclasses.replace(options, **changes)), FIXED
+@pytest.fixture
+def own_cache():
+    """Keeps a run's compilation cache from the tests that follow."""
+    before = jax.config.jax_compilation_cache_dir
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.fixture
+def options(tmp_path, own_cache) -> Options:
+    """A run on a few images, of which only reconstructing is learned."""
+    np.savez(tmp_path / "images.npz", arr_0=np.zeros((8, 16, 16, 3), np.uint8))
+    shape = TransformerConfig(width=16, depth=1, num_heads=2)
+    config = PretrainConfig(
+        tokenizer=TokenizerConfig(
+            encoder=shape,
+            decoder=decoder_like(shape),
+            text=TextConfig(context=4, vocabulary=300, width=8, depth=1, num_heads=2),
+            image_size=16,
+            patch_size=4,
+        ),
+        contrast_weight=0.0,
+        distillation_weight=0.0,
+        batch_size=8,
+        reconstruction_batch=8,
     )
-    check(window=3)  # nothing was begun
-    path.write_text(as_json(options))
-    check(log_every=7, workers=1)
-    other = dataclasses.replace(options.config, seed=5)
-    with pytest.raises(ValueError, match="got another config, window than in"):
-        check(config=other, window=3)
+    data = (str(tmp_path / "images.npz"),)
+    return Options(config=config, out=str(tmp_path / "runs" / "first"), data=data)
+
+
+def test_an_error_of_data_is_its_sentence_alone(tmp_path, own_cache, monkeypatch):
+    out = str(tmp_path / "run")
+    arguments = ["laptop", "--data", "/nonexistent", "--out", out]
+    monkeypatch.setattr(sys, "argv", ["pretrain.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    # What is no number is printed, and nothing else.
+    sentence = "Images are read from a folder; got /nonexistent: check the path."
+    assert ended.value.code == sentence
+
+
+def test_a_wrong_size_is_a_sentence_before_the_run(options):
+    with pytest.raises(SystemExit, match="divide evenly over the devices"):
+        pretrain(dataclasses.replace(options, devices=3))
+
+
+def test_a_missing_extra_is_a_sentence_before_the_run(options, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(SystemExit, match="got no such package: install"):
+        pretrain(dataclasses.replace(options, devices=1, tensorboard=True))
+
+
+def test_a_folder_in_use_is_left_as_it_is(options):
+    out = Path(options.out)
+    with locked(out):
+        (out / "config.json").write_text("what the first one wrote")
+        with pytest.raises(FolderInUseError, match="one writer at a time"):
+            pretrain(options)
+        assert (out / "config.json").read_text() == "what the first one wrote"
+        assert {path.name for path in out.iterdir()} == {"config.json", "run.lock"}
+
+
+def test_other_data_than_the_run_was_begun_on_is_refused(options):
+    note_begun(Path(options.out), options, "9 examples of others")
+    with pytest.raises(SystemExit, match="data it was begun on; got '8 examples"):
+        pretrain(dataclasses.replace(options, devices=1))
+
+
+def test_a_run_is_looked_at_again_on_one_device_and_wherever_it_is(options, tmp_path):
+    config = dataclasses.replace(options.config, contrast_weight=1.0)
+    begun = dataclasses.replace(options, config=config, devices=64)
+    note_begun(Path(begun.out), begun, "")
+    train_tokenizer(["a red dot", "a dot"], 300).save(Path(begun.out) / "words.json")
+    moved = Path(begun.out).rename(tmp_path / "moved")
+    setting = setting_of(moved)
+    assert setting.mesh.devices.size == 1
+    assert setting.out == moved
+    assert setting.words is not None
+    # Not learned anew, for which there are no captions.
+    assert setting.words.vocabulary <= 300
 
 
 @pytest.mark.slow

@@ -7,7 +7,14 @@ import time
 import pytest
 
 from vtp_eqx.training import folder as module
-from vtp_eqx.training.folder import check_room, locked, said_when_full
+from vtp_eqx.training.folder import (
+    check_room,
+    check_same_data,
+    locked,
+    note_begun,
+    said_when_full,
+)
+from vtp_eqx.training.watchdog import StallConfig
 
 
 HOLD = """
@@ -87,3 +94,13 @@ def test_a_lock_does_not_wait(tmp_path):
         with pytest.raises(RuntimeError), locked(tmp_path):
             pass
         assert time.monotonic() - begun < 1
+
+
+def test_a_run_goes_on_with_the_data_it_was_begun_on(tmp_path):
+    check_same_data(tmp_path, "12 examples 3f2a")  # nothing was begun
+    note_begun(tmp_path, StallConfig(), "12 examples 3f2a")
+    check_same_data(tmp_path, "12 examples 3f2a")
+    with pytest.raises(
+        ValueError, match=r"got '13 examples 3f2a', and '12 examples 3f2a' in .*data"
+    ):
+        check_same_data(tmp_path, "13 examples 3f2a")

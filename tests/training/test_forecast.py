@@ -4,10 +4,17 @@ import equinox as eqx
 import jax
 import pytest
 
-from vtp_eqx.config import PretrainConfig, PrototypeConfig, VTP_L
-from vtp_eqx.mesh import data_mesh
+from vtp_eqx.config import (
+    PretrainConfig,
+    PrototypeConfig,
+    ReconstructionConfig,
+    VTP_L,
+)
+from vtp_eqx.mesh import data_mesh, on_mesh, split
 from vtp_eqx.training.flops import pretrain_flops, train_flops
-from vtp_eqx.training.forecast import forecast, forecast_lines
+from vtp_eqx.training.forecast import forecast, forecast_lines, lowered_step
+from vtp_eqx.training.pretrain import pretraining
+from vtp_eqx.training.pretrain_views import Captioned
 
 
 def test_the_largest_model_is_forecast_without_being_made():
@@ -55,6 +62,33 @@ def test_a_forecast_knows_the_state_and_the_step_of_the_run(started):
     assert found.compiled_bytes["arguments"] == pytest.approx(whole, rel=0.1)
     assert found.compiled_flops is not None
     assert 0.5 < found.compiled_flops / found.formula_flops < 5
+
+
+@pytest.mark.slow
+def test_a_run_begun_after_its_forecast_compiles_nothing_anew(tiny, data):
+    config = dataclasses.replace(
+        tiny, contrast_weight=0.0, distillation_weight=0.0, sharding="zero"
+    )
+    mesh = data_mesh(4)
+    state, step = pretraining(config, data["image"], mesh)
+    batch = Captioned(data["image"][: config.batch_size], None)
+    arrays = eqx.filter(on_mesh(state, mesh), eqx.is_array)
+    of_run = step.compiled.lower(arrays, split(batch, mesh))
+    assert lowered_step(config, mesh, 16).as_text() == of_run.as_text()
+
+
+def test_a_step_that_learns_from_lpips_is_forecast_without_its_weights(tiny):
+    config = dataclasses.replace(
+        tiny,
+        precision="bfloat16",
+        reconstruction=ReconstructionConfig(perceptual_weight=1.0),
+    )
+    without = lowered_step(
+        dataclasses.replace(tiny, precision="bfloat16"), data_mesh(1), 16
+    )
+    count = lambda lowered: lowered.as_text().count("convolution")
+    # Thirteen convolutions of two images, and backward through one of them.
+    assert count(lowered_step(config, data_mesh(1), 16)) >= count(without) + 3 * 13 - 1
 
 
 def test_a_step_costs_three_forward_passes_but_for_the_teacher():

@@ -1,3 +1,5 @@
+import functools
+
 import equinox as eqx
 from hypothesis import given, strategies as st
 import jax
@@ -46,19 +48,22 @@ def test_prototypes_used_falls_to_one_where_all_choose_the_same():
     )
     head = PrototypeHead(6, config, key=jr.key(0))
     tokens = jr.normal(jr.key(1), (5, 3, 6))
-    used = prototypes_used(head, tokens)
+    used_at = functools.partial(prototypes_used, temperature=0.1)
+    used = used_at(head, tokens)
     assert 1 < used < 8
+    # A cold choice is a surer one.
+    assert prototypes_used(head, tokens, temperature=0.01) < used
     # A scale of 0 leaves no choice: all are alike.
     blind = eqx.tree_at(lambda head: head.scale, head, jnp.zeros(8))
-    np.testing.assert_allclose(prototypes_used(blind, tokens), 8, rtol=1e-5)
+    np.testing.assert_allclose(used_at(blind, tokens), 8, rtol=1e-5)
     sure = eqx.tree_at(lambda head: head.scale, head, jnp.full(8, 1e4))
     same = jnp.broadcast_to(tokens[:1, :1], tokens.shape)
-    np.testing.assert_allclose(prototypes_used(sure, same), 1, rtol=1e-5)
+    np.testing.assert_allclose(used_at(sure, same), 1, rtol=1e-5)
 
 
 @pytest.mark.slow
 def test_a_dead_channel_and_a_collapsed_encoder_are_seen(started, data):
-    monitor = collapse_monitor(data["image"][:8])
+    monitor = collapse_monitor(data["image"][:8], temperature=0.1)
     state = started.start()
     healthy = monitor(state)
     assert healthy.keys() == {
@@ -68,10 +73,15 @@ def test_a_dead_channel_and_a_collapsed_encoder_are_seen(started, data):
     assert healthy["latent_deviation_least"] > 0
     assert healthy["feature_rank"] > 2
     bottleneck = lambda state: state.student.tokenizer.bottleneck.weight
+    # A channel is a row of [latents, features]; its bias does not vary.
     dead = eqx.tree_at(bottleneck, state, bottleneck(state).at[0].set(0))
-    dead = eqx.tree_at(bottleneck, dead, bottleneck(dead).at[:, 0].set(0))
+    seen = monitor(dead)
+    assert seen["latent_deviation_least"] < 1e-6
+    # The other channels are as they were: only the dead one is missing in the mean.
+    channels = bottleneck(state).shape[0]
+    assert healthy["latent_deviation_mean"] - seen["latent_deviation_mean"] > 0
+    assert seen["latent_deviation_mean"] > healthy["latent_deviation_mean"] / channels
     encoder = lambda state: state.student.tokenizer.encoder
     zeros = lambda leaf: jnp.zeros_like(leaf) if eqx.is_inexact_array(leaf) else leaf
     collapsed = eqx.tree_at(encoder, state, jax.tree.map(zeros, encoder(state)))
-    assert monitor(dead)["latent_deviation_least"] < healthy["latent_deviation_least"]
     assert monitor(collapsed)["neighbor_distance"] < 1e-3

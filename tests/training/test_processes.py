@@ -1,4 +1,4 @@
-"""Two processes with two devices each learn what one process with four does."""
+"""What two processes on this machine do together, with two devices each."""
 
 import json
 import os
@@ -7,41 +7,120 @@ import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+from vtp_eqx.evaluation.card import read
+from vtp_eqx.tokenizer import load, weights_hash
+from vtp_eqx.training.log import read_log
+from vtp_eqx.training.processes import all_or_none, same_everywhere, worst
 
 
 # Loads the training from the tests' own file, which a new process cannot import.
-PROGRAM = """
-import importlib.util, json, sys
-import jax
-port, process, path = sys.argv[1:]
-jax.distributed.initialize(f"localhost:{port}", 2, int(process))
-import vtp_eqx
-spec = importlib.util.spec_from_file_location("training_conftest", path)
+LEARN = """
+import importlib.util
+spec = importlib.util.spec_from_file_location("training_conftest", argument)
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 _, _, logged = module.pairs_training(4, accumulate=2, sharding="zero")
 print(json.dumps(logged))
-jax.distributed.shutdown()
+"""
+
+AGREE = """
+from vtp_eqx.training.processes import all_or_none, same_everywhere, worst
+said = [worst(3 * process), same_everywhere("a"), same_everywhere(f"{process}")]
+for failing in (1, 2):
+    try:
+        with all_or_none():
+            if process == failing:
+                raise KeyError("mine")
+        said.append("well")
+    except Exception as error:
+        said.append(type(error).__name__)
+print(json.dumps(said))
+"""
+
+# The files are whole, but one process cannot read those of the newest checkpoint.
+RESTORE = """
+import pathlib
+import jax.numpy as jnp, optax
+from vtp_eqx.mesh import data_mesh, here
+from vtp_eqx.training.checkpoint import Checkpoints
+from vtp_eqx.training.state import placed, TrainState
+
+def state(step):
+    weight = {"weight": jnp.full(8, step, jnp.float32)}
+    first = TrainState.start(weight, None, {}, optax.sgd(1.0), key=jax.random.key(0))
+    first = eqx.tree_at(lambda state: state.step, first, jnp.asarray(step, jnp.int32))
+    return placed(first, data_mesh(), "fsdp")
+
+folder = pathlib.Path(argument) / "checkpoints"
+with Checkpoints(folder, keep=3) as checkpoints:
+    for step in (1, 2, 3):
+        checkpoints.save(state(step))
+with Checkpoints(folder, keep=3) as checkpoints:
+    read = checkpoints._read
+    def blind(step, wanted):
+        if step == 3 and process == 1:
+            raise OSError("a broken cable")
+        return read(step, wanted)
+    checkpoints._read = blind
+    found = checkpoints.restore(state(0))
+    left = checkpoints.steps()
+print(json.dumps([int(found.step), here(found).student["weight"].tolist(), left]))
+"""
+
+# The smallest run that has evaluations and an end, all of its state split.
+PRETRAIN = """
+import pathlib
+from experiments.pretrain import pretrain
+from vtp_eqx.config import (
+    decoder_like, OptimizerConfig, PretrainConfig, TokenizerConfig, TransformerConfig
+)
+from vtp_eqx.training.pretrain_options import Options
+
+jax.distributed.initialize = lambda: None  # it was told where already
+jax.config.update("jax_disable_most_optimizations", True)
+shape = TransformerConfig(width=16, depth=1, num_heads=2)
+config = PretrainConfig(
+    tokenizer=TokenizerConfig(
+        encoder=shape, decoder=decoder_like(shape), text=None, image_size=16,
+        patch_size=4, latent_width=4,
+    ),
+    contrast_weight=0.0, distillation_weight=0.0, optimizer=OptimizerConfig(
+    warmup_steps=0), batch_size=8, reconstruction_batch=8, num_steps=1, sharding="fsdp",
+)
+pretrain(Options(
+    config=config, out=f"{argument}/run", data=(f"{argument}/images.npz",),
+    num_judged=8, log_every=1, evaluate_every=1, workers=1, distributed=True,
+))
+print(json.dumps(jax.process_count()))
+"""
+
+BEGIN = """
+import json, sys
+import equinox as eqx, jax
+port, process, argument = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+jax.distributed.initialize(f"localhost:{port}", 2, process)
 """
 
 
-@pytest.mark.slow
-def test_two_processes_learn_as_one(pairs):
+def in_two_processes(program: str, argument: Path | str = "") -> list:
+    """What each of them printed last, as JSON."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    here = Path(__file__).parent
-    paths = [str(here.parent.parent), os.environ.get("PYTHONPATH", "")]
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
     }
+    code = f"{BEGIN}{program}jax.distributed.shutdown()"
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, port, number, str(here / "conftest.py")],
+            [sys.executable, "-c", code, port, number, str(argument)],
             env=environment, stdout=subprocess.PIPE, text=True,
         )
         for number in "01"
@@ -51,8 +130,52 @@ def test_two_processes_learn_as_one(pairs):
     finally:
         for process in processes:
             process.kill()
+            process.wait()
+    return [json.loads(output.splitlines()[-1]) for output in printed]
+
+
+def test_one_process_agrees_with_itself():
+    assert worst(3) == 3
+    assert same_everywhere("a")
+    with pytest.raises(KeyError), all_or_none():
+        raise KeyError
+    with all_or_none():
+        pass
+
+
+@pytest.mark.slow
+def test_two_processes_learn_as_one(pairs):
+    found = in_two_processes(LEARN, Path(__file__).with_name("conftest.py"))
     _, _, expected = pairs(4, accumulate=2, sharding="zero")
-    for output in printed:
-        logged = json.loads(output.splitlines()[-1])
+    for logged in found:
         for ours, theirs in zip(logged, expected, strict=True):
             assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_an_error_in_one_process_is_raised_in_both():
+    first, second = in_two_processes(AGREE)
+    assert first == [3, True, False, "ElsewhereError", "well"]
+    assert second == [3, True, False, "KeyError", "well"]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_one_process_cannot_read_is_damaged_for_both(tmp_path):
+    for found in in_two_processes(RESTORE, tmp_path):
+        assert found == [2, [2.0] * 8, [1, 2]]
+    assert [path.name for path in (tmp_path / "damaged").iterdir()] == ["3"]
+
+
+@pytest.mark.slow
+def test_a_run_whose_state_is_split_over_processes_is_judged_and_finished(tmp_path):
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (24, 16, 16, 3)).astype(np.uint8)
+    np.savez(tmp_path / "images.npz", arr_0=images)
+    assert in_two_processes(PRETRAIN, tmp_path) == [2, 2]
+    run = tmp_path / "run"
+    (line,) = read_log(run / "metrics.jsonl")
+    assert line["feature_rank"] > 1
+    numbers, card = read(run / "card.json")
+    assert numbers == {"psnr": pytest.approx(line["psnr"], rel=1e-5)}
+    assert weights_hash(load(run)) == card.tokenizer_hash
+    assert (run / "report.md").exists()

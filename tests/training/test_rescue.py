@@ -10,6 +10,7 @@ import pytest
 from vtp_eqx.losses.weighting import FixedWeights
 from vtp_eqx.mesh import data_mesh, replicate
 from vtp_eqx.training.log import read_log
+from vtp_eqx.training.pace import StepCost
 from vtp_eqx.training.rescue import (
     DerailedError,
     LeftOut,
@@ -111,6 +112,17 @@ def test_a_broken_state_goes_back_at_once(tmp_path):
     assert float(state.student.seen) == sum(range(11)) - 5
     (place,) = (tmp_path / "postmortem").iterdir()
     assert "of the last checkpoint, behind step 4" in read_postmortem(place)["state"]
+
+
+def test_the_pace_behind_a_rollback_is_that_of_steps_done_again(tmp_path):
+    run(
+        start(), breaking, batches_with({7}), num_steps=12, mesh=MESH, folder=tmp_path,
+        log_every=3, save_every=4, endurance=Endurance(rollbacks=1),
+        watch=Watch(cost=StepCost(images=1)),
+    )  # fmt: skip
+    lines = read_log(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [1, 3, 4, 5, 6, 8, 9, 12]
+    assert all(line["images_per_second"] > 0 for line in lines[1:])
 
 
 def test_a_run_that_failed_at_its_first_step_starts_again(tmp_path):

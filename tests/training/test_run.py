@@ -248,3 +248,87 @@ def test_a_stalled_run_says_where_it_stands(line, tmp_path, capsys):
     )  # fmt: skip
     assert "No step ended for" in capsys.readouterr().err
     assert "in slow" in (tmp_path / "stalls.txt").read_text()
+
+
+def test_a_run_outlives_who_watches_it(line, tmp_path, capsys):
+    mesh, make, step = line
+    there = []
+
+    def watching(done, num_steps, values):
+        there.append(done)
+        raise BrokenPipeError("nobody reads")
+
+    run(
+        make(), step, ones, num_steps=4, mesh=mesh, folder=tmp_path, log_every=1,
+        save_every=2, progress=watching,
+    )  # fmt: skip
+    assert there == [1]
+    assert "left out from step 1 on: BrokenPipeError" in capsys.readouterr().err
+    assert saved(tmp_path) == [2, 4]
+
+
+def test_a_checkpoint_that_is_due_comes_before_who_watches(line, tmp_path):
+    mesh, make, step = line
+
+    def watching(done, num_steps, values):
+        assert logged(tmp_path)[-1]["step"] == done
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            make(), step, ones, num_steps=4, mesh=mesh, folder=tmp_path, log_every=1,
+            save_every=2, progress=watching,
+        )  # fmt: skip
+    assert saved(tmp_path) == [2]
+
+
+@pytest.mark.parametrize("part", ["monitor", "evaluate"])
+def test_an_error_while_looking_loses_no_step(part, line, tmp_path):
+    mesh, make, step = line
+
+    def looking(state, done=None):
+        if int(state.step) == 3:
+            raise MemoryError("too many images")
+        return {"seen": 1.0}
+
+    go = lambda **parts: run(
+        make(), step, ones, num_steps=5, mesh=mesh, folder=tmp_path, log_every=1,
+        watch=Watch(evaluate_every=1, score=lambda values: values["seen"], **parts),
+        endurance=Endurance(keep_best=1),
+    )  # fmt: skip
+    with pytest.raises(MemoryError, match="too many images"):
+        go(**{part: looking})
+    assert saved(tmp_path) == [3]
+    go(**{part: lambda state, done=None: {"seen": 2.0}})
+    lines = logged(tmp_path)
+    assert [entry["step"] for entry in lines] == [1, 2, 3, 4, 5]
+    assert [entry.get("seen") for entry in lines] == [1, 1, None, 2, 2]
+
+
+@pytest.mark.parametrize("name", ["log_every", "save_every", "evaluate_every"])
+def test_every_no_steps_is_refused_before_the_first(name, line, tmp_path):
+    mesh, make, step = line
+    zero = {name: 0} if name != "evaluate_every" else {"watch": Watch(evaluate_every=0)}
+    with pytest.raises(ValueError, match=f"`{name}` must be 1 or more steps; got 0"):
+        run(make(), step, ones, num_steps=2, mesh=mesh, folder=tmp_path, **zero)
+    assert not list(tmp_path.iterdir())
+
+
+def test_room_is_asked_for_all_that_a_run_may_write(line, tmp_path, monkeypatch):
+    mesh, make, step = line
+    asked = []
+    monkeypatch.setattr(
+        "vtp_eqx.training.run.check_room", lambda folder, needed: asked.append(needed)
+    )
+    go = lambda **endurance: run(
+        make(), step, ones, num_steps=1, mesh=mesh, folder=tmp_path,
+        endurance=Endurance(keep=2, **endurance),
+    )  # fmt: skip
+    go()
+    go(rollbacks=3)  # one checkpoint is there now
+    for name in ("step-2-batch-1", "step-3-batch-4"):
+        (tmp_path / "postmortem" / name).mkdir(parents=True)
+    go(rollbacks=3)
+    one = asked[0] / 3
+    assert asked == [3 * one, (2 + 4) * one, (2 + 2) * one]

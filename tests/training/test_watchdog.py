@@ -35,6 +35,24 @@ def test_a_run_that_is_to_end_ends_with_its_status(tmp_path):
     assert ended == [STALLED]
 
 
+def test_a_slow_step_is_said_and_only_a_stall_ends_the_process(tmp_path, monkeypatch):
+    now, said, ended = [0.0], [], []
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    path, config = tmp_path / "stalls.txt", StallConfig(seconds=1000, ends=True)
+    with Watchdog(path, config, say=said.append, end=ended.append) as watchdog:
+        for _ in range(12):
+            now[0] += 2
+            watchdog.beat()
+        now[0] += 500  # a data disk that sleeps, say
+        assert wait_for(lambda: said)
+        assert "100.0 s count as a stall: waiting on" in said[0]
+        assert not ended
+        now[0] += 501
+        assert wait_for(lambda: ended)
+    assert ended == [STALLED]
+    assert "1000.0 s count as a stall: ending the process" in said[1]
+
+
 def test_a_run_that_moves_is_left_in_peace(tmp_path):
     said = []
     with Watchdog(

@@ -19,6 +19,7 @@ from vtp_eqx.config.runs import (
 )
 from vtp_eqx.config.serial import (
     as_json as as_json,
+    changed_fields as changed_fields,
     from_dict as from_dict,
     short_hash as short_hash,
     tokenizer_from_dict as tokenizer_from_dict,

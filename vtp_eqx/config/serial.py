@@ -48,6 +48,19 @@ def _content(value: Any) -> Any:
     return [*map(_content, value)] if isinstance(value, tuple | list) else value
 
 
+def changed_fields(before: Any, after: Any) -> list[str]:
+    """The fields in which two configs of one class differ, as `optimizer.b1`, say."""
+    changed = []
+    for field in dataclasses.fields(before):
+        old, new = getattr(before, field.name), getattr(after, field.name)
+        if dataclasses.is_dataclass(old) and type(old) is type(new):
+            inside = changed_fields(old, new)
+            changed += [f"{field.name}.{name}" for name in inside]
+        elif old != new:
+            changed.append(field.name)
+    return changed
+
+
 def from_dict(kind: type[Config], fields: Mapping[str, Any]) -> Config:
     """The config of class `kind` whose `as_json` was parsed into `fields`.
 

@@ -4,12 +4,15 @@ Numbers are for curves of one run, not for comparisons: images are few, and the 
 has one penalty. What is published is measured by `protocols` and `probe` beside.
 """
 
+from collections.abc import Mapping
 import dataclasses
+from pathlib import Path
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 import numpy as np
 
+from vtp_eqx.evaluation import card
 from vtp_eqx.evaluation.batches import in_batches, rebuild, summarize
 from vtp_eqx.evaluation.reconstruction import psnr
 from vtp_eqx.evaluation.understanding import (
@@ -17,6 +20,7 @@ from vtp_eqx.evaluation.understanding import (
     linear_probe,
     zero_shot_accuracy,
 )
+from vtp_eqx.models.arrays import arrays_hash, latents_hash, weights_hash
 from vtp_eqx.models.tokenizer import Tokenizer
 
 
@@ -70,6 +74,37 @@ def judge(
             class_embeddings(texts.reshape(classes, count, -1)),
         )
     return numbers
+
+
+def write_card(
+    path: Path,
+    numbers: Mapping[str, float],
+    tokenizer: Tokenizer,
+    known: Labeled,
+    judged: Labeled,
+    *,
+    seed: int,
+) -> None:
+    """Writes what `judge` said of a tokenizer, and what that depends on.
+
+    `seed` is that of the tokenizer's training.
+    """
+    card.write(
+        path,
+        numbers,
+        card.EvaluationCard(
+            num_samples=len(judged.image),
+            num_reference=len(known.image),
+            reference_hash=arrays_hash({"image": known.image, "label": known.label}),
+            tokenizer_hash=weights_hash(tokenizer),
+            latents_hash=latents_hash(tokenizer),
+            precision="float32",
+            protocol="online: PSNR, one-penalty probe of the summary and mean patch",
+            images_hash=arrays_hash({"image": judged.image}),
+            seed=seed,
+        ),
+        num_evaluated=len(judged.image),
+    )
 
 
 def _psnr(

@@ -1,10 +1,9 @@
 """Checkpoints of a run: atomic, asynchronous, addressed by name (Orbax)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import math
 from pathlib import Path
 import shutil
-import sys
 from typing import Any
 
 import equinox as eqx
@@ -20,6 +19,8 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from vtp_eqx.models.arrays import named_arrays
+from vtp_eqx.training.log import warn
+from vtp_eqx.training.processes import all_or_none, leads, worst
 from vtp_eqx.training.state import TrainState
 
 
@@ -36,7 +37,7 @@ class Checkpoints:
         *,
         keep: int = 2,
         keep_best: int = 0,
-        say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+        say: Callable[[str], None] = warn,
     ):
         """`say` is given a sentence for each damaged checkpoint that is set aside."""
         policies: list[Any] = [LatestN(keep)]
@@ -114,12 +115,9 @@ class Checkpoints:
         """
         damaged: dict[int, str] = {}
         for step in reversed(self.steps()):
-            try:
-                state = self._restore(step, template)
-            except _OtherModelError:
-                raise
-            except Exception as error:  # whatever a library says of broken files
-                damaged[step] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            state, reason = self._sound(step, template)
+            if state is None:
+                damaged[step] = reason
                 continue
             for one, reason in damaged.items():
                 self._set_aside(one, f"{reason}; going back to step {step}.")
@@ -131,25 +129,40 @@ class Checkpoints:
             "start the run from its beginning in a new folder."
         )
 
-    def _restore(self, step: int, template: TrainState) -> TrainState:
+    def _sound(self, step: int, template: TrainState) -> tuple[TrainState | None, str]:
+        """The state of a step, or why it is damaged: in any process, then in all."""
         arrays, static = eqx.partition(template, _is_shaped)
         wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, named_arrays(arrays))
-        self._check_same_model(step, wanted)
-        restored: Any = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(wanted), sums=ocp.args.JsonRestore()
-            ),
-        )
-        sums = jax.device_get(_sums(restored.state))
-        wrong = [name for name in wanted if int(sums[name]) != restored.sums.get(name)]
-        if wrong:
-            raise ValueError(f"other bits than were saved in {wrong[0]}")
+        try:
+            with all_or_none():
+                self._check_same_model(step, wanted)
+            with all_or_none():
+                restored, sums = self._read(step, wanted)
+            # All have their part of the arrays, and sum them together.
+            found = jax.device_get(_sums(restored))
+            with all_or_none():
+                _check_sums(found, sums)
+        except Exception as error:  # whatever a library says of broken files
+            if worst(isinstance(error, _OtherModelError)):
+                raise
+            return None, f"{type(error).__name__}: {error}".splitlines()[0][:200]
         # Named leaves come back in the order of their names; put each in its place.
-        leaves = [restored.state[name] for name in named_arrays(arrays)]
-        return eqx.combine(
-            jax.tree.unflatten(jax.tree.structure(arrays), leaves), static
+        leaves = [restored[name] for name in named_arrays(arrays)]
+        state = jax.tree.unflatten(jax.tree.structure(arrays), leaves)
+        return eqx.combine(state, static), ""
+
+    def _read(self, step: int, wanted: dict[str, Any]) -> tuple[Any, dict[str, int]]:
+        """The arrays and sums of a step, without a word to other processes.
+
+        The manager's own `restore` waits for them all behind it: one that found damage
+        would not come.
+        """
+        folder = self._manager.directory / str(step)
+        state = ocp.StandardCheckpointHandler().restore(
+            folder / "state", args=ocp.args.StandardRestore(wanted)
         )
+        sums: Any = ocp.JsonCheckpointHandler().restore(folder / "sums")
+        return state, sums
 
     def _check_same_model(self, step: int, wanted: dict[str, Any]) -> None:
         """A damaged file is skipped, another model's is not: it may be of use."""
@@ -181,16 +194,23 @@ class Checkpoints:
     def _set_aside(self, step: int, reason: str) -> None:
         folder = Path(self._manager.directory)
         self._say(f"Checkpoint {step} in {folder} is damaged: {reason}")
-        if jax.process_index() == 0:
-            aside = folder.with_name("damaged")
-            aside.mkdir(exist_ok=True)
-            shutil.rmtree(aside / str(step), ignore_errors=True)
-            (folder / str(step)).rename(aside / str(step))
+        with all_or_none():  # none looks again before it is gone
+            if leads():
+                aside = folder.with_name("damaged")
+                aside.mkdir(exist_ok=True)
+                shutil.rmtree(aside / str(step), ignore_errors=True)
+                (folder / str(step)).rename(aside / str(step))
         self._manager.reload()
 
 
 class _OtherModelError(ValueError):
     pass
+
+
+def _check_sums(found: Mapping[str, Any], saved: Mapping[str, int]) -> None:
+    wrong = [name for name in found if int(found[name]) != saved.get(name)]
+    if wrong:
+        raise ValueError(f"other bits than were saved in {wrong[0]}")
 
 
 def _is_shaped(leaf: Any) -> bool:

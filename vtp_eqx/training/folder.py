@@ -1,6 +1,6 @@
 """The folder of a run: room to write, and one writer at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 import contextlib
 import datetime
 import errno
@@ -10,9 +10,16 @@ import os
 from pathlib import Path
 import shutil
 import socket
+from typing import Any
+
+from vtp_eqx.config import as_json, changed_fields, from_dict, require
+from vtp_eqx.files import replacing
+from vtp_eqx.training.processes import all_or_none, same_everywhere
 
 
 LOCK = "run.lock"
+OPTIONS = "config.json"
+DATA = "data.txt"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SHUT = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -50,19 +57,53 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def check_begun_alike(path: Path, config: str, fixed: Sequence[str]) -> None:
-    """Raises `ValueError` where a run was begun with another value of a `fixed` field.
+def note_begun(folder: Path, options: Any, data: str) -> None:
+    """Writes down what a run was begun with: its options, and the identity of its data.
 
-    `path` is the JSON of the run's config, if it was begun, and `config` the JSON now.
+    That is what the two checks below compare with.
     """
+    for name, text in ((OPTIONS, as_json(options)), (DATA, data)):
+        with replacing(folder / name) as unfinished:
+            unfinished.write_text(text + "\n")
+
+
+def check_begun_alike(
+    folder: Path, options: Any, is_fixed: Callable[[str], bool]
+) -> None:
+    """Raises `ValueError` where a run was begun with other values of fixed fields.
+
+    Fields that its file lacks had their defaults. `is_fixed` is asked of names such as
+    `config.optimizer.b1`.
+    """
+    path = folder / OPTIONS
     if not path.exists():
         return
-    begun, now = json.loads(path.read_text()), json.loads(config)
-    changed = [name for name in fixed if begun.get(name) != now[name]]
+    begun = from_dict(type(options), json.loads(path.read_text()))
+    changed = [name for name in changed_fields(begun, options) if is_fixed(name)]
     if changed:
         raise ValueError(
             f"A run continues as it was begun; got another {', '.join(changed)} than "
             f"in {path}: choose another folder, or the old values."
+        )
+
+
+def check_same_data(folder: Path, data: str) -> None:
+    """Raises `ValueError` where a run was begun on other data, or processes see others.
+
+    `data` is its identity. All processes call this.
+    """
+    require(
+        same_everywhere(data),
+        f"All processes of a run read the same data; got {data!r} here and others "
+        "elsewhere: copy the same data to all hosts.",
+    )
+    path = folder / DATA
+    with all_or_none():
+        begun = path.read_text().strip() if path.exists() else data
+        require(
+            begun == data,
+            f"A run continues on the data it was begun on; got {data!r}, and {begun!r} "
+            f"in {path}: choose another folder, or the old data.",
         )
 
 

@@ -7,9 +7,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from vtp_eqx.config import PretrainConfig
+from vtp_eqx.mesh import SPLIT
+from vtp_eqx.models.perceptual import blank_perceptual
 from vtp_eqx.training.flops import device_peak, num_parameters, train_flops
 from vtp_eqx.training.optimizer import learning_rate
 from vtp_eqx.training.pace import duration
@@ -42,25 +44,8 @@ def forecast(
     - `image_side`: of the stored images, in pixels.
     - `compiles`: whether to ask the compiler too, which takes as long as in a run.
     """
-    made: list[Any] = []
-
-    def make() -> TrainState:
-        state = first_state(config, None)
-        # Here, where shapes still look like arrays; neither keeps one.
-        places = placement(state, mesh, config.sharding).state
-        made.extend([places, pretrain_step(config, state, mesh)])
-        return state
-
-    state = eqx.filter_eval_shape(make)
-    places, step = made
-    arrays = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=place
-        ),
-        eqx.filter(state, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)),
-        places,
-    )
-    student = state.student
+    arrays, _ = _begun(config, mesh)
+    student = arrays.student
     parts = {
         "encoder": student.tokenizer.encoder,
         "bottleneck": student.tokenizer.bottleneck,
@@ -70,16 +55,7 @@ def forecast(
     }
     flops = memory = None
     if compiles:
-        text = config.tokenizer.text
-        size, side = config.batch_size, image_side
-        zeros = lambda shape, kind: jnp.zeros((size, *shape), kind)
-        batch = eqx.filter_eval_shape(
-            lambda: Captioned(
-                zeros((side, side, 3), jnp.uint8),
-                None if text is None else zeros((text.context,), jnp.int32),
-            )
-        )
-        compiled = step.compiled.lower(arrays, batch).compile()
+        compiled = lowered_step(config, mesh, image_side).compile()
         costs = compiled.cost_analysis()
         if costs and "flops" in costs:
             flops = float(costs["flops"]) * mesh.devices.size
@@ -104,6 +80,56 @@ def forecast(
         compiled_bytes=memory,
         peak=peak * mesh.devices.size,
         peak_source=source,
+    )
+
+
+def lowered_step(
+    config: PretrainConfig, mesh: Mesh, image_side: int
+) -> jax.stages.Lowered:
+    """The step that a run compiles, of arrays placed as there; makes none."""
+    arrays, step = _begun(config, mesh)
+    text = config.tokenizer.text if config.contrast_weight > 0 else None
+    size, side = config.batch_size, image_side
+    zeros = lambda shape, kind: jnp.zeros((size, *shape), kind)
+    batch = eqx.filter_eval_shape(
+        lambda: Captioned(
+            zeros((side, side, 3), jnp.uint8),
+            None if text is None else zeros((text.context,), jnp.int32),
+        )
+    )
+    rows = NamedSharding(mesh, SPLIT)
+    return step.compiled.lower(
+        arrays, _placed(batch, jax.tree.map(lambda _: rows, batch))
+    )
+
+
+def _begun(config: PretrainConfig, mesh: Mesh) -> tuple[Any, Any]:
+    """The shapes of the first state, placed as in a run, and the step."""
+    made: list[Any] = []
+    # Made out here: inside, its arrays would be shapes.
+    looks = config.reconstruction.perceptual_weight > 0
+    perceptual = blank_perceptual() if looks else None
+
+    def make() -> TrainState:
+        state = first_state(config, None)
+        # Here, where shapes still look like arrays; neither keeps one.
+        places = placement(state, mesh, config.sharding).state
+        made.extend([places, pretrain_step(config, state, mesh, perceptual)])
+        return state
+
+    state = eqx.filter_eval_shape(make)
+    places, step = made
+    is_shape = lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)
+    return _placed(eqx.filter(state, is_shape), places), step
+
+
+def _placed(shapes: Any, places: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=place
+        ),
+        shapes,
+        places,
     )
 
 

@@ -1,6 +1,7 @@
 """The log of a run: `metrics.jsonl`, and where else its lines go."""
 
 from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import json
 from pathlib import Path
 import sys
@@ -37,25 +38,33 @@ class Log:
         self.last = json.loads(kept[-1]) if kept else {}
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Appends a line and hands it to the sinks.
-
-        A sink that fails is dropped with a sentence: a run outlives who watches it.
-        """
+        """Appends a line."""
         seconds = round(time.monotonic() - self._start, 3)
         self.last = {"step": step, "seconds": seconds, **metrics}
         if self._path is not None:
             with self._path.open("a") as file:
                 file.write(json.dumps(self.last) + "\n")
+
+    def tell(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Hands a line to the sinks.
+
+        A sink that fails is dropped with a sentence: a run outlives who watches it.
+        """
         for sink in list(self._sinks):
             try:
                 sink(step, metrics)
             except Exception as error:
                 self._sinks.remove(sink)
-                print(
+                warn(
                     f"A sink of the log failed and is left out from step {step} on: "
-                    f"{type(error).__name__}: {error}",
-                    file=sys.stderr,
+                    f"{type(error).__name__}: {error}"
                 )
+
+
+def warn(text: str) -> None:
+    """Says something, where there still is somebody to say it to."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def read_log(path: Path) -> list[dict[str, float]]:

@@ -13,17 +13,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 import numpy as np
 
+from vtp_eqx.mesh import here
 from vtp_eqx.models.heads import PrototypeHead
 from vtp_eqx.models.tokenizer import Pretrainer
 from vtp_eqx.nn.norms import unit_norm
 from vtp_eqx.training.state import TrainState
 
 
-TEMPERATURE = 0.1  # of the student (DINOv2)
-
-
 def collapse_monitor(
     images: UInt8[np.ndarray, "num height width 3"],
+    *,
+    temperature: float,
 ) -> Callable[[TrainState], dict[str, float]]:
     """A function that looks at the student's features of `images`; at least two.
 
@@ -32,12 +32,14 @@ def collapse_monitor(
     - `latent_deviation_least` and `latent_deviation_mean`: over the channels; a channel
       of deviation 0 says nothing.
     - `prototypes_used`: the effective number of prototypes that the patches and
-      summaries choose, where there are any.
+      summaries choose at the student's `temperature`, where there are any.
+
+    Each process computes them by itself; all call it, where a state is split over them.
     """
     pixels = jnp.asarray(images, jnp.float32) / 255
 
     def monitor(state: TrainState) -> dict[str, float]:
-        found = jax.device_get(_signs(state.student, pixels))
+        found = jax.device_get(_signs(here(state.student), pixels, temperature))
         return {name: float(value) for name, value in found.items()}
 
     return monitor
@@ -45,7 +47,9 @@ def collapse_monitor(
 
 @eqx.filter_jit
 def _signs(
-    student: Pretrainer, images: Float[Array, "num height width 3"]
+    student: Pretrainer,
+    images: Float[Array, "num height width 3"],
+    temperature: float,
 ) -> dict[str, Float[Array, ""]]:
     tokenizer = student.tokenizer
     seen = tokenizer.encoder.batch(tokenizer.normalize(images))
@@ -59,7 +63,9 @@ def _signs(
     if student.prototypes is not None:
         read = tokenizer.head_features(seen)
         tokens = jnp.concatenate([read.cls[:, None], read.patches], axis=1)
-        signs["prototypes_used"] = prototypes_used(student.prototypes, tokens)
+        signs["prototypes_used"] = prototypes_used(
+            student.prototypes, tokens, temperature=temperature
+        )
     return signs
 
 
@@ -83,7 +89,10 @@ def neighbor_distance(rows: Float[Array, "num width"]) -> Float[Array, ""]:
 
 
 def prototypes_used(
-    head: PrototypeHead, tokens: Float[Array, "num tokens width"]
+    head: PrototypeHead,
+    tokens: Float[Array, "num tokens width"],
+    *,
+    temperature: float,
 ) -> Float[Array, ""]:
     """The exponential of the entropy of the mean choice among the prototypes.
 
@@ -91,7 +100,7 @@ def prototypes_used(
     """
 
     def choice(tokens):
-        logits = head(tokens).astype(jnp.float32) / TEMPERATURE
+        logits = head(tokens).astype(jnp.float32) / temperature
         return jnp.mean(jax.nn.softmax(logits, axis=-1), axis=0)
 
     # Image by image: all logits at once would be gigabytes with the paper's 65,536.

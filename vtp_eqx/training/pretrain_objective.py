@@ -47,7 +47,6 @@ def pretrain_objective(
     rebuilds = config.reconstruction_weight > 0
     if rebuilds:
         require_perceptual(config.reconstruction, perceptual)
-        perceptual = computing(perceptual, config.precision)
     num_stretches = num_shards * config.accumulate
     for is_used, name in (
         (contrasts, "batch_size"),
@@ -120,7 +119,7 @@ def pretrain_objective(
                 latents += config.latent_noise * lax.stop_gradient(spread) * views.noise
             seen["reconstruction"] = pixel_loss(
                 tokenizer.decoder.batch(latents), targets, config.reconstruction,
-                perceptual, tokenizer.denormalize,
+                computing(perceptual, config.precision), tokenizer.denormalize,
             )  # fmt: skip
         return seen
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from vtp_eqx.files import replacing
 from vtp_eqx.mesh import split
 from vtp_eqx.training.checkpoint import Checkpoints
+from vtp_eqx.training.processes import leads
 from vtp_eqx.training.state import copied, TrainState
 
 
@@ -100,7 +100,7 @@ class LeftOut:
     def add(self, step: int, batches: Sequence[int]) -> None:
         """Leaves out `batches` from now on, because of which step `step` failed."""
         self.rollbacks.append({"step": step, "batches": sorted(batches)})
-        if jax.process_index() == 0:
+        if leads():
             with replacing(self._path) as unfinished:
                 unfinished.write_text(json.dumps(self.rollbacks) + "\n")
 
@@ -141,7 +141,7 @@ def write_postmortem(
     with Checkpoints(folder / "state", keep=1) as checkpoints:
         if checkpoints.latest_step() is None:
             checkpoints.save(state)
-    if jax.process_index() != 0:
+    if not leads():
         return
     bad = [
         {

@@ -10,7 +10,6 @@ import dataclasses
 from math import isfinite
 from pathlib import Path
 import signal
-import sys
 import threading
 from typing import Any
 
@@ -20,11 +19,13 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from vtp_eqx.config import require
 from vtp_eqx.mesh import on_mesh, split
 from vtp_eqx.training.checkpoint import Checkpoints
 from vtp_eqx.training.folder import check_room, locked, said_when_full
-from vtp_eqx.training.log import Log, Sink
+from vtp_eqx.training.log import Log, Sink, warn
 from vtp_eqx.training.pace import Pace, StepCost
+from vtp_eqx.training.processes import all_or_none, leads
 from vtp_eqx.training.rescue import DerailedError, LeftOut, Tally, write_postmortem
 from vtp_eqx.training.state import TrainState
 from vtp_eqx.training.watchdog import StallConfig, Watchdog
@@ -79,12 +80,14 @@ def run(
     progress: Progress = lambda step, num_steps, metrics: None,
     endurance: Endurance = Endurance(),
     watch: Watch = Watch(),
+    holds_folder: bool = False,
 ) -> TrainState:
     """The state after `num_steps` steps. Running it again continues where it stopped.
 
     - `batches(first)` yields the batches of the order from place `first` on.
     - `folder` receives `metrics.jsonl`, `checkpoints/` and, where a step failed,
-      `postmortem/`; a second process is refused.
+      `postmortem/`; a second process is refused. `holds_folder` says that the caller
+      has it `locked` already.
     - `progress(done, num_steps, metrics)` is called whenever a line is logged.
 
     Every step is looked at, one step behind. Where a metric is not finite, or too many
@@ -96,15 +99,23 @@ def run(
     process at once. Raises `FolderInUseError` where another process writes the folder,
     and `OSError` where there is no room or no right to write.
     """
+    for name, every in (
+        ("log_every", log_every),
+        ("save_every", save_every),
+        ("evaluate_every", watch.evaluate_every),
+    ):
+        require(every >= 1, f"`{name}` must be 1 or more steps; got {every}: raise it.")
     run = _Run(step, batches, num_steps, mesh, folder, log_every, save_every, progress,
                endurance, watch)  # fmt: skip
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         enter(said_when_full(folder))
         state = on_mesh(state, mesh)
-        if jax.process_index() == 0:
-            check_room(folder, _bytes_to_write(state, folder, endurance))
-            enter(locked(folder))
+        with all_or_none():
+            if leads():
+                check_room(folder, _bytes_to_write(state, folder, endurance))
+                if not holds_folder:
+                    enter(locked(folder))
         saved = folder / "checkpoints"
         run.checkpoints = enter(
             Checkpoints(saved, keep=endurance.keep, keep_best=endurance.keep_best)
@@ -147,9 +158,9 @@ class _Run:
             state = self.checkpoints.restore(template)
         elif self.endurance.rollbacks > 0:
             self.checkpoints.save(state)  # something to go back to
-        leads = jax.process_index() == 0
-        path = self.folder / "metrics.jsonl" if leads else None
-        self.log = Log(path, int(state.step), self.watch.sinks if leads else ())
+        path = self.folder / "metrics.jsonl" if leads() else None
+        sinks = [*self.watch.sinks, self.progress_sink] if leads() else []
+        self.log = Log(path, int(state.step), sinks)
         while True:
             self.state = state
             self.tally = Tally(self.endurance.in_a_row)
@@ -185,9 +196,9 @@ class _Run:
                 self.look(*unseen)
                 unseen = None
             if logs:
-                values = self.write_line(done, metrics, tests)
-                if saves and (not self.tally.row or is_last or asked):
-                    self.save(values)
+                self.report(
+                    done, metrics, tests=tests, saves=saves, ends=is_last or asked
+                )
             if asked:
                 self.checkpoints.wait()
                 raise SystemExit(TERMINATED)
@@ -196,32 +207,50 @@ class _Run:
         values = jax.device_get(dict(metrics))
         self.tally.look(done, place, {name: float(values[name]) for name in values})
 
-    def write_line(
-        self, done: int, metrics: Mapping[str, Array], tests: bool
-    ) -> dict[str, float]:
+    def report(
+        self, done: int, metrics: Mapping[str, Array], *, tests: bool, saves: bool,
+        ends: bool,
+    ) -> None:  # fmt: skip
+        """A line of the log, a checkpoint where one is due, and then who watches."""
         values = {name: float(value) for name, value in metrics.items()}
         if self.left_out.rollbacks:
             values["rollbacks"] = len(self.left_out.rollbacks)
         # A skipped step has terms that no JSON can hold.
         values = {name: value for name, value in values.items() if isfinite(value)}
         values |= self.pace.read(done, self.num_steps)
+        may_save = not self.tally.row or ends
         with self.watchdog.resting(), self.pace.resting():
-            if self.watch.monitor is not None:
-                values |= self.watch.monitor(self.state)
-            if tests:
-                assert self.watch.evaluate is not None
-                values |= self.watch.evaluate(self.state, done)
+            try:
+                with all_or_none():
+                    values |= self.looked_at(done, tests)
+            except Exception:
+                # What was learned outlives what could not look at it.
+                self.log.write(done, values)
+                if may_save:
+                    self.checkpoints.save(self.state)
+                raise
             self.log.write(done, values)
-            if jax.process_index() == 0:
-                self.progress(done, self.num_steps, values)
+            if saves and may_save:
+                self.save(values)
+            self.log.tell(done, values)
+
+    def looked_at(self, done: int, tests: bool) -> dict[str, float]:
+        values = {}
+        if self.watch.monitor is not None:
+            values |= self.watch.monitor(self.state)
+        if tests:
+            assert self.watch.evaluate is not None
+            values |= self.watch.evaluate(self.state, done)
         return values
+
+    def progress_sink(self, done: int, values: Mapping[str, float]) -> None:
+        self.progress(done, self.num_steps, dict(values))
 
     def save(self, values: Mapping[str, float]) -> None:
         score = None
         if self.watch.score is not None:
             score = self.watch.score(values)
-        with self.watchdog.resting(), self.pace.resting():
-            self.checkpoints.save(self.state, score)
+        self.checkpoints.save(self.state, score)
 
     def go_back(self, error: DerailedError, template: TrainState) -> TrainState:
         """The last good state, behind which the batches that failed are left out."""
@@ -245,10 +274,10 @@ class _Run:
             ) from error
         self.left_out.add(last.step, [one.batch for one in error.bad])
         self.log.rewind(int(state.step))
-        print(
+        self.pace.start(int(state.step))
+        warn(
             f"{error} Going back to step {int(state.step)} and around "
-            f"{len(error.bad)} batches ({count + 1} of {limit} times): {place}.",
-            file=sys.stderr,
+            f"{len(error.bad)} batches ({count + 1} of {limit} times): {place}."
         )
         return state
 
@@ -280,8 +309,11 @@ def _termination() -> Iterator[Callable[[int], bool]]:
 
 
 def _bytes_to_write(state: TrainState, folder: Path, endurance: Endurance) -> float:
-    """Room that the checkpoints still take: all that are kept, and one more."""
+    """Room that checkpoints still take, all that are kept and one more, and rescues."""
     one = sum(leaf.nbytes for leaf in jax.tree.leaves(eqx.filter(state, eqx.is_array)))
-    saved = folder / "checkpoints"
-    there = len(list(saved.glob("[0-9]*"))) if saved.is_dir() else 0
-    return one * max(1, endurance.keep + endurance.keep_best + 1 - there)
+    there = lambda name: len([*(folder / name).glob("*")])
+    kept = max(1, endurance.keep + endurance.keep_best + 1 - there("checkpoints"))
+    # Each rollback leaves a state, and so does the one too many that ends the run.
+    limit = endurance.rollbacks
+    left = max(0, limit + 1 - there("postmortem")) if limit > 0 else 0
+    return one * (kept + left)

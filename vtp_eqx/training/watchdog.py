@@ -8,9 +8,10 @@ import faulthandler
 import os
 from pathlib import Path
 import statistics
-import sys
 import threading
 import time
+
+from vtp_eqx.training.log import warn
 
 
 STALLED = 75  # exit status of a run that its watchdog ended: EX_TEMPFAIL, try again
@@ -23,15 +24,15 @@ class StallConfig:
     """When a run counts as stalled, and what then. All values are ours."""
 
     seconds: float = 1800.0  # anything: compiling and evaluating too
-    factor: float = 50.0  # times the median step, once there is one
-    ends: bool = False  # the process, with status `STALLED`; or else only say so
+    factor: float = 50.0  # times the median step, once there is one: said, no more
+    ends: bool = False  # the process behind `seconds`, with status `STALLED`
 
 
 class Watchdog:
     """Watches from a thread of its own that `beat` is called. A context manager.
 
     A stall is said once, with the stacks of all threads appended to `path`. A process
-    that then is to end is ended at once, because what hangs may hang an orderly end
+    that is to end is ended without more ado, because what hangs may hang an orderly end
     too; the next one continues from the last checkpoint.
     """
 
@@ -40,7 +41,7 @@ class Watchdog:
         path: Path,
         config: StallConfig,
         *,
-        say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+        say: Callable[[str], None] = warn,
         end: Callable[[int], None] = os._exit,
     ):
         self._path, self._config, self._say, self._end = path, config, say, end
@@ -86,12 +87,15 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._over.wait(min(1.0, self._config.seconds / 4)):
             waited, limit = time.monotonic() - self._last, self.limit()
+            if self._config.ends and waited > self._config.seconds:
+                self._report(waited, self._config.seconds, "ending the process")
+                self._end(STALLED)
+                return
             if waited > limit and not self._said:
                 self._said = True
-                self._report(waited, limit)
+                self._report(waited, limit, "waiting on")
 
-    def _report(self, waited: float, limit: float) -> None:
-        then = "ending the process" if self._config.ends else "waiting on"
+    def _report(self, waited: float, limit: float, then: str) -> None:
         text = (
             f"No step ended for {waited:.1f} s, and {limit:.1f} s count as a stall: "
             f"{then}; the stacks of all threads are in {self._path}."
@@ -101,5 +105,3 @@ class Watchdog:
             file.flush()
             faulthandler.dump_traceback(file, all_threads=True)
         self._say(text)
-        if self._config.ends:
-            self._end(STALLED)

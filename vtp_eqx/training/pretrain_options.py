@@ -1,0 +1,129 @@
+"""The options of a pre-training: what is trained, on what, and where it goes."""
+
+import dataclasses
+from pathlib import Path
+
+from vtp_eqx.config import PretrainConfig, require
+from vtp_eqx.training.log import Sink, tensorboard_sink, wandb_sink
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is trained, on what, and where it goes."""
+
+    config: PretrainConfig
+    out: str = "runs/pretrain"
+    """The folder of the run."""
+    data: tuple[str, ...] = ()
+    """Tars, folders or prepared sets (PATH:SPLIT) to learn from; by default scenes."""
+    split: str = ""
+    """Of prepared data sets that name none, such as 'train'."""
+    weights: tuple[float, ...] = ()
+    """Shares of several sources in the batches; by default, their sizes."""
+    validation: str = ""
+    """What is judged during the run; by default a few images of the data."""
+    validation_split: str = ""
+    classes: str = ""
+    """A file of class names, a line each, for zero-shot classes of the labels."""
+    templates: str = ""
+    """A file of prompts that sound like captions, a line each with {} for the class;
+    by default CLIP's 80, or 'a {}' where the vocabulary is another."""
+    perceptual: tuple[str, ...] = ()
+    """The published weights of VGG16 and of LPIPS, where that is learned from."""
+    stored_size: int | None = None
+    """Side of the squares that views are cut from; by default the tokenizer's."""
+    num_scenes: int = 12_000
+    """How many scenes to learn from, where they are the data."""
+    num_judged: int = 960
+    log_every: int = 50
+    save_every: int = 1000
+    evaluate_every: int = 500
+    keep: int = 2
+    keep_best: int = 1
+    """Checkpoints kept beside the last: those of the best probe, or lowest loss."""
+    rollbacks: int = 3
+    """How often the run may go back behind steps that failed."""
+    stall_seconds: float = 1800.0
+    ends_stalled: bool = False
+    """End a run that stands still, so that whoever started it can start it again."""
+    workers: int = 8
+    processes: bool = False
+    """Decode in processes, not threads."""
+    window: int = 16
+    """Shards whose rows are shuffled together."""
+    group: int | None = None
+    """Consecutive rows that stay together in a batch; by default 1, or 4 scenes."""
+    max_skip_rate: float = 0.1
+    devices: int | None = None
+    distributed: bool = False
+    """One of several processes, as the cluster's environment says."""
+    tensorboard: bool = False
+    wandb: str = ""
+    """A project of Weights & Biases."""
+    dry_run: bool = False
+    """Only say what the run will be."""
+
+    def __post_init__(self):
+        for name, value in (
+            ("validation", self.validation),
+            ("split", self.split),
+            ("weights", self.weights),
+            ("classes", self.classes),
+        ):
+            require(
+                bool(self.data) or not value,
+                f"`{name}` speaks of your own data, but there is no `data`, which "
+                "stands for the scenes: name it, or leave that out.",
+            )
+        require(
+            bool(self.validation) or not self.validation_split,
+            "`validation_split` is a part of `validation`, but there is none: name it, "
+            "or leave the split out.",
+        )
+        require(
+            not (self.data and self.templates) or bool(self.classes),
+            "`templates` are prompts for class names, but there is no `classes`: name "
+            "it, or leave the templates out.",
+        )
+        require(
+            len(self.weights) in (0, len(self.data)),
+            "`weights` has a share for each source of `data`; got "
+            f"{len(self.weights)} for {len(self.data)}: give one for each, or none.",
+        )
+        learned = self.config.reconstruction.perceptual_weight > 0
+        require(
+            len(self.perceptual) in (0, 2) and (learned or not self.perceptual),
+            "`perceptual` are two files, of VGG16 and of LPIPS, where "
+            "`config.reconstruction.perceptual_weight` is above 0; got "
+            f"{self.perceptual} for {self.config.reconstruction.perceptual_weight}: "
+            "name both, or raise the weight.",
+        )
+        for name in ("log_every", "save_every", "evaluate_every", "num_judged"):
+            require(
+                getattr(self, name) >= 1,
+                f"`{name}` must be 1 or more; got {getattr(self, name)}: raise it.",
+            )
+
+
+# What a run that is continued may not change, but for how a step fits onto its devices.
+_FIXED = (
+    "config", "data", "num_scenes", "split", "weights", "window", "group",
+    "stored_size",
+)  # fmt: skip
+_FITTING = ("accumulate", "precision", "remat", "sharding")
+
+
+def is_fixed(name: str) -> bool:
+    """Whether a run that is continued may not change a field, `config.seed` say."""
+    names = name.split(".")
+    return names[0] in _FIXED and names[-1] not in _FITTING
+
+
+def open_sinks(options: Options) -> list[Sink]:
+    """Where the lines of the log go beside the file."""
+    found, out = [], Path(options.out)
+    if options.tensorboard:
+        found.append(tensorboard_sink(out / "tensorboard"))
+    if options.wandb:
+        found.append(wandb_sink(options.wandb, out, dataclasses.asdict(options.config)))
+    return found
