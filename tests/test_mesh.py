@@ -8,6 +8,7 @@ from vtp_eqx.mesh import (
     DATA,
     data_mesh,
     global_rows,
+    here,
     on_mesh,
     replicate,
     REPLICATED,
@@ -65,6 +66,16 @@ def test_the_longest_axis_that_divides_is_shared(shape, expected):
 def test_keys_can_be_replicated():
     key = replicate(jr.key(3), data_mesh(2))
     assert jnp.array_equal(jr.key_data(key), jr.key_data(jr.key(3)))
+
+
+def test_what_is_brought_here_is_whole_on_one_device():
+    rows = np.arange(12, dtype=np.float32).reshape(4, 3)
+    mesh = data_mesh(4)
+    tree = {"rows": split(rows, mesh), "mean": replicate(jnp.ones(2), mesh), "name": 3}
+    found = here(tree)
+    assert found["rows"].devices() == found["mean"].devices() == {jax.devices()[0]}
+    np.testing.assert_array_equal(found["rows"], rows)
+    assert found["name"] == 3
 
 
 def test_a_split_batch_gives_every_device_its_rows_in_order():

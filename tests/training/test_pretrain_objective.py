@@ -8,8 +8,9 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from vtp_eqx.mesh import data_mesh, REPLICATED
+from vtp_eqx.mesh import data_mesh, REPLICATED, split
 from vtp_eqx.models.tokenizer import Pretrainer, Teacher
+from vtp_eqx.training.pretrain import pretraining
 from vtp_eqx.training.pretrain_objective import clamped, pretrain_objective
 from vtp_eqx.training.pretrain_views import Captioned, pick, PretrainViews
 
@@ -198,6 +199,22 @@ def distilled(tiny, models, views):
 
     gradients = alone(jax.grad(parts, argnums=(0, 1)))
     return gradients(arrays, views.global_crops, views)
+
+
+@pytest.mark.slow
+def test_distillation_needs_no_local_crops_and_no_warmup(tiny, data):
+    config = only(
+        tiny, "distillation", accumulate=2,
+        views=dataclasses.replace(tiny.views, num_local=0),
+        distillation=dataclasses.replace(tiny.distillation, teacher_warmup=0.0),
+    )  # fmt: skip
+    mesh = data_mesh(1)
+    state, step = pretraining(config, data["image"], mesh)
+    batch = Captioned(data["image"][: config.batch_size], None)
+    state, metrics = step(state, split(batch, mesh))
+    assert all(map(jnp.isfinite, metrics.values()))
+    assert int(metrics["num_skipped"]) == 0
+    assert metrics["dino"] > 0
 
 
 def test_the_teacher_gets_no_gradient(distilled):

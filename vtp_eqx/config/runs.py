@@ -115,8 +115,9 @@ class PretrainConfig:
     reconstruction_drop: float = 0.0  # ours
     pca_start: bool = False  # ours: start from linear reconstruction (small runs)
     num_steps: int = 67000  # ours: about 1.1e9 samples at 16k
-    # Ours: how a step fits onto its devices; numbers do not depend on it, but for
-    # rounding.
+    # Ours: how a step fits onto its devices. Numbers depend on it by rounding alone,
+    # but for stochastic depth, which draws its subsets from the rows of one stretch:
+    # `accumulate` and the number of devices choose which.
     precision: Precision = later("float32")  # networks compute in it; "bfloat16": GPUs
     accumulate: int = later(1)  # stretches that a device goes through its rows in
     sharding: Sharding = later("none")  # "zero": optimizer, teacher; "fsdp": all

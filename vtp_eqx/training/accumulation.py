@@ -53,7 +53,7 @@ def loss_and_gradient(
             "The rows of a device are cut into equal stretches; got "
             f"{len(rows)} rows for {accumulate} stretches: change `accumulate`.",
         )
-        return rows.reshape(accumulate, -1, *rows.shape[1:])
+        return rows.reshape(accumulate, len(rows) // accumulate, *rows.shape[1:])
 
     views = objective.teach(teacher, jax.tree.map(cut, views), step)
     stretches = (jnp.arange(accumulate), views)

@@ -99,7 +99,6 @@ def learned(
         return tokenizer.head_features(found)
 
     whole = features(crops, global_key, _crop_major(views.hidden))
-    local = features(_crop_major(tokenizer.normalize(views.local_crops)), local_key)
     say, listen = student.prototypes.score(), teacher.prototypes.score()
     narrow = student.prototypes.bottleneck
     num_images = len(views.local_crops)
@@ -125,9 +124,13 @@ def learned(
 
     num_prototypes = len(student.prototypes.scale)
     by_image = lambda features: _by_image(narrow(features.cls), num_images)
-    local_rows = by_image(local)
+    whole_rows = by_image(whole)
+    local_rows = whole_rows[:, :0]
+    if config.views.num_local > 0:
+        crops = _crop_major(tokenizer.normalize(views.local_crops))
+        local_rows = by_image(features(crops, local_key))
     dino, entropy = by_rows(
-        of_image, by_image(whole), local_rows, lesson.summary,
+        of_image, whole_rows, local_rows, lesson.summary,
         columns=num_prototypes * (4 + local_rows.shape[1]),
     )  # fmt: skip
     errors = by_rows(
@@ -162,7 +165,7 @@ def _temperature(step: Int[Array, ""], config: PretrainConfig) -> Float[Array, "
     """The teacher's: up along a line, then constant."""
     start, end = config.distillation.teacher_temperature
     warmup = config.distillation.teacher_warmup * config.num_steps
-    return ramp(start, end, step / warmup)
+    return ramp(start, end, step / warmup if warmup > 0 else 1.0)
 
 
 def _global_crops(
