@@ -49,7 +49,7 @@ from vtp_eqx.data.mixture import identity, order_of
 from vtp_eqx.data.scene_captions import class_templates
 from vtp_eqx.data.scenes import class_names, GROUP, SceneConfig
 from vtp_eqx.data.scenes_tfds import prepare_scenes
-from vtp_eqx.data.sources import open_source, TfdsSource
+from vtp_eqx.data.sources import TfdsSource
 from vtp_eqx.data.stream import Reader
 from vtp_eqx.evaluation.batches import encoded_latents, reconstructed
 from vtp_eqx.evaluation.online import judge, Labeled, write_card
@@ -128,8 +128,8 @@ class Setting:
             )  # fmt: skip
             self.validation = self.train
             if options.validation:
-                self.validation = open_source(
-                    options.validation, options.validation_split
+                self.validation = open_sources(
+                    [options.validation], options.validation_split
                 )
             names = lines_of(options.classes)
         else:
