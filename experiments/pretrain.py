@@ -54,6 +54,7 @@ from vtp_eqx.data.stream import Reader
 from vtp_eqx.evaluation.batches import encoded_latents, reconstructed
 from vtp_eqx.evaluation.online import judge, Labeled, write_card
 from vtp_eqx.mesh import data_mesh, here
+from vtp_eqx.models.perceptual import load_perceptual, Perceptual
 from vtp_eqx.study.pictures import save_grid
 from vtp_eqx.study.recipe import METHODS, pretraining as small, RECIPES
 from vtp_eqx.tokenizer import save, Tokenizer
@@ -74,9 +75,10 @@ from vtp_eqx.training.folder import (
     note_begun,
 )
 from vtp_eqx.training.forecast import Forecast, forecast, forecast_lines
-from vtp_eqx.training.log import Sink, tensorboard_sink, wandb_sink
+from vtp_eqx.training.log import Sink
 from vtp_eqx.training.monitors import collapse_monitor
 from vtp_eqx.training.pace import now_and_then, progress_line, StepCost
+from vtp_eqx.training.pixels import require_perceptual
 from vtp_eqx.training.pretrain import (
     first_state,
     latent_statistics,
@@ -84,7 +86,7 @@ from vtp_eqx.training.pretrain import (
     pretrain_step,
     pretraining,
 )
-from vtp_eqx.training.pretrain_options import is_fixed, Options
+from vtp_eqx.training.pretrain_options import is_fixed, open_sinks, Options
 from vtp_eqx.training.processes import all_or_none, ElsewhereError, leads
 from vtp_eqx.training.report import write_report
 from vtp_eqx.training.rescue import read_postmortem, replay as replay_steps
@@ -98,7 +100,6 @@ LAPTOP = dataclasses.replace(
     num_steps=14_000,  # half an hour on one core
 )
 NUM_TEMPLATES = 32  # of scenes
-
 
 PRESETS: Mapping[str, tuple[str, Options]] = {
     "laptop": ("A small tokenizer of 32 pixels, for CPUs.", Options(config=LAPTOP)),
@@ -172,6 +173,12 @@ class Setting:
         return self._labeled(self.validation, self.options.num_judged, seed=2)
 
     @functools.cached_property
+    def perceptual(self) -> Perceptual | None:
+        """The network of LPIPS, where its weights were named."""
+        files = self.options.perceptual
+        return load_perceptual(*files) if files else None
+
+    @functools.cached_property
     def forecast(self) -> Forecast:
         return forecast(
             self.config, self.mesh, self.size, compiles=self.options.dry_run
@@ -191,7 +198,7 @@ def pretrain(options: Options) -> None:
             if options.dry_run:
                 return
             with all_or_none():
-                watchers = sinks(options) if leads() else []
+                watchers = open_sinks(options) if leads() else []
         train(setting, watchers)
 
 
@@ -219,6 +226,8 @@ def begun(options: Options, held: contextlib.ExitStack) -> Setting:
     if options.dry_run:
         return setting
     with all_or_none():
+        if setting.config.reconstruction_weight > 0:
+            require_perceptual(setting.config.reconstruction, setting.perceptual)
         for some in (setting.known, setting.judged):
             require(
                 len(some.image) >= 2,
@@ -250,7 +259,9 @@ def train(setting: Setting, watchers: list[Sink]) -> None:
     def progress(step: int, num_steps: int, values: dict[str, float]) -> None:
         print(progress_line(step, num_steps, values), flush=True)
 
-    state, step = pretraining(config, known.image[:PCA_IMAGES], setting.mesh)
+    state, step = pretraining(
+        config, known.image[:PCA_IMAGES], setting.mesh, setting.perceptual
+    )
     state = run(
         state, step, setting.feed,
         num_steps=config.num_steps, mesh=setting.mesh, folder=out, progress=progress,
@@ -312,7 +323,7 @@ def replay(folder: Path) -> None:
         setting = setting_of(folder.absolute().parent.parent)
     mesh = setting.mesh
     template = first_state(setting.config, None)
-    step = pretrain_step(setting.config, template, mesh)
+    step = pretrain_step(setting.config, template, mesh, setting.perceptual)
     # What is wrong with examples was written down by the run itself.
     with tempfile.TemporaryDirectory() as scratch:
         feed = dataclasses.replace(setting.feed, folder=Path(scratch))
@@ -342,16 +353,6 @@ def scenes(size: int, count: int, folder: Path) -> Path:
         difficulty=RECIPES["laptop"].data.difficulty,
     )  # fmt: skip
     return prepare_scenes(config, folder)
-
-
-def sinks(options: Options) -> list[Sink]:
-    """Where the lines of the log go beside the file."""
-    found, out = [], Path(options.out)
-    if options.tensorboard:
-        found.append(tensorboard_sink(out / "tensorboard"))
-    if options.wandb:
-        found.append(wandb_sink(options.wandb, out, dataclasses.asdict(options.config)))
-    return found
 
 
 @contextlib.contextmanager
@@ -394,7 +395,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (
-        OSError, FolderInUseError, FloatingPointError, ElsewhereError
-    ) as error:  # fmt: skip
+    except (OSError, FolderInUseError, FloatingPointError, ElsewhereError) as error:
         raise SystemExit(str(error)) from error

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from vtp_eqx.config import as_json, from_dict, presets, PretrainConfig
+from vtp_eqx.models.perceptual import blank_perceptual
 from vtp_eqx.training.optimizer import learning_rate
 from vtp_eqx.training.pretrain_objective import pretrain_objective
 
@@ -14,7 +15,8 @@ NAMES = [name for name in dir(presets) if name.startswith("PRETRAIN_")]
 def test_a_preset_can_be_run_and_kept(name):
     config = getattr(presets, name)
     num_devices = 1 if name.endswith("1_GPU") else 8
-    pretrain_objective(config, num_shards=num_devices)  # its batches divide
+    looking = dict(perceptual=blank_perceptual())
+    pretrain_objective(config, num_shards=num_devices, **looking)  # its batches divide
     learning_rate(config.optimizer, config.num_steps)  # its warmup ends
     assert from_dict(PretrainConfig, json.loads(as_json(config))) == config
 

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from vtp_eqx.data.folders import FolderSource
-from vtp_eqx.data.images import UnreadableImageError
+from vtp_eqx.data.images import decode_image, UnreadableImageError
+from vtp_eqx.data.mixture import encoded, order_of
+from vtp_eqx.data.stream import Reader
 
 
 @pytest.fixture
@@ -52,6 +54,22 @@ def test_a_damaged_file_and_one_that_goes_are_unreadable_by_name(classes):
             source[row]
         assert caught.value.name == name
     assert source[1]["label"] == 1
+
+
+def test_large_photographs_are_read_by_a_stream_at_the_scale_that_is_wanted(
+    tmp_path, photograph, monkeypatch
+):
+    photograph.resize((1200, 900)).save(tmp_path / "a.jpg")
+    source = FolderSource(tmp_path)
+    assert encoded(source, 0)["image"] == (tmp_path / "a.jpg").read_bytes()
+    asked = []
+    monkeypatch.setattr(
+        "vtp_eqx.data.stream.decode_image",
+        lambda *where, **how: (asked.append(how), decode_image(*where, **how))[1],
+    )
+    order = order_of(source, 1, seed=0)
+    Reader(source=source, order=order, size=16).read(0, np.arange(1))
+    assert asked == [{"least": 16, "min_side": 16}]
 
 
 def test_the_fingerprint_is_of_the_files(classes, photograph):

@@ -1,5 +1,6 @@
 import pickle
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from vtp_eqx.data.folders import FolderSource
 from vtp_eqx.data.images import UnreadableImageError
 from vtp_eqx.data.mixture import encoded, identity, Mixture, name_of, order_of
+from vtp_eqx.data.order import Order
 from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.data.tars import TarSource
 
@@ -52,6 +54,48 @@ def test_a_source_alone_has_an_order_too(arrays, tars):
     for source in (arrays, tars):
         rows = order_of(source, len(source), seed=3)(0)
         assert sorted(rows.tolist()) == list(range(len(source)))
+
+
+class Rows:
+    """A source that has nothing but rows."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, row):
+        return {"id": row}
+
+
+@pytest.mark.parametrize("count", [24, 12_000, 2**16])
+def test_a_source_without_shards_is_one_where_it_is_small(count):
+    order = order_of(Rows(count), 8, seed=1, group=4)
+    alone = Order([[count]], 8, seed=1, group=4)
+    for step in (0, 1, count):
+        np.testing.assert_array_equal(order(step), alone(step))
+
+
+def test_a_large_source_without_shards_is_shuffled_a_window_at_a_time():
+    count = 3 * 2**16 + 3
+    order = order_of(Rows(count), 3000, seed=0, window=1, group=3)
+    rows = np.concatenate([order(step) for step in range(66)])[:count]
+    assert (np.sort(rows) == np.arange(count)).all()
+    part = 2**16 // 3 * 3
+    parts = rows // part
+    # One after the other, the short one at the end too, but not in their own order.
+    assert (np.diff(parts) != 0).sum() == 3
+    assert set(parts.tolist()) == {0, 1, 2, 3}
+
+
+def test_a_billion_rows_without_shards_take_little_memory():
+    tracemalloc.start()
+    order = order_of(Rows(10**9), 64, seed=0)
+    order(10**6)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 30e6
 
 
 def test_the_fingerprint_follows_sources_and_weights(arrays, tars):

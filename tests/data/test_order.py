@@ -1,4 +1,6 @@
+from concurrent.futures import ThreadPoolExecutor
 import pickle
+import time
 import tracemalloc
 
 from hypothesis import given, strategies as st
@@ -152,6 +154,22 @@ def test_memory_does_not_grow_with_the_number_of_rows():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 30e6
+
+
+def test_threads_that_need_a_shuffle_at_once_make_it_once(monkeypatch):
+    made, make = [], Order._new_shuffle
+
+    def slowly(self, *place):
+        made.append(place)
+        time.sleep(0.02)
+        return make(self, *place)
+
+    monkeypatch.setattr(Order, "_new_shuffle", slowly)
+    order = Order([[50, 50], [30]], 8, seed=0, window=1)
+    with ThreadPoolExecutor(8) as pool:
+        rows = [*pool.map(order, [0] * 8)]
+    assert all((one == rows[0]).all() for one in rows)
+    assert len(made) == len(set(made)) == 2
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import json
 from hypothesis import given, strategies as st
 import pytest
 
-from vtp_eqx.data.remarks import Remark, RemarkLog
+from vtp_eqx.data.remarks import read_remarks, Remark, RemarkLog
 
 
 def remark(step, *, skipped=True, place=0):
@@ -55,6 +55,19 @@ def test_a_continued_log_is_that_of_a_run_that_never_stopped(
 
 def _step(line):
     return json.loads(line)["step"]
+
+
+def test_remarks_are_read_up_to_a_torn_line(tmp_path):
+    path = tmp_path / "remarks.jsonl"
+    log = RemarkLog(path)
+    log.add(4, 8, [remark(4), remark(4, place=1)])
+    log.close()
+    whole = path.read_bytes()
+    for cut in range(1, len(whole.splitlines()[-1])):
+        path.write_bytes(whole[:-cut])
+        assert list(read_remarks(path)) == [remark(4)]
+    path.write_bytes(whole)
+    assert list(read_remarks(path)) == [remark(4), remark(4, place=1)]
 
 
 def test_a_rate_above_the_limit_stops_with_the_name(tmp_path):

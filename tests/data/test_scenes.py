@@ -1,8 +1,11 @@
+import dataclasses
+
 from hypothesis import given, strategies as st
 import numpy as np
 from PIL import Image
 import pytest
 
+from vtp_eqx.config import short_hash
 from vtp_eqx.data.scene_captions import BACKGROUNDS, class_templates, prompts, TEXTURES
 from vtp_eqx.data.scenes import (
     class_names,
@@ -190,3 +193,19 @@ def test_templates_are_captions_of_any_class():
         assert line.count("{}") == 1
         assert "triangle" not in line
         assert any(name in line for name in BACKGROUNDS)
+
+
+def test_scenes_of_some_textures_have_those_alone_and_equally_often():
+    some = dataclasses.replace(EASY, textures=("plain", "dotted"))
+    drawn = render(some, np.arange(1200)).attributes["texture"]
+    names, counts = np.unique(drawn, return_counts=True)
+    assert [TEXTURES[name] for name in names] == ["plain", "dotted"]
+    assert abs(counts[0] - 600) < 120  # of 300 groups: four deviations and more
+    # All of them is what there was before one could choose.
+    assert short_hash(dataclasses.replace(EASY, textures=TEXTURES)) == short_hash(EASY)
+
+
+@pytest.mark.parametrize("textures", [(), ("plain", "plain"), ("furry",)])
+def test_textures_that_are_none_are_refused(textures):
+    with pytest.raises(ValueError, match="`textures` are some of"):
+        SceneConfig(textures=textures)

@@ -1,9 +1,12 @@
+from concurrent.futures.process import BrokenProcessPool
 import dataclasses
 import functools
 import io
 import itertools
 import json
+import os
 import pickle
+import signal
 import threading
 import time
 
@@ -262,6 +265,29 @@ def test_processes_read_what_threads_read(reader):
     threads = first(4, reader)
     for batch, other in zip(threads, first(4, reader, processes=True), strict=True):
         assert_equal(batch, other)
+
+
+@pytest.mark.slow
+def test_workers_outlive_the_signal_to_end_but_not_their_pool(reader):
+    reader = dataclasses.replace(reader, encode=None)
+    expected = first(12, reader)
+    with Stream(reader, num_workers=2, processes=True) as stream:
+        assert_equal(next(stream), expected[0])
+        workers = [*stream._pool._processes.values()]
+        assert len(workers) == 2
+        for worker in workers:
+            os.kill(worker.pid, signal.SIGTERM)
+        # Far beyond what was read ahead.
+        for batch, other in zip(stream, expected[1:], strict=False):
+            assert_equal(batch, other)
+        os.kill(workers[0].pid, signal.SIGKILL)
+        with pytest.raises(BrokenProcessPool):
+            list(stream)
+        closing = threading.Thread(target=stream.close, daemon=True)
+        closing.start()
+        closing.join(30)
+        assert not closing.is_alive()
+        assert not any(worker.is_alive() for worker in workers)
 
 
 def test_a_reader_travels_to_another_process(reader):

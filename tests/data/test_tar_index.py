@@ -1,5 +1,7 @@
+import errno
 import io
 import os
+from pathlib import Path
 import tarfile
 
 from hypothesis import given, strategies as st
@@ -200,9 +202,27 @@ def test_a_tar_that_is_gone_keeps_its_index(tmp_path, write_tar, captioned):
     known = load_index(tar, [tmp_path])
     tar.unlink()
     assert load_index(tar, [tmp_path]) == known
-    head, path = load_index(tmp_path / "never.tar", [tmp_path])
-    assert (head.count, path) == (0, None)
-    assert head.damage == "No such file or directory"
+    with pytest.raises(OSError, match=r"never.tar \(No such file .* leave it out"):
+        load_index(tmp_path / "never.tar", [tmp_path])
+
+
+@pytest.mark.parametrize("broken", ["open", "stat", "seek"])
+def test_a_tar_that_cannot_be_read_is_not_taken_for_an_empty_one(
+    tmp_path, write_tar, captioned, monkeypatch, broken
+):
+    tar = write_tar(tmp_path / "0.tar", captioned(0, 3))
+
+    def fail(*arguments, **options):
+        raise OSError(errno.EIO, "Input/output error")
+
+    where = {"open": (Path, "open"), "stat": (Path, "stat")}
+    where["seek"] = ("vtp_eqx.data.tar_index._members",)
+    with monkeypatch.context() as patch:
+        patch.setattr(*where[broken], fail)
+        with pytest.raises(OSError, match=r"0.tar \(Input/output error\): try again"):
+            load_index(tar, [tmp_path / "index"])
+    head, _ = load_index(tar, [tmp_path / "index"])
+    assert head.count == 3
 
 
 def test_an_index_goes_to_the_first_folder_that_takes_it(

@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
+import errno
 import json
 import os
 import pickle
@@ -138,6 +139,63 @@ def test_a_tar_that_vanishes_or_changes_takes_its_own_rows_alone(shards, caption
     assert again[9]["caption"] == "picture 9"
     with pytest.raises(UnreadableImageError, match=r"00001.tar/000006 \(No such file"):
         again[6]
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    """The pauses that are made, none of which takes time."""
+    made = []
+    monkeypatch.setattr("time.sleep", made.append)
+    return made
+
+
+def test_a_descriptor_that_went_stale_is_opened_anew(shards, monkeypatch, pauses):
+    source = TarSource(shards)
+    source[0]
+    stale, read = set(map(int, os.listdir("/proc/self/fd"))), os.pread
+
+    def pread(file, size, start):
+        if file in stale and not pauses:  # a new one may get the same number
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return read(file, size, start)
+
+    monkeypatch.setattr("os.pread", pread)
+    with ThreadPoolExecutor(4) as pool:
+        found = [*pool.map(lambda row: source[row]["caption"], range(12))]
+    assert found == [f"picture {row}" for row in range(12)]
+    assert pauses
+
+
+def test_a_tar_that_cannot_be_read_is_waited_for_once_and_again_when_it_was_read(
+    shards, monkeypatch, pauses
+):
+    source = TarSource(shards)
+
+    def fail(*arguments):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fail)
+        for row in range(5):
+            with pytest.raises(UnreadableImageError, match="Input/output error"):
+                source[row]
+        assert len(pauses) == 3
+    assert source[4]["caption"] == "picture 4"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", fail)
+        with pytest.raises(UnreadableImageError):
+            source[0]
+    assert len(pauses) == 6
+
+
+def test_nobody_waits_for_a_tar_that_is_gone(shards, pauses):
+    source = TarSource(shards)
+    (shards / "00001.tar").unlink()
+    os.utime(shards / "00002.tar", (1, 1))
+    for row in (5, 8):
+        with pytest.raises(UnreadableImageError):
+            source[row]
+    assert not pauses
 
 
 def test_a_tar_cut_in_a_member_gives_the_whole_ones_and_counts_the_rest(shards):

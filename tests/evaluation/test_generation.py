@@ -14,6 +14,7 @@ from vtp_eqx.evaluation.generation import (
     predictions,
     read_scenes,
     scene_moments,
+    share_drift,
 )
 from vtp_eqx.models.scene_network import (
     load_scene_network,
@@ -60,6 +61,14 @@ def test_agreement_by_hand():
     assert agreement["shape agreement"] == pytest.approx(2 / 3)
     assert agreement["color agreement"] == pytest.approx(2 / 3)
     assert agreement["class agreement"] == pytest.approx(1 / 3)
+
+
+def test_what_is_left_out_drifts_by_its_share():
+    reading = Reading(np.zeros((4, 2)), {"texture": np.eye(4)[[0, 0, 2, 3]]})
+    drift = share_drift(reading, {"texture": np.array([0, 1, 2, 3, 0, 1, 2, 3])})
+    assert drift == {"texture": pytest.approx(0.25)}
+    same = share_drift(reading, {"texture": np.array([3, 2, 0, 0])})
+    assert same == {"texture": 0.0}
 
 
 def test_real_scenes_obey_their_own_labels_and_no_others(network, real):

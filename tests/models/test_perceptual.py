@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from vtp_eqx.models.perceptual import (
+    blank_perceptual,
     load_perceptual,
     LPIPS,
     perceptual_from_published,
@@ -131,3 +132,23 @@ def test_another_tensor_is_an_error(tensors):
     wrong = lpips | {"lin0.model.1.weight": np.zeros((1, 32, 1, 1), np.float32)}
     with pytest.raises(ValueError, match=r"\(1, 32, 1, 1\) for \(1, 64, 1, 1\)"):
         perceptual_from_published(vgg, wrong)
+
+
+def test_a_blank_network_has_the_shapes_of_the_real_one(network):
+    shapes = lambda model: [leaf.shape for leaf in jax.tree.leaves(model)]
+    assert shapes(blank_perceptual()) == shapes(network)
+
+
+def test_in_bfloat16_the_distance_is_nearly_the_same(network, golden):
+    coarse = eqx.tree_at(
+        lambda model: (model.stages, model.channel_weights), network,
+        jax.tree.map(
+            lambda leaf: leaf.astype(jnp.bfloat16),
+            (network.stages, network.channel_weights),
+        ),
+    )  # fmt: skip
+    image, other = golden[0][0], golden[1][0]
+    found, exact = (eqx.filter_jit(model)(image, other) for model in (coarse, network))
+    assert found.dtype == jnp.float32
+    # Thirteen layers of 8 bits each.
+    assert found == pytest.approx(float(exact), rel=0.02)

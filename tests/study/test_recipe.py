@@ -1,5 +1,4 @@
 import dataclasses
-from pathlib import Path
 
 import pytest
 
@@ -9,7 +8,7 @@ from experiments import (
     scale_compute,
     scale_encoder,
 )
-from vtp_eqx.study.point import Places, point_hash
+from vtp_eqx.study.point import point_hash
 from vtp_eqx.study.recipe import METHODS, pretraining, RECIPES
 from vtp_eqx.training.flops import run_flops
 from vtp_eqx.training.optimizer import learning_rate
@@ -93,11 +92,18 @@ def test_the_studies_share_the_runs_of_the_main_budget():
     }
 
 
-def test_many_seeds_find_the_tokenizers_and_decoders_of_the_other_studies():
-    places = Places(Path("runs"))
-    made = compare_objectives.plan("laptop", SEEDS)
-    asked = paired_seeds.plan("laptop", SEEDS)
-    for place in (places.tokenizer, places.decoder):
-        assert {place(point) for point in asked} <= {place(point) for point in made}
-    generators = {places.generator(point) for point in made}
-    assert not generators & {places.generator(point) for point in asked}
+def test_pairs_differ_from_the_main_budget_in_scenes_and_steps_alone():
+    for point in paired_seeds.plan("laptop", SEEDS):
+        [main] = [one for one in compare_objectives.plan("laptop", SEEDS)
+                  if one.size == "equal samples"
+                  and (one.method, one.seed) == (point.method, point.seed)]  # fmt: skip
+        assert point.data != main.data
+        longer = dataclasses.replace(
+            main,
+            data=point.data,
+            size=point.size,
+            generate=dataclasses.replace(
+                main.generate, num_steps=4 * main.generate.num_steps
+            ),
+        )
+        assert longer == point

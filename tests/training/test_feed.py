@@ -1,9 +1,17 @@
+import contextlib
+import io
+import tarfile
+
 import numpy as np
 import pytest
 
 from vtp_eqx.config import TextConfig
+from vtp_eqx.data.images import UnreadableImageError
 from vtp_eqx.data.mixture import order_of
 from vtp_eqx.data.prompt_templates import IMAGENET_TEMPLATES
+from vtp_eqx.data.remarks import read_remarks
+from vtp_eqx.data.scenes import SceneConfig
+from vtp_eqx.data.scenes_tfds import prepare_scenes
 from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.data.stream import Reader
 from vtp_eqx.training.feed import (
@@ -50,6 +58,42 @@ def test_a_feed_gives_the_batches_of_the_order_from_any_place(tmp_path):
     assert not np.array_equal(first.image, second.image)
 
 
+def test_steps_that_fewer_processes_do_again_are_remarked_on_once(
+    tmp_path, monkeypatch
+):
+    class Holes(ArraySource):
+        """Every fourth example is unreadable."""
+
+        def __getitem__(self, row):
+            if row % 4 == 0:
+                raise UnreadableImageError(f"row {row}", "cut")
+            return super().__getitem__(row)
+
+    source = Holes(captioned(80).arrays)
+    reader = Reader(source=source, order=order_of(source, 8, seed=3), size=16)
+
+    def run(folder, first, last, count):
+        feed = Feed(reader=reader, folder=folder, workers=1, max_skip_rate=1.0)
+        monkeypatch.setattr("jax.process_count", lambda: count)
+        for index in range(count):
+            monkeypatch.setattr("jax.process_index", lambda index=index: index)
+            with contextlib.closing(feed(first)) as batches:
+                for _ in range(first, last):
+                    next(batches)
+
+    def remarks(folder):
+        paths = folder.glob("remarks-*.jsonl")
+        found = [remark for path in paths for remark in read_remarks(path)]
+        return sorted((remark.step, remark.place) for remark in found)
+
+    run(tmp_path / "never stopped", 0, 10, 1)
+    again = tmp_path / "again"
+    for first, last, count in ((0, 8, 4), (5, 7, 2), (3, 10, 1)):
+        run(again, first, last, count)
+    assert len(remarks(again)) == 20
+    assert remarks(again) == remarks(tmp_path / "never stopped")
+
+
 def test_words_are_learned_once(tmp_path):
     path = tmp_path / "words.json"
     words = words_for(TEXT, captioned(8), path)
@@ -87,6 +131,66 @@ def test_several_sources_are_a_mixture(tmp_path):
     paths = [str(tmp_path / f"{name}.npz") for name in "ab"]
     assert len(open_sources(paths)) == 8
     assert len(open_sources(paths[:1])) == 3
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Prepared scenes, 48 to train and 24 to validate."""
+    config = SceneConfig(size=16, num_train=48, num_validation=24)
+    return prepare_scenes(config, tmp_path_factory.mktemp("scenes"))
+
+
+@pytest.mark.parametrize(
+    ("paths", "split", "count"),
+    [
+        (["{scenes}:train", "{scenes}:validation"], "", 72),
+        (["{scenes}:train[:50%]", "{arrays}"], "", 24 + 3),
+        (["{scenes}", "{arrays}", "{scenes}:validation"], "train", 72 + 3),
+        (["{scenes}"], "validation", 24),
+    ],
+)
+def test_every_prepared_set_has_a_split_of_its_own(
+    prepared, tmp_path, paths, split, count
+):
+    arrays = tmp_path / "a:b.npz"  # its name may have a colon
+    np.savez(arrays, np.zeros((3, 16, 16, 3), np.uint8))
+    paths = [path.format(scenes=prepared, arrays=arrays) for path in paths]
+    assert len(open_sources(paths, split)) == count
+
+
+def test_splits_and_weights_that_are_for_nothing_are_refused(prepared, tmp_path):
+    np.savez(tmp_path / "a.npz", np.zeros((3, 16, 16, 3), np.uint8))
+    arrays, scenes = str(tmp_path / "a.npz"), str(prepared)
+    for paths, split, weights, message in [
+        ([arrays], "train", (), "got 'train' for .*leave it out"),
+        ([f"{scenes}:train"], "validation", (), "got 'validation' for"),
+        ([scenes, arrays], "", (), "got none for .*name one"),
+        ([f"{scenes}:"], "", (), "got none for .*name one"),
+        ([arrays], "", (1.0,), "got 1 for 1: list"),
+        ([arrays, arrays], "", (0.5, 0.3, 0.2), "got 3 for 2: list"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            open_sources(paths, split, weights)
+
+
+def test_what_damaged_tars_lost_is_said_in_one_line(tmp_path):
+    for name in "abc":
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
+            for place in range(2):
+                info = tarfile.TarInfo(f"{place}.jpg")
+                info.size = 1000
+                tar.addfile(info, io.BytesIO(bytes(1000)))
+    told = []
+    open_sources([str(tmp_path)], say=told.append)
+    assert told == []
+    for name in "bc":
+        path = tmp_path / f"{name}.tar"
+        path.write_bytes(path.read_bytes()[:2500])
+    assert len(open_sources([str(tmp_path)], say=told.append)) == 4
+    assert told == [
+        f"{tmp_path}: 2 of 3 tars are damaged: 2 examples are cut and 904 bytes not "
+        "understood; the first is b.tar (cut in the middle of 1.jpg; 452 bytes lost)."
+    ]
 
 
 @pytest.mark.parametrize(

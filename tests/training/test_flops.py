@@ -9,6 +9,7 @@ from vtp_eqx.config import (
     PretrainConfig,
     PrototypeConfig,
     published,
+    ReconstructionConfig,
     TransformerConfig,
     VIT_L,
 )
@@ -92,6 +93,19 @@ def test_a_term_that_is_left_out_costs_nothing():
 
 def test_a_run_is_all_its_steps():
     assert run_flops(PAPER) == pytest.approx(train_flops(PAPER) * 67000)
+
+
+def test_lpips_costs_what_its_network_does():
+    # VGG16's convolutions are 15.35e9 multiplications for 224 pixels a side.
+    side = 224 / 256
+    looking = dataclasses.replace(
+        PAPER, reconstruction=ReconstructionConfig(perceptual_weight=1.0)
+    )
+    more = (train_flops(looking) - train_flops(PAPER)) / PAPER.reconstruction_batch
+    assert more == pytest.approx(3 * 2 * 15.35e9 / side**2, rel=1e-2)
+    without = dataclasses.replace(looking, reconstruction_weight=0.0)
+    same = dataclasses.replace(PAPER, reconstruction_weight=0.0)
+    assert train_flops(without) == train_flops(same)
 
 
 def test_a_generator_costs_two_operations_a_parameter_and_token():

@@ -4,7 +4,12 @@ import equinox as eqx
 import jax
 import pytest
 
-from vtp_eqx.config import PretrainConfig, PrototypeConfig, VTP_L
+from vtp_eqx.config import (
+    PretrainConfig,
+    PrototypeConfig,
+    ReconstructionConfig,
+    VTP_L,
+)
 from vtp_eqx.mesh import data_mesh, on_mesh, split
 from vtp_eqx.training.flops import pretrain_flops, train_flops
 from vtp_eqx.training.forecast import forecast, forecast_lines, lowered_step
@@ -70,6 +75,17 @@ def test_a_run_begun_after_its_forecast_compiles_nothing_anew(tiny, data):
     arrays = eqx.filter(on_mesh(state, mesh), eqx.is_array)
     of_run = step.compiled.lower(arrays, split(batch, mesh))
     assert lowered_step(config, mesh, 16).as_text() == of_run.as_text()
+
+
+def test_a_step_that_learns_from_lpips_is_forecast_without_its_weights(tiny):
+    coarse = dataclasses.replace(tiny, precision="bfloat16")
+    looking = dataclasses.replace(
+        coarse, reconstruction=ReconstructionConfig(perceptual_weight=1.0)
+    )
+    count = lambda config: (
+        lowered_step(config, data_mesh(1), 16).as_text().count("convolution")
+    )
+    assert count(looking) >= count(coarse) + 13  # of VGG16
 
 
 def test_a_step_costs_three_forward_passes_but_for_the_teacher():

@@ -8,6 +8,7 @@ from vtp_eqx.config import (
     PretrainConfig,
     PrototypeConfig,
     published,
+    ReconstructionConfig,
     VIT_FEMTO,
 )
 from vtp_eqx.training.folder import check_begun_alike
@@ -90,3 +91,17 @@ def test_options_that_go_together_are_taken():
         validation_split="d", classes="e", templates="f",
     )  # fmt: skip
     Options(config=CONFIG, templates="f")  # of the scenes' classes
+
+
+LOOKING = dataclasses.replace(
+    CONFIG, reconstruction=ReconstructionConfig(perceptual_weight=1.0)
+)
+
+
+@pytest.mark.parametrize(
+    ("config", "files"),
+    [(CONFIG, ("vgg16.pth", "vgg.pth")), (LOOKING, ("vgg16.pth",))],
+)
+def test_files_of_lpips_that_would_not_be_read_are_refused(config, files):
+    with pytest.raises(ValueError, match="`perceptual` are two files"):
+        Options(config=config, perceptual=files)

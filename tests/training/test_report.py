@@ -1,13 +1,20 @@
 import json
 
+from vtp_eqx.data.remarks import Remark, RemarkLog
 from vtp_eqx.training.report import write_report
 
 
 def test_the_report_says_what_went_wrong_and_shows_the_last_pictures(tmp_path):
     line = {"step": 9, "total": 0.25, "num_skipped": 3, "rollbacks": 1}
     (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-    remarks = [{"skipped": True}, {"skipped": False}, {"skipped": True}]
-    (tmp_path / "remarks-0.jsonl").write_text("\n".join(map(json.dumps, remarks)))
+    for process, kinds in enumerate([(True, False), (True,)]):
+        log = RemarkLog(tmp_path / f"remarks-{process}.jsonl")
+        log.add(
+            3, 64, [Remark(3, 0, 7, "0.tar/7", "cut", skipped) for skipped in kinds]
+        )
+        log.close()
+    with (tmp_path / "remarks-1.jsonl").open("a") as file:
+        file.write('{"step": 4, "pla')  # torn by a kill
     figures = tmp_path / "figures"
     figures.mkdir()
     for name in ("curves", "reconstructions-0000100", "reconstructions-0000200"):

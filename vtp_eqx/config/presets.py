@@ -8,7 +8,11 @@ import dataclasses
 import math
 from typing import Any
 
-from vtp_eqx.config.runs import OptimizerConfig, PretrainConfig
+from vtp_eqx.config.runs import (
+    OptimizerConfig,
+    PretrainConfig,
+    ReconstructionConfig,
+)
 from vtp_eqx.config.shapes import PrototypeConfig, Remat, TextConfig, TransformerConfig
 from vtp_eqx.config.sizes import published, VIT_B, VIT_L, VIT_S
 
@@ -43,6 +47,7 @@ def _at_scale(
     config = PretrainConfig(
         tokenizer=published(encoder, text=TextConfig(remat=remat), rope="float32"),
         prototypes=PrototypeConfig(),
+        reconstruction=ReconstructionConfig(perceptual_weight=1.0),  # paper
         optimizer=OptimizerConfig(
             warmup_steps=5000,  # OpenCLIP 2000 to 10000
             freeze_prototypes=1250,  # DINOv2

@@ -65,6 +65,8 @@ class ReconstructionConfig:
     l1_weight: float = 1.0  # paper
     pooled_weight: float = 0.0  # ours: L1 of 2x2 and 4x4 pooled images
     gradient_weight: float = 0.0  # ours: L1 of differences of neighbouring pixels
+    # Paper 1: of LPIPS. Ours 0, because it takes the published weights of its network.
+    perceptual_weight: float = later(0.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

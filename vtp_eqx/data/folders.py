@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vtp_eqx.config import require
-from vtp_eqx.data.images import read_image, SUFFIXES
+from vtp_eqx.data.images import decode_image, read_file, SUFFIXES
 
 
 # To ask a network file system for the size of each of a million files takes minutes;
@@ -23,8 +23,9 @@ class FolderSource:
     itself, there are no labels.
 
     `source[row]` has `image` (uint8, of the file's own size), `id` and maybe `label`;
-    it raises `images.UnreadableImageError` for a file that is damaged, none at all, or
-    gone. Nothing but names is held in memory. Can be pickled, for worker processes.
+    in `source.encoded(row)` the image is the bytes of its file. Both raise
+    `images.UnreadableImageError` for a file that is damaged, none at all, or gone.
+    Nothing but names is held in memory. Can be pickled, for worker processes.
     """
 
     def __init__(self, folder: str | Path):
@@ -56,12 +57,17 @@ class FolderSource:
         return len(self.names)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
+        example = self.encoded(row)
+        return {**example, "image": decode_image(example["image"], self.names[row])}
+
+    def encoded(self, row: int) -> dict[str, Any]:
+        """The same, with `image` as the bytes of its file."""
         name = self.names[row]
         example: dict[str, Any] = {"id": row}
         if self.class_names:
             example["label"] = self._labels[name.partition("/")[0]]
         # Read last: the label of an unreadable file is of no use.
-        return {**example, "image": read_image(self.folder / name, name)}
+        return {**example, "image": read_file(self.folder / name, name)}
 
     @property
     def class_sizes(self) -> dict[str, int]:

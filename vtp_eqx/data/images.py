@@ -42,14 +42,18 @@ class UnreadableImageError(ValueError):
         )
 
 
-def read_image(path: Path, name: str = "") -> UInt8[np.ndarray, "height width 3"]:
-    """The pixels of a file; `UnreadableImageError`, by `name`, where there are none."""
+def read_image(path: Path) -> UInt8[np.ndarray, "height width 3"]:
+    """The pixels of a file; `UnreadableImageError` where there are none."""
+    return decode_image(read_file(path, str(path)), str(path))
+
+
+def read_file(path: Path, name: str) -> bytes:
+    """The content of a file; `UnreadableImageError`, by `name`, where it has none."""
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:  # also a file that was there when the folder was listed
         reason = error.strerror or type(error).__name__
-        raise UnreadableImageError(name or str(path), reason) from error
-    return decode_image(content, name or str(path))
+        raise UnreadableImageError(name, reason) from error
 
 
 def decode_image(
@@ -77,6 +81,8 @@ def decode_image(
                     return pixels
                 image.draft(None, (least, least))  # of no effect where it cannot
             image.load()
+            if image.mode == "RGB" and not image.info:  # nothing to turn or to convert
+                return np.array(image)
             return np.array(_as_rgb(_upright(image)))
     # Damaged files make Pillow's parsers raise nearly everything: OSError, ValueError,
     # SyntaxError, struct.error, IndexError and more.

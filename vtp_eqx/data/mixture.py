@@ -11,6 +11,11 @@ from vtp_eqx.data.loader import Source
 from vtp_eqx.data.order import Order
 
 
+# Ours: a window of 16 such parts takes 8 MB to shuffle, however large the source is,
+# and mixes a million rows, as folders that are sorted by class need.
+_PART = 2**16
+
+
 class Mixture:
     """The examples of several sources, one source after the other.
 
@@ -70,11 +75,14 @@ def order_of(
     lanes: int = 1,
     group: int = 1,
 ) -> Order:
-    """The `Order` of any source: shuffled by its shards where it has `shard_sizes`."""
+    """The `Order` of any source: shuffled by its shards where it has `shard_sizes`.
+
+    Others are cut into parts of 65,536 rows, each of which counts as a shard.
+    """
     mixed = isinstance(source, Mixture)
     sources = source.sources if mixed else (source,)
     return Order(
-        [getattr(one, "shard_sizes", [len(one)]) for one in sources],
+        [_shard_sizes(one, group) for one in sources],
         batch_size,
         seed=seed,
         weights=source.weights if mixed else None,
@@ -82,6 +90,15 @@ def order_of(
         lanes=lanes,
         group=group,
     )
+
+
+def _shard_sizes(source: Source, group: int) -> Sequence[int] | np.ndarray:
+    known = getattr(source, "shard_sizes", None)
+    if known is not None:
+        return known
+    part = max(_PART // group, 1) * group
+    starts = range(0, len(source), part)
+    return [min(part, len(source) - start) for start in starts]
 
 
 def encoded(source: Source, row: int) -> Mapping[str, Any]:

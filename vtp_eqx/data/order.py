@@ -16,6 +16,7 @@ There is no iterator state: a run that stopped before step `s` continues with st
 
 from collections.abc import Sequence
 import functools
+import threading
 from typing import Any
 
 from jaxtyping import Int
@@ -107,6 +108,8 @@ class Order:
         in_use = 2 * lanes * len(shards)
         self._layout = functools.lru_cache(2 * len(shards) + 2)(self._new_layout)
         self._shuffle = functools.lru_cache(in_use + 2)(self._new_shuffle)
+        # Threads that miss at once would each make the same.
+        self._making = threading.Lock()
 
     def __call__(
         self, step: int, shard: tuple[int, int] = (0, 1)
@@ -145,12 +148,14 @@ class Order:
 
     def _read(self, source: int, epoch: int, line: np.ndarray) -> np.ndarray:
         """The groups at positions of the line on which an epoch lays the shards."""
-        firsts, starts, edges = self._layout(source, epoch)
+        with self._making:
+            firsts, starts, edges = self._layout(source, epoch)
         window = np.searchsorted(edges, line, side="right") - 1
         shuffled = np.empty_like(line)
         for one in np.unique(window).tolist():
             here, edge = window == one, edges[one]
-            shuffle = self._shuffle(source, epoch, one)
+            with self._making:
+                shuffle = self._shuffle(source, epoch, one)
             shuffled[here] = edge + shuffle[line[here] - edge]
         shard = np.searchsorted(starts, shuffled, side="right") - 1
         return firsts[shard] + shuffled - starts[shard]

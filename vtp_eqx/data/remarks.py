@@ -1,7 +1,7 @@
 """What was wrong with examples of a run: counted, logged by name, and limited."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 import json
 import os
@@ -92,19 +92,35 @@ class RemarkLog:
             self._recent.append(remark)
 
     def _take_up(self, start_step: int) -> None:
+        assert self.path is not None
         assert self._file is not None
-        self._file.seek(0)
         whole = 0
-        for line in self._file:
-            try:
-                remark = Remark(**json.loads(line))
-            except (ValueError, TypeError):  # torn when a run was killed
-                break
-            if remark.step >= start_step or not line.endswith(b"\n"):
+        for remark, end in _lines(self.path):
+            if remark.step >= start_step:
                 break
             self._count(remark)
             while self._recent and self._recent[0].step < start_step - _JUDGED:
                 self._recent.popleft()
-            whole += len(line)
+            whole = end
         os.ftruncate(self._file.fileno(), whole)
         self._file.seek(whole)
+
+
+def read_remarks(path: Path) -> Iterator[Remark]:
+    """The remarks in a file one by one, up to a line that a kill has torn."""
+    return (remark for remark, _ in _lines(path))
+
+
+def _lines(path: Path) -> Iterator[tuple[Remark, int]]:
+    """Each remark, and where in the file its line ends."""
+    end = 0
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                remark = Remark(**json.loads(line))
+            except (ValueError, TypeError):
+                return
+            if not line.endswith(b"\n"):
+                return
+            end += len(line)
+            yield remark, end

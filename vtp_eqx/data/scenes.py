@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from vtp_eqx.config import require
+from vtp_eqx.config.serial import later
 from vtp_eqx.data.draws import Draws
 from vtp_eqx.data.scene_captions import (
     BACKGROUNDS,
@@ -71,8 +72,15 @@ class SceneConfig:
     num_train: int = 24_000
     num_validation: int = 4_800
     seed: int = 0
+    textures: tuple[str, ...] = later(TEXTURES)  # of backgrounds, equally frequent
 
     def __post_init__(self):
+        known = set(self.textures) <= set(TEXTURES)
+        require(
+            known and 0 < len(set(self.textures)) == len(self.textures),
+            f"`textures` are some of {TEXTURES}, each once; got {self.textures}: name "
+            "one or more.",
+        )
         require(
             self.size >= 16,
             f"A scene needs 16 pixels a side to be readable; got {self.size}: "
@@ -171,12 +179,13 @@ def _attributes(
     opposite = 1 + ((relation - 1) ^ 1)
     relation = np.where(relation == position, opposite, relation)
     others = 1 + draws.integer("second_color", len(COLORS) - 1)
+    textures = np.array([TEXTURES.index(name) for name in config.textures])
     return {
         "shape": draws.permutation("shape", len(SHAPES))[rows, indices % GROUP],
         "color": color,
         "size": draws.integer("size", len(SIZES)),
         "position": position,
-        "texture": draws.integer("texture", len(TEXTURES)),
+        "texture": textures[draws.integer("texture", len(textures))],
         "background": draws.integer("background", len(BACKGROUNDS)),
         "relation": np.where(second, relation, 0),
         "second_shape": draws.integer("second_shape", len(SHAPES)),

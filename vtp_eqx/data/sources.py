@@ -13,6 +13,7 @@ import numpy as np
 
 from vtp_eqx.config import require
 from vtp_eqx.data.folders import FolderSource
+from vtp_eqx.data.images import decode_image, UnreadableImageError
 from vtp_eqx.data.loader import Batch, Source, stacked
 from vtp_eqx.data.tars import has_tars, TarSource
 from vtp_eqx.files import NO_WHOLE_NPZ, replacing
@@ -21,9 +22,11 @@ from vtp_eqx.files import NO_WHOLE_NPZ, replacing
 class TfdsSource:
     """One split of a data set that TensorFlow Datasets has prepared as ArrayRecord.
 
-    `source[row]` is an example and `len(source)` their number. Rows are in the order
-    on disk, which is the order of making only where the data set disables shuffling
-    (as the scenes do). Can be pickled, for worker processes.
+    `source[row]` is an example and `len(source)` their number; in `source.encoded(row)`
+    the image is the bytes of its file. Both raise `images.UnreadableImageError` where
+    record or image are damaged. Rows are in the order on disk, which is the order of
+    making only where the data set disables shuffling (as the scenes do). Can be
+    pickled, for worker processes.
     """
 
     def __init__(self, folder: str | Path, split: str):
@@ -33,26 +36,46 @@ class TfdsSource:
         self.folder = Path(folder)
         self.split = split
         require(
-            (self.folder / "dataset_info.json").is_file(),
+            is_prepared(self.folder),
             "A prepared data set has a dataset_info.json; "
             f"found none in {self.folder}: prepare it, or name its version's folder.",
         )
         # `Any`, because the decorator of this function hides its arguments.
         builder_at: Any = tfds.builder_from_directory
-        self._rows = builder_at(self.folder).as_data_source(split)
+        builder = builder_at(self.folder)
+        features = builder.info.features
+        require(
+            "image" in features and isinstance(features["image"], tfds.features.Image),
+            f"Examples have an encoded `image`; got {sorted(features)} in "
+            f"{self.folder}: prepare it with `tfds.features.Image`.",
+        )
+        # What TFDS would decode depends on what is installed, and has 1 to 4 channels.
+        as_bytes = {"image": tfds.decode.SkipDecoding()}
+        self._rows = builder.as_data_source(split, decoders=as_bytes)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        example = {name: _as_value(value) for name, value in self._rows[row].items()}
-        image = example["image"]
-        require(
-            image.ndim == 3 and image.shape[2] == 3,
-            "Images must have three channels; got shape "
-            f"{image.shape} in row {row} of {self.folder}: convert it to RGB.",
-        )
-        return {"id": row, **example}
+        example = self.encoded(row)
+        return {**example, "image": decode_image(example["image"], self.name(row))}
+
+    def encoded(self, row: int) -> dict[str, Any]:
+        """The same, with `image` as the bytes of its file."""
+        try:
+            found = self._rows[row]
+        except RuntimeError as error:  # of the reader, where its file is damaged
+            reason = str(error).partition(";")[0]
+            raise UnreadableImageError(self.name(row), reason) from error
+        example: dict[str, Any] = {"id": row}
+        for name, value in found.items():
+            is_text = isinstance(value, bytes) and name != "image"
+            example[name] = value.decode() if is_text else value
+        return example
+
+    def name(self, row: int) -> str:
+        """Which example `row` is, for people."""
+        return f"{self.folder}:{self.split}[{row}]"
 
     @property
     def fingerprint(self) -> str:
@@ -99,25 +122,27 @@ def open_source(
 ) -> Source:
     """The examples at `path`, whichever of these it is.
 
-    A folder that TensorFlow Datasets prepared (it takes a `split`); a tar, a folder
-    with tars in it, or a pattern of tars such as `shards/{00000..00099}.tar` (see
-    `TarSource`); any other folder (image files, see `FolderSource`); or an `.npz` of
-    images, named `arr_0` and `arr_1` (labels) as ADM publishes them. `progress` is told
-    how many tars of how many are known.
+    A folder that TensorFlow Datasets prepared (it takes a `split`, or is given as
+    `FOLDER:SPLIT`); a tar, a folder with tars in it, or a pattern of tars such as
+    `shards/{00000..00099}.tar` (see `TarSource`); any other folder (image files, see
+    `FolderSource`); or an `.npz` of images, named `arr_0` and `arr_1` (labels) as ADM
+    publishes them. `progress` is told how many tars of how many are known.
     """
-    path = Path(path)
-    if (path / "dataset_info.json").is_file():
+    folder, own_split = split_of(path)
+    if is_prepared(folder):
+        split = own_split or split
         require(
             bool(split),
             f"A data set of TensorFlow Datasets has splits; got none for {path}: "
-            "name one, such as 'validation'.",
+            f"name one, as in '{folder}:validation'.",
         )
-        return TfdsSource(path, split)
+        return TfdsSource(folder, split)
     require(
         not split,
         f"Only data sets of TensorFlow Datasets have splits; got {split!r} for {path}: "
         "leave it out.",
     )
+    path = Path(path)
     if has_tars(path):
         return TarSource(path, progress=progress)
     if path.suffix != ".npz":
@@ -130,6 +155,24 @@ def open_source(
         )
         labels = {"label": content["arr_1"]} if "arr_1" in content else {}
         return ArraySource({"image": content["arr_0"], **labels})
+
+
+def is_prepared(path: str | Path) -> bool:
+    """Whether TensorFlow Datasets prepared what lies in that folder."""
+    return (Path(path) / "dataset_info.json").is_file()
+
+
+def split_of(path: str | Path) -> tuple[str, str]:
+    """Folder and split of `FOLDER:SPLIT` where that folder is a prepared one.
+
+    Any other path is itself, without a split: its name may have a colon, as splits do
+    (`train[:50%]`).
+    """
+    text = str(path)
+    for place, letter in enumerate(text):
+        if letter == ":" and is_prepared(text[:place]):
+            return text[:place], text[place + 1 :]
+    return text, ""
 
 
 def load_arrays(source: TfdsSource) -> Batch:
@@ -147,7 +190,3 @@ def load_arrays(source: TfdsSource) -> Batch:
     with replacing(path) as unfinished, unfinished.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
     return arrays
-
-
-def _as_value(value: Any) -> Any:
-    return value.decode() if isinstance(value, bytes) else value

@@ -26,7 +26,9 @@ from concurrent.futures import (
 import dataclasses
 import multiprocessing
 from multiprocessing.connection import wait
+from multiprocessing.context import SpawnContext, SpawnProcess
 import os
+import signal
 import threading
 import time
 from typing import Any
@@ -232,10 +234,22 @@ def _workers(
     """What reads, and where it runs."""
     if not processes:
         return reader.read, ThreadPoolExecutor(count)
-    # Spawned: a fork of a process with threads, as JAX has, may wait for ever.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(count, context, initializer=_settle, initargs=(reader,))
+    pool = ProcessPoolExecutor(
+        count, _WorkerContext(), initializer=_settle, initargs=(reader,)
+    )
     return _read_here, pool
+
+
+class _Worker(SpawnProcess):
+    """A process that ignores SIGTERM: when a pool is broken, it is killed."""
+
+    def terminate(self) -> None:
+        self.kill()
+
+
+class _WorkerContext(SpawnContext):
+    # Spawned: a fork of a process with threads, as JAX has, may wait for ever.
+    Process = _Worker
 
 
 _here: list[Reader] = []  # in a worker process, its reader
@@ -243,6 +257,9 @@ _here: list[Reader] = []  # in a worker process, its reader
 
 def _settle(reader: Reader) -> None:
     _here[:] = [reader]
+    # A cluster tells all processes to end. The run still needs its batches, to get to
+    # its checkpoint, and ends the workers itself.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # A parent that is killed tells nobody: without this, its workers wait for ever.
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -58,13 +58,15 @@ class DamagedTarError(ValueError):
     """Bytes that are no header of a member; `str` says where and why."""
 
 
-def load_index(tar: Path, folders: Sequence[Path]) -> tuple[TarHead, Path | None]:
-    """What is known of `tar`, and the file of its records (`None` where it has none).
+def load_index(tar: Path, folders: Sequence[Path]) -> tuple[TarHead, Path]:
+    """What is known of `tar`, and the file of its records.
 
     The first of `folders` with an index that fits the size and time of the tar has it.
     Where none fits, the headers are read and an index is written to the first folder
     that can be written to. A tar that is gone keeps the index it had: its rows stay
-    where they were, so that the order of all others does.
+    where they were, so that the order of all others does. One that cannot be read and
+    has none raises `OSError`: without its rows, a process would number all others
+    in its own way.
     """
     paths = [folder / f"{tar.name}.index" for folder in folders]
     known = [(read_head(path), path) for path in paths]
@@ -74,14 +76,14 @@ def load_index(tar: Path, folders: Sequence[Path]) -> tuple[TarHead, Path | None
         for head, path in known:
             if head is not None:
                 return head, path
-        return TarHead(size=0, mtime_ns=0, damage=_reason(error)), None
+        raise _unread(tar, error) from error
     for head, path in known:
         if head and (head.size, head.mtime_ns) == (status.st_size, status.st_mtime_ns):
             return head, path
     try:
         head, records = scan(tar)
     except OSError as error:
-        return TarHead(size=0, mtime_ns=0, damage=_reason(error)), None
+        raise _unread(tar, error) from error
     refused = []
     for path in paths:
         try:
@@ -311,6 +313,13 @@ def _split(name: bytes) -> tuple[bytes, str | None, str]:
 
 def _text(name: bytes) -> str:
     return name.decode("utf-8", "replace")
+
+
+def _unread(tar: Path, error: OSError) -> OSError:
+    return OSError(
+        "A tar is read once for its index; got one that cannot be: "
+        f"{tar} ({_reason(error)}): try again, or leave it out."
+    )
 
 
 def _reason(error: OSError) -> str:

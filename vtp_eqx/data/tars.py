@@ -18,6 +18,7 @@ import json
 import os
 from pathlib import Path
 import re
+import time
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from vtp_eqx.data.tar_index import load_index, map_records, PARTS, TarHead
 MAX_CAPTION = 4096  # characters; ours: a context of 77 tokens never reads so far
 _MAX_BYTES = {"image": 2**28, "text": 4 * MAX_CAPTION, "json": 2**24, "class": 64}
 _OPEN_TARS = 64  # at once in a process: far below what systems allow
+_PAUSES = (0.1, 0.4, 1.5)  # ours, in seconds, before a tar that failed is tried again
 _NEAR = 2**16  # bytes between parts that are rather read than asked for apart
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
@@ -60,10 +62,10 @@ class TarSource:
     ):
         """`tars` is a folder, a tar, a pattern such as `{00000..00099}.tar`, or a list.
 
-        A tar that a pattern of braces names and that is not there is `damaged`; while
-        its index is, its rows keep their places. `cache` is where indexes are kept
-        instead of beside the tars. `progress(done, total)` is called when the index of
-        a tar is there: to make it takes a while for a new set.
+        A tar that a pattern of braces names and that is gone keeps its rows and their
+        places while its index is there, and raises `OSError` without. `cache` is where
+        indexes are kept instead of beside the tars. `progress(done, total)` is called
+        when the index of a tar is there: to make it takes a while for a new set.
         """
         self.paths = expand(tars)
         load = lambda tar: load_index(tar, _index_folders(tar, cache))
@@ -128,6 +130,19 @@ class TarSource:
         }
 
     @property
+    def losses(self) -> str:
+        """What is missing of the tars, in a line; "" where they are whole."""
+        if not self.damaged:
+            return ""
+        lost_bytes = sum(head.lost_bytes for head in self._heads)
+        name, damage = next(iter(self.damaged.items()))
+        return (
+            f"{len(self.damaged)} of {len(self.paths)} tars are damaged: "
+            f"{self.num_lost} examples are cut and {lost_bytes} bytes not understood; "
+            f"the first is {name} ({damage})."
+        )
+
+    @property
     def num_lost(self) -> int:
         """How many examples are known to be cut; more may have lain behind them."""
         return sum(head.lost for head in self._heads)
@@ -174,9 +189,7 @@ class TarSource:
 
         @functools.lru_cache(_OPEN_TARS)
         def records(shard: int) -> np.ndarray:
-            path = indexes[shard]
-            assert path is not None  # or it would have no rows
-            return map_records(path)
+            return map_records(indexes[shard])
 
         # What one of these drops is closed by its last reader.
         self._tar, self._records = tar, records
@@ -206,23 +219,61 @@ class Names(Sequence):
 
 
 class _OpenTar:
-    """A file that is read at any place by any thread, and closes with its last user."""
+    """A tar that is read at any place by any thread, and closes with its last user.
+
+    What fails is tried again with a new descriptor: that of a network file system may
+    be stale for ever. After a tar has failed to the end nobody waits for it again
+    until it has been read.
+    """
 
     def __init__(self, path: Path, head: TarHead):
-        self._file = os.open(path, os.O_RDONLY)
-        status = os.fstat(self._file)
-        if (status.st_size, status.st_mtime_ns) != (head.size, head.mtime_ns):
-            raise OSError("the tar was written again after it was indexed")
+        self._path, self._head = path, head
+        self._file: _Descriptor | None = None
+        self._pauses = _PAUSES
 
     def read(self, start: int, size: int) -> bytes:
-        content = os.pread(self._file, size, start)
-        if len(content) < size:
-            raise OSError("the tar ends early")
+        for pause in self._pauses:
+            try:
+                return self._read(start, size)
+            except (FileNotFoundError, _RewrittenError):
+                raise  # for good
+            except OSError:
+                time.sleep(pause)
+        self._pauses = ()
+        content = self._read(start, size)
+        self._pauses = _PAUSES
         return content
 
+    def _read(self, start: int, size: int) -> bytes:
+        file = self._file
+        if file is None:
+            file = self._file = _Descriptor(self._path, self._head)
+        try:
+            content = os.pread(file.number, size, start)
+            if len(content) < size:
+                raise OSError("the tar ends early")
+        except OSError:
+            self._file = None  # other readers keep theirs until they are done
+            raise
+        return content
+
+
+class _Descriptor:
+    """An open file that is the tar of an index, and closes with its last user."""
+
+    def __init__(self, path: Path, head: TarHead):
+        self.number = os.open(path, os.O_RDONLY)
+        status = os.fstat(self.number)
+        if (status.st_size, status.st_mtime_ns) != (head.size, head.mtime_ns):
+            raise _RewrittenError("the tar was written again after it was indexed")
+
     def __del__(self):
-        if hasattr(self, "_file"):
-            os.close(self._file)
+        if hasattr(self, "number"):
+            os.close(self.number)
+
+
+class _RewrittenError(OSError):
+    """Another tar than the one of the index."""
 
 
 def expand(tars: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:

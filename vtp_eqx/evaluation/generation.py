@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from jaxtyping import Int, UInt8
 import numpy as np
 
-from vtp_eqx.data.scene_captions import COLORS
+from vtp_eqx.data.scene_captions import COLORS, NAMES
 from vtp_eqx.evaluation.batches import in_batches
 from vtp_eqx.evaluation.frechet import Moments
 from vtp_eqx.models.scene_network import Reading, SceneNetwork
@@ -66,6 +66,25 @@ def attribute_agreement(
         name: float(np.mean(values == attributes[name]))
         for name, values in seen.items()
     }
+
+
+def share_drift(
+    reading: Reading, attributes: Mapping[str, Int[np.ndarray, " others"]]
+) -> dict[str, float]:
+    """How far shares of values in images are from those in others, by attribute.
+
+    The total variation: 0 where every value is as frequent, 1 where none is in both.
+    A generator that leaves out a texture drifts by its share.
+    """
+    return {
+        name: float(np.abs(_shares(seen) - _shares(attributes[name])).sum() / 2)
+        for name, seen in predictions(reading).items()
+    }
+
+
+def _shares(values: Int[np.ndarray, " count"]) -> np.ndarray:
+    most = max(map(len, NAMES.values()))
+    return np.bincount(values, minlength=most) / len(values)
 
 
 def scene_moments(

@@ -4,6 +4,7 @@ Zhang et al. 2018, https://arxiv.org/abs/1801.03924, with the convolutions of
 torchvision's VGG16 and the channel weights of the authors' version 0.1.
 """
 
+import itertools
 import os
 
 import equinox as eqx
@@ -63,14 +64,16 @@ class Perceptual(eqx.Module):
             activations = jax.vmap(self._activations)(jnp.stack([image, other]))
         distance = jnp.zeros((), jnp.float32)
         for pair, weight in zip(activations, self.channel_weights, strict=True):
-            difference = _unit(pair[0]) - _unit(pair[1])
-            distance += jnp.mean(difference**2 @ weight)
+            one, two = pair.astype(jnp.float32)
+            difference = _unit(one) - _unit(two)
+            distance += jnp.mean(difference**2 @ weight.astype(jnp.float32))
         return distance
 
     def _activations(
         self, image: Float[Array, "height width 3"]
     ) -> list[Float[Array, "..."]]:
-        x = (2 * image - 1 - SHIFT) / SCALE
+        # In bfloat16 where the weights are: the cost of this network is training's.
+        x = ((2 * image - 1 - SHIFT) / SCALE).astype(self.stages[0][0].weight.dtype)
         found = []
         for number, stage in enumerate(self.stages):
             x = max_pool(x, 2, 2) if number else x
@@ -112,6 +115,20 @@ def perceptual_from_published(
         [[next(convolutions) for _ in stage] for stage in STAGES],
         [jnp.asarray(lpips[_channel_name(n)].reshape(-1)) for n in range(len(STAGES))],
         origin,
+    )
+
+
+def blank_perceptual() -> Perceptual:
+    """The network with zeros for weights, for what depends on its shapes alone."""
+    widths = [3, *(width for stage in STAGES for width in stage)]
+    convolutions = iter(
+        Convolution(jnp.zeros((3, 3, before, width)), jnp.zeros(width))
+        for before, width in itertools.pairwise(widths)
+    )
+    return Perceptual(
+        [[next(convolutions) for _ in stage] for stage in STAGES],
+        [jnp.zeros(stage[-1]) for stage in STAGES],
+        "blank",
     )
 
 

@@ -24,7 +24,12 @@ from vtp_eqx.evaluation.batches import (
 )
 from vtp_eqx.evaluation.card import EvaluationCard, write
 from vtp_eqx.evaluation.frechet import frechet_distance, Moments
-from vtp_eqx.evaluation.generation import class_agreement, read_scenes, scene_moments
+from vtp_eqx.evaluation.generation import (
+    class_agreement,
+    read_scenes,
+    scene_moments,
+    share_drift,
+)
 from vtp_eqx.evaluation.reconstruction import reconstruction_scores
 from vtp_eqx.evaluation.understanding import (
     class_embeddings,
@@ -104,7 +109,7 @@ def measure(
     begun = time.monotonic()
     images = samples(point, tokenizer, generator, labels, report)
     seconds = time.monotonic() - begun
-    generated = generation_numbers(network, images, labels, rebuilt, real)
+    generated = generation_numbers(network, images, labels, rebuilt, real, data)
     rebuilding = EvaluationCard(
         num_samples=len(rebuilt),
         num_reference=len(data.validation.image),
@@ -256,16 +261,22 @@ def generation_numbers(
     labels: Int[np.ndarray, " num"],
     rebuilt: UInt8[np.ndarray, "others height width 3"],
     real: Moments,
+    data: Dataset,
 ) -> dict[str, float]:
-    """Distances of samples to real images and to reconstructions, and obedience."""
+    """Distances of samples to real images and to reconstructions, and obedience.
+
+    And how far shares of values, such as that of striped backgrounds, are from real.
+    """
     reading = read_scenes(network, images)
     moments = Moments.of(np.asarray(reading.features))
+    drift = share_drift(reading, data.validation.attributes)
     return {
         "FD-scenes": frechet_distance(moments, real),
         "FD-scenes to reconstructions": frechet_distance(
             moments, scene_moments(network, rebuilt)
         ),
         **class_agreement(reading, labels),
+        **{f"drift {name}": value for name, value in drift.items()},
     }
 
 

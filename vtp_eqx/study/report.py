@@ -32,6 +32,9 @@ DEFINITIONS = """\
   mean of the latents. Zero-shot: images matched to mean caption embeddings.
 - roughness: mean squared difference of neighboring latents over twice the variance of
   their channel (0: all equal, 1: neighbors are independent).
+- texture drift: total variation between the shares of textures that the scene network
+  sees in samples, and those of held-out scenes (0: as frequent; 0.25: one of four is
+  left out). Other attributes are in `runs.json`.
 - color, shape, class shown: how often the scene network sees in a sample what the
   generator was asked for (chance 0.17, 0.25, 0.04)."""
 

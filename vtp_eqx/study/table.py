@@ -39,6 +39,7 @@ COLUMNS = (
     Column("roughness", "latent roughness", ".2f"),
     Column("gFD", "FD-scenes", ".2f"),
     Column("gFD to rec", "FD-scenes to reconstructions", ".2f"),
+    Column("texture drift", "drift texture", ".2f"),
     Column("color shown", "color agreement", ".2f"),
     Column("shape shown", "shape agreement", ".2f"),
     Column("class shown", "class agreement", ".2f"),

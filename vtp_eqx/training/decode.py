@@ -17,11 +17,12 @@ from vtp_eqx.data.loader import batches
 from vtp_eqx.losses.weighting import FixedWeights
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.decoder import PixelDecoder
+from vtp_eqx.models.perceptual import Perceptual
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.training.objective import Objective
 from vtp_eqx.training.optimizer import make_optimizer
 from vtp_eqx.training.pca_start import solve_decoder
-from vtp_eqx.training.pixels import pixel_loss
+from vtp_eqx.training.pixels import pixel_loss, require_perceptual
 from vtp_eqx.training.run import Progress, run, Step
 from vtp_eqx.training.state import copied, TrainState
 from vtp_eqx.training.step import make_step
@@ -52,6 +53,7 @@ def train_decoder(
     *,
     folder: Path,
     mesh: Mesh | None = None,
+    perceptual: Perceptual | None = None,
     progress: Progress = lambda done, num_steps, metrics: None,
 ) -> Tokenizer:
     """`tokenizer` with a decoder that learned to invert its latents; all else is kept.
@@ -59,12 +61,13 @@ def train_decoder(
     - `latents`: what `tokenizer.encode` makes of `images`; its latent statistics must
       have been measured, because noise is in units of their deviation.
     - `folder`: log and checkpoints; a run that was cut off continues from them.
+    - `perceptual`: the network of LPIPS, where that has a weight.
     """
     mesh = data_mesh() if mesh is None else mesh
     begun = with_new_decoder(tokenizer, config.decoder, key=jr.key(config.seed))
     if config.linear_start:
         begun = solve_decoder(begun, images[:START_IMAGES])
-    state, step = decoding(config, begun, mesh)
+    state, step = decoding(config, begun, mesh, perceptual)
     arrays = {"image": images, "latents": latents}
 
     def encoded(first: int) -> Iterator[Encoded]:
@@ -81,7 +84,10 @@ def train_decoder(
 
 
 def decoding(
-    config: DecodeConfig, tokenizer: Tokenizer, mesh: Mesh
+    config: DecodeConfig,
+    tokenizer: Tokenizer,
+    mesh: Mesh,
+    perceptual: Perceptual | None = None,
 ) -> tuple[TrainState, Step]:
     """The first state of a training of `tokenizer.decoder`, and its compiled step."""
     optimizer = make_optimizer(config.optimizer, config.num_steps)
@@ -94,7 +100,7 @@ def decoding(
     )
     step = make_step(
         state,
-        decode_objective(config, tokenizer),
+        decode_objective(config, tokenizer, perceptual),
         optimizer,
         mesh,
         momentum=lambda step: jnp.asarray(config.ema_decay, jnp.float32),
@@ -104,8 +110,11 @@ def decoding(
     return state, step
 
 
-def decode_objective(config: DecodeConfig, tokenizer: Tokenizer) -> Objective:
+def decode_objective(
+    config: DecodeConfig, tokenizer: Tokenizer, perceptual: Perceptual | None = None
+) -> Objective:
     """Reconstruction of pixels from latents of `tokenizer`, which gets no gradient."""
+    require_perceptual(config.reconstruction, perceptual)
 
     def prepare(batch: Encoded, key: PRNGKeyArray) -> DecodeViews:
         latents = jnp.asarray(batch.latents)
@@ -120,7 +129,10 @@ def decode_objective(config: DecodeConfig, tokenizer: Tokenizer) -> Objective:
         key: PRNGKeyArray,
     ) -> tuple[dict[str, Array], dict[str, Array]]:  # fmt: skip
         rebuilt = student.batch(views.latents)
-        loss = pixel_loss(rebuilt, views.pixels, config.reconstruction)
+        loss = pixel_loss(
+            rebuilt, views.pixels, config.reconstruction, perceptual,
+            tokenizer.denormalize,
+        )  # fmt: skip
         return {"reconstruction": loss}, {}
 
     return Objective(prepare, see)

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import functools
 from pathlib import Path
+import sys
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -18,7 +19,7 @@ from vtp_eqx.data.loader import Source
 from vtp_eqx.data.mixture import encoded, Mixture, order_of
 from vtp_eqx.data.prompt_templates import IMAGENET_TEMPLATES
 from vtp_eqx.data.remarks import RemarkLog
-from vtp_eqx.data.sources import open_source
+from vtp_eqx.data.sources import is_prepared, open_source, split_of
 from vtp_eqx.data.stream import Encode, Examples, Reader, Stream
 from vtp_eqx.training.pretrain_views import Captioned
 
@@ -69,6 +70,8 @@ class Feed:
             processes=self.processes,
             log=log,
         )
+        if index == 0:
+            self._cut_orphans(first, count)
         with contextlib.closing(log), stream:
             for examples in stream:
                 yield Captioned(examples.image, examples.tokens)
@@ -77,6 +80,16 @@ class Feed:
         """The rows of the source that the order has for a batch of all processes."""
         return self.reader.order(batch).tolist()
 
+    def _cut_orphans(self, first: int, count: int) -> None:
+        """Drops what processes that are no more remarked on batches from `first` on.
+
+        A run that goes on with fewer processes makes those remarks again.
+        """
+        kept = {f"remarks-{index}.jsonl" for index in range(count)}
+        for path in self.folder.glob("remarks-*.jsonl"):
+            if path.name not in kept:
+                RemarkLog(path, start_step=first).close()
+
 
 def open_sources(
     paths: Sequence[str],
@@ -84,12 +97,34 @@ def open_sources(
     weights: Sequence[float] = (),
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
 ) -> Source:
     """The source at a path, or the mixture of several, by default as large as they are.
 
-    See `data.sources.open_source` for what a path may be, and for `progress`.
+    See `data.sources.open_source` for what a path may be, and for `progress`. `split`
+    is for those of the paths that have splits and name none. What is missing of damaged
+    tars is told to `say` by the first process.
     """
-    sources = [open_source(path, split, progress=progress) for path in paths]
+    require(
+        not weights or len(weights) == len(paths) > 1,
+        "Weights are shares of several sources, one of each; got "
+        f"{len(weights)} for {len(paths)}: list one a source, or leave them out.",
+    )
+    named = [split_of(path) for path in paths]
+    lacking = [is_prepared(folder) and not own for folder, own in named]
+    require(
+        not split or any(lacking),
+        "A split is for data sets of TensorFlow Datasets that name none; got "
+        f"{split!r} for {', '.join(paths)}: leave it out.",
+    )
+    sources = [
+        open_source(path, split if lacks else "", progress=progress)
+        for path, lacks in zip(paths, lacking, strict=True)
+    ]
+    for path, source in zip(paths, sources, strict=True):
+        losses = getattr(source, "losses", "")
+        if losses and jax.process_index() == 0:
+            say(f"{path}: {losses}")
     return sources[0] if len(sources) == 1 else Mixture(sources, weights or None)
 
 

@@ -21,6 +21,7 @@ from jaxtyping import PyTree
 
 from vtp_eqx.config import DiTConfig, PretrainConfig
 from vtp_eqx.models.dit import DiT
+from vtp_eqx.models.perceptual import STAGES
 from vtp_eqx.models.text import TextEncoder
 from vtp_eqx.models.tokenizer import Tokenizer
 
@@ -45,10 +46,26 @@ def train_flops(config: PretrainConfig) -> float:
     """
     parts = _forward_parts(config)
     teacher = parts.pop("teacher", 0.0)
+    # LPIPS: two images forward, and one of them backward to no weight of its own.
+    looks = config.reconstruction.perceptual_weight * config.reconstruction_weight > 0
+    looking = _perceptual_flops(config.tokenizer.image_size) if looks else 0.0
     shares = config.contrast_drop == config.reconstruction_drop == 0
     if config.contrast_weight > 0 and shares:
         parts.pop("reconstruction encoder", None)
-    return float(config.batch_size * (3 * sum(parts.values()) + teacher))
+    return float(
+        config.batch_size * (3 * sum(parts.values()) + teacher)
+        + config.reconstruction_batch * 3 * looking
+    )
+
+
+def _perceptual_flops(side: int) -> float:
+    """Forward FLOPs of the convolutions of LPIPS for one image."""
+    flops, width = 0.0, 3
+    for number, stage in enumerate(STAGES):
+        for next_width in stage:
+            flops += 2 * 9 * width * next_width * (side // 2**number) ** 2
+            width = next_width
+    return flops
 
 
 def _forward_parts(config: PretrainConfig) -> dict[str, float]:

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from vtp_eqx.config import PretrainConfig
 from vtp_eqx.mesh import SPLIT
+from vtp_eqx.models.perceptual import blank_perceptual
 from vtp_eqx.training.flops import device_peak, num_parameters, train_flops
 from vtp_eqx.training.optimizer import learning_rate
 from vtp_eqx.training.pace import duration
@@ -105,12 +106,15 @@ def lowered_step(
 def _begun(config: PretrainConfig, mesh: Mesh) -> tuple[Any, Any]:
     """The shapes of the first state, placed as in a run, and the step."""
     made: list[Any] = []
+    # Made out here: inside, its arrays would be shapes.
+    looks = config.reconstruction.perceptual_weight > 0
+    perceptual = blank_perceptual() if looks else None
 
     def make() -> TrainState:
         state = first_state(config, None)
         # Here, where shapes still look like arrays; neither keeps one.
         places = placement(state, mesh, config.sharding).state
-        made.extend([places, pretrain_step(config, state, mesh)])
+        made.extend([places, pretrain_step(config, state, mesh, perceptual)])
         return state
 
     state = eqx.filter_eval_shape(make)

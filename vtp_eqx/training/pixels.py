@@ -2,23 +2,54 @@
 
 from collections.abc import Callable
 
+import jax
+from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vtp_eqx.config import ReconstructionConfig
+from vtp_eqx.config import ReconstructionConfig, require
 from vtp_eqx.losses.reconstruction import gradient_l1_loss, l1_loss, pooled_l1_loss
+from vtp_eqx.models.perceptual import Perceptual
+
+
+Images = Float[Array, "batch height width 3"]
 
 
 def pixel_loss(
-    rebuilt: Float[Array, "batch height width 3"],
-    targets: Float[Array, "batch height width 3"],
+    rebuilt: Images,
+    targets: Images,
     config: ReconstructionConfig,
+    perceptual: Callable[[Array, Array], Array] | None,
+    denormalize: Callable[[Array], Array],
 ) -> Float[Array, " batch"]:
-    """The weighted pixel terms of each image; both are in normalized pixel space."""
+    """The weighted pixel terms of each image; both are in normalized pixel space.
+
+    L1 and LPIPS are the paper's (section 3.2, equation 1). LPIPS, the `perceptual`
+    distance, looks at what `denormalize` makes of both: colors in [0, 1], not clipped.
+    """
+
+    def lpips_loss(rebuilt: Images, targets: Images) -> Float[Array, " batch"]:
+        assert perceptual is not None
+        unit = denormalize(rebuilt), lax.stop_gradient(denormalize(targets))
+        return jax.vmap(perceptual)(*unit)
+
     weights: list[tuple[float, Callable[[Array, Array], Array]]] = [
         (config.l1_weight, l1_loss),
         (config.pooled_weight, pooled_l1_loss),
         (config.gradient_weight, gradient_l1_loss),
+        (config.perceptual_weight, lpips_loss),
     ]
     used = [weight * loss(rebuilt, targets) for weight, loss in weights if weight > 0]
     return sum(used, jnp.zeros(len(targets), jnp.float32))
+
+
+def require_perceptual(
+    config: ReconstructionConfig, perceptual: Perceptual | None
+) -> None:
+    """Raises `ValueError` where LPIPS is asked for without its network."""
+    require(
+        config.perceptual_weight == 0 or perceptual is not None,
+        "LPIPS needs the published weights of its network, but there are none for a "
+        f"`perceptual_weight` of {config.perceptual_weight}: load them with "
+        "`load_perceptual`, or set the weight to 0.",
+    )

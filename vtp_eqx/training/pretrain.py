@@ -14,6 +14,7 @@ from vtp_eqx.config import PretrainConfig, require
 from vtp_eqx.data.loader import batches
 from vtp_eqx.losses.weighting import FixedWeights, LearnedWeights
 from vtp_eqx.mesh import data_mesh
+from vtp_eqx.models.perceptual import Perceptual
 from vtp_eqx.models.tokenizer import Pretrainer, Teacher, Tokenizer
 from vtp_eqx.training.optimizer import cosine, make_optimizer
 from vtp_eqx.training.pca_start import start_from_pca
@@ -34,6 +35,7 @@ def pretrain(
     folder: Path,
     group: int = 1,
     mesh: Mesh | None = None,
+    perceptual: Perceptual | None = None,
     progress: Progress = lambda done, num_steps, metrics: None,
 ) -> Tokenizer:
     """The tokenizer that `config` learns from `data`.
@@ -42,12 +44,13 @@ def pretrain(
       `[num, context]`, which only contrast needs.
     - `folder`: log and checkpoints; a run that was cut off continues from them.
     - `group`: this many consecutive examples stay together in a batch.
+    - `perceptual`: the network of LPIPS, where that has a weight.
 
     Latent statistics are not measured here.
     """
     check_data(config, data)
     mesh = data_mesh() if mesh is None else mesh
-    state, step = pretraining(config, data["image"][:PCA_IMAGES], mesh)
+    state, step = pretraining(config, data["image"][:PCA_IMAGES], mesh, perceptual)
     names = ["image", "caption"] if config.contrast_weight > 0 else ["image"]
     arrays = {name: data[name] for name in names}
 
@@ -65,14 +68,18 @@ def pretrain(
 
 
 def pretraining(
-    config: PretrainConfig, images: np.ndarray, mesh: Mesh
+    config: PretrainConfig,
+    images: np.ndarray,
+    mesh: Mesh,
+    perceptual: Perceptual | None = None,
 ) -> tuple[TrainState, Step]:
     """The first state of a pre-training, and its compiled step.
 
-    `images` are what the linear start is solved on, where `config` asks for it.
+    `images` are what the linear start is solved on, where `config` asks for it, and
+    `perceptual` is the network of LPIPS, where that has a weight.
     """
     state = placed(first_state(config, images), mesh, config.sharding)
-    return state, pretrain_step(config, state, mesh)
+    return state, pretrain_step(config, state, mesh, perceptual)
 
 
 def first_state(config: PretrainConfig, images: np.ndarray | None) -> TrainState:
@@ -96,12 +103,17 @@ def first_state(config: PretrainConfig, images: np.ndarray | None) -> TrainState
     )
 
 
-def pretrain_step(config: PretrainConfig, state: TrainState, mesh: Mesh) -> Step:
+def pretrain_step(
+    config: PretrainConfig,
+    state: TrainState,
+    mesh: Mesh,
+    perceptual: Perceptual | None = None,
+) -> Step:
     """The compiled step of a pre-training; of `state` only the structure is used."""
     start, end = config.distillation.momentum
     return make_step(
         state,
-        pretrain_objective(config, num_shards=mesh.devices.size),
+        pretrain_objective(config, num_shards=mesh.devices.size, perceptual=perceptual),
         make_optimizer(config.optimizer, config.num_steps),
         mesh,
         momentum=lambda step: cosine(start, end, step / config.num_steps),

@@ -13,11 +13,13 @@ from vtp_eqx.losses.contrastive import clip_loss, siglip_loss
 from vtp_eqx.losses.latents import channel_variance, smoothness_loss
 from vtp_eqx.mesh import DATA
 from vtp_eqx.models.encoder import Features
+from vtp_eqx.models.perceptual import Perceptual
 from vtp_eqx.models.tokenizer import Pretrainer, Teacher, Tokenizer
 from vtp_eqx.nn.norms import unit_norm
 from vtp_eqx.training.distill import distillation, learned, taught
 from vtp_eqx.training.objective import Objective
-from vtp_eqx.training.pixels import pixel_loss
+from vtp_eqx.training.pixels import pixel_loss, require_perceptual
+from vtp_eqx.training.precision import computing
 from vtp_eqx.training.pretrain_views import (
     hidden_counts,
     pick,
@@ -26,7 +28,9 @@ from vtp_eqx.training.pretrain_views import (
 )
 
 
-def pretrain_objective(config: PretrainConfig, *, num_shards: int) -> Objective:
+def pretrain_objective(
+    config: PretrainConfig, *, num_shards: int, perceptual: Perceptual | None = None
+) -> Objective:
     """Contrast + self-distillation + reconstruction (VTP section 3; RECIPE 5.7).
 
     Terms whose weight is 0 are left out, and so is their computation. The distillation
@@ -35,11 +39,14 @@ def pretrain_objective(config: PretrainConfig, *, num_shards: int) -> Objective:
     devices. Monitors are the parts of the terms and signs of collapse.
 
     Every term is that of the whole batch, however many devices share it and in however
-    many stretches (`config.accumulate`) each goes through its rows.
+    many stretches (`config.accumulate`) each goes through its rows. `perceptual`, which
+    learns nothing, is needed where LPIPS has a weight.
     """
     contrasts = config.contrast_weight > 0
     distills = config.distillation_weight > 0
     rebuilds = config.reconstruction_weight > 0
+    if rebuilds:
+        require_perceptual(config.reconstruction, perceptual)
     num_stretches = num_shards * config.accumulate
     for is_used, name in (
         (contrasts, "batch_size"),
@@ -111,8 +118,9 @@ def pretrain_objective(config: PretrainConfig, *, num_shards: int) -> Objective:
                 # Without a gradient, or latents would learn to spread less.
                 latents += config.latent_noise * lax.stop_gradient(spread) * views.noise
             seen["reconstruction"] = pixel_loss(
-                tokenizer.decoder.batch(latents), targets, config.reconstruction
-            )
+                tokenizer.decoder.batch(latents), targets, config.reconstruction,
+                computing(perceptual, config.precision), tokenizer.denormalize,
+            )  # fmt: skip
         return seen
 
     def terms(

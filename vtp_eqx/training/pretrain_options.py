@@ -1,8 +1,10 @@
 """The options of a pre-training: what is trained, on what, and where it goes."""
 
 import dataclasses
+from pathlib import Path
 
 from vtp_eqx.config import PretrainConfig, require
+from vtp_eqx.training.log import Sink, tensorboard_sink, wandb_sink
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -13,9 +15,9 @@ class Options:
     out: str = "runs/pretrain"
     """The folder of the run."""
     data: tuple[str, ...] = ()
-    """Tars, prepared data sets or folders to learn from; by default the scenes."""
+    """Tars, folders or prepared sets (PATH:SPLIT) to learn from; by default scenes."""
     split: str = ""
-    """Of prepared data sets, such as 'train'."""
+    """Of prepared data sets that name none, such as 'train'."""
     weights: tuple[float, ...] = ()
     """Shares of several sources in the batches; by default, their sizes."""
     validation: str = ""
@@ -26,6 +28,8 @@ class Options:
     templates: str = ""
     """A file of prompts that sound like captions, a line each with {} for the class;
     by default CLIP's 80, or 'a {}' where the vocabulary is another."""
+    perceptual: tuple[str, ...] = ()
+    """The published weights of VGG16 and of LPIPS, where that is learned from."""
     stored_size: int | None = None
     """Side of the squares that views are cut from; by default the tokenizer's."""
     num_scenes: int = 12_000
@@ -86,6 +90,14 @@ class Options:
             "`weights` has a share for each source of `data`; got "
             f"{len(self.weights)} for {len(self.data)}: give one for each, or none.",
         )
+        learned = self.config.reconstruction.perceptual_weight > 0
+        require(
+            len(self.perceptual) in (0, 2) and (learned or not self.perceptual),
+            "`perceptual` are two files, of VGG16 and of LPIPS, where "
+            "`config.reconstruction.perceptual_weight` is above 0; got "
+            f"{self.perceptual} for {self.config.reconstruction.perceptual_weight}: "
+            "name both, or raise the weight.",
+        )
         for name in ("log_every", "save_every", "evaluate_every", "num_judged"):
             require(
                 getattr(self, name) >= 1,
@@ -105,3 +117,13 @@ def is_fixed(name: str) -> bool:
     """Whether a run that is continued may not change a field, `config.seed` say."""
     names = name.split(".")
     return names[0] in _FIXED and names[-1] not in _FITTING
+
+
+def open_sinks(options: Options) -> list[Sink]:
+    """Where the lines of the log go beside the file."""
+    found, out = [], Path(options.out)
+    if options.tensorboard:
+        found.append(tensorboard_sink(out / "tensorboard"))
+    if options.wandb:
+        found.append(wandb_sink(options.wandb, out, dataclasses.asdict(options.config)))
+    return found

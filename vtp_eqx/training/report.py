@@ -1,9 +1,10 @@
 """The report of a pre-training: what was run, what came out, and what went wrong."""
 
+from collections import Counter
 from collections.abc import Mapping
-import json
 from pathlib import Path
 
+from vtp_eqx.data.remarks import read_remarks
 from vtp_eqx.files import replacing
 from vtp_eqx.training.log import read_log
 
@@ -40,14 +41,13 @@ def write_report(
 
 
 def _troubles(folder: Path, last: Mapping[str, float]) -> str:
-    remarks = [
-        json.loads(line)
-        for path in sorted(folder.glob("remarks-*.jsonl"))
-        for line in path.read_text().splitlines()
-    ]
-    unread = sum(remark["skipped"] for remark in remarks)
+    counts = Counter(
+        remark.skipped
+        for path in folder.glob("remarks-*.jsonl")
+        for remark in read_remarks(path)
+    )
     return (
-        f"{unread} examples could not be read and {len(remarks) - unread} were mended; "
+        f"{counts[True]} examples could not be read and {counts[False]} were mended; "
         f"{last.get('num_skipped', 0):.0f} steps were skipped, and the run went back "
         f"{last.get('rollbacks', 0):.0f} times."
     )
