@@ -56,6 +56,9 @@ class Watch:
     - `score(numbers)` of a line says which checkpoints are best: the largest.
     - `sinks` get every line of the log too.
     - `rows(batch)` are the examples of a batch, named when it made a step fail.
+
+    All processes call the first two, which take what they need of a split state by
+    `mesh.here` before anything in them can fail.
     """
 
     monitor: Callable[[TrainState], dict[str, float]] | None = None
@@ -221,8 +224,7 @@ class _Run:
         may_save = not self.tally.row or ends
         with self.watchdog.resting(), self.pace.resting():
             try:
-                with all_or_none():
-                    values |= self.looked_at(done, tests)
+                values |= self.looked_at(done, tests)
             except Exception:
                 # What was learned outlives what could not look at it.
                 self.log.write(done, values)
@@ -237,10 +239,12 @@ class _Run:
     def looked_at(self, done: int, tests: bool) -> dict[str, float]:
         values = {}
         if self.watch.monitor is not None:
-            values |= self.watch.monitor(self.state)
+            with all_or_none():
+                values |= self.watch.monitor(self.state)
         if tests:
             assert self.watch.evaluate is not None
-            values |= self.watch.evaluate(self.state, done)
+            with all_or_none():
+                values |= self.watch.evaluate(self.state, done)
         return values
 
     def progress_sink(self, done: int, values: Mapping[str, float]) -> None:
