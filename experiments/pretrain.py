@@ -35,15 +35,7 @@ import jax
 import numpy as np
 import tyro
 
-from vtp_eqx.config import from_dict, require
-from vtp_eqx.config.presets import (
-    PRETRAIN_B,
-    PRETRAIN_B_8_GPUS,
-    PRETRAIN_L,
-    PRETRAIN_S,
-    PRETRAIN_S_1_GPU,
-    PRETRAIN_S_8_GPUS,
-)
+from vtp_eqx.config import from_dict, presets, require
 from vtp_eqx.data.loader import Source
 from vtp_eqx.data.mixture import identity, order_of
 from vtp_eqx.data.scene_captions import class_templates
@@ -100,15 +92,21 @@ LAPTOP = dataclasses.replace(
     num_steps=14_000,  # half an hour on one core
 )
 NUM_TEMPLATES = 32  # of scenes
+STORED = 384  # ours: of 256 pixels, small crops would be enlarged, large ones blurred
 
+PUBLISHED = {
+    "S": ("VTP-S as published.", presets.PRETRAIN_S),
+    "B": ("VTP-B as published.", presets.PRETRAIN_B),
+    "L": ("VTP-L as published.", presets.PRETRAIN_L),
+    "S-1-gpu": ("VTP-S on 1e8 pairs, one GPU.", presets.PRETRAIN_S_1_GPU),
+    "S-8-gpus": ("VTP-S on 4e8 pairs, eight.", presets.PRETRAIN_S_8_GPUS),
+    "B-8-gpus": ("VTP-B on 4e8 pairs, eight.", presets.PRETRAIN_B_8_GPUS),
+}
 PRESETS: Mapping[str, tuple[str, Options]] = {
     "laptop": ("A small tokenizer of 32 pixels, for CPUs.", Options(config=LAPTOP)),
-    "S": ("VTP-S as published.", Options(config=PRETRAIN_S)),
-    "B": ("VTP-B as published.", Options(config=PRETRAIN_B)),
-    "L": ("VTP-L as published.", Options(config=PRETRAIN_L)),
-    "S-1-gpu": ("VTP-S on 1e8 pairs, one GPU.", Options(config=PRETRAIN_S_1_GPU)),
-    "S-8-gpus": ("VTP-S on 4e8 pairs, eight.", Options(config=PRETRAIN_S_8_GPUS)),
-    "B-8-gpus": ("VTP-B on 4e8 pairs, eight.", Options(config=PRETRAIN_B_8_GPUS)),
+} | {
+    name: (text, Options(config=config, stored_size=STORED))
+    for name, (text, config) in PUBLISHED.items()
 }
 
 
