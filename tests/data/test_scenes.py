@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 from hypothesis import given, strategies as st
 import numpy as np
@@ -22,6 +23,7 @@ from vtp_eqx.data.scenes import (
 
 EASY = SceneConfig(num_train=48, num_validation=24)
 HARD = SceneConfig(num_train=48, num_validation=24, difficulty=1)
+EVERY = {name: np.arange(len(values)) for name, values in NAMES.items()}
 SEEDS = st.integers(0, 2**31 - 1)
 CONFIGS = st.sampled_from([EASY, HARD])
 
@@ -163,7 +165,7 @@ def test_an_impossible_config_says_what_is_possible(fields, message):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_prompts_differ_in_nothing_but_the_attribute_asked_for(name):
-    asked = prompts(name, 8)
+    asked = prompts(name, 8, EVERY)
     assert len(asked) == len(NAMES[name])
     for alternatives in zip(*asked, strict=True):
         assert len(set(alternatives)) == len(NAMES[name])
@@ -203,6 +205,17 @@ def test_scenes_of_some_textures_have_those_alone_and_equally_often():
     assert abs(counts[0] - 600) < 120  # of 300 groups: four deviations and more
     # All of them is what there was before one could choose.
     assert short_hash(dataclasses.replace(EASY, textures=TEXTURES)) == short_hash(EASY)
+
+
+def test_prompts_say_what_the_scenes_have_and_nothing_else():
+    texture = np.array([TEXTURES.index("plain"), TEXTURES.index("dotted")])
+    some = {**EVERY, "texture": texture}
+    assert len(prompts("texture", 30, some)) == 2
+    for name in NAMES:
+        said = " ".join(itertools.chain(*prompts(name, 30, some)))
+        assert "striped" not in said
+        assert "check" not in said
+        assert "plain" in said
 
 
 @pytest.mark.parametrize("textures", [(), ("plain", "plain"), ("furry",)])

@@ -83,21 +83,24 @@ def describe(
     return captions
 
 
-def prompts(name: str, count: int) -> list[list[str]]:
+def prompts(
+    name: str, count: int, values: Mapping[str, Int[np.ndarray, " values"]]
+) -> list[list[str]]:
     """`count` captions for each value of an attribute, alike but for its word.
 
     Classes share their templates, as in CLIP's zero-shot protocol: what else a caption
-    says is the same for all, so that it favors none.
+    says is the same for all, so that it favors none. It says `values` of attributes
+    alone, those that the scenes have.
     """
     contexts = Draws(0, np.arange(count))
     shared = {
-        other: contexts.integer(f"prompt/{other}", len(values))
-        for other, values in NAMES.items()
+        other: values[other][contexts.integer(f"prompt/{other}", len(values[other]))]
+        for other in NAMES
     }
     shared["relation"] = np.zeros(count, np.int64)
     return [
         describe({**shared, name: np.full(count, value)}, contexts)
-        for value in range(len(NAMES[name]))
+        for value in values[name]
     ]
 
 

@@ -243,6 +243,15 @@ def _workers(
 class _Worker(SpawnProcess):
     """A process that ignores SIGTERM: when a pool is broken, it is killed."""
 
+    def start(self) -> None:
+        # Held back from the first moment: until a worker has imported what it needs,
+        # nothing in it can say that it ignores the signal.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
     def terminate(self) -> None:
         self.kill()
 

@@ -219,14 +219,16 @@ def understanding_numbers(
         numbers[f"probe {what} mean"] = float(np.mean(list(accuracy.values())))
     if tokenizer.config.text is None:
         return numbers
+    values = {name: np.unique(data.train.attributes[name]) for name in NAMES}
     images = in_batches(Tokenizer.embed_image, tokenizer, test, batch_size=BATCH)
     for name in NAMES:
-        captions = prompts(name, PROMPTS)
+        captions = prompts(name, PROMPTS, values)
         context = tokenizer.config.text.context
         ids = np.concatenate([data.words.encode(some, context) for some in captions])
         texts = in_batches(Tokenizer.embed_text, tokenizer, ids, batch_size=BATCH)
         classes = class_embeddings(texts.reshape(len(captions), PROMPTS, -1))
-        numbers[f"zero-shot {name}"] = zero_shot_accuracy(images, asked[name], classes)
+        places = np.searchsorted(values[name], asked[name])
+        numbers[f"zero-shot {name}"] = zero_shot_accuracy(images, places, classes)
     values = [numbers[f"zero-shot {name}"] for name in NAMES]
     numbers["zero-shot mean"] = float(np.mean(values))
     return numbers
