@@ -32,7 +32,7 @@ def test_where_a_method_is_behind_is_said_first(row):
 def test_one_pair_gives_no_verdict(points, row):
     distance = {"AE": 5.0, "VTP": 1.0}
     lines = scaling_findings([row(point, distance[point.method]) for point in points])
-    assert "VTP is in one pair beside AE" in lines[0]
+    assert "VTP is compared by one pair with AE" in lines[0]
     assert "lead +4.00" in lines[0]
     assert not any("ahead" in line or "behind" in line for line in lines)
 

@@ -230,7 +230,7 @@ def _verdict(ahead: Sequence[float]) -> str:
     """Ahead or behind, where 0 is outside the interval of the mean lead."""
     bounds = interval(ahead)
     if bounds is None:
-        return "is in one pair beside"
+        return "is compared by one pair with"
     if bounds[0] > 0:
         return "is ahead of"
     return "is behind" if bounds[1] < 0 else "is not to be told from"
