@@ -5,17 +5,25 @@ from pathlib import Path
 import subprocess
 
 
+ROOT = Path(__file__).parents[2]
+
+
 @functools.cache
 def commit() -> str:
     """The commit the code was at when first asked, or "unknown" outside of a checkout.
 
-    Behind it "-dirty", where files had been changed.
+    Behind it "-dirty", where code had been changed; a study may well write its report
+    into the checkout.
     """
-    describe = ["git", "-C", str(Path(__file__).parent), "describe", "--always"]
     try:
-        return subprocess.run(
-            [*describe, "--dirty", "--exclude=*"],
-            capture_output=True, text=True, check=True,
-        ).stdout.strip()  # fmt: skip
+        name = _git("rev-parse", "--short", "HEAD")
+        changed = _git("status", "--porcelain", "--", "vtp_eqx", "experiments")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    return f"{name}-dirty" if changed else name
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(ROOT), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
