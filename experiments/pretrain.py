@@ -173,8 +173,7 @@ class Setting:
     @functools.cached_property
     def perceptual(self) -> Perceptual | None:
         """The network of LPIPS, where its weights were named."""
-        files = self.options.perceptual
-        return load_perceptual(*files) if files else None
+        return perceptual_of(self.options)
 
     @functools.cached_property
     def forecast(self) -> Forecast:
@@ -214,6 +213,8 @@ def begun(options: Options, held: contextlib.ExitStack) -> Setting:
         if leads() and not options.dry_run:
             held.enter_context(locked(out))
         check_begun_alike(out, options, is_fixed)
+        if options.config.reconstruction_weight > 0 and not options.dry_run:
+            require_perceptual(options.config.reconstruction, perceptual_of(options))
         setting = Setting(options)
         lines = forecast_lines(
             setting.config, setting.forecast, setting.mesh, len(setting.train)
@@ -224,8 +225,6 @@ def begun(options: Options, held: contextlib.ExitStack) -> Setting:
     if options.dry_run:
         return setting
     with all_or_none():
-        if setting.config.reconstruction_weight > 0:
-            require_perceptual(setting.config.reconstruction, setting.perceptual)
         for some in (setting.known, setting.judged):
             require(
                 len(some.image) >= 2,
@@ -337,6 +336,10 @@ def setting_of(run_folder: Path) -> Setting:
     """That of a run which was begun, wherever its folder is now, on one device."""
     options = from_dict(Options, json.loads((run_folder / "config.json").read_text()))
     return Setting(dataclasses.replace(options, devices=1, out=str(run_folder)))
+
+
+def perceptual_of(options: Options) -> Perceptual | None:
+    return load_perceptual(*options.perceptual) if options.perceptual else None
 
 
 def lines_of(path: str) -> list[str]:

@@ -141,3 +141,11 @@ def test_a_terminated_run_says_so_by_its_status_and_is_continued(tmp_path):
             process.wait()
     steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
     assert steps == list(range(1, len(steps) + 1))
+
+
+def test_a_preset_without_the_weights_of_lpips_ends_before_anything_is_made(tmp_path):
+    out = tmp_path / "new" / "run"
+    _, options = PRESETS["S-1-gpu"]
+    with pytest.raises(SystemExit, match=r"LPIPS needs .* `--perceptual`"):
+        pretrain(dataclasses.replace(options, out=str(out), devices=1))
+    assert not (tmp_path / "new" / "scenes").exists()

@@ -50,6 +50,6 @@ def require_perceptual(
     require(
         config.perceptual_weight == 0 or perceptual is not None,
         "LPIPS needs the published weights of its network, but there are none for a "
-        f"`perceptual_weight` of {config.perceptual_weight}: load them with "
-        "`load_perceptual`, or set the weight to 0.",
+        f"`perceptual_weight` of {config.perceptual_weight}: load them "
+        "(`load_perceptual`, or `--perceptual`), or set the weight to 0.",
     )
