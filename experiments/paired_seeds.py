@@ -7,7 +7,7 @@
 The main budget of `scale_compute.py` and `compare_objectives.py` with many seeds and
 few methods, so that chance has an interval; with a generator trained four times as
 long, so that samples are whole; and without striped backgrounds, of which generators
-draw 5 to 10 in 100 in place of 27, so that FD-scenes is about little else. `--help`
+draw 5 to 10 in 100 in place of 27: a third to a half of FD-scenes, by chance. `--help`
 lists the options.
 """
 
