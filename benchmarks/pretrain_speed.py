@@ -27,10 +27,10 @@ from vtp_eqx.data.mixture import order_of
 from vtp_eqx.data.stream import Reader, Stream
 from vtp_eqx.data.tars import TarSource
 from vtp_eqx.mesh import data_mesh, split
-from vtp_eqx.models.perceptual import blank_perceptual
 from vtp_eqx.training.feed import encode_with, Feed, words_for
 from vtp_eqx.training.flops import device_peak, train_flops
 from vtp_eqx.training.pace import StepCost
+from vtp_eqx.training.pixels import blank_where_looked
 from vtp_eqx.training.pretrain import pretraining
 from vtp_eqx.training.pretrain_views import Captioned
 from vtp_eqx.training.run import run, Watch
@@ -70,8 +70,7 @@ class Bench:
         self.feed = Feed(reader=reader, folder=folder, workers=workers)
         self.workers = workers
         # How fast LPIPS is does not depend on its weights.
-        looks = config.reconstruction.perceptual_weight > 0
-        perceptual = blank_perceptual() if looks else None
+        perceptual = blank_where_looked(config.reconstruction)
         self.given = np.zeros((0, 8, 8, 3), np.uint8), self.mesh, perceptual
 
     def data_alone(self, num_steps: int) -> Cells:

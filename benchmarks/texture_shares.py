@@ -19,7 +19,7 @@ from benchmarks.table import print_table
 from vtp_eqx.config import from_dict
 from vtp_eqx.data.scene_captions import TEXTURES
 from vtp_eqx.evaluation.frechet import frechet_distance, Moments
-from vtp_eqx.evaluation.generation import predictions, read_scenes
+from vtp_eqx.evaluation.generation import predictions, read_scenes, shares
 from vtp_eqx.models.generator import load_generator
 from vtp_eqx.models.scene_network import load_scene_network
 from vtp_eqx.study.dataset import load_dataset
@@ -49,25 +49,25 @@ def main(options: Options) -> None:
         labels = np.arange(options.samples) % data.num_classes
         images = samples(point, tokenizer, generator, labels, lambda *_: None)
         seen = read_scenes(network, images)
-        shares = [shares_of(predictions(one)["texture"]) for one in (seen, real)]
+        drawn, textures = (predictions(one)["texture"] for one in (seen, real))
+        wanted, held_out = shares("texture", drawn), shares("texture", textures)
         moments = Moments.of(np.asarray(real.features))
         distance = frechet_distance(Moments.of(np.asarray(seen.features)), moments)
-        textures = predictions(real)["texture"]
-        alone = weighted(np.asarray(real.features), textures, *shares)
+        alone = weighted(np.asarray(real.features), textures, wanted, held_out)
         rows.append(
             (
                 point.name,
-                *(f"{share:.2f}" for share in shares[0]),
+                *(f"{share:.2f}" for share in wanted),
                 f"{distance:.2f}",
                 f"{frechet_distance(alone, moments):.2f}",
             )
         )
-    held_out = [f"{share:.2f}" for share in shares[1]] if rows else []
+        last = ("held-out scenes", *(f"{share:.2f}" for share in held_out), "0", "0")
     columns = ("run", *TEXTURES, "FD-scenes", "of shares alone")
     print_table(
         f"Shares of textures in {options.samples} samples",
         columns,
-        [*rows, ("held-out scenes", *held_out, "0", "0")],
+        [*rows, last] if rows else [],
     )
 
 
@@ -79,10 +79,6 @@ def found_points(options: Options) -> list[Point]:
     ]
     order = lambda point: (point.size, options.methods.index(point.method), point.seed)
     return sorted([one for one in done if one.method in options.methods], key=order)
-
-
-def shares_of(values: np.ndarray) -> np.ndarray:
-    return np.bincount(values, minlength=len(TEXTURES)) / len(values)
 
 
 def weighted(

@@ -171,11 +171,6 @@ class Setting:
         return self._labeled(self.validation, self.options.num_judged, seed=2)
 
     @functools.cached_property
-    def perceptual(self) -> Perceptual | None:
-        """The network of LPIPS, where its weights were named."""
-        return perceptual_of(self.options)
-
-    @functools.cached_property
     def forecast(self) -> Forecast:
         return forecast(
             self.config, self.mesh, self.size, compiles=self.options.dry_run
@@ -214,12 +209,14 @@ def begun(options: Options, held: contextlib.ExitStack) -> Setting:
             held.enter_context(locked(out))
         check_begun_alike(out, options, is_fixed)
         if options.config.reconstruction_weight > 0 and not options.dry_run:
-            require_perceptual(options.config.reconstruction, perceptual_of(options))
+            network = perceptual_of(options.perceptual)
+            require_perceptual(options.config.reconstruction, network)
         setting = Setting(options)
         lines = forecast_lines(
             setting.config, setting.forecast, setting.mesh, len(setting.train)
         )
-    check_same_data(out, identity(setting.train))
+    data = identity(setting.train)
+    check_same_data(out, data)
     if leads():
         print("\n".join(lines))
     if options.dry_run:
@@ -232,7 +229,7 @@ def begun(options: Options, held: contextlib.ExitStack) -> Setting:
                 f"{len(some.image)}: name larger data, or raise `num_judged`.",
             )
         if leads():
-            note_begun(out, options, identity(setting.train))
+            note_begun(out, options, data)
     return setting
 
 
@@ -256,9 +253,8 @@ def train(setting: Setting, watchers: list[Sink]) -> None:
     def progress(step: int, num_steps: int, values: dict[str, float]) -> None:
         print(progress_line(step, num_steps, values), flush=True)
 
-    state, step = pretraining(
-        config, known.image[:PCA_IMAGES], setting.mesh, setting.perceptual
-    )
+    network = perceptual_of(options.perceptual)
+    state, step = pretraining(config, known.image[:PCA_IMAGES], setting.mesh, network)
     state = run(
         state, step, setting.feed,
         num_steps=config.num_steps, mesh=setting.mesh, folder=out, progress=progress,
@@ -320,7 +316,8 @@ def replay(folder: Path) -> None:
         setting = setting_of(folder.absolute().parent.parent)
     mesh = setting.mesh
     template = first_state(setting.config, None)
-    step = pretrain_step(setting.config, template, mesh, setting.perceptual)
+    network = perceptual_of(setting.options.perceptual)
+    step = pretrain_step(setting.config, template, mesh, network)
     # What is wrong with examples was written down by the run itself.
     with tempfile.TemporaryDirectory() as scratch:
         feed = dataclasses.replace(setting.feed, folder=Path(scratch))
@@ -338,8 +335,10 @@ def setting_of(run_folder: Path) -> Setting:
     return Setting(dataclasses.replace(options, devices=1, out=str(run_folder)))
 
 
-def perceptual_of(options: Options) -> Perceptual | None:
-    return load_perceptual(*options.perceptual) if options.perceptual else None
+@functools.cache
+def perceptual_of(files: tuple[str, ...]) -> Perceptual | None:
+    """The network of LPIPS, where its weights were named. Half a gigabyte: once."""
+    return load_perceptual(*files) if files else None
 
 
 def lines_of(path: str) -> list[str]:

@@ -11,7 +11,7 @@ groups varies less than its count says. Quote that floor beside a distance.
 
 from collections.abc import Mapping
 
-from jaxtyping import Int, UInt8
+from jaxtyping import Float64, Int, UInt8
 import numpy as np
 
 from vtp_eqx.data.scene_captions import COLORS, NAMES
@@ -77,14 +77,18 @@ def share_drift(
     A generator that leaves out a texture drifts by its share.
     """
     return {
-        name: float(np.abs(_shares(seen) - _shares(attributes[name])).sum() / 2)
+        name: float(
+            np.abs(shares(name, seen) - shares(name, attributes[name])).sum() / 2
+        )
         for name, seen in predictions(reading).items()
     }
 
 
-def _shares(values: Int[np.ndarray, " count"]) -> np.ndarray:
-    most = max(map(len, NAMES.values()))
-    return np.bincount(values, minlength=most) / len(values)
+def shares(
+    name: str, values: Int[np.ndarray, " count"]
+) -> Float64[np.ndarray, " values"]:
+    """How frequent each value of the attribute `name` is."""
+    return np.bincount(values, minlength=len(NAMES[name])) / len(values)
 
 
 def scene_moments(

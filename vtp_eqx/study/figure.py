@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 import numpy as np
 
 from vtp_eqx.files import replacing
-from vtp_eqx.study.paired import BASELINE, interval, leads
+from vtp_eqx.study.paired import BASELINE, interval, leads, pairs
 from vtp_eqx.study.table import finished, floor, groups, mean, methods, Row
 
 
@@ -104,10 +104,7 @@ def leads_figure(rows: Sequence[Row], path: Path, title: str) -> None:
     figure, axes = _panels(len(LEADS))
     for axis, (name, sign, label) in zip(axes, LEADS, strict=True):
         labels = []
-        for (method, size), group in found.items():
-            base = found.get((BASELINE, size))
-            if method == BASELINE or base is None:
-                continue
+        for method, _, group, base in pairs(found):
             place, ahead = len(labels), leads(group, base, name, sign=sign)
             color = COLORS[methods(rows).index(method) % len(COLORS)]
             dots = place + np.linspace(-0.15, 0.15, len(ahead))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from vtp_eqx.study.paired import BASELINE, interval, leads, rank_correlation
+from vtp_eqx.study.paired import BASELINE, interval, leads, pairs, rank_correlation
 from vtp_eqx.study.point import point_hash
 from vtp_eqx.study.table import finished, floor, Group, groups, mean, methods, Row
 
@@ -43,15 +43,9 @@ def _findings(
 
 def _comparisons(rows: Sequence[Row]) -> list[str]:
     """Each method beside the baseline at its size, what is furthest behind first."""
-    found = groups(rows)
     said = []
-    for (method, size), group in found.items():
-        base = found.get((BASELINE, size))
-        if method == BASELINE or base is None:
-            continue
+    for method, size, group, base in pairs(groups(rows)):
         ahead = leads(group, base, "FD-scenes", sign=-1)
-        if not ahead:
-            continue
         better = leads(group, base, "class agreement", sign=100)
         ours, theirs = mean(group, "FD-scenes"), mean(base, "FD-scenes")
         shown = [mean(part, "class agreement") for part in (group, base)]
@@ -126,12 +120,10 @@ def _orders(rows: Sequence[Row]) -> list[str]:
 
 def _seeds(rows: Sequence[Row]) -> list[str]:
     """How far leads of equal seeds scatter."""
-    found = groups(rows)
     scatter = [
         np.std(ahead, ddof=1)
-        for (method, size), group in found.items()
-        if method != BASELINE and (BASELINE, size) in found
-        for ahead in [leads(group, found[BASELINE, size], "FD-scenes", sign=-1)]
+        for _, _, group, base in pairs(groups(rows))
+        for ahead in [leads(group, base, "FD-scenes", sign=-1)]
         if len(ahead) > 1
     ]
     if not scatter:

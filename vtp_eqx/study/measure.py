@@ -229,8 +229,8 @@ def understanding_numbers(
         classes = class_embeddings(texts.reshape(len(captions), PROMPTS, -1))
         places = np.searchsorted(values[name], asked[name])
         numbers[f"zero-shot {name}"] = zero_shot_accuracy(images, places, classes)
-    values = [numbers[f"zero-shot {name}"] for name in NAMES]
-    numbers["zero-shot mean"] = float(np.mean(values))
+    accuracies = [numbers[f"zero-shot {name}"] for name in NAMES]
+    numbers["zero-shot mean"] = float(np.mean(accuracies))
     return numbers
 
 

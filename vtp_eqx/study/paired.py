@@ -1,6 +1,6 @@
 """What can be said of few runs: leads of paired seeds, and what goes with what."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from scipy.stats import rankdata, sem, t as student
@@ -10,6 +10,16 @@ from vtp_eqx.study.table import Group
 
 BASELINE = "AE"
 _DRAWS = 2000
+
+
+def pairs(
+    found: Mapping[tuple[str, str], Group],
+) -> Iterator[tuple[str, str, Group, Group]]:
+    """Method and size of a group, it, and the baseline it shares seeds with."""
+    for (method, size), group in found.items():
+        base = found.get((BASELINE, size), {})
+        if method != BASELINE and group.keys() & base.keys():
+            yield method, size, group, base
 
 
 def leads(group: Group, base: Group, name: str, *, sign: int = 1) -> list[float]:
@@ -36,16 +46,16 @@ def rank_correlation(
 
     Equal values share their mean rank. NaN where all values of either are equal.
     """
-    pairs = np.array([first, second], float)
-    if np.ptp(pairs, axis=1).min() == 0:
+    both = np.array([first, second], float)
+    if np.ptp(both, axis=1).min() == 0:
         return float("nan"), float("nan"), float("nan")
     drawn = np.random.default_rng(0).integers(len(first), size=(_DRAWS, len(first)))
-    again = [_spearman(pairs[:, rows]) for rows in drawn]
+    again = [_spearman(both[:, rows]) for rows in drawn]
     low, high = np.nanquantile(again, (0.025, 0.975))
-    return _spearman(pairs), float(low), float(high)
+    return _spearman(both), float(low), float(high)
 
 
-def _spearman(pairs: np.ndarray) -> float:
-    if np.ptp(pairs, axis=1).min() == 0:  # one point, drawn again and again
+def _spearman(both: np.ndarray) -> float:
+    if np.ptp(both, axis=1).min() == 0:  # one point, drawn again and again
         return float("nan")
-    return float(np.corrcoef(rankdata(pairs, axis=1))[0, 1])
+    return float(np.corrcoef(rankdata(both, axis=1))[0, 1])

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import functools
 from pathlib import Path
-import sys
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -21,7 +20,9 @@ from vtp_eqx.data.prompt_templates import IMAGENET_TEMPLATES
 from vtp_eqx.data.remarks import RemarkLog
 from vtp_eqx.data.sources import is_prepared, open_source, split_of
 from vtp_eqx.data.stream import Encode, Examples, Reader, Stream
+from vtp_eqx.training.log import warn
 from vtp_eqx.training.pretrain_views import Captioned
+from vtp_eqx.training.processes import leads
 
 
 CLIP_VOCABULARY = 49408
@@ -97,7 +98,7 @@ def open_sources(
     weights: Sequence[float] = (),
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+    say: Callable[[str], None] = warn,
 ) -> Source:
     """The source at a path, or the mixture of several, by default as large as they are.
 
@@ -123,7 +124,7 @@ def open_sources(
     ]
     for path, source in zip(paths, sources, strict=True):
         losses = getattr(source, "losses", "")
-        if losses and jax.process_index() == 0:
+        if losses and leads():
             say(f"{path}: {losses}")
     return sources[0] if len(sources) == 1 else Mixture(sources, weights or None)
 

@@ -11,10 +11,10 @@ from jax.sharding import Mesh, NamedSharding
 
 from vtp_eqx.config import PretrainConfig
 from vtp_eqx.mesh import SPLIT
-from vtp_eqx.models.perceptual import blank_perceptual
 from vtp_eqx.training.flops import device_peak, num_parameters, train_flops
 from vtp_eqx.training.optimizer import learning_rate
 from vtp_eqx.training.pace import duration
+from vtp_eqx.training.pixels import blank_where_looked
 from vtp_eqx.training.pretrain import first_state, pretrain_step
 from vtp_eqx.training.pretrain_views import Captioned
 from vtp_eqx.training.state import placement, TrainState
@@ -107,8 +107,7 @@ def _begun(config: PretrainConfig, mesh: Mesh) -> tuple[Any, Any]:
     """The shapes of the first state, placed as in a run, and the step."""
     made: list[Any] = []
     # Made out here: inside, its arrays would be shapes.
-    looks = config.reconstruction.perceptual_weight > 0
-    perceptual = blank_perceptual() if looks else None
+    perceptual = blank_where_looked(config.reconstruction)
 
     def make() -> TrainState:
         state = first_state(config, None)

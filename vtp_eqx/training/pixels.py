@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from vtp_eqx.config import ReconstructionConfig, require
 from vtp_eqx.losses.reconstruction import gradient_l1_loss, l1_loss, pooled_l1_loss
-from vtp_eqx.models.perceptual import Perceptual
+from vtp_eqx.models.perceptual import blank_perceptual, Perceptual
 
 
 Images = Float[Array, "batch height width 3"]
@@ -41,6 +41,11 @@ def pixel_loss(
     ]
     used = [weight * loss(rebuilt, targets) for weight, loss in weights if weight > 0]
     return sum(used, jnp.zeros(len(targets), jnp.float32))
+
+
+def blank_where_looked(config: ReconstructionConfig) -> Perceptual | None:
+    """A network without weights where LPIPS is learned from: for costs, not numbers."""
+    return blank_perceptual() if config.perceptual_weight > 0 else None
 
 
 def require_perceptual(
