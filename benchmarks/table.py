@@ -5,11 +5,12 @@ import os
 from pathlib import Path
 import platform
 import statistics
-import subprocess
 import time
 from typing import Any
 
 import jax
+
+from vtp_eqx.study.checkout import commit
 
 
 def median_seconds(function: Callable[..., Any], *args: Any, repeats: int = 7) -> float:
@@ -31,19 +32,6 @@ def machine() -> str:
         f"{_processor()}, {os.cpu_count()} cores (load {load:.1f}); "
         f"jax {jax.__version__} on {devices}; Python {platform.python_version()}"
     )
-
-
-def commit() -> str:
-    """The commit of this checkout, with a mark if files differ from it."""
-    here = Path(__file__).parent
-    asked = ["git", "describe", "--always", "--dirty=, changed", "--exclude=*"]
-    try:
-        answer = subprocess.run(
-            asked, cwd=here, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "not a git checkout"
-    return answer.stdout.strip()
 
 
 def print_table(

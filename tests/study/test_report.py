@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -5,7 +6,12 @@ from PIL import Image
 import pytest
 
 from experiments.scale_encoder import plan
-from vtp_eqx.study.figure import leads_figure, scaling_figure, scatter_figure
+from vtp_eqx.study.figure import (
+    COLORS,
+    leads_figure,
+    scaling_figure,
+    scatter_figure,
+)
 from vtp_eqx.study.measure import Result
 from vtp_eqx.study.paired import interval
 from vtp_eqx.study.pictures import save_grid
@@ -48,6 +54,17 @@ def test_a_figure_is_drawn_before_and_after_there_are_results(
         draw(rows, path, "title")
         with Image.open(path) as figure:
             assert figure.size[0] > 1000
+
+
+def test_every_method_of_many_is_a_curve(points, row, tmp_path, monkeypatch):
+    drawn = []
+    write = lambda figure, path, title: drawn.append(figure)
+    monkeypatch.setattr("vtp_eqx.study.figure._write", write)
+    names = [f"method {number}" for number in range(len(COLORS) + 1)]
+    rows = [row(dataclasses.replace(points[0], method=name), 4.0) for name in names]
+    scaling_figure(rows, tmp_path / "study.png", "title")
+    curves = [line.get_label() for line in drawn[0].axes[0].lines]
+    assert curves[: len(names)] == names
 
 
 def test_a_lead_is_drawn_where_it_is_with_its_interval(row, tmp_path, monkeypatch):

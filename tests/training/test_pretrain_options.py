@@ -16,6 +16,7 @@ from vtp_eqx.training.pretrain_options import is_fixed, Options
 
 
 CONFIG = PretrainConfig(tokenizer=published(VIT_FEMTO), prototypes=PrototypeConfig())
+SILENT = dataclasses.replace(CONFIG, contrast_weight=0.0)
 
 
 def begun(path, **changes):
@@ -73,6 +74,8 @@ def test_a_run_of_an_older_version_is_continued(path):
         (dict(classes="a.txt"), "`classes` speaks of your own data"),
         (dict(data=("a",), validation_split="b"), "`validation_split` is a part of"),
         (dict(data=("a",), templates="b"), "there is no `classes`"),
+        (dict(config=SILENT, data=("a",), classes="b"), "`classes` makes prompts"),
+        (dict(config=SILENT, templates="b"), "`templates` makes prompts .* got .* 0.0"),
         (dict(data=("a", "b"), weights=(1.0,)), "each source .* got 1 for 2"),
         (dict(log_every=0), "`log_every` must be 1 or more; got 0"),
         (dict(save_every=0), "`save_every` must be 1 or more; got 0"),
@@ -82,7 +85,7 @@ def test_a_run_of_an_older_version_is_continued(path):
 )
 def test_an_option_that_would_be_ignored_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        Options(config=CONFIG, **changes)
+        Options(**dict(config=CONFIG) | changes)
 
 
 def test_options_that_go_together_are_taken():

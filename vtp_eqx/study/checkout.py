@@ -1,4 +1,4 @@
-"""Which code a study was made by."""
+"""Which code a study or a benchmark was made by."""
 
 import functools
 from pathlib import Path
@@ -6,6 +6,7 @@ import subprocess
 
 
 ROOT = Path(__file__).parents[2]
+CODE = ("vtp_eqx", "experiments", "benchmarks")
 
 
 @functools.cache
@@ -17,7 +18,7 @@ def commit() -> str:
     """
     try:
         name = _git("rev-parse", "--short", "HEAD")
-        changed = _git("status", "--porcelain", "--", "vtp_eqx", "experiments")
+        changed = _git("status", "--porcelain", "--", *CODE)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{name}-dirty" if changed else name

@@ -48,8 +48,8 @@ def scaling_figure(rows: Sequence[Row], path: Path, title: str) -> None:
     """
     figure, axes = _panels(len(CURVES))
     for axis, (name, label) in zip(axes, CURVES, strict=True):
-        for color, method in zip(COLORS, methods(rows), strict=False):
-            _draw_curve(axis, rows, method, name, color)
+        for method in methods(rows):
+            _draw_curve(axis, rows, method, name)
         axis.set_xscale("log")
         # A study spans little more than a decade: three labels in each, no others.
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -75,7 +75,7 @@ def scatter_figure(rows: Sequence[Row], path: Path, title: str) -> None:
     sizes = list(dict.fromkeys(row.point.size for row in rows))
     for axis, (name, label) in zip(axes, CLOUDS, strict=True):
         for (method, size), group in groups(rows).items():
-            color = COLORS[methods(rows).index(method) % len(COLORS)]
+            color = _color(rows, method)
             runs = [(one[name], one["FD-scenes"]) for one in group.values()]
             axis.scatter(*np.transpose(runs), color=color, s=10, alpha=0.6)
             axis.scatter(
@@ -106,7 +106,7 @@ def leads_figure(rows: Sequence[Row], path: Path, title: str) -> None:
         labels = []
         for method, _, group, base in pairs(found):
             place, ahead = len(labels), leads(group, base, name, sign=sign)
-            color = COLORS[methods(rows).index(method) % len(COLORS)]
+            color = _color(rows, method)
             dots = place + np.linspace(-0.15, 0.15, len(ahead))
             axis.scatter(ahead, dots, color=color, s=14, alpha=0.6)
             if bounds := interval(ahead):
@@ -129,9 +129,13 @@ def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
     return figure, list(axes)
 
 
-def _draw_curve(
-    axis: Axes, rows: Sequence[Row], method: str, name: str, color: str
-) -> None:
+def _color(rows: Sequence[Row], method: str) -> str:
+    """One for each method; of more than there are, the first come again."""
+    return COLORS[methods(rows).index(method) % len(COLORS)]
+
+
+def _draw_curve(axis: Axes, rows: Sequence[Row], method: str, name: str) -> None:
+    color = _color(rows, method)
     means = []
     for (of, size), group in groups(rows).items():
         if of != method:

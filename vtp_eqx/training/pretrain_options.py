@@ -85,6 +85,14 @@ class Options:
             "`templates` are prompts for class names, but there is no `classes`: name "
             "it, or leave the templates out.",
         )
+        contrast = self.config.contrast_weight
+        for name, value in (("classes", self.classes), ("templates", self.templates)):
+            require(
+                contrast > 0 or not value,
+                f"`{name}` makes prompts for zero-shot classes, which only contrast "
+                f"learns; got `config.contrast_weight` {contrast}: raise it, or leave "
+                "that out.",
+            )
         require(
             len(self.weights) in (0, len(self.data)),
             "`weights` has a share for each source of `data`; got "
