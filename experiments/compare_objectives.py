@@ -21,14 +21,12 @@ from vtp_eqx.study.command import Arguments, one_less, run_study, Scale, Study
 from vtp_eqx.study.figure import scatter_figure
 from vtp_eqx.study.findings import objective_findings
 from vtp_eqx.study.point import Point
-from vtp_eqx.study.recipe import METHODS, point, pretraining, Recipe, RECIPES
-from vtp_eqx.training.flops import train_flops
+from vtp_eqx.study.recipe import as_costly_steps, METHODS, point, RECIPES
 
 
 OBJECTIVES = ("AE", "CLIP+AE", "SSL+AE", "VTP")
 # A smoke run tries what the others do not share; each takes a minute to compile.
 SMOKE = ("AE", "VTP learned weights", "AE latent noise", "CLIP", "random encoder")
-JOINT = "VTP"  # the one whose compute the others are given
 
 QUESTION = """\
 Reconstruction (AE) with contrast (CLIP+AE), with self-distillation (SSL+AE), and with
@@ -51,14 +49,6 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[Point]:
         for steps in [as_costly_steps(recipe, method)]
         for seed in one_less(seeds)
     ]
-
-
-def as_costly_steps(recipe: Recipe, method: str) -> int:
-    """The steps of `method` for the FLOPs of the joint one's by this recipe."""
-    joint, own = (
-        train_flops(pretraining(recipe, METHODS[name], 0)) for name in (JOINT, method)
-    )
-    return round(recipe.tokenizer_steps * joint / own)
 
 
 if __name__ == "__main__":

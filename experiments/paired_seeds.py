@@ -20,32 +20,52 @@ from vtp_eqx.study.command import Arguments, run_study, Scale, Study
 from vtp_eqx.study.figure import leads_figure
 from vtp_eqx.study.findings import paired_findings
 from vtp_eqx.study.point import Point
-from vtp_eqx.study.recipe import point, RECIPES
+from vtp_eqx.study.recipe import as_costly_steps, point, RECIPES
 
 
 METHODS = ("AE", "VTP")
+# Is it that latents are easier to generate, whatever they mean?
+CONTROLS = ("AE half the channels", "principal components")
 LONGER = 4  # generators, beside those of the recipe
 TEXTURES = ("plain", "checkered", "dotted")
 
 QUESTION = """\
-Reconstruction alone (AE) and with contrast and self-distillation (VTP), for as many
-samples, in pairs of runs with one seed of tokenizer, decoder and generator. Behind
+Reconstruction alone (AE) and with contrast and self-distillation (VTP), in pairs of
+runs with one seed of tokenizer, decoder and generator: for as many samples; and, for
+half of the seeds, for as much compute, beside controls for as many samples. Behind
 each, a new decoder trained on frozen latents, and the same diffusion transformer,
 trained four times as long as in the studies with many methods, on scenes without
 striped backgrounds. Is one ahead by more than chance?"""
 
 
 def plan(scale: Scale, seeds: Sequence[int]) -> list[Point]:
-    """Every point: methods x seeds."""
+    """Every point: methods x seeds; with half of the seeds, controls and compute."""
     recipe = RECIPES[scale]
-    data = dataclasses.replace(recipe.data, textures=TEXTURES)
-    steps = LONGER * recipe.generator_steps
-    changes = dict(data=data, generator_steps=steps)
-    return [
-        point(recipe, method, f"{steps} generator steps", seed, **changes)
+    recipe = dataclasses.replace(
+        recipe,
+        data=dataclasses.replace(recipe.data, textures=TEXTURES),
+        generator_steps=LONGER * recipe.generator_steps,
+    )
+    some = seeds[: (len(seeds) + 1) // 2]
+    samples = [
+        point(recipe, method, "equal samples", seed)
         for method in METHODS
         for seed in seeds
     ]
+    if scale == "smoke":  # the others are tried by that of `compare_objectives.py`
+        return samples
+    controls = [
+        point(recipe, method, "equal samples", seed)
+        for method in CONTROLS
+        for seed in some
+    ]
+    compute = [
+        point(recipe, method, "equal compute", seed, tokenizer_steps=steps)
+        for method in METHODS
+        for steps in [as_costly_steps(recipe, method)]
+        for seed in some
+    ]
+    return samples + controls + compute
 
 
 if __name__ == "__main__":

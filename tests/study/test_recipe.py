@@ -94,16 +94,32 @@ def test_the_studies_share_the_runs_of_the_main_budget():
 
 def test_pairs_differ_from_the_main_budget_in_scenes_and_steps_alone():
     for point in paired_seeds.plan("laptop", SEEDS):
-        [main] = [one for one in compare_objectives.plan("laptop", SEEDS)
-                  if one.size == "equal samples"
-                  and (one.method, one.seed) == (point.method, point.seed)]  # fmt: skip
+        [main] = [one for one in compare_objectives.plan("laptop", [point.seed])
+                  if (one.size, one.method) == (point.size, point.method)]  # fmt: skip
         assert point.data != main.data
         longer = dataclasses.replace(
             main,
             data=point.data,
-            size=point.size,
             generate=dataclasses.replace(
                 main.generate, num_steps=4 * main.generate.num_steps
             ),
         )
         assert longer == point
+
+
+def test_half_of_the_pairs_have_controls_and_equal_compute():
+    points = paired_seeds.plan("laptop", range(8))
+    counts = {}
+    for point in points:
+        counts.setdefault((point.method, point.size), []).append(point.seed)
+    whole, half = [*range(8)], [*range(4)]
+    assert counts == {
+        ("AE", "equal samples"): whole,
+        ("VTP", "equal samples"): whole,
+        ("AE half the channels", "equal samples"): half,
+        ("principal components", "equal samples"): half,
+        ("AE", "equal compute"): half,
+        ("VTP", "equal compute"): half,
+    }
+    # VTP's compute is what is equal: its runs are those of equal samples.
+    assert len({point_hash(point) for point in points}) == len(points) - 4

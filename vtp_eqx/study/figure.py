@@ -104,7 +104,7 @@ def leads_figure(rows: Sequence[Row], path: Path, title: str) -> None:
     figure, axes = _panels(len(LEADS))
     for axis, (name, sign, label) in zip(axes, LEADS, strict=True):
         labels = []
-        for method, _, group, base in pairs(found):
+        for method, size, group, base in pairs(found):
             place, ahead = len(labels), leads(group, base, name, sign=sign)
             color = _color(rows, method)
             dots = place + np.linspace(-0.15, 0.15, len(ahead))
@@ -112,7 +112,7 @@ def leads_figure(rows: Sequence[Row], path: Path, title: str) -> None:
             if bounds := interval(ahead):
                 axis.hlines(place, *bounds, color=color)
             axis.scatter(np.mean(ahead), place, color=color, s=60, marker="D")
-            labels.append(method)
+            labels.append(f"{method}\n{size}")
         axis.axvline(0, color="gray", linestyle=":")
         axis.set_yticks(range(len(labels)), labels)
         axis.set_ylim(max(len(labels), 1) - 0.5, -0.5)

@@ -23,6 +23,7 @@ from vtp_eqx.config import (
 )
 from vtp_eqx.data.scenes import SceneConfig
 from vtp_eqx.study.point import dit_for, Point
+from vtp_eqx.training.flops import train_flops
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,7 @@ METHODS: Mapping[str, Method] = {
     "principal components": Method(trained=False),
     "random encoder": Method(trained=False, pca_start=False),
 }
+JOINT = "VTP"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -248,6 +250,14 @@ def pretraining(recipe: Recipe, method: Method, seed: int) -> PretrainConfig:
         distillation_batch=recipe.pairs // 4,
         reconstruction_batch=recipe.pairs,
     )
+
+
+def as_costly_steps(recipe: Recipe, method: str) -> int:
+    """The steps of `method` for the FLOPs of joint pre-training by this recipe."""
+    joint, own = (
+        train_flops(pretraining(recipe, METHODS[name], 0)) for name in (JOINT, method)
+    )
+    return round(recipe.tokenizer_steps * joint / own)
 
 
 def _quick(num_steps: int) -> OptimizerConfig:
