@@ -31,41 +31,36 @@ TEXTURES = ("plain", "checkered", "dotted")
 
 QUESTION = """\
 Reconstruction alone (AE) and with contrast and self-distillation (VTP), in pairs of
-runs with one seed of tokenizer, decoder and generator: for as many samples; and, for
-half of the seeds, for as much compute, beside controls for as many samples. Behind
-each, a new decoder trained on frozen latents, and the same diffusion transformer,
-trained four times as long as in the studies with many methods, on scenes without
-striped backgrounds. Is one ahead by more than chance?"""
+runs with one seed of tokenizer, decoder and generator: for as many samples, and for
+half of the seeds for a quarter of them, for as much compute, and beside controls.
+Behind each, a new decoder trained on frozen latents, and the same diffusion
+transformer, trained four times as long as in the studies with many methods, on scenes
+without striped backgrounds. Is one ahead by more than chance?"""
 
 
 def plan(scale: Scale, seeds: Sequence[int]) -> list[Point]:
-    """Every point: methods x seeds; with half of the seeds, controls and compute."""
+    """Every point: methods x seeds; half of the seeds also for other budgets."""
     recipe = RECIPES[scale]
     recipe = dataclasses.replace(
         recipe,
         data=dataclasses.replace(recipe.data, textures=TEXTURES),
         generator_steps=LONGER * recipe.generator_steps,
     )
-    some = seeds[: (len(seeds) + 1) // 2]
-    samples = [
-        point(recipe, method, "equal samples", seed)
-        for method in METHODS
+    steps, half = recipe.tokenizer_steps, seeds[: (len(seeds) + 1) // 2]
+    groups = [("equal samples", method, steps, seeds) for method in METHODS]
+    if scale != "smoke":  # that of `compare_objectives.py` tries such
+        groups += [("equal samples", method, steps, half) for method in CONTROLS]
+        for method in METHODS:
+            costly = as_costly_steps(recipe, method)
+            groups += [
+                ("equal compute", method, costly, half),
+                ("a quarter of the samples", method, steps // 4, half),
+            ]
+    return [
+        point(recipe, method, size, seed, tokenizer_steps=steps)
+        for size, method, steps, seeds in groups
         for seed in seeds
     ]
-    if scale == "smoke":  # the others are tried by that of `compare_objectives.py`
-        return samples
-    controls = [
-        point(recipe, method, "equal samples", seed)
-        for method in CONTROLS
-        for seed in some
-    ]
-    compute = [
-        point(recipe, method, "equal compute", seed, tokenizer_steps=steps)
-        for method in METHODS
-        for steps in [as_costly_steps(recipe, method)]
-        for seed in some
-    ]
-    return samples + controls + compute
 
 
 if __name__ == "__main__":
