@@ -16,7 +16,7 @@ import dataclasses
 
 import tyro
 
-from vtp_eqx.study.command import Arguments, run_study, Scale, Study
+from vtp_eqx.study.command import Arguments, one_less, run_study, Scale, Study
 from vtp_eqx.study.figure import leads_figure
 from vtp_eqx.study.findings import paired_findings
 from vtp_eqx.study.point import Point
@@ -24,41 +24,49 @@ from vtp_eqx.study.recipe import as_costly_steps, point, RECIPES
 
 
 METHODS = ("AE", "VTP")
-# Is it that latents are narrower, whatever they mean?
-CONTROLS = ("AE half the channels",)
+CONTROL = "AE half the channels"  # are narrower latents all it takes?
 LONGER = 4  # generators, beside those of the recipe
 TEXTURES = ("plain", "checkered", "dotted")
 
 QUESTION = """\
 Reconstruction alone (AE) and with contrast and self-distillation (VTP), in pairs of
 runs with one seed of tokenizer, decoder and generator: for as many samples; and, with
-half of the seeds, for as much compute, and beside a control. Behind each, a new decoder
-trained on frozen latents, and the same diffusion transformer, trained four times as
-long as in the studies with many methods, on scenes without striped backgrounds. Is one
-ahead by more than chance?"""
+half of the seeds, with half the channels, and for as much compute. Behind each, a new
+decoder trained on frozen latents, and the same diffusion transformer, trained four
+times as long as in the studies with many methods, on scenes without striped
+backgrounds. Is one ahead by more than chance?"""
 
 
 def plan(scale: Scale, seeds: Sequence[int]) -> list[Point]:
-    """Every point: methods x seeds; half of the seeds for the control and compute."""
+    """Every point: methods x seeds; fewer seeds with half the channels and compute."""
     recipe = RECIPES[scale]
     recipe = dataclasses.replace(
         recipe,
         data=dataclasses.replace(recipe.data, textures=TEXTURES),
         generator_steps=LONGER * recipe.generator_steps,
     )
-    steps, half = recipe.tokenizer_steps, seeds[: (len(seeds) + 1) // 2]
-    groups = [("equal samples", method, steps, seeds) for method in METHODS]
-    if scale != "smoke":  # that of `compare_objectives.py` tries such
-        groups += [("equal samples", method, steps, half) for method in CONTROLS]
-        groups += [
-            ("equal compute", method, as_costly_steps(recipe, method), half)
-            for method in METHODS
-        ]
-    return [
-        point(recipe, method, size, seed, tokenizer_steps=steps)
-        for size, method, steps, seeds in groups
+    pairs = [
+        point(recipe, method, "equal samples", seed)
+        for method in METHODS
         for seed in seeds
     ]
+    if scale == "smoke":  # that of `compare_objectives.py` tries such as follow
+        return pairs
+    half = seeds[: (len(seeds) + 1) // 2]
+    width = recipe.latent_width // 2
+    # The control twice: beside what has all channels, and as baseline of what has half.
+    narrow = [point(recipe, CONTROL, "equal samples", seed) for seed in half] + [
+        point(recipe, method, "half the channels", seed, latent_width=width)
+        for method in METHODS
+        for seed in half
+    ]
+    costly = [
+        point(recipe, method, "equal compute", seed, tokenizer_steps=steps)
+        for method in METHODS
+        for steps in [as_costly_steps(recipe, method)]
+        for seed in one_less(half)
+    ]
+    return pairs + narrow + costly
 
 
 if __name__ == "__main__":
