@@ -31,7 +31,7 @@ TEXTURES = ("plain", "checkered", "dotted")
 QUESTION = """\
 Reconstruction alone (AE) and with contrast and self-distillation (VTP), in pairs of
 runs with one seed of tokenizer, decoder and generator: for as many samples; and, with
-half of the seeds, with half the channels, and for as much compute. Behind each, a new
+fewer seeds, with half the channels, and for as much compute. Behind each, a new
 decoder trained on frozen latents, and the same diffusion transformer, trained four
 times as long as in the studies with many methods, on scenes without striped
 backgrounds. Is one ahead by more than chance?"""
@@ -52,21 +52,18 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[Point]:
     ]
     if scale == "smoke":  # that of `compare_objectives.py` tries such as follow
         return pairs
-    half = seeds[: (len(seeds) + 1) // 2]
-    width = recipe.latent_width // 2
-    # The control twice: beside what has all channels, and as baseline of what has half.
-    narrow = [point(recipe, CONTROL, "equal samples", seed) for seed in half] + [
-        point(recipe, method, "half the channels", seed, latent_width=width)
+    some = seeds[: (len(seeds) + 1) // 2]
+    control = [point(recipe, CONTROL, "equal samples", seed) for seed in some]
+    others = [
+        point(recipe, method, size, seed, **changes)
         for method in METHODS
-        for seed in half
+        for size, changes in (
+            ("half the channels", dict(latent_width=recipe.latent_width // 2)),
+            ("equal compute", dict(tokenizer_steps=as_costly_steps(recipe, method))),
+        )
+        for seed in one_less(some)
     ]
-    costly = [
-        point(recipe, method, "equal compute", seed, tokenizer_steps=steps)
-        for method in METHODS
-        for steps in [as_costly_steps(recipe, method)]
-        for seed in one_less(half)
-    ]
-    return pairs + narrow + costly
+    return pairs + control + others
 
 
 if __name__ == "__main__":
@@ -79,5 +76,5 @@ if __name__ == "__main__":
             figure=leads_figure,
             findings=paired_findings,
         ),
-        tyro.cli(Arguments, default=Arguments(seeds=8), description=__doc__),
+        tyro.cli(Arguments, default=Arguments(seeds=6), description=__doc__),
     )
