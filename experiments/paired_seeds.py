@@ -12,7 +12,6 @@ lists the options.
 """
 
 from collections.abc import Sequence
-import dataclasses
 
 import tyro
 
@@ -20,13 +19,11 @@ from vtp_eqx.study.command import Arguments, one_less, run_study, Scale, Study
 from vtp_eqx.study.figure import leads_figure
 from vtp_eqx.study.findings import paired_findings
 from vtp_eqx.study.point import Point
-from vtp_eqx.study.recipe import as_costly_steps, point, RECIPES
+from vtp_eqx.study.recipe import as_costly_steps, judged_longer, point, RECIPES
 
 
 METHODS = ("AE", "VTP")
 CONTROL = "AE half the channels"  # are narrower latents all it takes?
-LONGER = 4  # generators, beside those of the recipe
-TEXTURES = ("plain", "checkered", "dotted")
 
 QUESTION = """\
 Reconstruction alone (AE) and with contrast and self-distillation (VTP), in pairs of
@@ -39,12 +36,7 @@ backgrounds. Is one ahead by more than chance?"""
 
 def plan(scale: Scale, seeds: Sequence[int]) -> list[Point]:
     """Every point: methods x seeds; fewer seeds with half the channels and compute."""
-    recipe = RECIPES[scale]
-    recipe = dataclasses.replace(
-        recipe,
-        data=dataclasses.replace(recipe.data, textures=TEXTURES),
-        generator_steps=LONGER * recipe.generator_steps,
-    )
+    recipe = judged_longer(RECIPES[scale])
     pairs = [
         point(recipe, method, "equal samples", seed)
         for method in METHODS

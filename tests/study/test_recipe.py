@@ -4,6 +4,7 @@ import pytest
 
 from experiments import (
     compare_objectives,
+    narrow_latents,
     paired_seeds,
     scale_compute,
     scale_encoder,
@@ -51,7 +52,8 @@ def test_the_main_budget_has_all_seeds_and_the_others_one_less():
 
 @pytest.mark.parametrize("scale", ["smoke", "laptop", "workstation"])
 @pytest.mark.parametrize(
-    "study", [scale_encoder, scale_compute, compare_objectives, paired_seeds]
+    "study",
+    [scale_encoder, scale_compute, compare_objectives, paired_seeds, narrow_latents],
 )
 def test_every_training_is_longer_than_its_warmup(study, scale):
     for point in study.plan(scale, [0]):
@@ -129,3 +131,23 @@ def test_some_of_the_pairs_have_half_the_channels_and_equal_compute():
     }
     # The control is there twice, and VTP's compute is what is equal.
     assert len({point_hash(point) for point in points}) == len(points) - 3 - 3
+
+
+def test_pairs_of_narrow_latents_go_on_from_those_of_half_the_channels():
+    points = narrow_latents.plan("laptop", range(6))
+    counts = {}
+    for point in points:
+        counts.setdefault((point.method, point.size), []).append(point.seed)
+    assert counts == {
+        ("AE", "2800 steps"): [*range(6)],
+        ("VTP", "2800 steps"): [*range(6)],
+        ("AE", "5600 steps"): [*range(3)],
+        ("VTP", "5600 steps"): [*range(3)],
+    }
+    before = {
+        point_hash(point)
+        for point in paired_seeds.plan("laptop", range(6))
+        if point.pretrain.tokenizer.latent_width == 16
+    }
+    # Of those with two seeds, and three of the control.
+    assert before < {point_hash(point) for point in points} and len(before) == 5
