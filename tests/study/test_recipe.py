@@ -150,4 +150,5 @@ def test_pairs_of_narrow_latents_go_on_from_those_of_half_the_channels():
         if point.pretrain.tokenizer.latent_width == 16
     }
     # Of those with two seeds, and three of the control.
-    assert before < {point_hash(point) for point in points} and len(before) == 5
+    assert len(before) == 5
+    assert before < {point_hash(point) for point in points}
