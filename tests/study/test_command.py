@@ -1,4 +1,5 @@
 import errno
+import json
 
 import numpy as np
 import pytest
@@ -59,6 +60,32 @@ def test_a_study_runs_again_what_is_missing_alone(runs, tmp_path):
     assert len(runs) == len(plan("smoke", [0]))
     text = (tmp_path / "small-smoke" / "small" / "report.md").read_text()
     assert f"{len(runs)} of {len(runs)} points" in text
+
+
+def test_a_study_goes_on_from_the_numbers_of_a_report(runs, tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    run_study(small_study(), Arguments(smoke=True, runs=here, workers=1))
+    count = len(runs)
+    report = here / "small-smoke" / "small"
+    known = there / "known.json"
+    known.parent.mkdir()
+    records = json.loads((report / "runs.json").read_text())
+    known.write_text(json.dumps(records[1:]))  # all but the first run
+    options = dict(smoke=True, runs=there, workers=1)
+    run_study(small_study(), Arguments(known=(known,), **options))
+    assert len(runs) == count + 1
+    again = there / "small-smoke" / "small"
+    assert json.loads((again / "runs.json").read_text()) == records
+    # Those have no pictures here, and the report names none.
+    shown = (again / "report.md").read_text().count("![reconstructions of")
+    assert shown == 1 < (report / "report.md").read_text().count("![reconstructions of")
+
+
+def test_a_study_names_the_file_of_known_runs_that_it_cannot_read(runs, tmp_path):
+    arguments = Arguments(smoke=True, runs=tmp_path, known=(tmp_path / "none.json",))
+    with pytest.raises(SystemExit, match=r"Known runs must be .*none\.json"):
+        run_study(small_study(), arguments)
+    assert not runs
 
 
 def test_a_study_whose_points_fail_ends_with_1_behind_the_others(runs, tmp_path):

@@ -16,7 +16,7 @@ from vtp_eqx.study.measure import Result
 from vtp_eqx.study.paired import interval
 from vtp_eqx.study.pictures import save_grid
 from vtp_eqx.study.point import Places, point_hash
-from vtp_eqx.study.report import rows_of, write_report
+from vtp_eqx.study.report import read_records, RecordsError, rows_of, write_report
 from vtp_eqx.study.table import COLUMNS, markdown_table, means_table, Row
 from vtp_eqx.training.flops import run_flops
 
@@ -115,6 +115,21 @@ def test_a_report_holds_every_run_and_a_picture_of_each_method(points, row, tmp_
     assert {record["commit"] for record in records} == {"c0ffee"}
     flops = [record["FLOPs"] for record in records]
     assert flops == [run_flops(point.pretrain) for point in points]
+    elsewhere = Places(tmp_path / "elsewhere")
+    assert rows_of(points, elsewhere, read_records([out / "runs.json"])) == rows
+    assert all(row.result is None for row in rows_of(points, elsewhere))
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "{}", '{"hash": "a"}', "[1]", '[{"commit": "c0ffee"}]', "[[]]"]
+)
+def test_what_is_no_record_of_runs_is_refused_by_its_name(text, tmp_path):
+    path = tmp_path / "runs.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(RecordsError, match=r"Known runs must .*runs\.json") as raised:
+        read_records([path])
+    assert "\n" not in str(raised.value)
 
 
 def test_small_images_become_squares_in_a_grid(tmp_path):

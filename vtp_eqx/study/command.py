@@ -15,7 +15,7 @@ from rich.console import Console
 from vtp_eqx.config import require
 from vtp_eqx.study.dataset import prepare
 from vtp_eqx.study.point import Places, Point, point_hash
-from vtp_eqx.study.report import rows_of, write_report
+from vtp_eqx.study.report import read_records, RecordsError, rows_of, write_report
 from vtp_eqx.study.schedule import run_points, usable_cores
 from vtp_eqx.study.table import Row, terminal_table
 from vtp_eqx.training.flops import run_flops
@@ -39,6 +39,8 @@ class Arguments:
     numbers."""
     runs: Path = Path("runs")
     """Where runs are kept, and found again by the hash of their config."""
+    known: tuple[Path, ...] = ()
+    """`runs.json` of reports, by which runs that are not at hand count as finished."""
     out: Path | None = None
     """Where table, figure and report go; by default a folder in `runs`."""
     workers: int | None = None
@@ -76,13 +78,17 @@ def run_study(study: Study, arguments: Arguments) -> None:
     scale: Scale = "smoke" if arguments.smoke else arguments.scale
     title = study.title
     points = study.plan(scale, range(1 if arguments.smoke else arguments.seeds))
+    try:
+        known = read_records(arguments.known)
+    except RecordsError as error:
+        raise SystemExit(str(error)) from error
     out = arguments.out or arguments.runs / f"{study.name}-{scale}" / study.name
     places = Places(arguments.runs)
     command = " ".join(["python", *sys.argv])
     begun = time.monotonic()
 
     def redraw() -> None:
-        rows = rows_of(points, places)
+        rows = rows_of(points, places, known)
         study.figure(rows, out / "figures" / f"{out.name}.png", title)
         write_report(
             rows, study.findings(rows), places, out, title=title,
@@ -92,12 +98,13 @@ def run_study(study: Study, arguments: Arguments) -> None:
 
     def finished(point: Point) -> None:
         redraw()
-        console.print(terminal_table(rows_of(points, places), title))
+        console.print(terminal_table(rows_of(points, places, known), title))
 
-    rows = rows_of(points, places)
+    rows = rows_of(points, places, known)
     missing = in_order([row.point for row in rows if row.result is None])
     found = sum(row.result is not None for row in rows)
-    console.print(f"{title}: {len(points)} runs, {found} found in {arguments.runs}.")
+    where = ", ".join(str(place) for place in (arguments.runs, *arguments.known))
+    console.print(f"{title}: {len(points)} runs, {found} found in {where}.")
     workers = _num_workers(arguments.workers)
     with _room(arguments.runs, out):
         for point in missing:
@@ -108,7 +115,7 @@ def run_study(study: Study, arguments: Arguments) -> None:
         )
         redraw()
     if not missing:
-        console.print(terminal_table(rows_of(points, places), title))
+        console.print(terminal_table(rows_of(points, places, known), title))
     console.print(
         f"Report: {out / 'report.md'}\nFigure: {out / 'figures' / out.name}.png"
     )

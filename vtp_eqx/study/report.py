@@ -1,6 +1,6 @@
 """The report of a study: what was run, every number, and what follows from them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import json
 import os
 from pathlib import Path
@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 import time
+from typing import Any
 
 from vtp_eqx.config import as_json
 from vtp_eqx.files import replacing
@@ -52,7 +53,7 @@ def write_report(
 ) -> None:
     """Writes `report.md`, and copies each point's grids beside it, to `out`.
 
-    `runs.json` there has every number, for figures of one's own.
+    `runs.json` there has every number, for figures of one's own and `read_records`.
     """
     text = "\n\n".join(
         [
@@ -120,6 +121,42 @@ def _flat(result: Result) -> dict[str, object]:
     return {"commit": result.commit, "date": result.date, **result.numbers}
 
 
+class RecordsError(ValueError):
+    """A file is not the `runs.json` of a report."""
+
+
+def read_records(paths: Iterable[Path]) -> dict[str, Result]:
+    """The results of finished runs in `runs.json` of reports, by the hash of a point.
+
+    The first of several files counts. Raises `RecordsError` where one cannot be read.
+    """
+    found: dict[str, Result] = {}
+    for path in paths:
+        try:
+            records = json.loads(path.read_text())
+            if not isinstance(records, list):
+                raise TypeError("no list of runs")
+            for record in records:
+                name = record["hash"]
+                if "commit" in record:  # else it was not finished
+                    found.setdefault(name, _result(record))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise RecordsError(
+                "Known runs must be a `runs.json` that a study wrote beside its "
+                f"report; got {path} ({error}): name another, or leave it out."
+            ) from error
+    return found
+
+
+def _result(record: dict[str, Any]) -> Result:
+    named = ("method", "size", "seed", "hash", "commit", "date")
+    return Result(
+        numbers={name: record[name] for name in record.keys() - named},
+        commit=record["commit"],
+        date=record["date"],
+    )
+
+
 def _shown(rows: Sequence[Row]) -> list[Point]:
     """One run of each method and size: more would be no more to look at."""
     first: dict[tuple[str, str], Point] = {}
@@ -135,16 +172,26 @@ def _pictures(point: Point, places: Places, out: Path) -> str:
     lines = [f"### {point.name}"]
     for kind in ("reconstructions", "samples"):
         target = out / "figures" / f"{name}_{kind}.png"
-        shutil.copyfile(places.point(point) / f"{kind}.png", target)
-        lines.append(f"![{kind} of {point.name}](figures/{target.name})")
+        source = places.point(point) / f"{kind}.png"
+        if source.exists():  # not where its numbers alone are known
+            shutil.copyfile(source, target)
+        if target.exists():
+            lines.append(f"![{kind} of {point.name}](figures/{target.name})")
     return "\n\n".join(lines)
 
 
-def rows_of(points: Sequence[Point], places: Places) -> list[Row]:
-    """Every point with its result and its FLOPs, where it is finished."""
+def rows_of(
+    points: Sequence[Point], places: Places, known: Mapping[str, Result] | None = None
+) -> list[Row]:
+    """Every point with its result and its FLOPs, where it is finished.
+
+    What `places` does not have may be `known` by the hash of a point.
+    """
     rows = []
     for point in points:
         result = Result.read(places.point(point))
+        if result is None and known is not None:
+            result = known.get(point_hash(point))
         if result is not None:
             result.numbers["FLOPs"] = run_flops(point.pretrain)
         rows.append(Row(point, result))
