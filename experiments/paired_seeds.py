@@ -27,15 +27,15 @@ CONTROL = "AE half the channels"  # are narrower latents all it takes?
 
 QUESTION = """\
 Reconstruction alone (AE) and with contrast and self-distillation (VTP), in pairs of
-runs with one seed of tokenizer, decoder and generator: for as many samples; and, with
-fewer seeds, with half the channels, and for as much compute. Behind each, a new
-decoder trained on frozen latents, and the same diffusion transformer, trained four
-times as long as in the studies with many methods, on scenes without striped
+runs with one seed of tokenizer, decoder and generator: for as many samples, with all
+channels and with half of them; and, with fewer seeds, for as much compute. Behind each,
+a new decoder trained on frozen latents, and the same diffusion transformer, trained
+four times as long as in the studies with many methods, on scenes without striped
 backgrounds. Is one ahead by more than chance?"""
 
 
 def plan(scale: Scale, seeds: Sequence[int]) -> list[Point]:
-    """Every point: methods x seeds; fewer seeds with half the channels and compute."""
+    """Every point: methods x channels x seeds; fewer seeds with equal compute."""
     recipe = judged_longer(RECIPES[scale])
     pairs = [
         point(recipe, method, "equal samples", seed)
@@ -44,18 +44,21 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[Point]:
     ]
     if scale == "smoke":  # that of `compare_objectives.py` tries such as follow
         return pairs
-    some = seeds[: (len(seeds) + 1) // 2]
-    control = [point(recipe, CONTROL, "equal samples", seed) for seed in some]
-    others = [
-        point(recipe, method, size, seed, **changes)
+    # Twice: beside all channels, and as the baseline of VTP with half of them.
+    control = [point(recipe, CONTROL, "equal samples", seed) for seed in seeds]
+    half = [
+        point(recipe, method, "half the channels", seed,
+              latent_width=recipe.latent_width // 2)
         for method in METHODS
-        for size, changes in (
-            ("half the channels", dict(latent_width=recipe.latent_width // 2)),
-            ("equal compute", dict(tokenizer_steps=as_costly_steps(recipe, method))),
-        )
-        for seed in one_less(some)
-    ]
-    return pairs + control + others
+        for seed in seeds
+    ]  # fmt: skip
+    costly = [
+        point(recipe, method, "equal compute", seed,
+              tokenizer_steps=as_costly_steps(recipe, method))
+        for method in METHODS
+        for seed in one_less(seeds[: (len(seeds) + 1) // 2])
+    ]  # fmt: skip
+    return pairs + control + half + costly
 
 
 if __name__ == "__main__":
