@@ -44,6 +44,7 @@ def _findings(
 def _comparisons(rows: Sequence[Row]) -> list[str]:
     """Each method beside the baseline at its size, what is furthest behind first."""
     said = []
+    intervals = 0
     for method, size, group, base in pairs(groups(rows)):
         ahead = leads(group, base, "FD-scenes", sign=-1)
         better = leads(group, base, "class agreement", sign=100)
@@ -59,11 +60,12 @@ def _comparisons(rows: Sequence[Row]) -> list[str]:
         if compute > 0 and mean(group, "FLOPs") > 0:
             line += f"; at {mean(group, 'FLOPs') / compute:.1f} times the compute"
         said.append((theirs - ours, f"{line}."))
+        intervals += sum(interval(lead) is not None for lead in (ahead, better))
     lines = [line for _, line in sorted(said, key=lambda pair: pair[0])]
-    if len(lines) > 2:
+    if intervals > 4:
         lines.append(
-            f"Each of these {2 * len(lines)} intervals holds for itself; of so many, "
-            f"{2 * len(lines) / 20:.1f} leave out 0 by chance alone."
+            f"Each of these {intervals} intervals holds for itself; of so many, "
+            f"{intervals / 20:.1f} leave out 0 by chance alone."
         )
     return lines
 
