@@ -38,16 +38,31 @@ def test_one_pair_gives_no_verdict(points, row):
 
 
 def test_without_a_shared_seed_nothing_is_compared(row):
-    points = scale_encoder.plan("smoke", [0, 1])
-    some = [one for one in points if (one.method == "AE") == (one.seed == 0)]
-    lines = scaling_findings([row(point, 3.0) for point in some])
+    points = scale_encoder.plan("laptop", [0, 1])
+    first = points[0].size
+    apart = lambda one: one.size == first or (one.method == "AE") == (one.seed == 0)
+    lines = scaling_findings([row(point, 3.0) for point in points if apart(point)])
+    [compared] = [line for line in lines if " AE in FD-scenes" in line]
+    assert compared.startswith(first)
     assert not any("beside AE" in line for line in lines)
+
+
+def test_what_is_said_of_pairs_is_of_their_runs_alone(row):
+    points = scale_encoder.plan("smoke", [0, 1])
+    distance = {("AE", 0): 5.0, ("AE", 1): 9.0, ("VTP", 0): 6.0}
+    rows = [
+        row(point, distance[point.method, point.seed])
+        for point in points
+        if (point.method, point.seed) in distance
+    ]
+    [line] = [line for line in scaling_findings(rows) if " AE in FD-scenes" in line]
+    assert "6.00 against 5.00 (lead -1.00)" in line
 
 
 def test_intervals_are_counted(row):
     points = compare_objectives.plan("laptop", [0, 1])
     rows = [row(point, 3.0 + point.seed / 8) for point in points]
-    [line] = [line for line in objective_findings(rows) if "by chance alone" in line]
+    [line] = [line for line in objective_findings(rows) if "holds for itself" in line]
     # Of equal compute there is one seed, and one pair has no interval.
     compared = {one.method for one in points if one.seed == 1} - {"AE"}
     assert f"these {2 * len(compared)} intervals" in line
@@ -72,9 +87,11 @@ def test_seeds_are_compared_in_pairs_beyond_chance(row, vtp, word):
     assert f"VTP is {word} AE" in scaling_findings(rows)[0]
 
 
-def test_one_seed_is_said_to_show_no_spread(points, row):
-    lines = scaling_findings([row(point, 3.0) for point in points])
-    assert any("one seed" in line for line in lines)
+def test_without_two_pairs_there_is_said_to_be_no_spread(points, row):
+    alone = [one for one in scale_encoder.plan("smoke", [0, 1]) if one.method == "AE"]
+    for some in (points, alone):
+        lines = scaling_findings([row(point, 3.0) for point in some])
+        assert any("No method has two seeds in pairs" in line for line in lines)
 
 
 def test_the_scatter_of_leads_is_that_of_pairs(row):
@@ -110,3 +127,13 @@ def test_methods_are_ordered_and_what_goes_with_generation_is_found(row):
     [line] = [line for line in lines if line.startswith("Rank correlation of FD")]
     assert "probe of latents -1.00 (-1.00 to -1.00)" in line
     assert "PSNR +1.00" in line
+
+
+def test_runs_of_two_groups_count_once_in_a_correlation(row):
+    points = compare_objectives.plan("laptop", [0, 1, 2])
+    rows = [row(point, 3.0 + place) for place, point in enumerate(points)]
+    # VTP of equal compute is VTP of equal samples, with a seed less.
+    groups = {(point.method, point.size) for point in points}
+    lines = [line for line in objective_findings(rows) if "Rank correlation" in line]
+    assert all(f"means of {len(groups) - 1} points" in line for line in lines)
+    assert len(lines) == 2

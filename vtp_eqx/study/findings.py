@@ -6,7 +6,16 @@ import numpy as np
 
 from vtp_eqx.study.paired import BASELINE, interval, leads, pairs, rank_correlation
 from vtp_eqx.study.point import point_hash
-from vtp_eqx.study.table import finished, floor, Group, groups, mean, methods, Row
+from vtp_eqx.study.table import (
+    finished,
+    floor,
+    Group,
+    groups,
+    mean,
+    methods,
+    num_runs,
+    Row,
+)
 
 
 def scaling_findings(rows: Sequence[Row]) -> list[str]:
@@ -31,9 +40,9 @@ def _findings(
     done = finished(rows)
     if not done:
         return ["Nothing is finished yet."]
-    missing = len(rows) - len(done)
+    missing, planned = num_runs(rows) - num_runs(done), num_runs(rows)
     lines = [] if missing == 0 else [
-        f"{missing} of {len(rows)} runs are not finished: what follows is about the "
+        f"{missing} of {planned} runs are not finished: what follows is about the "
         "others."
     ]  # fmt: skip
     for part in (*own, _understanding, _reconstruction, _obedience, _floor):
@@ -59,28 +68,29 @@ def _comparisons(rows: Sequence[Row]) -> list[str]:
         compute = mean(base, "FLOPs")
         if compute > 0 and mean(group, "FLOPs") > 0:
             line += f"; at {mean(group, 'FLOPs') / compute:.1f} times the compute"
-        said.append((theirs - ours, f"{line}."))
+        said.append((np.mean(ahead), f"{line}."))
         intervals += sum(interval(lead) is not None for lead in (ahead, better))
     lines = [line for _, line in sorted(said, key=lambda pair: pair[0])]
     if intervals > 4:
         lines.append(
-            f"Each of these {intervals} intervals holds for itself; of so many, "
-            f"{intervals / 20:.1f} leave out 0 by chance alone."
+            f"Each of these {intervals} intervals holds for itself; if nothing "
+            f"differed, {intervals / 20:.1f} of so many would leave out 0 all the same."
         )
     return lines
 
 
 def _turns(rows: Sequence[Row]) -> list[str]:
     """Where along the curve a method is behind the baseline, and where ahead."""
-    found = groups(rows)
+    verdicts = {
+        (method, size): _verdict(leads(group, base, "FD-scenes", sign=-1))
+        for method, size, group, base in pairs(groups(rows))
+    }
     lines = []
     for method in methods(rows):
         places: dict[str, list[str]] = {}
         for size in _sizes(rows, method):
-            base = found.get((BASELINE, size))
-            if method != BASELINE and base is not None:
-                ahead = leads(found[method, size], base, "FD-scenes", sign=-1)
-                places.setdefault(_verdict(ahead), []).append(size)
+            if (method, size) in verdicts:
+                places.setdefault(verdicts[method, size], []).append(size)
         if len(places) > 1:
             parts = [
                 f"{verdict} it at {', '.join(at)}" for verdict, at in places.items()
@@ -121,7 +131,7 @@ def _orders(rows: Sequence[Row]) -> list[str]:
 
 
 def _seeds(rows: Sequence[Row]) -> list[str]:
-    """How far leads of equal seeds scatter."""
+    """How far leads of pairs with one seed scatter."""
     scatter = [
         np.std(ahead, ddof=1)
         for _, _, group, base in pairs(groups(rows))
@@ -130,8 +140,8 @@ def _seeds(rows: Sequence[Row]) -> list[str]:
     ]
     if not scatter:
         return [
-            "There is one seed for each point, so that the spread between seeds is "
-            "unknown: no difference is shown, and no trend."
+            "No method has two seeds in pairs with the baseline, so that the spread of "
+            "leads is unknown: no difference is shown, and no trend."
         ]
     return [
         f"Leads in FD-scenes of pairs with one seed have a standard deviation of "
@@ -141,17 +151,10 @@ def _seeds(rows: Sequence[Row]) -> list[str]:
 
 def _correlations(rows: Sequence[Row]) -> list[str]:
     """What goes with good generation, over the means of different points."""
-    runs: dict[frozenset[str], list[dict[str, float]]] = {}
-    for method, size in groups(rows):
-        own = [row for row in _of(rows, method) if row.point.size == size]
-        # What two groups share counts once.
-        name = frozenset(point_hash(row.point) for row in own)
-        runs[name] = [row.result.numbers for row in own if row.result]
+    runs = _different(rows)
     if len(runs) < 4:
         return []
-    column = lambda name: [
-        float(np.mean([numbers[name] for numbers in some])) for some in runs.values()
-    ]
+    column = lambda name: [mean(group, name) for group in runs]
     lines = []
     for target in ("FD-scenes", "class agreement"):
         parts = [
@@ -170,6 +173,20 @@ def _correlations(rows: Sequence[Row]) -> list[str]:
             f"points (95% by resampling points): {', '.join(parts)}."
         )
     return lines
+
+
+def _different(rows: Sequence[Row]) -> list[Group]:
+    """Groups by method and size, without those whose runs another one has as well."""
+    names: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        own = names.setdefault((row.point.method, row.point.size), set())
+        own.add(point_hash(row.point))
+    kept: dict[tuple[str, str], set[str]] = {}
+    for key in sorted(names, key=lambda key: -len(names[key])):
+        if not any(names[key] <= other for other in kept.values()):
+            kept[key] = names[key]
+    found = groups(rows)
+    return [found[key] for key in names if key in kept]
 
 
 def _course(along: Sequence[Group], name: str, form: str) -> str:

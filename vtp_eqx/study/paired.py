@@ -15,17 +15,20 @@ _DRAWS = 2000
 def pairs(
     found: Mapping[tuple[str, str], Group],
 ) -> Iterator[tuple[str, str, Group, Group]]:
-    """Method and size of a group, it, and the baseline it shares seeds with."""
+    """Method and size of a group, and of it and the baseline the runs in pairs."""
     for (method, size), group in found.items():
         base = found.get((BASELINE, size), {})
-        if method != BASELINE and group.keys() & base.keys():
-            yield method, size, group, base
+        shared = sorted(group.keys() & base.keys())
+        if method != BASELINE and shared:
+            ours, theirs = ({seed: of[seed] for seed in shared} for of in (group, base))
+            yield method, size, ours, theirs
 
 
 def leads(group: Group, base: Group, name: str, *, sign: int = 1) -> list[float]:
     """By how much `group` has more of a number than `base`, for each shared seed.
 
-    Such runs differ by the method alone. With `sign` -1, by how much less.
+    Such runs differ by the method, and by what else their size says. With `sign` -1,
+    by how much less.
     """
     shared = sorted(group.keys() & base.keys())
     return [sign * (group[seed][name] - base[seed][name]) for seed in shared]

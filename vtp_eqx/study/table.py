@@ -7,7 +7,7 @@ import numpy as np
 from rich.table import Table
 
 from vtp_eqx.study.measure import Result
-from vtp_eqx.study.point import Point
+from vtp_eqx.study.point import Point, point_hash
 
 
 class Row(NamedTuple):
@@ -49,6 +49,11 @@ COLUMNS = (
 def finished(rows: Sequence[Row]) -> list[Row]:
     """The rows that have a result."""
     return [row for row in rows if row.result is not None]
+
+
+def num_runs(rows: Sequence[Row]) -> int:
+    """How many different runs these are: a plan may name one twice."""
+    return len({point_hash(row.point) for row in rows})
 
 
 def groups(rows: Sequence[Row]) -> dict[tuple[str, str], Group]:
