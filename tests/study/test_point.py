@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +31,16 @@ def test_runs_of_last_month_are_found_today():
     [point] = [one for one in scale_compute.plan("laptop", [0])
                if (one.method, one.size) == ("AE", "700 steps")]  # fmt: skip
     assert point_hash(point) == "4bf311880f23"
+    places = Places(Path("runs"))
+    assert [
+        str(place(point))
+        for place in (places.data, places.tokenizer, places.decoder, places.generator)
+    ] == [
+        "runs/data/5ba17d902fe0",
+        "runs/tokenizers/1a58bb76014a",
+        "runs/decoders/945f481a59f1",
+        "runs/generators/806cd0bc8862",
+    ]
 
 
 def test_what_a_point_is_called_is_not_what_it_is(points):
@@ -37,12 +48,29 @@ def test_what_a_point_is_called_is_not_what_it_is(points):
     assert point_hash(renamed) == point_hash(points[0])
 
 
-def test_points_that_differ_in_measurement_alone_share_their_training(points, tmp_path):
-    other = dataclasses.replace(points[0], num_samples=points[0].num_samples + 24)
-    places = Places(tmp_path)
-    assert places.tokenizer(other) == places.tokenizer(points[0])
-    assert places.generator(other) == places.generator(points[0])
-    assert places.point(other) != places.point(points[0])
+@pytest.mark.parametrize(
+    ("changed", "moved"),
+    [
+        ("data", {"data", "tokenizer", "decoder", "generator", "point"}),
+        ("pretrain", {"tokenizer", "decoder", "generator", "point"}),
+        ("decode", {"decoder", "point"}),
+        ("generate", {"generator", "point"}),
+        ("sampler", {"point"}),
+    ],
+)
+def test_points_share_what_they_have_in_common_and_no_more(changed, moved):
+    point = scale_compute.plan("laptop", [0])[0]
+    part = getattr(point, changed)
+    name = {"data": "num_train", "sampler": "guidance"}.get(changed, "num_steps")
+    another = dataclasses.replace(part, **{name: getattr(part, name) + 24})
+    other = dataclasses.replace(point, **{changed: another})
+    places = Places(Path("runs"))
+    apart = {
+        stage
+        for stage in ("data", "tokenizer", "decoder", "generator", "point")
+        if getattr(places, stage)(point) != getattr(places, stage)(other)
+    }
+    assert apart == moved
 
 
 def test_methods_differ_in_their_objectives_alone(points):

@@ -11,7 +11,7 @@ from rich.console import Console
 from experiments.scale_encoder import plan
 from vtp_eqx.study.point import Places
 from vtp_eqx.study.progress import read_standing, Reporter, Standing
-from vtp_eqx.study.schedule import own_cores, run_points, worker_environment
+from vtp_eqx.study.schedule import _stop, own_cores, run_points, worker_environment
 
 
 def test_a_standing_is_read_as_it_was_reported(tmp_path):
@@ -72,14 +72,37 @@ def test_a_point_that_fails_is_returned_and_what_it_said_is_shown(tmp_path):
     assert "words.json" in output.getvalue()
 
 
+SAVES = """
+import signal, sys, time
+def save(*_):
+    time.sleep(1)
+    print("saved", flush=True)
+    sys.exit()
+signal.signal(signal.SIGTERM, save)
+print("begun", flush=True)
+time.sleep(60)
+"""
+STAYS = SAVES.replace("sys.exit()", "time.sleep(60)")
+
+
+@pytest.mark.parametrize(("program", "status"), [(SAVES, 0), (STAYS, -9)])
+def test_workers_have_time_to_save_but_not_forever(program, status, monkeypatch):
+    if program is STAYS:
+        monkeypatch.setattr("vtp_eqx.study.schedule.SECONDS_TO_SAVE", 2.0)
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "begun\n"
+        _stop([process])
+        assert process.stdout.read() == "saved\n"
+        assert process.returncode == status
+
+
 def test_a_worker_ends_with_the_study_that_started_it(tmp_path):
-    # The study's place is taken by a shell that starts a watched process and dies.
-    watched = (
-        "import os, threading, time; from vtp_eqx.study.worker import _end_after;"
-        "threading.Thread(target=_end_after, args=[int(os.environ['STUDY'])]).start();"
-        "print(os.getpid(), flush=True); time.sleep(60)"
-    )
-    study = f'STUDY=$$ "{sys.executable}" -c "{watched}" & read -r'
+    # Its point never comes, so that it has no other end.
+    os.mkfifo(tmp_path / "point.json")
+    # The study's place is taken by a shell that starts a worker and dies at once.
+    worker = f'"{sys.executable}" -m vtp_eqx.study.worker {tmp_path} {tmp_path}'
+    study = f"{worker} $$ & echo $!; read -r"
     shell = subprocess.Popen(
         ["bash", "-c", study], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -88,7 +111,7 @@ def test_a_worker_ends_with_the_study_that_started_it(tmp_path):
     shell.wait()
     for stream in (shell.stdin, shell.stdout):
         stream.close()
-    for _ in range(100):
+    for _ in range(600):
         try:
             os.kill(worker, 0)
         except ProcessLookupError:

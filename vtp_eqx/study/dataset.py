@@ -3,8 +3,8 @@
 from collections.abc import Callable
 import dataclasses
 import logging
-import os
 from pathlib import Path
+import secrets
 import shutil
 
 from jaxtyping import Int, UInt8
@@ -56,7 +56,7 @@ def prepare(point: Point, folder: Path, say: Callable[[str], None]) -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
     count = point.data.num_train + point.data.num_validation
     say(f"Rendering {count:,} scenes of {point.data.size} pixels into {folder} ...")
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+    unfinished = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     try:
         captions = _arrays(point, unfinished, "train")["caption"].tolist()
         _arrays(point, unfinished, "validation")

@@ -107,7 +107,7 @@ class Places:
 
 
 def point_hash(point: Point) -> str:
-    """Names a point by all that its numbers depend on, not by what it is called."""
+    """Names a point by its whole config, not by what it is called."""
     unnamed = dataclasses.replace(point, method="", size="")
     return short_hash(unnamed)
 

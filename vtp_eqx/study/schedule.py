@@ -18,6 +18,7 @@ from vtp_eqx.study.progress import read_standing, Standing
 
 
 POLL_SECONDS = 0.5
+SECONDS_TO_SAVE = 30.0
 
 
 @dataclasses.dataclass
@@ -82,8 +83,7 @@ def run_points(
                         overall, completed=ended, note=f"about {_minutes(left)} left"
                     )
         finally:
-            for worker in workers:
-                worker.process.terminate()
+            _stop([worker.process for worker in workers])
     return failed
 
 
@@ -130,7 +130,7 @@ def _start(
     logs.mkdir(exist_ok=True)
     log = logs / f"{point_hash(point)}.txt"
     command = [sys.executable, "-m", "vtp_eqx.study.worker", str(places.root)]
-    command += [str(folder)] + ([] if core is None else [str(core)])
+    command += [str(folder), str(os.getpid()), *([] if core is None else [str(core)])]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
@@ -138,9 +138,24 @@ def _start(
             stdout=output,
             stderr=subprocess.STDOUT,
             env=worker_environment(core, places.root),
+            # An interrupt of the terminal is for the study, which then stops workers.
+            start_new_session=True,
         )
     task = progress.add_task(f"  {point.name}", total=1.0, note="starting")
     return _Worker(point, process, standing, log, task, core)
+
+
+def _stop(workers: Sequence[subprocess.Popen]) -> None:
+    """Asks workers to save and end, and ends those that do not in time."""
+    for worker in workers:
+        worker.terminate()
+    until = time.monotonic() + SECONDS_TO_SAVE
+    for worker in workers:
+        try:
+            worker.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
 
 
 def _show(worker: _Worker, progress: Progress, console: Console) -> None:

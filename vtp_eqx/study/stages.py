@@ -5,12 +5,13 @@ Every stage leaves its result in a place of its own and is skipped where that ex
 
 from collections.abc import Callable
 import functools
+from pathlib import Path
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from vtp_eqx.config import DecodeConfig
+from vtp_eqx.config import DecodeConfig, require
 from vtp_eqx.evaluation.batches import encoded_latents
 from vtp_eqx.files import alone
 from vtp_eqx.models.arrays import latents_hash
@@ -19,6 +20,7 @@ from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.study.dataset import Dataset, load_dataset
 from vtp_eqx.study.measure import BATCH, measure, Result
 from vtp_eqx.study.point import Places, Point
+from vtp_eqx.tensor_files import CONFIG_FILE
 from vtp_eqx.tokenizer import load, save
 from vtp_eqx.training.decode import train_decoder
 from vtp_eqx.training.generate import train_generator
@@ -38,20 +40,30 @@ def run_point(point: Point, places: Places, report: Report) -> Result:
     data = load_dataset(point, places.data(point))
     # Another study may be making the same: wait for it, and find what it made.
     with alone(places.tokenizer(point)):
-        tokenizer = _tokenizer(point, places, data, report)
+        tokenizer = encoder = _tokenizer(point, places, data, report)
     # A new decoder leaves latents as they are, and who finds all made needs none.
     images = data.train.image
-    encode = functools.partial(encoded_latents, tokenizer, images, batch_size=BATCH)
+    encode = functools.partial(encoded_latents, encoder, images, batch_size=BATCH)
     encoded = functools.cache(encode)
     if point.decode is not None:
         with alone(places.decoder(point)):
             tokenizer = _decoded(
                 point, point.decode, places, tokenizer, data, encoded, report
             )
+        require(
+            latents_hash(tokenizer) == latents_hash(encoder),
+            "A decoder belongs to the tokenizer it was trained behind; got another in "
+            f"{places.decoder(point)}: remove that folder, and run again.",
+        )
     with alone(places.generator(point)):
         generator = _generator(point, places, tokenizer, data, encoded, report)
-    report("measuring", 0, 1)
-    return measure(point, tokenizer, generator, data, places.point(point), report)
+    folder = places.point(point)
+    with alone(folder):
+        found = Result.read(folder)
+        if found is not None:
+            return found
+        report("measuring", 0, 1)
+        return measure(point, tokenizer, generator, data, folder, report)
 
 
 def _tokenizer(
@@ -60,7 +72,7 @@ def _tokenizer(
     """The tokenizer with its latent statistics, trained or found."""
     folder = places.tokenizer(point)
     saved = folder / "tokenizer"
-    if saved.exists():
+    if _is_whole(saved):
         return load(saved)
     arrays = {"image": data.train.image}
     if data.train.caption_ids is not None:
@@ -92,7 +104,7 @@ def _decoded(
     """The tokenizer with a decoder trained on its frozen latents, trained or found."""
     folder = places.decoder(point)
     saved = folder / "tokenizer"
-    if saved.exists():
+    if _is_whole(saved):
         return load(saved)
     tokenizer = train_decoder(
         config, tokenizer, data.train.image, encoded(), folder=folder,
@@ -126,3 +138,8 @@ def _generator(
     generator = Generator(dit, latents_hash(tokenizer))
     save_generator(generator, saved)
     return generator
+
+
+def _is_whole(saved: Path) -> bool:
+    """Whether a tokenizer was saved to its end: the config is written last."""
+    return (saved / CONFIG_FILE).exists()

@@ -1,11 +1,12 @@
 """One point in a process of its own.
 
-python -m vtp_eqx.study.worker ROOT FOLDER [CORE]
+python -m vtp_eqx.study.worker ROOT FOLDER STUDY [CORE]
 """
 
 import json
 import os
 from pathlib import Path
+import signal
 import sys
 import threading
 import time
@@ -14,18 +15,19 @@ from vtp_eqx.config import from_dict
 from vtp_eqx.study.checkout import commit
 from vtp_eqx.study.point import Places, Point
 from vtp_eqx.study.progress import Reporter
+from vtp_eqx.study.schedule import SECONDS_TO_SAVE
 from vtp_eqx.study.stages import run_point
 
 
-def main(root: str, folder: str, core: str | None = None) -> None:
+def main(root: str, folder: str, study: str, core: str | None = None) -> None:
     """Runs the point described by `point.json` in `folder`, on one core if given.
 
-    Ends with the study that started it, however that ended: a worker that went on
-    alone would be in the way of the next call.
+    Ends with the process `study` that started it, however that ended: a worker that
+    went on alone would be in the way of the next call.
     """
-    commit()  # of what is being run, wherever the checkout goes meanwhile
-    watch = threading.Thread(target=_end_after, args=[os.getppid()], daemon=True)
+    watch = threading.Thread(target=_end_after, args=[int(study)], daemon=True)
     watch.start()
+    commit()  # of what is being run, wherever the checkout goes meanwhile
     if core is not None:
         # Before the first computation: XLA makes as many threads as it sees cores.
         os.sched_setaffinity(0, {int(core)})
@@ -36,6 +38,8 @@ def main(root: str, folder: str, core: str | None = None) -> None:
 def _end_after(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)  # a training saves its state
+    time.sleep(SECONDS_TO_SAVE)
     os._exit(1)
 
 
