@@ -2,10 +2,11 @@
 
 python -m benchmarks.texture_shares RUNS [--methods AE VTP] [--samples 1200]
 
-For every finished point of a folder of runs: the textures that the scene network sees
-in new samples of its generator, FD-scenes of these, and FD-scenes of held-out scenes
-that are weighted so that their textures are as frequent as in the samples. That is
-what a generator would have that draws each texture perfectly, but so often.
+A table for each data set of a folder of runs. For every finished point of it: the
+textures that the scene network sees in its first samples, FD-scenes of these, and
+FD-scenes of held-out scenes that are weighted so that their textures are as frequent as
+in the samples. That is what a generator would have that draws each texture perfectly,
+but so often.
 """
 
 import dataclasses
@@ -18,13 +19,14 @@ import tyro
 from benchmarks.table import print_table
 from vtp_eqx.config import from_dict
 from vtp_eqx.data.scene_captions import TEXTURES
+from vtp_eqx.data.scenes import SceneConfig
 from vtp_eqx.evaluation.frechet import frechet_distance, Moments
 from vtp_eqx.evaluation.generation import predictions, read_scenes, shares
 from vtp_eqx.models.generator import load_generator
-from vtp_eqx.models.scene_network import load_scene_network
+from vtp_eqx.models.scene_network import load_scene_network, Reading
 from vtp_eqx.study.dataset import load_dataset
 from vtp_eqx.study.measure import samples
-from vtp_eqx.study.point import Places, Point
+from vtp_eqx.study.point import Places, Point, point_hash
 from vtp_eqx.tokenizer import load
 
 
@@ -38,10 +40,21 @@ class Options:
 
 
 def main(options: Options) -> None:
-    network, places, rows = load_scene_network(), Places(options.runs), []
+    found: dict[SceneConfig, list[Point]] = {}
     for point in found_points(options):
-        data = load_dataset(point, places.data(point))
-        real = read_scenes(network, data.validation.image)
+        found.setdefault(point.data, []).append(point)
+    for points in found.values():
+        print_shares(points, options)
+
+
+def print_shares(points: list[Point], options: Options) -> None:
+    """The table of points with the same scenes."""
+    network, places, rows = load_scene_network(), Places(options.runs), []
+    data = load_dataset(points[0], places.data(points[0]))
+    real = read_scenes(network, data.validation.image)
+    textures, moments = predictions(real)["texture"], moments_of(real)
+    held_out = shares("texture", textures)
+    for point in points:
         tokenizer = load(
             (places.decoder if point.decode else places.tokenizer)(point) / "tokenizer"
         )
@@ -49,26 +62,27 @@ def main(options: Options) -> None:
         labels = np.arange(options.samples) % data.num_classes
         images = samples(point, tokenizer, generator, labels, lambda *_: None)
         seen = read_scenes(network, images)
-        drawn, textures = (predictions(one)["texture"] for one in (seen, real))
-        wanted, held_out = shares("texture", drawn), shares("texture", textures)
-        moments = Moments.of(np.asarray(real.features))
-        distance = frechet_distance(Moments.of(np.asarray(seen.features)), moments)
+        wanted = shares("texture", predictions(seen)["texture"])
         alone = weighted(np.asarray(real.features), textures, wanted, held_out)
         rows.append(
             (
-                point.name,
+                f"{point.name} ({point_hash(point)[:6]})",
                 *(f"{share:.2f}" for share in wanted),
-                f"{distance:.2f}",
+                f"{frechet_distance(moments_of(seen), moments):.2f}",
                 f"{frechet_distance(alone, moments):.2f}",
             )
         )
-        last = ("held-out scenes", *(f"{share:.2f}" for share in held_out), "0", "0")
-    columns = ("run", *TEXTURES, "FD-scenes", "of shares alone")
+    last = ("held-out scenes", *(f"{share:.2f}" for share in held_out), "0", "0")
     print_table(
         f"Shares of textures in {options.samples} samples",
-        columns,
-        [*rows, last] if rows else [],
+        ("run", *TEXTURES, "FD-scenes", "of shares alone"),
+        [*rows, last],
     )
+
+
+def moments_of(reading: Reading) -> Moments:
+    """Moments of the features of images that the scene network has seen."""
+    return Moments.of(np.asarray(reading.features))
 
 
 def found_points(options: Options) -> list[Point]:
