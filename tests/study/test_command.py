@@ -59,7 +59,7 @@ def test_a_study_runs_again_what_is_missing_alone(runs, tmp_path):
     run_study(small_study(), arguments)
     assert len(runs) == len(plan("smoke", [0]))
     text = (tmp_path / "small-smoke" / "small" / "report.md").read_text()
-    assert f"{len(runs)} of {len(runs)} points" in text
+    assert f"{len(runs)} of {len(runs)} runs" in text
 
 
 def test_a_study_goes_on_from_the_numbers_of_a_report(runs, tmp_path):

@@ -81,6 +81,59 @@ def test_a_lead_is_drawn_where_it_is_with_its_interval(row, tmp_path, monkeypatc
     assert line.get_segments()[0][:, 0] == pytest.approx(interval([3.0, 1.0]))
 
 
+def reported(rows, places, out):
+    write_report(
+        rows,
+        ["F."],
+        places,
+        out,
+        title="T",
+        question="Q?",
+        figure=out / "figures" / "study.png",
+        command="python x.py",
+        seconds=60.0,
+    )
+    return (out / "report.md").read_text()
+
+
+def test_a_report_shows_the_runs_whose_pictures_are_at_hand(row, tmp_path):
+    points = plan("smoke", [0, 1])
+    places, out = Places(tmp_path / "runs"), tmp_path / "out"
+    (out / "figures").mkdir(parents=True)
+    shown = [one for one in points if (one.method, one.seed) == ("AE", 1)]
+    for point in shown:
+        folder = places.point(point)
+        folder.mkdir(parents=True)
+        save_grid(np.zeros((4, 8, 8, 3), np.uint8), folder / "samples.png", 2)
+    text = reported([row(point, 2.0) for point in points], places, out)
+    headings = [line for line in text.splitlines() if line.startswith("### ")]
+    assert headings == [f"### {point.name}" for point in shown]
+
+
+def test_a_report_counts_what_is_planned_twice_once(points, row, tmp_path):
+    again = [dataclasses.replace(points[0], size="other"), *points]
+    (tmp_path / "out" / "figures").mkdir(parents=True)
+    rows = [Row(again[0], None), *(row(point, 2.0) for point in points[1:])]
+    text = reported([*rows, Row(points[0], None)], Places(tmp_path), tmp_path / "out")
+    assert f"{len(points) - 1} of {len(points)} runs" in text
+
+
+def test_what_another_network_judged_is_not_found(points, row, tmp_path):
+    places = Places(tmp_path)
+    result = dataclasses.replace(row(points[0], 2.0).result, judge="another")
+    folder = places.point(points[0])
+    folder.mkdir(parents=True)
+    result.write(folder)
+    assert Result.read(folder) is None
+    (tmp_path / "figures").mkdir()
+    reported([Row(points[0], result)], places, tmp_path)
+    assert read_records([tmp_path / "runs.json"]) == {}
+    records = json.loads((tmp_path / "runs.json").read_text())
+    del records[0]["judge"]  # as in reports older than that field
+    (tmp_path / "runs.json").write_text(json.dumps(records))
+    assert [*read_records([tmp_path / "runs.json"])] == [point_hash(points[0])]
+
+
 def test_a_report_holds_every_run_and_a_picture_of_each_method(points, row, tmp_path):
     places, out = Places(tmp_path / "runs"), tmp_path / "out"
     (out / "figures").mkdir(parents=True)
@@ -91,24 +144,14 @@ def test_a_report_holds_every_run_and_a_picture_of_each_method(points, row, tmp_
         for kind in ("reconstructions", "samples"):
             save_grid(np.zeros((4, 8, 8, 3), np.uint8), folder / f"{kind}.png", 2)
     rows = rows_of(points, places)
-    write_report(
-        rows,
-        ["F."],
-        places,
-        out,
-        title="T",
-        question="Q?",
-        command="python x.py",
-        seconds=60.0,
-    )
-    text = (out / "report.md").read_text()
-    assert "Runs were made at `c0ffee`, 2026-01-01 to 2026-01-01." in text
+    text = reported(rows, places, out)
+    assert "Runs were measured at `c0ffee`, 2026-01-01 to 2026-01-01." in text
     for point in points:
         assert f"| {point.name} |" in text
     for line in text.splitlines():
         if line.startswith("!["):
             target = line.partition("](")[2][:-1]
-            assert target == "figures/out.png" or (out / target).exists()
+            assert target == "figures/study.png" or (out / target).exists()
     records = json.loads((out / "runs.json").read_text())
     assert [record["FD-scenes"] for record in records] == [2.0] * len(points)
     assert [record["hash"] for record in records] == [*map(point_hash, points)]

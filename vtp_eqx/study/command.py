@@ -13,11 +13,12 @@ import jax
 from rich.console import Console
 
 from vtp_eqx.config import require
+from vtp_eqx.study.checkout import commit
 from vtp_eqx.study.dataset import prepare
 from vtp_eqx.study.point import Places, Point, point_hash
 from vtp_eqx.study.report import read_records, RecordsError, rows_of, write_report
 from vtp_eqx.study.schedule import run_points, usable_cores
-from vtp_eqx.study.table import Row, terminal_table
+from vtp_eqx.study.table import num_runs, Row, terminal_table
 from vtp_eqx.training.flops import run_flops
 from vtp_eqx.training.folder import check_room, NoRoomError, said_when_full
 
@@ -74,6 +75,7 @@ def run_study(study: Study, arguments: Arguments) -> None:
     Table, figure and report are drawn again as each point finishes. Exits with 1 where
     a point failed, after all others are done.
     """
+    commit()  # of what is being run, wherever the checkout goes meanwhile
     console = Console(width=None if sys.stdout.isatty() else 160)
     scale: Scale = "smoke" if arguments.smoke else arguments.scale
     title = study.title
@@ -83,16 +85,17 @@ def run_study(study: Study, arguments: Arguments) -> None:
     except RecordsError as error:
         raise SystemExit(str(error)) from error
     out = arguments.out or arguments.runs / f"{study.name}-{scale}" / study.name
+    figure = out / "figures" / f"{study.name}.png"
     places = Places(arguments.runs)
     command = " ".join(["python", *sys.argv])
     begun = time.monotonic()
 
     def redraw() -> None:
         rows = rows_of(points, places, known)
-        study.figure(rows, out / "figures" / f"{out.name}.png", title)
+        study.figure(rows, figure, title)
         write_report(
             rows, study.findings(rows), places, out, title=title,
-            question=study.question, command=command,
+            question=study.question, figure=figure, command=command,
             seconds=time.monotonic() - begun,
         )  # fmt: skip
 
@@ -102,9 +105,10 @@ def run_study(study: Study, arguments: Arguments) -> None:
 
     rows = rows_of(points, places, known)
     missing = in_order([row.point for row in rows if row.result is None])
-    found = sum(row.result is not None for row in rows)
+    planned = num_runs(rows)
     where = ", ".join(str(place) for place in (arguments.runs, *arguments.known))
-    console.print(f"{title}: {len(points)} runs, {found} found in {where}.")
+    found = planned - len(missing)
+    console.print(f"{title}: {planned} runs, {found} found in {where}.")
     workers = _num_workers(arguments.workers)
     with _room(arguments.runs, out):
         for point in missing:
@@ -116,9 +120,7 @@ def run_study(study: Study, arguments: Arguments) -> None:
         redraw()
     if not missing:
         console.print(terminal_table(rows_of(points, places, known), title))
-    console.print(
-        f"Report: {out / 'report.md'}\nFigure: {out / 'figures' / out.name}.png"
-    )
+    console.print(f"Report: {out / 'report.md'}\nFigure: {figure}")
     if failed:
         names = ", ".join(point.name for point in failed)
         console.print(f"[red]Failed: {names}.[/red] Run the command again to retry.")

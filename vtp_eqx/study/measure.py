@@ -13,7 +13,7 @@ import jax.random as jr
 from jaxtyping import Float, Int, UInt8
 import numpy as np
 
-from vtp_eqx.config import as_json, short_hash
+from vtp_eqx.config import short_hash
 from vtp_eqx.data.scene_captions import COLORS, NAMES, prompts
 from vtp_eqx.evaluation.batches import (
     as_bytes,
@@ -60,24 +60,37 @@ PROMPTS = 64  # captions averaged for one class embedding; CLIP has 80
 SAMPLE_BATCH = 250
 BATCH = 256  # of all else that tokenizers do
 SHOWN = 8  # images a row of a grid
+# Of results that do not name theirs.
+FIRST_JUDGE = "0acc6316b4492e63c760e2dbc23ad4635866318c40c22b66fbf97ec1e3bab9bd"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Result:
-    """The numbers of a point by name, and what code made them when.
+    """The numbers of a point by name, what code measured them when, and the judge.
 
-    `report.DEFINITIONS` says what those of the table are.
+    `report.DEFINITIONS` says what those of the table are; `judge` is the hash of the
+    scene network that looked.
     """
 
     numbers: dict[str, float]
     commit: str
     date: str
+    judge: str = FIRST_JUDGE
 
     @classmethod
     def read(cls, folder: Path) -> "Result | None":
-        """The result in a point's folder, or `None` where it is not finished."""
+        """The result in a point's folder, or `None` where it is not finished.
+
+        One of another scene network counts for none: their distances have two scales.
+        """
         path = folder / "result.json"
-        return cls(**json.loads(path.read_text())) if path.exists() else None
+        found = cls(**json.loads(path.read_text())) if path.exists() else None
+        return found if found is not None and found.is_comparable else None
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether the shipped scene network was the judge."""
+        return self.judge == scene_network_hash()
 
     def write(self, folder: Path) -> None:
         """Marks the point as finished."""
@@ -153,8 +166,8 @@ def measure(
         numbers={**recovered, **understood, "sampling seconds": seconds, **generated},
         commit=commit(),
         date=time.strftime("%Y-%m-%d"),
+        judge=scene_network_hash(),
     )
-    (folder / "point.json").write_text(as_json(point))
     result.write(folder)
     return result
 

@@ -13,9 +13,15 @@ from typing import Any
 from vtp_eqx.config import as_json
 from vtp_eqx.files import replacing
 from vtp_eqx.study.checkout import commit
-from vtp_eqx.study.measure import Result
+from vtp_eqx.study.measure import FIRST_JUDGE, Result
 from vtp_eqx.study.point import Places, Point, point_hash
-from vtp_eqx.study.table import finished, markdown_table, means_table, Row
+from vtp_eqx.study.table import (
+    finished,
+    markdown_table,
+    means_table,
+    num_runs,
+    Row,
+)
 from vtp_eqx.training.flops import run_flops
 
 
@@ -34,8 +40,8 @@ DEFINITIONS = """\
 - roughness: mean squared difference of neighboring latents over twice the variance of
   their channel (0: all equal, 1: neighbors are independent).
 - texture drift: total variation between the shares of textures that the scene network
-  sees in samples, and those of held-out scenes (0: as frequent; 0.25: one of four is
-  left out). Other attributes are in `runs.json`.
+  sees in samples, and those of held-out scenes (0: as frequent; 0.25: a quarter of
+  the samples would need another). Other attributes are in `runs.json`.
 - color, shape, class shown: how often the scene network sees in a sample what the
   generator was asked for (chance 0.17, 0.25, 0.04)."""
 
@@ -48,10 +54,11 @@ def write_report(
     *,
     title: str,
     question: str,
+    figure: Path,
     command: str,
     seconds: float,
 ) -> None:
-    """Writes `report.md`, and copies each point's grids beside it, to `out`.
+    """Writes `report.md`, and copies each point's grids beside its `figure`, to `out`.
 
     `runs.json` there has every number, for figures of one's own and `read_records`.
     """
@@ -60,7 +67,7 @@ def write_report(
             f"# {title}",
             question,
             _origin(command, seconds, rows),
-            f"![{title}](figures/{out.name}.png)",
+            f"![{title}](figures/{figure.name})",
             "## What the numbers say",
             "\n".join(f"- {line}" for line in findings),
             "## Means of seeds",
@@ -72,7 +79,7 @@ def write_report(
             "## Pictures",
             "Pairs of held-out scenes and their reconstructions; samples, two of each "
             "class: a row is a shape, colors run in pairs.",
-            *(_pictures(point, places, out) for point in _shown(rows)),
+            *_pictures(rows, places, out),
             "## Settings",
             "<details><summary>Config of the first run</summary>\n\n```json\n"
             f"{as_json(rows[0].point)}\n```\n\n</details>",
@@ -89,14 +96,14 @@ def _origin(command: str, seconds: float, rows: Sequence[Row]) -> str:
     made = [row.result for row in done if row.result]
     line = (
         f"`{command}`, drawn at commit `{commit()}`, {_machine()}, "
-        f"{time.strftime('%Y-%m-%d')}: {len(done)} of {len(rows)} points, "
+        f"{time.strftime('%Y-%m-%d')}: {num_runs(done)} of {num_runs(rows)} runs, "
         f"{seconds / 60:.0f} minutes in this call (runs that were found finished cost "
         "nothing)."
     )
     if made:
         commits = ", ".join(sorted({f"`{result.commit}`" for result in made}))
         dates = sorted({result.date for result in made})
-        line += f" Runs were made at {commits}, {dates[0]} to {dates[-1]}."
+        line += f" Runs were measured at {commits}, {dates[0]} to {dates[-1]}."
     return line
 
 
@@ -118,7 +125,12 @@ def _records(rows: Sequence[Row]) -> list[dict[str, object]]:
 
 
 def _flat(result: Result) -> dict[str, object]:
-    return {"commit": result.commit, "date": result.date, **result.numbers}
+    return {
+        "commit": result.commit,
+        "date": result.date,
+        "judge": result.judge,
+        **result.numbers,
+    }
 
 
 class RecordsError(ValueError):
@@ -128,7 +140,8 @@ class RecordsError(ValueError):
 def read_records(paths: Iterable[Path]) -> dict[str, Result]:
     """The results of finished runs in `runs.json` of reports, by the hash of a point.
 
-    The first of several files counts. Raises `RecordsError` where one cannot be read.
+    Those of another scene network are left out; the first of several files counts.
+    Raises `RecordsError` where one cannot be read.
     """
     found: dict[str, Result] = {}
     for path in paths:
@@ -138,8 +151,9 @@ def read_records(paths: Iterable[Path]) -> dict[str, Result]:
                 raise TypeError("no list of runs")
             for record in records:
                 name = record["hash"]
-                if "commit" in record:  # else it was not finished
-                    found.setdefault(name, _result(record))
+                result = _result(record) if "commit" in record else None
+                if result is not None and result.is_comparable:
+                    found.setdefault(name, result)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise RecordsError(
                 "Known runs must be a `runs.json` that a study wrote beside its "
@@ -149,35 +163,39 @@ def read_records(paths: Iterable[Path]) -> dict[str, Result]:
 
 
 def _result(record: dict[str, Any]) -> Result:
-    named = ("method", "size", "seed", "hash", "commit", "date")
+    named = ("method", "size", "seed", "hash", "commit", "date", "judge")
     return Result(
         numbers={name: record[name] for name in record.keys() - named},
         commit=record["commit"],
         date=record["date"],
+        judge=record.get("judge", FIRST_JUDGE),
     )
 
 
-def _shown(rows: Sequence[Row]) -> list[Point]:
+def _pictures(rows: Sequence[Row], places: Places, out: Path) -> list[str]:
     """One run of each method and size: more would be no more to look at."""
-    first: dict[tuple[str, str], Point] = {}
-    for row in rows:
-        if row.result is not None:
-            first.setdefault((row.point.method, row.point.size), row.point)
-    return list(first.values())
+    parts: dict[tuple[str, str], str] = {}
+    for row in finished(rows):
+        name = row.point.method, row.point.size
+        # None where a run's numbers alone are known.
+        if name not in parts and (lines := _grids(row.point, places, out)):
+            parts[name] = "\n\n".join([f"### {row.point.name}", *lines])
+    return list(parts.values())
 
 
-def _pictures(point: Point, places: Places, out: Path) -> str:
+def _grids(point: Point, places: Places, out: Path) -> list[str]:
+    """The grids of a point that are at hand, copied to `out` or there already."""
     words = f"{point.method} {point.size} {point_hash(point)[:6]}"
     name = re.sub(r"[^\w.+-]+", "_", words)
-    lines = [f"### {point.name}"]
+    lines = []
     for kind in ("reconstructions", "samples"):
         target = out / "figures" / f"{name}_{kind}.png"
         source = places.point(point) / f"{kind}.png"
-        if source.exists():  # not where its numbers alone are known
+        if source.exists():
             shutil.copyfile(source, target)
         if target.exists():
             lines.append(f"![{kind} of {point.name}](figures/{target.name})")
-    return "\n\n".join(lines)
+    return lines
 
 
 def rows_of(
