@@ -165,7 +165,7 @@ def read_records(paths: Iterable[Path]) -> dict[str, Result]:
 def _result(record: dict[str, Any]) -> Result:
     named = ("method", "size", "seed", "hash", "commit", "date", "judge")
     return Result(
-        numbers={name: record[name] for name in record.keys() - named},
+        numbers={name: record[name] for name in record if name not in named},
         commit=record["commit"],
         date=record["date"],
         judge=record.get("judge", FIRST_JUDGE),
