@@ -99,6 +99,17 @@ def test_a_study_whose_points_fail_ends_with_1_behind_the_others(runs, tmp_path)
     assert {point.method for point in runs[done:]} == {"AE"}
 
 
+def test_an_interrupted_study_says_how_to_go_on(runs, tmp_path, monkeypatch, capsys):
+    def run_points(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vtp_eqx.study.command.run_points", run_points)
+    with pytest.raises(SystemExit) as raised:
+        run_study(small_study(), Arguments(smoke=True, runs=tmp_path, workers=1))
+    assert raised.value.code == 130
+    assert "run the command again" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("option", ["seeds", "workers"])
 @pytest.mark.parametrize("number", [0, -1])
 def test_a_study_without_work_or_workers_is_refused(option, number):

@@ -25,6 +25,7 @@ from vtp_eqx.training.folder import check_room, NoRoomError, said_when_full
 
 Scale = Literal["smoke", "laptop", "workstation"]
 SPACE_NEEDED = 2e9  # bytes
+INTERRUPTED = 130  # exit status: 128 + 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ def run_study(study: Study, arguments: Arguments) -> None:
     """Runs every point of `study.plan(scale, seeds)` that is missing, and reports.
 
     Table, figure and report are drawn again as each point finishes. Exits with 1 where
-    a point failed, after all others are done.
+    a point failed, after all others are done, and with 130 where it is interrupted.
     """
     commit()  # of what is being run, wherever the checkout goes meanwhile
     console = Console(width=None if sys.stdout.isatty() else 160)
@@ -114,9 +115,13 @@ def run_study(study: Study, arguments: Arguments) -> None:
         for point in missing:
             prepare(point, places.data(point), console.print)
         redraw()
-        failed = run_points(
-            missing, places, num_workers=workers, finished=finished, console=console
-        )
+        try:
+            failed = run_points(
+                missing, places, num_workers=workers, finished=finished, console=console
+            )
+        except KeyboardInterrupt:
+            console.print("Interrupted: run the command again to go on from there.")
+            raise SystemExit(INTERRUPTED) from None
         redraw()
     if not missing:
         console.print(terminal_table(rows_of(points, places, known), title))
