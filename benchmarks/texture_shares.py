@@ -21,9 +21,14 @@ from vtp_eqx.config import from_dict
 from vtp_eqx.data.scene_captions import TEXTURES
 from vtp_eqx.data.scenes import SceneConfig
 from vtp_eqx.evaluation.frechet import frechet_distance, Moments
-from vtp_eqx.evaluation.generation import predictions, read_scenes, shares
+from vtp_eqx.evaluation.generation import (
+    predictions,
+    read_scenes,
+    reading_moments,
+    shares,
+)
 from vtp_eqx.models.generator import load_generator
-from vtp_eqx.models.scene_network import load_scene_network, Reading
+from vtp_eqx.models.scene_network import load_scene_network
 from vtp_eqx.study.dataset import load_dataset
 from vtp_eqx.study.measure import samples
 from vtp_eqx.study.point import Places, Point, point_hash
@@ -52,7 +57,7 @@ def print_shares(points: list[Point], options: Options) -> None:
     network, places, rows = load_scene_network(), Places(options.runs), []
     data = load_dataset(points[0], places.data(points[0]))
     real = read_scenes(network, data.validation.image)
-    textures, moments = predictions(real)["texture"], moments_of(real)
+    textures, moments = predictions(real)["texture"], reading_moments(real)
     held_out = shares("texture", textures)
     for point in points:
         tokenizer = load(
@@ -68,7 +73,7 @@ def print_shares(points: list[Point], options: Options) -> None:
             (
                 f"{point.name} ({point_hash(point)[:6]})",
                 *(f"{share:.2f}" for share in wanted),
-                f"{frechet_distance(moments_of(seen), moments):.2f}",
+                f"{frechet_distance(reading_moments(seen), moments):.2f}",
                 f"{frechet_distance(alone, moments):.2f}",
             )
         )
@@ -78,11 +83,6 @@ def print_shares(points: list[Point], options: Options) -> None:
         ("run", *TEXTURES, "FD-scenes", "of shares alone"),
         [*rows, last],
     )
-
-
-def moments_of(reading: Reading) -> Moments:
-    """Moments of the features of images that the scene network has seen."""
-    return Moments.of(np.asarray(reading.features))
 
 
 def found_points(options: Options) -> list[Point]:

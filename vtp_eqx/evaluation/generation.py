@@ -95,4 +95,9 @@ def scene_moments(
     network: SceneNetwork, images: UInt8[np.ndarray, "count height width 3"]
 ) -> Moments:
     """Moments of the network's features over all images."""
-    return Moments.of(np.asarray(read_scenes(network, images).features))
+    return reading_moments(read_scenes(network, images))
+
+
+def reading_moments(reading: Reading) -> Moments:
+    """Moments of the features of all images of a reading."""
+    return Moments.of(np.asarray(reading.features))

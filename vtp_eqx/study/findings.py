@@ -181,12 +181,13 @@ def _different(rows: Sequence[Row]) -> list[Group]:
     for row in rows:
         own = names.setdefault((row.point.method, row.point.size), set())
         own.add(point_hash(row.point))
-    kept: dict[tuple[str, str], set[str]] = {}
-    for key in sorted(names, key=lambda key: -len(names[key])):
-        if not any(names[key] <= other for other in kept.values()):
-            kept[key] = names[key]
     found = groups(rows)
-    return [found[key] for key in names if key in kept]
+    different = {frozenset(own): found[key] for key, own in names.items()}
+    return [
+        group
+        for own, group in different.items()
+        if not any(own < other for other in different)
+    ]
 
 
 def _course(along: Sequence[Group], name: str, form: str) -> str:

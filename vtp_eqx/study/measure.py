@@ -27,6 +27,7 @@ from vtp_eqx.evaluation.frechet import frechet_distance, Moments
 from vtp_eqx.evaluation.generation import (
     class_agreement,
     read_scenes,
+    reading_moments,
     scene_moments,
     share_drift,
 )
@@ -198,7 +199,7 @@ def reconstruction_numbers(
         "PSNR": float(np.mean(scores["psnr"])),
         "SSIM": float(np.mean(scores["ssim"])),
         "PSNR of PCA": float(np.mean(-10 * np.log10(error))),
-        "rFD-scenes": frechet_distance(Moments.of(np.asarray(reading.features)), real),
+        "rFD-scenes": frechet_distance(reading_moments(reading), real),
         "latent roughness": float(jnp.mean(smoothness_loss(jnp.asarray(latents)))),
         "shape kept": float(np.mean(shape == data.validation.attributes["shape"])),
     }
@@ -283,7 +284,7 @@ def generation_numbers(
     And how far shares of values, such as that of striped backgrounds, are from real.
     """
     reading = read_scenes(network, images)
-    moments = Moments.of(np.asarray(reading.features))
+    moments = reading_moments(reading)
     drift = share_drift(reading, data.validation.attributes)
     return {
         "FD-scenes": frechet_distance(moments, real),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from jaxtyping import Float
 import numpy as np
 from scipy.stats import rankdata, sem, t as student
 
@@ -53,12 +54,16 @@ def rank_correlation(
     if np.ptp(both, axis=1).min() == 0:
         return float("nan"), float("nan"), float("nan")
     drawn = np.random.default_rng(0).integers(len(first), size=(_DRAWS, len(first)))
-    again = [_spearman(both[:, rows]) for rows in drawn]
-    low, high = np.nanquantile(again, (0.025, 0.975))
-    return _spearman(both), float(low), float(high)
+    low, high = np.nanquantile(_spearman(both[:, drawn]), (0.025, 0.975))
+    return float(_spearman(both)), float(low), float(high)
 
 
-def _spearman(both: np.ndarray) -> float:
-    if np.ptp(both, axis=1).min() == 0:  # one point, drawn again and again
-        return float("nan")
-    return float(np.corrcoef(rankdata(both, axis=1))[0, 1])
+def _spearman(
+    both: Float[np.ndarray, "two *draws points"],
+) -> Float[np.ndarray, "*draws"] | np.floating:
+    """Of both rows, in every draw; NaN where a draw has one point again and again."""
+    ranks = rankdata(both, axis=-1)
+    first, second = ranks - ranks.mean(axis=-1, keepdims=True)
+    spread = np.sqrt((first**2).sum(axis=-1) * (second**2).sum(axis=-1))
+    with np.errstate(invalid="ignore"):
+        return (first * second).sum(axis=-1) / spread

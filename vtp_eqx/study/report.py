@@ -58,7 +58,9 @@ def write_report(
     command: str,
     seconds: float,
 ) -> None:
-    """Writes `report.md`, and copies each point's grids beside its `figure`, to `out`.
+    """Writes `report.md`, and copies each point's grids beside it, to `out`.
+
+    `figure` is a picture in `out` that is there already.
 
     `runs.json` there has every number, for figures of one's own and `read_records`.
     """
@@ -67,7 +69,7 @@ def write_report(
             f"# {title}",
             question,
             _origin(command, seconds, rows),
-            f"![{title}](figures/{figure.name})",
+            f"![{title}]({figure.relative_to(out)})",
             "## What the numbers say",
             "\n".join(f"- {line}" for line in findings),
             "## Means of seeds",
