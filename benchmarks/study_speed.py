@@ -24,8 +24,8 @@ from vtp_eqx.mesh import data_mesh, replicate, split
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator
 from vtp_eqx.models.tokenizer import Tokenizer
-from vtp_eqx.study.point import Point
-from vtp_eqx.study.recipe import point
+from vtp_eqx.study.recipe import run
+from vtp_eqx.study.run_spec import RunSpec
 from vtp_eqx.training.flops import generator_flops, num_parameters, pretrain_flops
 from vtp_eqx.training.generate import generating
 from vtp_eqx.training.generate_objective import Latents
@@ -41,10 +41,10 @@ Measured = tuple[str, int, float, float, float]  # name, batch, compile s, run s
 
 
 def main() -> None:
-    points = {method: point(LAPTOP, method, SIZE, 0) for method in ("AE", "VTP")}
-    measured = [tokenizer_step(method, points[method]) for method in points]
-    measured += [generator_step(points["VTP"]), sampling(points["VTP"])]
-    measured += coding(points["VTP"])
+    specs = {method: run(LAPTOP, method, SIZE, 0) for method in ("AE", "VTP")}
+    measured = [tokenizer_step(method, specs[method]) for method in specs]
+    measured += [generator_step(specs["VTP"]), sampling(specs["VTP"])]
+    measured += coding(specs["VTP"])
     peak = peak_rate()
     rows = [
         (
@@ -62,9 +62,9 @@ def main() -> None:
     print_table("Speed of the default study", (*columns, "of peak"), rows)
 
 
-def tokenizer_step(method: str, plan: Point) -> Measured:
+def tokenizer_step(method: str, spec: RunSpec) -> Measured:
     """One update of a tokenizer with every objective of its method."""
-    config, mesh = plan.pretrain, data_mesh()
+    config, mesh = spec.pretrain, data_mesh()
     image = np.zeros((config.batch_size, 32, 32, 3), np.uint8)
     state, step = pretraining(config, image, mesh)
     text = config.tokenizer.text
@@ -75,9 +75,9 @@ def tokenizer_step(method: str, plan: Point) -> Measured:
     return f"tokenizer step, {method} {SIZE}", config.batch_size, *times, flops
 
 
-def generator_step(plan: Point) -> Measured:
+def generator_step(spec: RunSpec) -> Measured:
     """One update of the diffusion transformer."""
-    config, mesh = plan.generate, data_mesh()
+    config, mesh = spec.generate, data_mesh()
     state, step = generating(config, mesh)
     side, width = config.dit.latent_size, config.dit.latent_width
     latents = np.ones((config.batch_size, side, side, width), np.float32)
@@ -88,9 +88,9 @@ def generator_step(plan: Point) -> Measured:
     return "DiT step", config.batch_size, *times, flops
 
 
-def sampling(plan: Point) -> Measured:
+def sampling(spec: RunSpec) -> Measured:
     """A batch of samples, decoding not included."""
-    config, sampler = plan.generate.dit, plan.sampler
+    config, sampler = spec.generate.dit, spec.sampler
     generator = Generator(DiT(config, key=jr.key(0)), "none")
     labels = jnp.zeros(BATCH, jnp.int32)
     draw = lambda: generator.sample(labels, sampler, latents_hash="none", key=jr.key(0))
@@ -99,9 +99,9 @@ def sampling(plan: Point) -> Measured:
     return f"sampling, {calls} evaluations", BATCH, *_timed(draw), flops
 
 
-def coding(plan: Point) -> list[Measured]:
+def coding(spec: RunSpec) -> list[Measured]:
     """Encoding and decoding a batch."""
-    config = plan.pretrain.tokenizer
+    config = spec.pretrain.tokenizer
     tokenizer = Tokenizer(config, key=jr.key(0))
     tokens = (config.image_size // config.patch_size) ** 2
     images = jnp.ones((BATCH, config.image_size, config.image_size, 3)) / 2

@@ -1,4 +1,4 @@
-"""Which objectives make latents good to generate on, and what goes along with it?
+"""Which objectives make latents good to generate on?
 
     python experiments/compare_objectives.py                       # 2 CPU cores: hours
     python experiments/compare_objectives.py --scale workstation   # a GPU: hours
@@ -6,48 +6,69 @@
 
 Pre-trains tokenizers with reconstruction (AE) and contrast (CLIP) or self-distillation
 (SSL) or both (VTP) beside it, for equal samples and for equal compute, as in the
-paper's table of objectives (arXiv 2512.13687, section 4), and controls: narrower, noisy
-or smooth latents, no training, no pixels, learned weights. Every tokenizer then gets a
-new pixel decoder, trained on its frozen latents in the same way, and the same diffusion
-transformer. Equal samples have all seeds, equal compute one less. Runs that
-`scale_compute.py` made are found. `--help` lists the options.
+paper's table of objectives (arXiv 2512.13687, section 4), and controls: noisy or smooth
+latents, no training, no pixels, learned weights. Every tokenizer then gets a new pixel
+decoder, trained on its frozen latents in the same way, and the same diffusion
+transformer. Equal samples have all seeds, equal compute one less. Runs that other
+studies made are found. `--help` lists the options.
 """
 
 from collections.abc import Sequence
 
 import tyro
 
-from vtp_eqx.study.command import Arguments, one_less, run_study, Scale, Study
-from vtp_eqx.study.figure import scatter_figure
-from vtp_eqx.study.findings import objective_findings
-from vtp_eqx.study.point import Point
-from vtp_eqx.study.recipe import as_costly_steps, METHODS, point, RECIPES
+from vtp_eqx.study.command import run_study, Scale, Study, StudyOptions
+from vtp_eqx.study.figure import frontier_figure
+from vtp_eqx.study.recipe import compute_matched_steps, RECIPES, run
+from vtp_eqx.study.run_spec import RunSpec
+from vtp_eqx.study.summary import baseline_sentences, progress_sentence
+from vtp_eqx.study.table import Row
 
 
 OBJECTIVES = ("AE", "CLIP+AE", "SSL+AE", "VTP")
+CONTROLS = (
+    "VTP full",
+    "VTP learned weights",
+    "AE noise 0.2",
+    "AE smooth",
+    "PCA",
+    "random encoder",
+    "CLIP",
+)
 # A smoke run tries what the others do not share; each takes a minute to compile.
-SMOKE = ("AE", "VTP learned weights", "AE latent noise", "CLIP", "random encoder")
+SMOKE = ("AE", "VTP learned weights", "AE smooth", "CLIP", "random encoder")
 
 QUESTION = """\
 Reconstruction (AE) with contrast (CLIP+AE), with self-distillation (SSL+AE), and with
 both (VTP), for as many samples and for as much compute as VTP; and controls, for as
-many samples. Behind each, a new decoder trained on frozen latents, and the same
-diffusion transformer. Is it understanding that makes latents good to generate on?"""
+many samples. After each, a new decoder trained on frozen latents, and the same diffusion
+transformer. Is it semantics that makes latents good to generate on?"""
 
 
-def plan(scale: Scale, seeds: Sequence[int]) -> list[Point]:
-    """Every point: methods x seeds for equal samples, objectives for equal compute."""
+def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
+    """Every run: methods x seeds for equal samples, objectives for equal compute."""
     recipe = RECIPES[scale]
     is_smoke = scale == "smoke"
+    fewer_seeds = seeds[:-1] or seeds
     return [
-        point(recipe, method, "equal samples", seed)
-        for method in (SMOKE if is_smoke else METHODS)
+        run(recipe, method, "equal samples", seed)
+        for method in (SMOKE if is_smoke else OBJECTIVES + CONTROLS)
         for seed in seeds
     ] + [
-        point(recipe, method, "equal compute", seed, tokenizer_steps=steps)
+        run(recipe, method, "equal compute", seed, tokenizer_steps=steps)
         for method in (OBJECTIVES[:1] if is_smoke else OBJECTIVES)
-        for steps in [as_costly_steps(recipe, method)]
-        for seed in one_less(seeds)
+        for steps in [compute_matched_steps(recipe, method)]
+        for seed in fewer_seeds
+    ]
+
+
+def summary(rows: Sequence[Row]) -> list[str]:
+    """Four sentences at most."""
+    return [
+        *progress_sentence(rows),
+        *baseline_sentences(rows, "CLIP+AE"),
+        *baseline_sentences(rows, "SSL+AE"),
+        *baseline_sentences(rows, "VTP"),
     ]
 
 
@@ -55,11 +76,11 @@ if __name__ == "__main__":
     run_study(
         Study(
             name="compare_objectives",
-            title="Generation, understanding and reconstruction by objective",
+            title="Generation and reconstruction by objective",
             question=QUESTION,
             plan=plan,
-            figure=scatter_figure,
-            findings=objective_findings,
+            figure=frontier_figure,
+            summary=summary,
         ),
-        tyro.cli(Arguments, default=Arguments(seeds=3), description=__doc__),
+        tyro.cli(StudyOptions, default=StudyOptions(seeds=3), description=__doc__),
     )

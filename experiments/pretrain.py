@@ -48,7 +48,7 @@ from vtp_eqx.evaluation.online import judge, Labeled, write_card
 from vtp_eqx.mesh import data_mesh, here
 from vtp_eqx.models.perceptual import load_perceptual, Perceptual
 from vtp_eqx.study.pictures import save_grid
-from vtp_eqx.study.recipe import METHODS, pretraining as small, RECIPES
+from vtp_eqx.study.recipe import METHODS, pretrain_config, RECIPES
 from vtp_eqx.tokenizer import save, Tokenizer
 from vtp_eqx.training.curves import draw_curves
 from vtp_eqx.training.feed import (
@@ -88,7 +88,7 @@ from vtp_eqx.training.watchdog import StallConfig
 
 
 LAPTOP = dataclasses.replace(
-    small(RECIPES["laptop"], METHODS["VTP"], 0),
+    pretrain_config(RECIPES["laptop"], METHODS["VTP"], 0),
     num_steps=14_000,  # half an hour on one core
 )
 NUM_TEMPLATES = 32  # of scenes
@@ -366,7 +366,7 @@ def in_a_sentence() -> Iterator[None]:
 
 def smoke() -> None:
     """A tiny run that is cut off, continued, and looked at from all sides."""
-    config = small(RECIPES["smoke"], METHODS["VTP"], 0)
+    config = pretrain_config(RECIPES["smoke"], METHODS["VTP"], 0)
     with tempfile.TemporaryDirectory() as scratch:
         options = Options(
             config=config, out=f"{scratch}/run", num_scenes=480, num_judged=96,

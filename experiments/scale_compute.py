@@ -14,14 +14,20 @@ lists the options.
 """
 
 from collections.abc import Sequence
+import functools
 
 import tyro
 
-from vtp_eqx.study.command import Arguments, one_less, run_study, Scale, Study
-from vtp_eqx.study.figure import scaling_figure
-from vtp_eqx.study.findings import scaling_findings
-from vtp_eqx.study.point import Point
-from vtp_eqx.study.recipe import point, RECIPES
+from vtp_eqx.study.command import run_study, Scale, Study, StudyOptions
+from vtp_eqx.study.figure import curves_figure
+from vtp_eqx.study.recipe import RECIPES, run
+from vtp_eqx.study.run_spec import RunSpec
+from vtp_eqx.study.summary import (
+    baseline_sentences,
+    progress_sentence,
+    trend_sentence,
+)
+from vtp_eqx.study.table import Row
 
 
 # Pre-training steps, as shares of the recipe's; 1 has all seeds, the others one less.
@@ -31,35 +37,46 @@ METHODS = ("AE", "VTP", "VTP full")
 QUESTION = """\
 One encoder, pre-trained with budgets over a factor of eight: on reconstruction alone
 (AE), or jointly, with contrast and self-distillation reading the latents (VTP) or the
-encoder's full features (VTP full). Behind each, a new decoder trained on frozen
-latents, and the same diffusion transformer. Does generation improve with pre-training,
-and does joint pre-training start behind and cross?"""
+encoder's full features (VTP full). After each, a new decoder trained on frozen latents,
+and the same diffusion transformer. Does generation improve with pre-training, and does
+joint pre-training start behind and cross?"""
 
 
-def plan(scale: Scale, seeds: Sequence[int]) -> list[Point]:
-    """Every point: budgets x methods x seeds."""
+def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
+    """Every run: budgets x methods x seeds."""
     recipe = RECIPES[scale]
-    points = []
+    specs = []
     # A smoke run tries two: every budget compiles a step of its own.
     for share in BUDGETS[1:3] if scale == "smoke" else BUDGETS:
         steps = round(share * recipe.tokenizer_steps)
-        points += [
-            point(recipe, method, f"{steps} steps", seed, tokenizer_steps=steps)
+        fewer_seeds = seeds[:-1] or seeds
+        specs += [
+            run(recipe, method, f"{steps} steps", seed, tokenizer_steps=steps)
             for method in METHODS
-            for seed in (seeds if share == 1 else one_less(seeds))
+            for seed in (seeds if share == 1 else fewer_seeds)
         ]
-    return points
+    return specs
+
+
+def summary(rows: Sequence[Row]) -> list[str]:
+    """Four sentences at most."""
+    return [
+        *progress_sentence(rows),
+        *baseline_sentences(rows, "VTP"),
+        *baseline_sentences(rows, "VTP full"),
+        *trend_sentence(rows, METHODS, "pre-training"),
+    ]
 
 
 if __name__ == "__main__":
     run_study(
         Study(
             name="scale_compute",
-            title="Generation against pre-training compute",
+            title="Generation by pre-training steps",
             question=QUESTION,
             plan=plan,
-            figure=scaling_figure,
-            findings=scaling_findings,
+            figure=functools.partial(curves_figure, x_label="pre-training steps"),
+            summary=summary,
         ),
-        tyro.cli(Arguments, default=Arguments(seeds=3), description=__doc__),
+        tyro.cli(StudyOptions, default=StudyOptions(seeds=3), description=__doc__),
     )

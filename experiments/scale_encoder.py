@@ -4,42 +4,48 @@
     python experiments/scale_encoder.py --scale workstation   # a GPU: minutes
     python experiments/scale_encoder.py --smoke               # does it run at all?
 
-Pre-trains tokenizers of several encoder sizes with all three objectives (VTP) and with
-reconstruction alone (AE), trains the same diffusion transformer on the latents of each,
-samples, and draws generation quality against tokenizer compute, as in the
-parameter-scaling figure of the paper (arXiv 2512.13687, section 4). All points have the
-same data, decoder, generator, numbers of steps and images, and seeds. Run again, it
-continues where it stopped; `--help` lists the options.
+Pre-trains tokenizers of several encoder sizes, with latents of 64 channels, with all
+three objectives (VTP) and with reconstruction alone (AE), trains the same diffusion
+transformer on the latents of each, samples, and draws the quality of generation against
+the size of the encoder, as in the parameter-scaling figure of the paper
+(arXiv 2512.13687, section 4). All runs have the same data, decoder, generator, numbers
+of steps and images, and seeds. Behind its own points the figure has the span of the
+seeds in `docs/results/scale_encoder/runs.json`, where the recipe is still the same. Run
+again, it continues where it stopped; `--help` lists the options.
 """
 
 from collections.abc import Sequence
 import dataclasses
 import functools
-from typing import Literal
+from pathlib import Path
 
 import tyro
 
 from vtp_eqx.study import recipe
-from vtp_eqx.study.command import Arguments, run_study, Scale, Study
-from vtp_eqx.study.figure import scaling_figure
-from vtp_eqx.study.findings import scaling_findings
-from vtp_eqx.study.point import Point
-from vtp_eqx.study.recipe import point, vit
+from vtp_eqx.study.command import run_study, Scale, Study, StudyOptions
+from vtp_eqx.study.figure import curves_figure
+from vtp_eqx.study.recipe import run, vit
+from vtp_eqx.study.report import read_records, rows_of
+from vtp_eqx.study.run_spec import RunPaths, RunSpec
+from vtp_eqx.study.summary import (
+    baseline_sentences,
+    progress_sentence,
+    trend_sentence,
+)
+from vtp_eqx.study.table import Row
 
 
-HeadsOn = Literal["latent", "full"]
-
-# Made to be seen in a quarter of an hour: short generators, jointly trained decoders.
+# Made to be seen in a quarter of an hour: short trainings, jointly trained decoders.
 LAPTOP = dataclasses.replace(
     recipe.LAPTOP,
-    tokenizer_steps=1400,
+    tokenizer_steps=1000,
     decoder_steps=0,
-    generator_steps=2200,
+    budgets=(2000,),
     generator_ema=0.99,
-    num_samples=1440,
+    num_samples=1200,
 )
 WORKSTATION = dataclasses.replace(
-    recipe.WORKSTATION, decoder_steps=0, generator_steps=20_000, generator_ema=0.99
+    recipe.WORKSTATION, decoder_steps=0, budgets=(20_000,)
 )
 SMOKE = dataclasses.replace(recipe.SMOKE, decoder_steps=0)
 RECIPES = {"smoke": SMOKE, "laptop": LAPTOP, "workstation": WORKSTATION}
@@ -48,49 +54,58 @@ ENCODERS = {  # (width, depth)
     "laptop": [(48, 3), (96, 3), (144, 3)],
     "workstation": [(96, 3), (192, 6), (288, 8)],
 }
+METHODS = ("AE", "VTP")
+COMMITTED = Path(__file__).parents[1] / "docs/results/scale_encoder/runs.json"
+COMMITTED_SEEDS = range(8)
 
 QUESTION = """\
-Each tokenizer is pre-trained either jointly (VTP: contrast, self-distillation and
-reconstruction) or on reconstruction alone (AE); the same diffusion transformer is then
-trained on the latents of each. Does generation improve as the tokenizer grows?"""
+Each tokenizer has latents of 64 channels and is pre-trained either jointly (VTP:
+contrast, self-distillation and reconstruction) or on reconstruction alone (AE); the
+same diffusion transformer is then trained on the latents of each. Does generation
+improve as the encoder grows?"""
 
 
-def plan(
-    scale: Scale, seeds: Sequence[int], heads_on: HeadsOn = "latent"
-) -> list[Point]:
-    """Every point: encoder sizes x methods x seeds."""
-    joint = "VTP" if heads_on == "latent" else "VTP full"
+def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
+    """Every run: encoder sizes x methods x seeds."""
     return [
-        point(
-            RECIPES[scale], method, f"{width}x{depth}", seed, encoder=vit(width, depth)
-        )
+        run(RECIPES[scale], method, f"{width}x{depth}", seed, encoder=vit(width, depth))
         for seed in seeds
         for width, depth in ENCODERS[scale]
-        for method in ("AE", joint)
+        for method in METHODS
     ]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(Arguments):
-    """The options of every study, and one of this one."""
+def committed(scale: Scale) -> list[Row]:
+    """The runs of the committed study that have this recipe."""
+    known = read_records([COMMITTED] if COMMITTED.exists() else [])
+    rows = rows_of(plan(scale, COMMITTED_SEEDS), RunPaths(Path()), known)
+    return [row for row in rows if row.result is not None]
 
-    heads_on: HeadsOn = "latent"
-    """What contrast and distillation read: the latents, or the encoder's full features
-    as in the released models."""
+
+def figure(rows: Sequence[Row], path: Path, title: str, *, band: Sequence[Row]) -> None:
+    """Three panels along encoder sizes; see `curves_figure`."""
+    curves_figure(rows, path, title, x_label="encoder: width x depth", band=band)
+
+
+def summary(rows: Sequence[Row]) -> list[str]:
+    """Three sentences at most."""
+    return [
+        *progress_sentence(rows),
+        *baseline_sentences(rows, "VTP"),
+        *trend_sentence(rows, METHODS, "encoder size"),
+    ]
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Options, description=__doc__)
-    full = options.heads_on == "full"
+    options = tyro.cli(StudyOptions, description=__doc__)
     run_study(
         Study(
-            name="scale_encoder_full" if full else "scale_encoder",
-            title="Generation against tokenizer compute"
-            + (", heads on full features" if full else ""),
+            name="scale_encoder",
+            title="Generation by encoder size, with latents of 64 channels",
             question=QUESTION,
-            plan=functools.partial(plan, heads_on=options.heads_on),
-            figure=scaling_figure,
-            findings=scaling_findings,
+            plan=plan,
+            figure=functools.partial(figure, band=committed(options.scale)),
+            summary=summary,
         ),
         options,
     )

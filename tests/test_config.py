@@ -25,7 +25,7 @@ from vtp_eqx.config import (
     VIT_FEMTO,
     VTP_B,
 )
-from vtp_eqx.config.serial import later
+from vtp_eqx.config.fields import later
 
 
 PLAIN = TokenizerConfig(encoder=VIT_FEMTO, decoder=decoder_like(VIT_FEMTO))

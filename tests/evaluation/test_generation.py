@@ -10,9 +10,10 @@ from vtp_eqx.evaluation.batches import as_bytes
 from vtp_eqx.evaluation.frechet import frechet_distance
 from vtp_eqx.evaluation.generation import (
     attribute_agreement,
-    class_agreement,
+    conditional_accuracy,
     predictions,
     read_scenes,
+    recognizable_share,
     scene_moments,
     share_drift,
 )
@@ -24,7 +25,7 @@ from vtp_eqx.models.scene_network import (
 )
 
 
-SCENES = SceneConfig()
+SCENES = SceneConfig(difficulty=0.7)  # what the shipped network was trained on
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +58,22 @@ def test_agreement_by_hand():
     logits = {"shape": np.eye(4)[[0, 1, 2]], "color": np.eye(6)[[3, 3, 5]]}
     reading = Reading(np.zeros((3, 2)), logits)
     labels = np.array([0, 1, 3]) * len(COLORS) + np.array([3, 4, 5])
-    agreement = class_agreement(reading, labels)
-    assert agreement["shape agreement"] == pytest.approx(2 / 3)
-    assert agreement["color agreement"] == pytest.approx(2 / 3)
-    assert agreement["class agreement"] == pytest.approx(1 / 3)
+    assert conditional_accuracy(reading, labels) == {
+        "shape accuracy": pytest.approx(2 / 3),
+        "color accuracy": pytest.approx(2 / 3),
+        "class accuracy": pytest.approx(1 / 3),
+    }
+    # Generators that know colors alone number their labels by them.
+    color = conditional_accuracy(reading, np.array([3, 4, 5]), "color")
+    assert color == {"color accuracy": pytest.approx(2 / 3)}
+    assert conditional_accuracy(reading, np.zeros(3, int), "none") == {}
+
+
+def test_a_shape_counts_as_recognizable_where_the_network_is_sure():
+    sure, unsure = np.log([0.96, 0.02, 0.02]), np.log([0.8, 0.1, 0.1])
+    logits = {"shape": np.stack([sure + 100, unsure - 100, unsure, unsure])}
+    reading = Reading(np.zeros((4, 2)), logits)
+    assert recognizable_share(reading, "shape") == pytest.approx(1 / 4)
 
 
 def test_what_is_left_out_drifts_by_its_share():
@@ -73,8 +86,13 @@ def test_what_is_left_out_drifts_by_its_share():
 
 def test_real_scenes_obey_their_own_labels_and_no_others(network, real):
     reading = read_scenes(network, real.image)
-    assert class_agreement(reading, real.label)["class agreement"] > 0.95
-    assert class_agreement(reading, real.label[::-1])["class agreement"] < 0.2
+    own, others = (
+        conditional_accuracy(reading, labels)["class accuracy"]
+        for labels in (real.label, real.label[::-1])
+    )
+    assert own > 0.95
+    assert others < 0.2
+    assert recognizable_share(reading, "shape") > 0.9
 
 
 def test_the_shipped_network_reads_every_attribute(network, real):

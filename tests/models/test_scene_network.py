@@ -17,9 +17,11 @@ from vtp_eqx.models.scene_network import (
     scene_network_hash,
     SceneNetwork,
     SceneNetworkConfig,
-    SHIPPED,
+    shipped,
+    SHIPPED_SIZES,
     WEIGHTS,
 )
+from vtp_eqx.study.recipe import LAPTOP
 
 
 TINY = SceneNetworkConfig(
@@ -127,14 +129,23 @@ def test_a_record_of_another_shape_is_refused(folder):
         load_scene_network(folder)
 
 
-def test_the_shipped_network_is_whole_and_small(tmp_path):
-    network = load_scene_network()
-    assert network.config.image_size == 32
-    record = json.loads((SHIPPED / RECORD).read_text())
+@pytest.mark.parametrize("size", SHIPPED_SIZES)
+def test_the_shipped_networks_are_whole_and_small(size, tmp_path):
+    folder = shipped(size)
+    network = load_scene_network(folder)
+    assert network.config.image_size == size
+    record = json.loads((folder / RECORD).read_text())
     assert record["accuracy"].keys() == NAMES.keys()
     assert min(record["accuracy"].values()) >= 0.97
-    assert (SHIPPED / WEIGHTS).stat().st_size < 1_500_000
-    shutil.copytree(SHIPPED, tmp_path / "copy")
+    # Of scenes as hard as the studies'.
+    assert record["trained_on"]["scenes"]["difficulty"] == LAPTOP.data.difficulty
+    assert (folder / WEIGHTS).stat().st_size < 1_500_000
+    shutil.copytree(folder, tmp_path / "copy")
     assert eqx.tree_equal(load_scene_network(tmp_path / "copy"), network)
     leaves = jax.tree.leaves(eqx.filter(network, eqx.is_array))
     assert all(np.isfinite(leaf).all() for leaf in leaves)
+
+
+def test_a_size_without_a_network_is_refused():
+    with pytest.raises(ValueError, match=r"`image_size` \(48\).*\(32, 64\)"):
+        shipped(48)

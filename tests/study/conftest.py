@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from vtp_eqx.study.measure import Result
-from vtp_eqx.study.point import Point
+from vtp_eqx.study.measure import RunResult
+from vtp_eqx.study.run_spec import RunSpec
 from vtp_eqx.study.table import COLUMNS, Row
 
 
@@ -14,12 +14,12 @@ Made = Callable[..., Row]
 
 @pytest.fixture(scope="session")
 def row() -> Made:
-    """`row(point, distance, **numbers)`: a finished point; other numbers are 0.5."""
+    """`row(spec, distance, **numbers)`: a finished run; other numbers are 0.5."""
 
-    def make(point: Point, distance: float, **numbers: float) -> Row:
-        names = [*(column.name for column in COLUMNS), "FD-scenes floor", "PSNR of PCA"]
-        known = dict.fromkeys([*names, "probe latents mean"], 0.5) | {"FLOPs": 1e12}
-        made = {**known, "FD-scenes": distance, **numbers}
-        return Row(point, Result(numbers=made, commit="c0ffee", date="2026-01-01"))
+    def make(spec: RunSpec, distance: float, **numbers: float) -> Row:
+        names = [*(column.name for column in COLUMNS), "FD(train, validation)"]
+        known = dict.fromkeys(names, 0.5) | {"FLOPs": 1e12, "FD-scenes": distance}
+        result = RunResult(numbers=known | numbers, commit="c0ffee", date="2026-01-01")
+        return Row(spec, result)
 
     return make

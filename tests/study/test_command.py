@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import json
 
@@ -5,17 +6,18 @@ import numpy as np
 import pytest
 
 from experiments.scale_encoder import plan
-from vtp_eqx.study.command import _room, Arguments, run_study, Study
-from vtp_eqx.study.figure import scaling_figure
-from vtp_eqx.study.findings import scaling_findings
+from vtp_eqx.models.scene_network import scene_network_hash
+from vtp_eqx.study.command import _room, run_study, Study, StudyOptions
+from vtp_eqx.study.figure import curves_figure
 from vtp_eqx.study.pictures import save_grid
+from vtp_eqx.study.summary import baseline_sentences
 
 
 @pytest.fixture
 def runs(row, monkeypatch):
-    """Runs that cost nothing: `runs` holds the points that were run, in order.
+    """Runs that cost nothing: `runs` holds those that were executed, in order.
 
-    Where `runs.failing` names a method, its points fail.
+    Where `runs.failing` names a method, its runs fail.
     """
 
     class Runs(list):
@@ -23,20 +25,23 @@ def runs(row, monkeypatch):
 
     made = Runs()
 
-    def run_points(points, places, *, num_workers, finished, console):
-        for point in points:
-            made.append(point)
-            if point.method == made.failing:
+    def execute_runs(specs, paths, *, num_workers, cost, finished, console):
+        for spec in specs:
+            made.append(spec)
+            assert cost(spec) > 0
+            if spec.method == made.failing:
                 continue
-            folder = places.point(point)
+            folder = paths.result(spec)
             folder.mkdir(parents=True)
-            for kind in ("reconstructions", "samples"):
+            for kind in ("reconstructions", f"samples_{spec.budgets[-1]}"):
                 save_grid(np.zeros((4, 8, 8, 3), np.uint8), folder / f"{kind}.png", 2)
-            row(point, 4.0).result.write(folder)
-            finished(point)
-        return [point for point in points if point.method == made.failing]
+            result = row(spec, 4.0).result
+            own = dataclasses.replace(result, feature_hash=scene_network_hash())
+            own.write(folder)
+            finished(spec)
+        return [spec for spec in specs if spec.method == made.failing]
 
-    monkeypatch.setattr("vtp_eqx.study.command.run_points", run_points)
+    monkeypatch.setattr("vtp_eqx.study.command.execute_runs", execute_runs)
     monkeypatch.setattr("vtp_eqx.study.command.prepare", lambda *arguments: None)
     return made
 
@@ -47,16 +52,16 @@ def small_study():
         title="Small",
         question="Which?",
         plan=plan,
-        figure=scaling_figure,
-        findings=scaling_findings,
+        figure=curves_figure,
+        summary=lambda rows: baseline_sentences(rows, "VTP"),
     )
 
 
 def test_a_study_runs_again_what_is_missing_alone(runs, tmp_path):
-    arguments = Arguments(smoke=True, runs=tmp_path, workers=1)
-    run_study(small_study(), arguments)
+    options = StudyOptions(smoke=True, runs=tmp_path, workers=1)
+    run_study(small_study(), options)
     assert len(runs) == len(plan("smoke", [0]))
-    run_study(small_study(), arguments)
+    run_study(small_study(), options)
     assert len(runs) == len(plan("smoke", [0]))
     text = (tmp_path / "small-smoke" / "small" / "report.md").read_text()
     assert f"{len(runs)} of {len(runs)} runs" in text
@@ -64,7 +69,7 @@ def test_a_study_runs_again_what_is_missing_alone(runs, tmp_path):
 
 def test_a_study_goes_on_from_the_numbers_of_a_report(runs, tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
-    run_study(small_study(), Arguments(smoke=True, runs=here, workers=1))
+    run_study(small_study(), StudyOptions(smoke=True, runs=here, workers=1))
     count = len(runs)
     report = here / "small-smoke" / "small"
     known = there / "known.json"
@@ -72,7 +77,7 @@ def test_a_study_goes_on_from_the_numbers_of_a_report(runs, tmp_path):
     records = json.loads((report / "runs.json").read_text())
     known.write_text(json.dumps(records[1:]))  # all but the first run
     options = dict(smoke=True, runs=there, workers=1)
-    run_study(small_study(), Arguments(known=(known,), **options))
+    run_study(small_study(), StudyOptions(reuse_results=(known,), **options))
     assert len(runs) == count + 1
     again = there / "small-smoke" / "small"
     assert json.loads((again / "runs.json").read_text()) == records
@@ -82,30 +87,31 @@ def test_a_study_goes_on_from_the_numbers_of_a_report(runs, tmp_path):
 
 
 def test_a_study_names_the_file_of_known_runs_that_it_cannot_read(runs, tmp_path):
-    arguments = Arguments(smoke=True, runs=tmp_path, known=(tmp_path / "none.json",))
-    with pytest.raises(SystemExit, match=r"Known runs must be .*none\.json"):
-        run_study(small_study(), arguments)
+    none = tmp_path / "none.json"
+    options = StudyOptions(smoke=True, runs=tmp_path, reuse_results=(none,))
+    with pytest.raises(SystemExit, match=r"^`--reuse-results` .*none\.json"):
+        run_study(small_study(), options)
     assert not runs
 
 
-def test_a_study_whose_points_fail_ends_with_1_behind_the_others(runs, tmp_path):
+def test_a_study_whose_runs_fail_ends_with_1_after_the_others(runs, tmp_path):
     runs.failing = "AE"
-    arguments = Arguments(smoke=True, runs=tmp_path, workers=1)
+    options = StudyOptions(smoke=True, runs=tmp_path, workers=1)
     with pytest.raises(SystemExit, match="1"):
-        run_study(small_study(), arguments)
+        run_study(small_study(), options)
     runs.failing = ""
     done = len(runs)
-    run_study(small_study(), arguments)
-    assert {point.method for point in runs[done:]} == {"AE"}
+    run_study(small_study(), options)
+    assert {spec.method for spec in runs[done:]} == {"AE"}
 
 
 def test_an_interrupted_study_says_how_to_go_on(runs, tmp_path, monkeypatch, capsys):
-    def run_points(*_, **__):
+    def execute_runs(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vtp_eqx.study.command.run_points", run_points)
+    monkeypatch.setattr("vtp_eqx.study.command.execute_runs", execute_runs)
     with pytest.raises(SystemExit) as raised:
-        run_study(small_study(), Arguments(smoke=True, runs=tmp_path, workers=1))
+        run_study(small_study(), StudyOptions(smoke=True, runs=tmp_path, workers=1))
     assert raised.value.code == 130
     assert "run the command again" in capsys.readouterr().out
 
@@ -113,8 +119,10 @@ def test_an_interrupted_study_says_how_to_go_on(runs, tmp_path, monkeypatch, cap
 @pytest.mark.parametrize("option", ["seeds", "workers"])
 @pytest.mark.parametrize("number", [0, -1])
 def test_a_study_without_work_or_workers_is_refused(option, number):
-    with pytest.raises(ValueError, match=f"`{option}` must be 1 or more; got {number}"):
-        Arguments(**{option: number})
+    with pytest.raises(
+        ValueError, match=rf"^`{option}` \({number}\) must be 1 or more"
+    ):
+        StudyOptions(**{option: number})
 
 
 def test_a_folder_that_cannot_be_written_ends_a_study_at_once(tmp_path):

@@ -1,4 +1,4 @@
-"""What a point makes again, and what it finds. Nothing is trained or judged."""
+"""What a run makes again, and what it finds. Nothing is trained or measured."""
 
 import dataclasses
 
@@ -10,14 +10,16 @@ import pytest
 from experiments.scale_compute import plan
 from vtp_eqx.data.captions import train_tokenizer
 from vtp_eqx.models.dit import DiT
+from vtp_eqx.models.scene_network import scene_network_hash
 from vtp_eqx.study import stages
 from vtp_eqx.study.dataset import Dataset, Split
-from vtp_eqx.study.point import Places
-from vtp_eqx.study.stages import run_point
+from vtp_eqx.study.recipe import run, SMOKE
+from vtp_eqx.study.run_spec import RunPaths
+from vtp_eqx.study.stages import execute_run
 from vtp_eqx.tokenizer import Tokenizer
 
 
-POINT = plan("smoke", [0])[0]
+SPEC = plan("smoke", [0])[0]
 WORDS = train_tokenizer(["a scene"] * 8, 300)
 SPLIT = Split(np.zeros((8, 32, 32, 3), np.uint8), ["a scene"] * 8, None,
               np.zeros(8, np.int32), {})  # fmt: skip
@@ -31,8 +33,8 @@ def made(row, monkeypatch):
         mean = 0.0
 
     names = Made()
-    grid = POINT.generate.dit.latent_size
-    latents = np.zeros((8, grid, grid, POINT.generate.dit.latent_width), np.float32)
+    grid = SPEC.generate.dit.latent_size
+    latents = np.zeros((8, grid, grid, SPEC.generate.dit.latent_width), np.float32)
     width = latents.shape[-1]
 
     def pretrain(config, *_, **__):
@@ -43,13 +45,20 @@ def made(row, monkeypatch):
         names.append("decoder")
         return tokenizer
 
-    def train_generator(config, *_, **__):
+    def train_generator(config, *_, snapshot, snapshot_steps, **__):
         names.append("generator")
-        return DiT(config.dit, key=jr.key(0))
+        dit = DiT(config.dit, key=jr.key(0))
+        for step in snapshot_steps:
+            snapshot(step, dit)
+        return dit
 
-    def measure(point, tokenizer, generator, data, folder, report):
+    def measure(spec, tokenizer, generators, data, folder, report):
         names.append("numbers")
-        result = row(point, 4.0).result
+        assert tuple(generators) == spec.budgets
+        folder.mkdir(parents=True, exist_ok=True)
+        result = dataclasses.replace(
+            row(spec, 4.0).result, feature_hash=scene_network_hash()
+        )
         result.write(folder)
         return result
 
@@ -67,57 +76,81 @@ def made(row, monkeypatch):
     return names
 
 
-def run(places):
-    return run_point(POINT, places, lambda *_: None)
+def execute(paths, spec=SPEC):
+    return execute_run(spec, paths, lambda *_: None)
 
 
-def test_a_point_is_made_once_and_what_is_lost_or_cut_short_again(made, tmp_path):
-    places = Places(tmp_path)
-    first = run(places)
+def test_a_run_is_made_once_and_what_is_lost_or_cut_short_again(made, tmp_path):
+    paths = RunPaths(tmp_path)
+    first = execute(paths)
     assert made == ["tokenizer", "decoder", "generator", "numbers"]
-    assert run(places) == first
+    assert execute(paths) == first
     assert len(made) == 4
-    result = places.point(POINT) / "result.json"
+    result = paths.result(SPEC) / "result.json"
+    generators = [
+        paths.generator(SPEC) / f"generator-{steps}.safetensors"
+        for steps in SPEC.budgets
+    ]
     for stage, last in (
-        ("tokenizer", places.tokenizer(POINT) / "tokenizer" / "config.json"),
-        ("decoder", places.decoder(POINT) / "tokenizer" / "config.json"),
-        ("generator", places.generator(POINT) / "generator.safetensors"),
+        ("tokenizer", paths.tokenizer(SPEC) / "tokenizer" / "config.json"),
+        ("decoder", paths.decoder(SPEC) / "tokenizer" / "config.json"),
+        *(("generator", path) for path in generators),
     ):
         # The file of a stage that is written last, whose folder and others remain.
         last.unlink()
         result.unlink()
         made.clear()
-        run(places)
+        execute(paths)
         assert made == [stage, "numbers"]
 
 
-def test_a_point_is_not_measured_that_another_study_measured_meanwhile(
+def test_what_another_network_measured_is_measured_again(made, tmp_path):
+    paths = RunPaths(tmp_path)
+    result = execute(paths)
+    dataclasses.replace(result, feature_hash="another").write(paths.result(SPEC))
+    made.clear()
+    assert execute(paths) == result
+    assert made == ["numbers"]
+
+
+def test_a_run_is_not_measured_that_another_study_measured_meanwhile(
     made, row, tmp_path, monkeypatch
 ):
-    places = Places(tmp_path)
+    paths = RunPaths(tmp_path)
     trained = stages.train_generator
 
     def train_generator(*arguments, **options):
-        row(POINT, 7.0).result.write(places.point(POINT))
+        result = row(SPEC, 7.0).result
+        own = dataclasses.replace(result, feature_hash=scene_network_hash())
+        paths.result(SPEC).mkdir(parents=True)
+        own.write(paths.result(SPEC))
         return trained(*arguments, **options)
 
     monkeypatch.setattr(stages, "train_generator", train_generator)
-    assert run(places).numbers["FD-scenes"] == 7.0
+    assert execute(paths).numbers["FD-scenes"] == 7.0
     assert "numbers" not in made
 
 
-def test_a_decoder_behind_another_tokenizer_is_refused(made, tmp_path):
-    places = Places(tmp_path)
-    run(places)
-    (places.point(POINT) / "result.json").unlink()
-    (places.tokenizer(POINT) / "tokenizer" / "config.json").unlink()
+def test_a_decoder_after_another_tokenizer_is_refused(made, tmp_path):
+    paths = RunPaths(tmp_path)
+    execute(paths)
+    (paths.result(SPEC) / "result.json").unlink()
+    (paths.tokenizer(SPEC) / "tokenizer" / "config.json").unlink()
     made.mean = 1.0  # trained again, on another machine say
-    with pytest.raises(ValueError, match="belongs to the tokenizer it was trained"):
-        run(places)
+    with pytest.raises(ValueError, match="was trained after another tokenizer"):
+        execute(paths)
 
 
-def test_a_point_without_a_stage_of_decoders_has_none(made, tmp_path, monkeypatch):
-    point = dataclasses.replace(POINT, decode=None)
-    run_point(point, Places(tmp_path), lambda *_: None)
+def test_a_run_without_a_decoder_stage_has_none(made, tmp_path):
+    spec = dataclasses.replace(SPEC, decode=None)
+    execute(RunPaths(tmp_path), spec)
     assert made == ["tokenizer", "generator", "numbers"]
     assert not (tmp_path / "decoders").exists()
+
+
+def test_a_rotated_run_uses_the_tokenizer_and_decoder_of_the_plain_one(made, tmp_path):
+    paths = RunPaths(tmp_path)
+    execute(paths, run(SMOKE, "AE", "x", 0))
+    made.clear()
+    execute(paths, run(SMOKE, "AE rotated", "x", 0))
+    assert made == ["generator", "numbers"]

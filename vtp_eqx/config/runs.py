@@ -7,7 +7,7 @@ import dataclasses
 from typing import Literal
 
 from vtp_eqx.config.checks import require
-from vtp_eqx.config.serial import later
+from vtp_eqx.config.fields import later
 from vtp_eqx.config.shapes import (
     DiTConfig,
     Precision,
@@ -209,6 +209,9 @@ class GenerateConfig:
     time_std: float = 1.25  # code: VTP-S and VTP-B; VTP-L has 1.0
     cosine_weight: float = 1.0  # LightningDiT
     ema_decay: float = 0.9999  # LightningDiT
+    # Ours: averages (1 + step) / (10 + step) at most, so that short runs forget their
+    # start.
+    ema_warmup: bool = later(False)
     batch_size: int = 1024  # LightningDiT
     num_steps: int = 100_000  # LightningDiT: 80 epochs of ImageNet
     # Ours: how a step fits onto its devices; numbers do not depend on it, but for

@@ -7,25 +7,16 @@ import json
 from typing import Any, get_args, get_type_hints, TypeVar
 
 from vtp_eqx.config.checks import require
+from vtp_eqx.config.fields import NEUTRAL
 from vtp_eqx.config.shapes import TokenizerConfig
 
 
 Config = TypeVar("Config")
-_NEUTRAL = "neutral"
 
 
 def as_json(config: Any) -> str:
     """A config as JSON text, the same text for equal configs."""
     return json.dumps(dataclasses.asdict(config), indent=1, sort_keys=True)
-
-
-def later(neutral: Any) -> Any:
-    """The default of a field that came when there were runs already.
-
-    At `neutral`, which changes nothing in them, it is left out of `short_hash`, so that
-    those runs are found again.
-    """
-    return dataclasses.field(default=neutral, metadata={_NEUTRAL: neutral})
 
 
 def short_hash(config: Any) -> str:
@@ -41,7 +32,7 @@ def _content(value: Any) -> Any:
             field.name: _content(own)
             for field in dataclasses.fields(value)
             for own in [getattr(value, field.name)]
-            if _NEUTRAL not in field.metadata or own != field.metadata[_NEUTRAL]
+            if NEUTRAL not in field.metadata or own != field.metadata[NEUTRAL]
         }
     if isinstance(value, Mapping):
         return {name: _content(own) for name, own in value.items()}

@@ -7,6 +7,7 @@ import dataclasses
 from typing import Literal
 
 from vtp_eqx.config.checks import require
+from vtp_eqx.config.fields import later
 
 
 Norm = Literal["rmsnorm", "layernorm"]
@@ -88,6 +89,10 @@ class TokenizerConfig:
     latent_width: int = 64  # paper
     heads_on: Literal["full", "latent"] = "full"  # code: bottleneck_ae_only = true
     contrast_feature: Literal["cls", "pooled"] = "cls"  # code
+    # code: N(0, 0.02^2), which suits widths of about 1000. Ours: random orthogonal maps
+    # into the latents and out of them; narrow networks then reach the reconstruction of
+    # principal components in a few thousand steps.
+    latent_init: Literal["normal", "orthogonal"] = later("normal")
     rope: Precision = "float32"  # ours; code rounds to bfloat16
     logit_scale: float = 2.6592600  # OpenCLIP: ln(1 / 0.07)
     logit_bias: float | None = None  # code: none; SigLIP starts at -10

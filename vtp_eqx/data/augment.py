@@ -181,7 +181,8 @@ def jitter(planes: Planes, config: ViewsConfig, draws: Float[Array, " 5"]) -> Pl
         return _blend(planes, *due), None
 
     planes, _ = lax.scan(step, planes, (order[:3], early[:3]))
-    planes = shift_hue(planes, shifts[_HUE])
+    if config.hue > 0:
+        planes = shift_hue(planes, shifts[_HUE])
     planes, _ = lax.scan(step, planes, (order[1:], late[1:]))
     return planes
 
@@ -214,11 +215,16 @@ def _view(
     sigma = low + (high - low) * width
 
     view = random_resized_crop(planes, size, scale, config.aspect, crop_draws)
-    view = jnp.where(flipped, flip(view), view)
-    view = jnp.where(jittered, jitter(view, config, color_draws[:5]), view)
-    view = jnp.where(gray, grayscale(view), view)
+    # What never happens is not compiled: on a CPU that takes seconds.
+    if config.flip_rate > 0:
+        view = jnp.where(flipped, flip(view), view)
+    if config.jitter_rate > 0:
+        view = jnp.where(jittered, jitter(view, config, color_draws[:5]), view)
+    if config.gray_rate > 0:
+        view = jnp.where(gray, grayscale(view), view)
     view = jnp.where(blurred, blur(view, sigma, config.blur_radius), view)
-    view = jnp.where(solarized, solarize(view), view)
+    if config.solarize_rate > 0:
+        view = jnp.where(solarized, solarize(view), view)
     return jnp.clip(view, 0.0, 1.0)  # sums of weights may exceed 1 in the last bit
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from vtp_eqx.config import require
-from vtp_eqx.config.serial import later
+from vtp_eqx.config.fields import later
 from vtp_eqx.data.draws import Draws
 from vtp_eqx.data.scene_captions import (
     BACKGROUNDS,
@@ -73,6 +73,9 @@ class SceneConfig:
     num_validation: int = 4_800
     seed: int = 0
     textures: tuple[str, ...] = later(TEXTURES)  # of backgrounds, equally frequent
+    # Whether validation scenes come in groups that differ in shape alone, as training
+    # scenes do, or one of each group, so that their attributes are independent.
+    validation_in_groups: bool = later(True)
 
     def __post_init__(self):
         known = set(self.textures) <= set(TEXTURES)
@@ -106,7 +109,15 @@ class SceneConfig:
     @property
     def validation_indices(self) -> Int[np.ndarray, " n"]:
         """Indices of the validation scenes, in order; none is a training index."""
-        return _VALIDATION_START + np.arange(self.num_validation)
+        count = np.arange(self.num_validation)
+        if self.validation_in_groups:
+            return _VALIDATION_START + count
+        # Of each group the member whose shape is due, so that all classes are equally
+        # frequent.
+        groups = _VALIDATION_START // GROUP + count
+        shapes = Draws(self.seed, groups).permutation("shape", len(SHAPES))
+        due = count // len(COLORS) % len(SHAPES)
+        return groups * GROUP + np.argmax(shapes == due[:, None], axis=1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Its features stand in for Inception's where the images are scenes, and its predictions
 say whether a sample shows what was asked for. It is no part of any tokenizer: it was
 trained on the attributes alone, by `experiments/train_scene_network.py`, and ships with
-its weights and their hash.
+its weights and their hash, for scenes of 32 and of 64 pixels.
 """
 
 from collections.abc import Mapping
@@ -31,6 +31,7 @@ from vtp_eqx.nn.norms import LayerNorm
 
 
 SHIPPED = Path(__file__).parent.parent / "weights"
+SHIPPED_SIZES = (32, 64)  # sides of scenes, in pixels
 SHIPPED_ORIGIN = "shipped with vtp_eqx"
 WEIGHTS = "scene_network.safetensors"
 RECORD = "scene_network.json"
@@ -180,6 +181,16 @@ class SceneNetwork(eqx.Module):
         )
 
 
+def shipped(image_size: int = 32) -> Path:
+    """The folder of the shipped network for scenes of this side, in pixels."""
+    require(
+        image_size in SHIPPED_SIZES,
+        f"`image_size` ({image_size}) has no shipped scene network; there are some for "
+        f"{SHIPPED_SIZES}: train one with experiments/train_scene_network.py.",
+    )
+    return SHIPPED / f"scenes_{image_size}"
+
+
 def save_scene_network(
     network: SceneNetwork,
     folder: str | os.PathLike[str],
@@ -212,12 +223,12 @@ def save_scene_network(
     return digest
 
 
-def load_scene_network(folder: str | os.PathLike[str] = SHIPPED) -> SceneNetwork:
-    """The scene network in `folder`, the shipped one by default.
+def load_scene_network(folder: str | os.PathLike[str] | None = None) -> SceneNetwork:
+    """The scene network in `folder`, by default the shipped one for 32 pixels.
 
     An error where a file is missing, or where the weights are not those recorded.
     """
-    folder = Path(folder)
+    folder = shipped() if folder is None else Path(folder)
     record = _record(folder)
     weights = folder / WEIGHTS
     require(weights.exists(), f"The scene network's weights are missing: {weights}.")
@@ -238,9 +249,9 @@ def load_scene_network(folder: str | os.PathLike[str] = SHIPPED) -> SceneNetwork
     return _filled(network, safetensors.numpy.load(content))
 
 
-def scene_network_hash(folder: str | os.PathLike[str] = SHIPPED) -> str:
+def scene_network_hash(folder: str | os.PathLike[str] | None = None) -> str:
     """The sha256 of the weights in `folder`, as their record tells it."""
-    return _record(Path(folder))["sha256"]
+    return _record(shipped() if folder is None else Path(folder))["sha256"]
 
 
 def _record(folder: Path) -> dict:

@@ -17,7 +17,7 @@ from vtp_eqx.models.doors import AnyArray, checked_ids, checked_image, checked_l
 from vtp_eqx.models.encoder import Encoder, Features
 from vtp_eqx.models.heads import PrototypeHead
 from vtp_eqx.models.text import TextEncoder
-from vtp_eqx.nn.linear import Linear
+from vtp_eqx.nn.linear import Linear, orthogonal
 from vtp_eqx.nn.norms import unit_norm
 from vtp_eqx.nn.patches import patch_grid
 
@@ -76,6 +76,13 @@ class Tokenizer(eqx.Module):
             if config.logit_bias is None
             else jnp.asarray(config.logit_bias, jnp.float32)
         )
+        if config.latent_init == "orthogonal":
+            self.bottleneck = orthogonal(self.bottleneck, key=narrow_key)
+            self.decoder = eqx.tree_at(
+                lambda decoder: decoder.embed,
+                self.decoder,
+                orthogonal(self.decoder.embed, key=decoder_key),
+            )
         self.latent_mean = jnp.zeros(latent_width, jnp.float32)
         self.latent_std = jnp.ones(latent_width, jnp.float32)
         self.config = config

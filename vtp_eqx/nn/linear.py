@@ -1,6 +1,7 @@
 """The affine map along the last axis."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -33,3 +34,12 @@ class Linear(eqx.Module):
     def __call__(self, x: Float[Array, "*axes in"]) -> Float[Array, "*axes out"]:
         product = x.astype(self.weight.dtype) @ self.weight.T
         return product if self.bias is None else product + self.bias
+
+
+def orthogonal(layer: Linear, *, key: PRNGKeyArray) -> Linear:
+    """`layer` with a random weight whose rows, or columns if fewer, are orthonormal.
+
+    Saxe et al. 2014, https://arxiv.org/abs/1312.6120.
+    """
+    weight = jax.nn.initializers.orthogonal()(key, layer.weight.shape, jnp.float32)
+    return eqx.tree_at(lambda layer: layer.weight, layer, weight)

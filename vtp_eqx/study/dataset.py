@@ -12,10 +12,10 @@ import numpy as np
 
 from vtp_eqx.config import require
 from vtp_eqx.data.captions import CaptionTokenizer, train_tokenizer
-from vtp_eqx.data.scenes import GROUP, NAMES, NUM_CLASSES
+from vtp_eqx.data.scenes import COLORS, GROUP, NAMES
 from vtp_eqx.data.scenes_tfds import prepare_scenes
 from vtp_eqx.data.sources import load_arrays, TfdsSource
-from vtp_eqx.study.point import Point
+from vtp_eqx.study.run_spec import Labels, RunSpec
 
 
 VOCABULARY = 400  # ours: every word of the captions is one token
@@ -32,20 +32,25 @@ class Split:
     label: Int[np.ndarray, " num"]
     attributes: dict[str, Int[np.ndarray, " num"]]
 
+    def labels(self, of: Labels) -> Int[np.ndarray, " num"]:
+        """What a generator is conditioned on, counted from 0."""
+        if of == "none":
+            return np.zeros_like(self.label)
+        return self.label if of == "class" else self.label % len(COLORS)
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Both splits, what their captions are encoded with, and what a class is."""
+    """Both splits, what their captions are encoded with, and the size of a group."""
 
     train: Split
     validation: Split
     words: CaptionTokenizer
-    num_classes: int = NUM_CLASSES
     group: int = GROUP
 
 
-def prepare(point: Point, folder: Path, say: Callable[[str], None]) -> None:
-    """Renders the scenes of a point and learns their vocabulary, where not yet done.
+def prepare(spec: RunSpec, folder: Path, say: Callable[[str], None]) -> None:
+    """Renders the scenes of a run and learns their vocabulary, where not yet done.
 
     `folder` appears when it is complete; of two studies that prepare the same scenes at
     once, the later one takes what the earlier one made.
@@ -54,12 +59,12 @@ def prepare(point: Point, folder: Path, say: Callable[[str], None]) -> None:
         return
     # What TensorFlow Datasets has to say there is not for the reader of a study.
     logging.getLogger("absl").setLevel(logging.ERROR)
-    count = point.data.num_train + point.data.num_validation
-    say(f"Rendering {count:,} scenes of {point.data.size} pixels into {folder} ...")
+    count = spec.data.num_train + spec.data.num_validation
+    say(f"Rendering {count:,} scenes of {spec.data.size} pixels into {folder} ...")
     unfinished = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     try:
-        captions = _arrays(point, unfinished, "train")["caption"].tolist()
-        _arrays(point, unfinished, "validation")
+        captions = _arrays(spec, unfinished, "train")["caption"].tolist()
+        _arrays(spec, unfinished, "validation")
         train_tokenizer(captions, VOCABULARY).save(unfinished / WORDS)
         unfinished.rename(folder)
     except OSError:
@@ -69,10 +74,10 @@ def prepare(point: Point, folder: Path, say: Callable[[str], None]) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def load_dataset(point: Point, folder: Path) -> Dataset:
+def load_dataset(spec: RunSpec, folder: Path) -> Dataset:
     """The scenes that `prepare` left in `folder`."""
     words = CaptionTokenizer.load(folder / WORDS)
-    text = point.pretrain.tokenizer.text
+    text = spec.pretrain.tokenizer.text
     require(
         text is None or words.vocabulary <= text.vocabulary,
         "The text tower must know every token of the captions; got a vocabulary of "
@@ -80,7 +85,7 @@ def load_dataset(point: Point, folder: Path) -> Dataset:
     )
 
     def split(name: str) -> Split:
-        arrays = _arrays(point, folder, name)
+        arrays = _arrays(spec, folder, name)
         caption = arrays["caption"].tolist()
         ids = None if text is None else words.encode(caption, text.context)
         return Split(
@@ -94,5 +99,5 @@ def load_dataset(point: Point, folder: Path) -> Dataset:
     return Dataset(split("train"), split("validation"), words)
 
 
-def _arrays(point: Point, folder: Path, split: str) -> dict[str, np.ndarray]:
-    return load_arrays(TfdsSource(prepare_scenes(point.data, folder), split))
+def _arrays(spec: RunSpec, folder: Path, split: str) -> dict[str, np.ndarray]:
+    return load_arrays(TfdsSource(prepare_scenes(spec.data, folder), split))

@@ -1,4 +1,4 @@
-"""The figures of a study: quality along a curve, and methods as a cloud."""
+"""The figures of a study: quality along a curve, and generation against pixels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,155 +11,188 @@ matplotlib.use("Agg")  # a study may run where there is no screen
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import matplotlib.pyplot as plt
-from matplotlib.ticker import LogLocator, NullFormatter
 import numpy as np
 
 from vtp_eqx.files import replacing
-from vtp_eqx.study.paired import BASELINE, interval, leads, pairs
-from vtp_eqx.study.table import finished, floor, groups, mean, methods, Row
+from vtp_eqx.study.statistics import Group, mean
+from vtp_eqx.study.table import finished, groups, methods, real_distance, Row
 
 
 COLORS = (
     "#0b5fa5", "#d1495b", "#2e8b57", "#edae49", "#6a4c93", "#555555",
     "#00a6a6", "#b5651d", "#e377c2", "#9acd32", "#17202a", "#ff7f50",
 )  # fmt: skip
-DISTANCE = "FD-scenes of samples (lower is better)"
-CURVES = (
-    ("FD-scenes", DISTANCE),
-    ("class agreement", "samples that show the class asked for"),
-    ("PSNR", "reconstruction: PSNR in dB"),
-)
-CLOUDS = (
-    ("probe latents mean", "understanding: linear probe of mean latents"),
-    ("PSNR", "reconstruction: PSNR in dB"),
-)
-# A number, by which sign more of it is better, and what a lead in it is called.
-LEADS = (
-    ("FD-scenes", -1, f"lead over {BASELINE} in FD-scenes"),
-    ("class agreement", 100, f"lead over {BASELINE} in class shown, points"),
-    ("probe latents mean", 100, f"lead over {BASELINE} in probe of latents, points"),
-)
+# Methods that several figures show look alike in all of them.
+METHOD_COLORS = {"AE": COLORS[0], "VTP": COLORS[1]}
+LABELS = {
+    "FD-scenes": "FD-scenes of samples (lower is better)",
+    "class accuracy": "samples of the class asked for (higher is better)",
+    "PSNR": "PSNR of reconstructions, dB (higher is better)",
+    "probe latents shape": "shape read off latents (higher is better)",
+}
 
 
-def scaling_figure(rows: Sequence[Row], path: Path, title: str) -> None:
-    """Writes a panel for each of `CURVES` against tokenizer compute to `path`.
+def curves_figure(
+    rows: Sequence[Row],
+    path: Path,
+    title: str,
+    *,
+    names: Sequence[str] = ("FD-scenes", "class accuracy", "PSNR"),
+    x_label: str = "",
+    band: Sequence[Row] = (),
+) -> None:
+    """Writes a panel for each number against the settings, in their order, to `path`.
 
-    A method is a curve of means over seeds, a run is a dot, a bar joins the seeds.
+    A method is a curve of means over seeds, a run is a dot, a bar spans the seeds. A
+    shaded band spans the runs of `band`, those of an earlier study.
     """
-    figure, axes = _panels(len(CURVES))
-    for axis, (name, label) in zip(axes, CURVES, strict=True):
+    settings = list(dict.fromkeys(row.spec.setting for row in [*rows, *band]))
+    figure, axes = _panels(len(names))
+    for axis, name in zip(axes, names, strict=True):
         for method in methods(rows):
-            _draw_curve(axis, rows, method, name)
-        axis.set_xscale("log")
-        # A study spans little more than a decade: three labels in each, no others.
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter("{x:.0e}")
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.set_xlabel("tokenizer training compute (FLOPs)")
-        axis.set_ylabel(label)
-    if finished(rows):
-        _draw_floor(axes[0], rows)
-        axes[0].set_ylim(bottom=0)
-        axes[0].legend(frameon=False)
-    axes[1].set_ylim(0, 1)
-    _write(figure, path, title)
-
-
-def scatter_figure(rows: Sequence[Row], path: Path, title: str) -> None:
-    """Writes a panel for each of `CLOUDS` beside generation to `path`.
-
-    A small dot is a run; a large mark is a method's mean over seeds, of another form
-    for each of the groups that `Point.size` names.
-    """
-    figure, axes = _panels(len(CLOUDS))
-    sizes = list(dict.fromkeys(row.point.size for row in rows))
-    for axis, (name, label) in zip(axes, CLOUDS, strict=True):
-        for (method, size), group in groups(rows).items():
             color = _color(rows, method)
-            runs = [(one[name], one["FD-scenes"]) for one in group.values()]
-            axis.scatter(*np.transpose(runs), color=color, s=10, alpha=0.6)
-            axis.scatter(
-                mean(group, name), mean(group, "FD-scenes"),
-                color=color, s=60, marker="os^D"[sizes.index(size) % 4],
-                label=f"{method}, {size}",
-            )  # fmt: skip
-        axis.set_xlabel(label)
-        axis.set_ylabel(DISTANCE)
-    if finished(rows):
-        # Beside the panels: a study of controls has a dozen methods.
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(
-            handles, labels, frameon=False, fontsize=8, loc="outside right upper"
-        )
-        _draw_floor(axes[0], rows)
+            _draw_band(axis, band, method, name, settings, color)
+            _draw_curve(axis, rows, method, name, settings, color)
+        axis.set_xticks(range(len(settings)), settings)
+        axis.set_xlim(-0.3, len(settings) - 0.7)
+        axis.set_xlabel(x_label)
+        axis.set_ylabel(LABELS.get(name, name))
+    _draw_floor(axes, names, rows)
     _write(figure, path, title)
 
 
-def leads_figure(rows: Sequence[Row], path: Path, title: str) -> None:
-    """Writes a panel for each of `LEADS` of every method over the baseline to `path`.
+def frontier_figure(
+    rows: Sequence[Row],
+    path: Path,
+    title: str,
+    *,
+    names: Sequence[str] = ("FD-scenes", "class accuracy"),
+    labels: Sequence[str] = (),
+) -> None:
+    """Writes generation against PSNR to `path`: a curve a method, a point a setting.
 
-    A dot is a pair of runs with one seed, a diamond their mean in its 95% interval.
+    Points are means over seeds, bars span the seeds. Settings are written beside the
+    points of the first method.
     """
+    figure, axes = _panels(len(names))
     found = groups(rows)
-    figure, axes = _panels(len(LEADS))
-    for axis, (name, sign, label) in zip(axes, LEADS, strict=True):
-        labels = []
-        for method, size, group, base in pairs(found):
-            place, ahead = len(labels), leads(group, base, name, sign=sign)
+    texts = labels or [LABELS.get(name, name) for name in names]
+    for axis, name, text in zip(axes, names, texts, strict=True):
+        for method in methods(rows):
+            own = [
+                (setting, group)
+                for (of, setting), group in found.items()
+                if of == method and _has(group, name)
+            ]
             color = _color(rows, method)
-            dots = place + np.linspace(-0.15, 0.15, len(ahead))
-            axis.scatter(ahead, dots, color=color, s=14, alpha=0.6)
-            if bounds := interval(ahead):
-                axis.hlines(place, *bounds, color=color)
-            axis.scatter(np.mean(ahead), place, color=color, s=60, marker="D")
-            labels.append(f"{method}\n{size}")
-        axis.axvline(0, color="gray", linestyle=":")
-        axis.set_yticks(range(len(labels)), labels)
-        axis.set_ylim(max(len(labels), 1) - 0.5, -0.5)
-        axis.set_xlabel(label)
+            x = [mean(group, "PSNR") for _, group in own]
+            y = [mean(group, name) for _, group in own]
+            axis.plot(x, y, color=color, marker="o", markersize=5, label=method)
+            for (setting, group), at_x, at_y in zip(own, x, y, strict=True):
+                _draw_bars(axis, group, name, at_x, at_y, color)
+                if method == methods(rows)[0]:
+                    axis.annotate(
+                        setting, (at_x, at_y), xytext=(6, 5), fontsize=8,
+                        textcoords="offset points", color=color,
+                    )  # fmt: skip
+        axis.set_xlabel(LABELS["PSNR"])
+        axis.set_ylabel(text)
+    _draw_floor(axes, names, rows)
     _write(figure, path, title)
 
 
 def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
-    size = (4.6 * count + 1, 4)
+    size = (5.2 * count, 4.4)
     figure, axes = plt.subplots(1, count, figsize=size, layout="constrained")
+    axes = list(np.atleast_1d(axes))
     for axis in axes:
-        axis.grid(alpha=0.3, which="both")
+        axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    return figure, list(axes)
+    return figure, axes
+
+
+def _has(group: Group, name: str) -> bool:
+    return all(name in numbers for numbers in group.values())
 
 
 def _color(rows: Sequence[Row], method: str) -> str:
     """One for each method; of more than there are, the first come again."""
-    return COLORS[methods(rows).index(method) % len(COLORS)]
+    free = [color for color in COLORS if color not in METHOD_COLORS.values()]
+    others = [name for name in methods(rows) if name not in METHOD_COLORS]
+    if method in METHOD_COLORS:
+        return METHOD_COLORS[method]
+    return free[others.index(method) % len(free)]
 
 
-def _draw_curve(axis: Axes, rows: Sequence[Row], method: str, name: str) -> None:
-    color = _color(rows, method)
-    means = []
-    for (of, size), group in groups(rows).items():
-        if of != method:
+def _draw_curve(
+    axis: Axes,
+    rows: Sequence[Row],
+    method: str,
+    name: str,
+    settings: Sequence[str],
+    color: str,
+) -> None:
+    points = []
+    for (of, setting), group in groups(rows).items():
+        if of != method or not _has(group, name):
             continue
-        flops = mean(group, "FLOPs")
+        at = settings.index(setting)
         values = [numbers[name] for numbers in group.values()]
-        axis.scatter([flops] * len(values), values, color=color, s=14, zorder=3)
+        axis.scatter([at] * len(values), values, color=color, s=16, zorder=3)
         if len(values) > 1:
-            axis.vlines(flops, min(values), max(values), color=color, linewidth=1)
-        means.append((flops, float(np.mean(values)), size))
-    if not means:
+            axis.vlines(at, min(values), max(values), color=color, linewidth=1)
+        points.append((at, mean(group, name)))
+    points.sort()
+    x, y = zip(*points, strict=True) if points else ((), ())
+    axis.plot(x, y, color=color, label=method)
+
+
+def _draw_band(
+    axis: Axes,
+    band: Sequence[Row],
+    method: str,
+    name: str,
+    settings: Sequence[str],
+    color: str,
+) -> None:
+    spans = sorted(
+        (settings.index(setting), [numbers[name] for numbers in group.values()])
+        for (of, setting), group in groups(band).items()
+        if of == method and _has(group, name)
+    )
+    if not spans:
         return
-    means.sort()
-    axis.plot(*zip(*[point[:2] for point in means], strict=True), color=color,
-              label=method)  # fmt: skip
-    # Methods have the same sizes in the same order: one curve's labels are enough.
-    for flops, value, size in means if method == methods(rows)[0] else ():
-        axis.annotate(
-            size, (flops, value), xytext=(5, 5), textcoords="offset points", fontsize=8
-        )
+    x = [at for at, _ in spans]
+    low, high = ([end(values) for _, values in spans] for end in (min, max))
+    axis.fill_between(
+        x, low, high, color=color, alpha=0.18, linewidth=0,
+        label=f"{method}, committed runs",
+    )  # fmt: skip
 
 
-def _draw_floor(axis: Axes, rows: Sequence[Row]) -> None:
-    axis.axhline(floor(rows), color="gray", linestyle=":", label="real against real")
+def _draw_bars(
+    axis: Axes, group: Group, name: str, at_x: float, at_y: float, color: str
+) -> None:
+    values = [numbers[name] for numbers in group.values()]
+    across = [numbers["PSNR"] for numbers in group.values()]
+    if len(values) > 1:
+        axis.vlines(at_x, min(values), max(values), color=color, linewidth=1)
+        axis.hlines(at_y, min(across), max(across), color=color, linewidth=1)
+
+
+def _draw_floor(
+    axes: Sequence[Axes], names: Sequence[str], rows: Sequence[Row]
+) -> None:
+    if not finished(rows):
+        return
+    for axis, name in zip(axes, names, strict=True):
+        if name.startswith("FD-scenes"):
+            axis.axhline(
+                real_distance(rows), color="gray", linestyle=":",
+                label="training scenes: the floor",
+            )  # fmt: skip
+            axis.set_ylim(bottom=0)
+    axes[0].legend(frameon=False, fontsize=8)
 
 
 def _write(figure: Figure, path: Path, title: str) -> None:

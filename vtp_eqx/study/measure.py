@@ -1,13 +1,12 @@
-"""Everything that is measured of one point, with cards and pictures."""
+"""Everything that is measured of one run, with cards and pictures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import json
 from pathlib import Path
 import time
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Float, Int, UInt8
@@ -25,16 +24,17 @@ from vtp_eqx.evaluation.batches import (
 from vtp_eqx.evaluation.card import EvaluationCard, write
 from vtp_eqx.evaluation.frechet import frechet_distance, Moments
 from vtp_eqx.evaluation.generation import (
-    class_agreement,
+    conditional_accuracy,
     read_scenes,
     reading_moments,
+    recognizable_share,
     scene_moments,
     share_drift,
 )
 from vtp_eqx.evaluation.reconstruction import reconstruction_scores
 from vtp_eqx.evaluation.understanding import (
     class_embeddings,
-    probe_attributes,
+    linear_probe,
     zero_shot_accuracy,
 )
 from vtp_eqx.files import replacing
@@ -45,129 +45,143 @@ from vtp_eqx.models.scene_network import (
     load_scene_network,
     scene_network_hash,
     SceneNetwork,
+    shipped,
     SHIPPED_ORIGIN,
 )
 from vtp_eqx.models.tokenizer import Tokenizer
-from vtp_eqx.nn.patches import patchify
 from vtp_eqx.study.checkout import commit
 from vtp_eqx.study.dataset import Dataset
 from vtp_eqx.study.pictures import save_grid
-from vtp_eqx.study.point import Point
-from vtp_eqx.training.pca_start import pca_reconstruction
+from vtp_eqx.study.run_spec import RunSpec
 
 
-PROBE_IMAGES = 4000  # training images that probes are fitted on
+PROBE_IMAGES = 4000  # training images that probes are fitted to
 PROMPTS = 64  # captions averaged for one class embedding; CLIP has 80
-SAMPLE_BATCH = 250
-BATCH = 256  # of all else that tokenizers do
-SHOWN = 8  # images a row of a grid
-# Of results that do not name theirs.
-FIRST_JUDGE = "0acc6316b4492e63c760e2dbc23ad4635866318c40c22b66fbf97ec1e3bab9bd"
+SAMPLE_BATCH = 240
+BATCH = 240  # of all else that tokenizers do
+PICTURES = 8  # images in a row of a grid
+# The attributes that probes and zero-shot are asked for.
+PROBED = ("shape", "color", "position")
+# The feature network of results that do not name theirs.
+FIRST_NETWORK = "0acc6316b4492e63c760e2dbc23ad4635866318c40c22b66fbf97ec1e3bab9bd"
+
+Report = Callable[[str, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Result:
-    """The numbers of a point by name, what code measured them when, and the judge.
+class RunResult:
+    """The numbers of a run by name; what code measured them, when, with what network.
 
-    `report.DEFINITIONS` says what those of the table are; `judge` is the hash of the
-    scene network that looked.
+    `feature_hash` is the hash of the scene network. What depends on the generator is
+    there once for each budget, as "FD-scenes @2000", and once more for the last one,
+    as "FD-scenes".
     """
 
     numbers: dict[str, float]
     commit: str
     date: str
-    judge: str = FIRST_JUDGE
+    feature_hash: str = FIRST_NETWORK
 
     @classmethod
-    def read(cls, folder: Path) -> "Result | None":
-        """The result in a point's folder, or `None` where it is not finished.
-
-        One of another scene network counts for none: their distances have two scales.
-        """
+    def read(cls, folder: Path, spec: RunSpec) -> "RunResult | None":
+        """The result of `spec` in its folder, or `None` where it is not finished."""
         path = folder / "result.json"
-        found = cls(**json.loads(path.read_text())) if path.exists() else None
-        return found if found is not None and found.is_comparable else None
+        if not path.exists():
+            return None
+        result = cls(**json.loads(path.read_text()))
+        return result if result.is_comparable(spec) else None
 
-    @property
-    def is_comparable(self) -> bool:
-        """Whether the shipped scene network was the judge."""
-        return self.judge == scene_network_hash()
+    def is_comparable(self, spec: RunSpec) -> bool:
+        """Whether it was measured with the network that is shipped for these scenes.
+
+        Distances of two networks have two scales.
+        """
+        return self.feature_hash == scene_network_hash(shipped(spec.data.size))
 
     def write(self, folder: Path) -> None:
-        """Marks the point as finished."""
+        """Marks the run as finished."""
         with replacing(folder / "result.json") as unfinished:
             fields = dataclasses.asdict(self)
             unfinished.write_text(json.dumps(fields, indent=1) + "\n")
 
 
+def at_budget(name: str, steps: int) -> str:
+    """What a number is called after `steps` of the generator's training."""
+    return f"{name} @{steps}"
+
+
 def measure(
-    point: Point,
+    spec: RunSpec,
     tokenizer: Tokenizer,
-    generator: Generator,
+    generators: Mapping[int, Generator],
     data: Dataset,
     folder: Path,
-    report: Callable[[str, int, int], None],
-) -> Result:
-    """Measures a point, and leaves numbers, cards and pictures in `folder`."""
-    network = load_scene_network()
-    real = scene_moments(network, data.validation.image)
-    rebuilt = reconstructed(tokenizer, data.validation.image, batch_size=BATCH)
-    latents = encoded_latents(tokenizer, data.validation.image, batch_size=BATCH)
-    # As many real images as samples: a distance falls with their number.
-    others = scene_moments(network, data.train.image[: point.num_samples])
-    recovered = reconstruction_numbers(network, data, rebuilt, real, tokenizer, latents)
-    recovered["FD-scenes floor"] = frechet_distance(others, real)
-    understood = understanding_numbers(tokenizer, data, latents)
-    report("sampling", 0, point.num_samples)
-    labels = np.arange(point.num_samples) % data.num_classes
-    begun = time.monotonic()
-    images = samples(point, tokenizer, generator, labels, report)
-    seconds = time.monotonic() - begun
-    generated = generation_numbers(network, images, labels, rebuilt, real, data)
-    rebuilding = EvaluationCard(
+    report: Report,
+) -> RunResult:
+    """Measures a run, and leaves numbers, cards and pictures in `folder`."""
+    network_folder = shipped(spec.data.size)
+    network = load_scene_network(network_folder)
+    images = data.validation.image
+    real = scene_moments(network, images)
+    rebuilt = reconstructed(tokenizer, images, batch_size=BATCH)
+    latents = encoded_latents(tokenizer, images, batch_size=BATCH)
+    # As many real images as samples, because a distance falls with their number; one of
+    # each group, because those of a group are alike.
+    others = data.train.image[:: data.group][: spec.num_samples]
+    numbers = {
+        **reconstruction_numbers(network, data, rebuilt, real, latents),
+        "FD(train, validation)": frechet_distance(scene_moments(network, others), real),
+    }
+    card = EvaluationCard(
         num_samples=len(rebuilt),
-        num_reference=len(data.validation.image),
-        reference_hash=short_hash(point.data),
+        num_reference=len(images),
+        reference_hash=short_hash(spec.data),
         tokenizer_hash=weights_hash(tokenizer),
         latents_hash=latents_hash(tokenizer),
         precision="float32",
         feature_network="scene-network",
-        feature_hash=scene_network_hash(),
+        feature_hash=scene_network_hash(network_folder),
         feature_origin=SHIPPED_ORIGIN,
     )
-    generating = dataclasses.replace(
-        rebuilding,
-        num_samples=point.num_samples,
-        sampler=point.sampler,
-        labels="balanced",
-        generator_hash=arrays_hash(named_arrays(generator.dit)),
-        generator_latents_hash=generator.latents_hash,
-        seed=point.generate.seed,
-    )
-    count = len(rebuilt)
-    write(
-        folder / "card_reconstruction.json",
-        {**recovered, **understood},
-        rebuilding,
-        num_evaluated=count,
-    )
-    write(
-        folder / "card_generation.json",
-        generated,
-        generating,
-        num_evaluated=len(images),
-    )
-    shown = np.arange(2 * SHOWN) * (count // (2 * SHOWN))
-    pairs = np.stack([data.validation.image[shown], rebuilt[shown]], axis=1)
+    numbers |= understanding_numbers(tokenizer, data, latents)
+    path = folder / "card_reconstruction.json"
+    write(path, numbers, card, num_evaluated=len(rebuilt))
+    labels = np.arange(spec.num_samples) % spec.generate.dit.num_classes
+    rebuilt_moments = scene_moments(network, rebuilt)
+    for steps in spec.budgets:
+        generator = generators[steps]
+        samples = draw_samples(spec, tokenizer, generator, labels, report)
+        generated = generation_numbers(
+            network, samples, labels, spec, rebuilt_moments, real, data
+        )
+        numbers |= {at_budget(name, steps): generated[name] for name in generated}
+        if steps == spec.budgets[-1]:
+            numbers |= generated
+        generating = dataclasses.replace(
+            card,
+            num_samples=spec.num_samples,
+            sampler=spec.sampler,
+            labels="balanced",
+            generator_hash=arrays_hash(named_arrays(generator.dit)),
+            generator_latents_hash=generator.latents_hash,
+            seed=spec.generate.seed,
+        )
+        path = folder / f"card_generation_{steps}.json"
+        write(path, generated, generating, num_evaluated=len(samples))
+        columns = 2 * len(COLORS)
+        save_grid(_by_label(samples, labels), folder / f"samples_{steps}.png", columns)
+    shown = np.arange(2 * PICTURES) * (len(rebuilt) // (2 * PICTURES))
+    pairs = np.stack([images[shown], rebuilt[shown]], axis=1)
     save_grid(
-        pairs.reshape(-1, *rebuilt.shape[1:]), folder / "reconstructions.png", 2 * SHOWN
+        pairs.reshape(-1, *rebuilt.shape[1:]),
+        folder / "reconstructions.png",
+        2 * PICTURES,
     )
-    save_grid(_by_class(images, labels, data), folder / "samples.png", len(COLORS) * 2)
-    result = Result(
-        numbers={**recovered, **understood, "sampling seconds": seconds, **generated},
+    result = RunResult(
+        numbers=numbers,
         commit=commit(),
         date=time.strftime("%Y-%m-%d"),
-        judge=scene_network_hash(),
+        feature_hash=card.feature_hash,
     )
     result.write(folder)
     return result
@@ -178,30 +192,21 @@ def reconstruction_numbers(
     data: Dataset,
     rebuilt: UInt8[np.ndarray, "num height width 3"],
     real: Moments,
-    tokenizer: Tokenizer,
     latents: Float[np.ndarray, "num rows columns channels"],
 ) -> dict[str, float]:
-    """PSNR, SSIM and distance of reconstructions, and what PCA would give.
-
-    And by how much `latents`, which they are made from, differ from their neighbors.
-    """
-    images = data.validation.image
+    """PSNR in dB, SSIM and FD of reconstructions, and how smooth `latents` are."""
     unit = lambda images: jnp.asarray(images, jnp.float32) / 255
-    scores = reconstruction_scores(unit(images), unit(rebuilt))
+    scores = reconstruction_scores(unit(data.validation.image), unit(rebuilt))
     reading = read_scenes(network, rebuilt)
-    size = tokenizer.config.patch_size
-    patches = jax.vmap(lambda one: patchify(one, size))(unit(images))
-    patches = patches.reshape(-1, patches.shape[-1])
-    linear = pca_reconstruction(patches, tokenizer.config.latent_width)
-    error = np.square(np.clip(linear, 0, 1) - patches).reshape(len(images), -1).mean(1)
     shape = np.argmax(reading.logits["shape"], axis=-1)
     return {
         "PSNR": float(np.mean(scores["psnr"])),
         "SSIM": float(np.mean(scores["ssim"])),
-        "PSNR of PCA": float(np.mean(-10 * np.log10(error))),
         "rFD-scenes": frechet_distance(reading_moments(reading), real),
-        "latent roughness": float(jnp.mean(smoothness_loss(jnp.asarray(latents)))),
-        "shape kept": float(np.mean(shape == data.validation.attributes["shape"])),
+        "Geary's C": float(jnp.mean(smoothness_loss(jnp.asarray(latents)))),
+        "shape in reconstructions": float(
+            np.mean(shape == data.validation.attributes["shape"])
+        ),
     }
 
 
@@ -210,59 +215,58 @@ def understanding_numbers(
     data: Dataset,
     latents: Float[np.ndarray, "num rows columns channels"],
 ) -> dict[str, float]:
-    """Linear probes on features and on latents, and zero-shot where there is text.
+    """Linear probes of features and of latents, and zero-shot where there is text.
 
     `latents` are those of the validation images.
     """
     train, test = data.train.image[:PROBE_IMAGES], data.validation.image
-    known = {name: data.train.attributes[name][:PROBE_IMAGES] for name in NAMES}
-    asked = {name: data.validation.attributes[name] for name in NAMES}
     fitted = encoded_latents(tokenizer, train, batch_size=BATCH)
     rows = {
         "features": [
             in_batches(summarize, tokenizer, images, batch_size=BATCH)
             for images in (train, test)
         ],
-        "latents": [some.mean(axis=(1, 2)) for some in (fitted, latents)],
+        "latents": [grid.mean(axis=(1, 2)) for grid in (fitted, latents)],
     }
     numbers = {}
-    for what, (first, last) in rows.items():
-        accuracy = probe_attributes(first, known, last, asked)
-        for name, value in accuracy.items():
-            numbers[f"probe {what} {name}"] = value
-        numbers[f"probe {what} mean"] = float(np.mean(list(accuracy.values())))
+    for of, (train_rows, test_rows) in rows.items():
+        for name in PROBED:
+            numbers[f"probe {of} {name}"] = linear_probe(
+                train_rows,
+                data.train.attributes[name][:PROBE_IMAGES],
+                test_rows,
+                data.validation.attributes[name],
+            )
     if tokenizer.config.text is None:
         return numbers
     values = {name: np.unique(data.train.attributes[name]) for name in NAMES}
     images = in_batches(Tokenizer.embed_image, tokenizer, test, batch_size=BATCH)
-    for name in NAMES:
+    for name in PROBED:
         captions = prompts(name, PROMPTS, values)
         context = tokenizer.config.text.context
         ids = np.concatenate([data.words.encode(some, context) for some in captions])
         texts = in_batches(Tokenizer.embed_text, tokenizer, ids, batch_size=BATCH)
         classes = class_embeddings(texts.reshape(len(captions), PROMPTS, -1))
-        places = np.searchsorted(values[name], asked[name])
-        numbers[f"zero-shot {name}"] = zero_shot_accuracy(images, places, classes)
-    accuracies = [numbers[f"zero-shot {name}"] for name in NAMES]
-    numbers["zero-shot mean"] = float(np.mean(accuracies))
+        labels = np.searchsorted(values[name], data.validation.attributes[name])
+        numbers[f"zero-shot {name}"] = zero_shot_accuracy(images, labels, classes)
     return numbers
 
 
-def samples(
-    point: Point,
+def draw_samples(
+    spec: RunSpec,
     tokenizer: Tokenizer,
     generator: Generator,
     labels: Int[np.ndarray, " num"],
-    report: Callable[[str, int, int], None],
+    report: Report,
 ) -> UInt8[np.ndarray, "num height width 3"]:
     """One image of the generator for each label, as bytes."""
     # Training splits the key of this seed in two; these draws are none of those.
-    key, parts = jr.fold_in(jr.key(point.generate.seed), 2), []
+    key, parts = jr.fold_in(jr.key(spec.generate.seed), 2), []
     for start in range(0, len(labels), SAMPLE_BATCH):
         batch = labels[start : start + SAMPLE_BATCH]
         full = batch[np.arange(SAMPLE_BATCH) % len(batch)]
         latents = generator.sample(
-            jnp.asarray(full), point.sampler, latents_hash=latents_hash(tokenizer),
+            jnp.asarray(full), spec.sampler, latents_hash=latents_hash(tokenizer),
             key=jr.fold_in(key, start),
         )  # fmt: skip
         parts.append(np.asarray(latents)[: len(batch)])
@@ -273,32 +277,36 @@ def samples(
 
 def generation_numbers(
     network: SceneNetwork,
-    images: UInt8[np.ndarray, "num height width 3"],
+    samples: UInt8[np.ndarray, "num height width 3"],
     labels: Int[np.ndarray, " num"],
-    rebuilt: UInt8[np.ndarray, "others height width 3"],
+    spec: RunSpec,
+    rebuilt: Moments,
     real: Moments,
     data: Dataset,
 ) -> dict[str, float]:
-    """Distances of samples to real images and to reconstructions, and obedience.
+    """FD of samples to real images and to reconstructions, and conditional accuracy.
 
-    And how far shares of values, such as that of striped backgrounds, are from real.
+    And by how much the frequencies of textures and positions differ from real ones.
     """
-    reading = read_scenes(network, images)
+    reading = read_scenes(network, samples)
     moments = reading_moments(reading)
     drift = share_drift(reading, data.validation.attributes)
     return {
         "FD-scenes": frechet_distance(moments, real),
-        "FD-scenes to reconstructions": frechet_distance(
-            moments, scene_moments(network, rebuilt)
-        ),
-        **class_agreement(reading, labels),
-        **{f"drift {name}": value for name, value in drift.items()},
+        "FD(samples, reconstructions)": frechet_distance(moments, rebuilt),
+        **conditional_accuracy(reading, labels, spec.labels),
+        "shape recognizable": recognizable_share(reading, "shape"),
+        **{f"total variation {name}": drift[name] for name in ("texture", "position")},
     }
 
 
-def _by_class(images: np.ndarray, labels: np.ndarray, data: Dataset) -> np.ndarray:
-    """Two samples of every class, side by side, in the order of labels."""
-    rows = [np.flatnonzero(labels == label)[:2] for label in range(data.num_classes)]
+def _by_label(
+    images: np.ndarray, labels: np.ndarray, count: int = 4 * len(COLORS) * 2
+) -> np.ndarray:
+    """`count` samples in the order of their labels, as many of each."""
+    classes = int(labels.max()) + 1
+    each = max(1, count // classes)
+    rows = [np.flatnonzero(labels == label)[:each] for label in range(classes)]
     return images[np.concatenate(rows)]
 
 

@@ -9,7 +9,7 @@ from vtp_eqx.files import replacing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Standing:
+class StageProgress:
     """`done` of `total` steps of `stage`, which was begun `seconds` ago."""
 
     stage: str
@@ -25,8 +25,8 @@ class Standing:
         return self.seconds / self.done * (self.total - self.done)
 
 
-class Reporter:
-    """Writes a worker's standing, at most twice a second."""
+class ProgressWriter:
+    """Writes a worker's progress, at most twice a second."""
 
     def __init__(self, path: Path):
         self._path, self._stage = path, ""
@@ -42,19 +42,19 @@ class Reporter:
             return
         self._written = now
         # A resumed stage is timed from where it resumed.
-        standing = Standing(
+        progress = StageProgress(
             stage=stage,
             done=done - self._first,
             total=total - self._first,
             seconds=now - self._begun,
         )
         with replacing(self._path) as unfinished:
-            unfinished.write_text(json.dumps(dataclasses.asdict(standing)))
+            unfinished.write_text(json.dumps(dataclasses.asdict(progress)))
 
 
-def read_standing(path: Path) -> Standing | None:
+def read_progress(path: Path) -> StageProgress | None:
     """What the worker last reported, or `None` where it has not yet."""
     try:
-        return Standing(**json.loads(path.read_text()))
+        return StageProgress(**json.loads(path.read_text()))
     except FileNotFoundError:
         return None

@@ -1,6 +1,7 @@
 """The small recipe that all studies share: what a method is, and one run of it.
 
-A study is a list of runs of one `Recipe`, with some of its values changed.
+A study is a list of runs of one `Recipe`, with some of its values changed. All values
+are ours unless a comment says otherwise.
 """
 
 from collections.abc import Mapping
@@ -22,52 +23,55 @@ from vtp_eqx.config import (
     ViewsConfig,
 )
 from vtp_eqx.data.scenes import SceneConfig
-from vtp_eqx.study.point import dit_for, Point
+from vtp_eqx.study.run_spec import dit_for, Labels, RunSpec
 from vtp_eqx.training.flops import train_flops
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
-    """How a tokenizer is pre-trained: the weight of each objective, and controls."""
+    """How a tokenizer is pre-trained: the weight of each objective, and controls.
+
+    Contrast and self-distillation weigh the same, as in the paper. Pixels weigh as much,
+    not a tenth: in trainings as short as these that is better by every measure
+    (`experiments/bisect_recipe.py`). Alone, their weight does not matter to AdamW.
+    """
 
     contrast: float = 0.0
     distillation: float = 0.0
-    # At the paper's 0.1, so few steps would leave the pixels behind.
     reconstruction: float = 1.0
+    # What contrast and self-distillation read: the latents, or (as in the released
+    # models) the encoder's features before the bottleneck.
     heads_on: Literal["latent", "full"] = "latent"
     weighting: Literal["fixed", "learned"] = "fixed"
     smoothness: float = 0.0
-    latent_noise: float = 0.0
-    latent_share: float = 1.0  # of the recipe's channels
+    latent_noise: float = 0.0  # in deviations of a channel
+    start: Literal["random", "pca"] = "random"
     trained: bool = True
-    pca_start: bool = True
+    rotated: bool = False
 
 
-# Ours. At the weight of pixels, contrast and distillation end so short a training with
-# latents that reconstruct worse than principal components do.
-MEANING = 0.3
-
+VTP = Method(contrast=1.0, distillation=1.0)
 METHODS: Mapping[str, Method] = {
     "AE": Method(),
-    "CLIP+AE": Method(contrast=MEANING),
-    "SSL+AE": Method(distillation=MEANING),
-    # Contrast and distillation read the latents, or (as in the released models) the
-    # encoder's full features.
-    "VTP": Method(contrast=MEANING, distillation=MEANING),
-    "VTP full": Method(contrast=MEANING, distillation=MEANING, heads_on="full"),
-    # Controls. Is it the weights, or that latents are narrower, robust or smooth?
-    "VTP learned weights": Method(
-        contrast=MEANING, distillation=MEANING, weighting="learned"
-    ),
-    "AE half the channels": Method(latent_share=0.5),
-    "AE latent noise": Method(latent_noise=0.5),
+    "CLIP+AE": Method(contrast=1.0),
+    "SSL+AE": Method(distillation=1.0),
+    "VTP": VTP,
+    "VTP full": dataclasses.replace(VTP, heads_on="full"),
+    "AE from PCA": Method(start="pca"),
+    "VTP from PCA": dataclasses.replace(VTP, start="pca"),
+    # Controls. Is it the basis, or that latents are robust, smooth or never trained?
+    "AE rotated": Method(rotated=True),
+    "VTP rotated": dataclasses.replace(VTP, rotated=True),
+    "AE noise 0.2": Method(latent_noise=0.2),
+    "AE noise 0.5": Method(latent_noise=0.5),
     "AE smooth": Method(smoothness=0.3),
-    # And what does pre-training on pixels add to meaning, or to nothing at all?
+    "PCA": Method(trained=False, start="pca"),
+    "PCA rotated": Method(trained=False, start="pca", rotated=True),
+    "random encoder": Method(trained=False),
+    # And what does pre-training on pixels add to semantics?
     "CLIP": Method(contrast=1.0, reconstruction=0.0),
-    "principal components": Method(trained=False),
-    "random encoder": Method(trained=False, pca_start=False),
+    "VTP learned weights": dataclasses.replace(VTP, weighting="learned"),
 }
-JOINT = "VTP"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,91 +82,116 @@ class Recipe:
     data: SceneConfig
     patch_size: int
     latent_width: int
-    pairs: int  # the contrastive batch, and the batch of reconstruction
+    pairs: int  # the contrastive batch
+    distilled: int  # images of it for self-distillation
+    pixels: int  # images of it that are reconstructed
     tokenizer_steps: int
     tokenizer_rate: float
     warmup_steps: int
+    # From principal components: larger rates wreck that start within 200 steps.
+    pca_rate: float
+    pca_warmup_steps: int
     decoder_steps: int  # of the stage on frozen latents; 0: the decoder trained jointly
     generator: Mapping[str, int]
     generator_batch: int
-    generator_steps: int
+    generator_rate: float
     generator_ema: float
-    guidance: float
-    num_samples: int
+    budgets: tuple[int, ...]  # generator steps after which samples are measured
+    labels: Labels = "class"
+    num_samples: int = 2400
 
 
 def vit(width: int, depth: int) -> TransformerConfig:
     """A small encoder with heads of 48."""
     return TransformerConfig(
-        width=width, depth=depth, num_heads=width // 48, init="clip", remat="full"
+        width=width, depth=depth, num_heads=width // 48, remat="full"
     )
 
 
 DECODER = TransformerConfig(
-    width=96, depth=2, num_heads=2, norm="layernorm", init="clip", remat="full"
+    width=96, depth=2, num_heads=2, norm="layernorm", remat="full"
 )
-# Every word of a caption is one token; the longest has 15 with start and end.
+# Every word and comma of a caption is one token; the longest has 17 with start and end.
 TEXT = TextConfig(
-    context=16, vocabulary=400, width=96, depth=2, num_heads=2, remat="full"
+    context=17, vocabulary=400, width=96, depth=1, num_heads=2, remat="full"
 )
+# Two for each row of the teacher, which sees two crops of each of 32 images.
 PROTOTYPES = PrototypeConfig(
     num_prototypes=128, hidden_width=192, bottleneck_width=64, init_std=0.1
 )
-# Captions name left and right, so nothing is flipped.
+# Whole images for contrast and pixels. Captions name left and right, so that nothing is
+# flipped, and colors, so that hues stay.
 VIEWS = ViewsConfig(
     global_size=32,
     local_size=16,
     num_local=2,
+    contrast_scale=(1.0, 1.0),
     flip_rate=0.0,
+    hue=0.0,
+    gray_rate=0.0,
     blur_sigma=(0.1, 1.0),
     blur_radius=2,
+    solarize_rate=0.0,
 )
-PIXELS = ReconstructionConfig(pooled_weight=1.0, gradient_weight=0.5)
+PIXELS = ReconstructionConfig()  # L1 alone
+SCENES = SceneConfig(
+    difficulty=0.7,
+    num_train=12_000,
+    num_validation=4800,
+    # Of stripes, generators draw too few by chance.
+    textures=("plain", "checkered", "dotted"),
+    validation_in_groups=False,
+)
 
-
-# What fair comparisons share: samples that can be named, and the same decoder stage.
 LAPTOP = Recipe(
     encoder=vit(96, 3),
-    data=SceneConfig(num_train=12_000, num_validation=2400, difficulty=0.0),
+    data=SCENES,
     patch_size=8,
-    latent_width=32,  # ours: a sixth of a patch's numbers; the paper has a twelfth
-    pairs=32,  # ours: in so little time, many steps beat large batches
-    tokenizer_steps=2800,
-    tokenizer_rate=4e-3,
-    warmup_steps=40,
+    latent_width=64,  # a third of a patch's numbers; the paper has a twelfth
+    pairs=32,
+    distilled=32,
+    pixels=16,
+    tokenizer_steps=3000,
+    tokenizer_rate=2e-3,
+    warmup_steps=100,
+    pca_rate=3e-4,
+    pca_warmup_steps=300,
     decoder_steps=2000,
     generator=dict(width=128, depth=3, num_heads=4),
     generator_batch=16,
-    generator_steps=6000,
+    generator_rate=1e-3,
     generator_ema=0.998,
-    guidance=1.0,
-    num_samples=2400,
+    budgets=(2000, 6000),
 )
 WORKSTATION = dataclasses.replace(
     LAPTOP,
-    data=SceneConfig(num_train=96_000),
-    patch_size=4,
-    latent_width=16,
+    data=dataclasses.replace(SCENES, num_train=96_000),
     pairs=64,
-    tokenizer_steps=10_000,
-    tokenizer_rate=2e-3,
+    distilled=64,
+    pixels=32,
+    tokenizer_steps=20_000,
+    tokenizer_rate=1e-3,
     warmup_steps=500,
+    pca_warmup_steps=1000,
     decoder_steps=10_000,
     generator=dict(width=256, depth=6, num_heads=8),
     generator_batch=64,
-    generator_steps=60_000,
+    generator_rate=5e-4,
     generator_ema=0.9995,
+    budgets=(10_000, 40_000),
     num_samples=4800,
 )
 SMOKE = dataclasses.replace(
     LAPTOP,
     encoder=vit(48, 1),
-    data=SceneConfig(num_train=4800, num_validation=480),
+    data=dataclasses.replace(SCENES, num_train=4800, num_validation=480),
+    latent_width=16,
     tokenizer_steps=6,
     warmup_steps=1,
+    pca_warmup_steps=1,
     decoder_steps=6,
     generator=dict(width=32, depth=1, num_heads=1),
-    generator_steps=6,
+    budgets=(3, 6),
     num_samples=480,
 )
 RECIPES: Mapping[str, Recipe] = {
@@ -172,114 +201,133 @@ RECIPES: Mapping[str, Recipe] = {
 }
 
 
-def point(recipe: Recipe, method: str, size: str, seed: int, **changes: Any) -> Point:
-    """One tokenizer and the generator that judges it.
+def run(
+    recipe: Recipe, method: str, setting: str, seed: int, **changes: Any
+) -> RunSpec:
+    """One tokenizer of a method and the generator that judges it.
 
-    `size` is what table and figure call its place on the curve of its method, and
-    `changes` replace values of the recipe.
+    `setting` is what tables and figures call the run's place on the curve of its
+    method, and `changes` replace values of the recipe.
     """
+    return run_of(recipe, METHODS[method], method, setting, seed, **changes)
+
+
+def run_of(
+    recipe: Recipe,
+    method: Method,
+    name: str,
+    setting: str,
+    seed: int,
+    **changes: Any,
+) -> RunSpec:
+    """The same of a method that has no entry in `METHODS`."""
     recipe = dataclasses.replace(recipe, **changes)
-    pretrain = pretraining(recipe, METHODS[method], seed)
+    pretrain = pretrain_config(recipe, method, seed)
     decode = DecodeConfig(
         decoder=DECODER,
         reconstruction=PIXELS,
-        optimizer=_quick(recipe.decoder_steps),
+        optimizer=_optimizer(recipe.tokenizer_rate, recipe.decoder_steps),
+        linear_start=False,
         ema_decay=0.99,
-        batch_size=recipe.pairs,
+        batch_size=recipe.pixels,
         num_steps=recipe.decoder_steps,
         seed=seed,
     )
-    return Point(
-        method=method,
-        size=size,
+    last = recipe.budgets[-1]
+    tokenizer = pretrain.tokenizer
+    return RunSpec(
+        method=name,
+        setting=setting,
         data=recipe.data,
         pretrain=pretrain,
         decode=decode if recipe.decoder_steps > 0 else None,
         generate=GenerateConfig(
-            dit=dit_for(pretrain.tokenizer, **recipe.generator, remat="dots"),
-            optimizer=_quick(recipe.generator_steps),
+            dit=dit_for(tokenizer, recipe.labels, **recipe.generator, remat="dots"),
+            # Constant, so that one training is that of every budget.
+            optimizer=_optimizer(recipe.generator_rate, last, schedule="constant"),
             time_mean=0.0,
             time_std=1.0,
             ema_decay=recipe.generator_ema,
+            ema_warmup=True,
             batch_size=recipe.generator_batch,
-            num_steps=recipe.generator_steps,
+            num_steps=last,
             seed=seed,
         ),
-        sampler=SamplerConfig(
-            solver="heun", num_steps=10, time_shift=0.0, guidance=recipe.guidance
-        ),
+        sampler=SamplerConfig(solver="heun", num_steps=10, time_shift=0.0),
         num_samples=recipe.num_samples,
+        labels=recipe.labels,
+        budgets=recipe.budgets,
+        rotation=seed if method.rotated else None,
     )
 
 
-def pretraining(recipe: Recipe, method: Method, seed: int) -> PretrainConfig:
-    """One tokenizer; what a method does without has no heads for it."""
+def pretrain_config(recipe: Recipe, method: Method, seed: int) -> PretrainConfig:
+    """One tokenizer; for what a method leaves out it has no heads."""
+    size = recipe.data.size
+    views = dataclasses.replace(
+        VIEWS, global_size=size, local_size=size // 2, blur_radius=size // 16
+    )
+    rate, warmup_steps = (
+        (recipe.pca_rate, recipe.pca_warmup_steps)
+        if method.start == "pca"
+        else (recipe.tokenizer_rate, recipe.warmup_steps)
+    )
     return PretrainConfig(
         tokenizer=TokenizerConfig(
             encoder=recipe.encoder,
             decoder=DECODER,
             text=TEXT if method.contrast > 0 else None,
-            image_size=recipe.data.size,
+            image_size=size,
             patch_size=recipe.patch_size,
-            latent_width=round(method.latent_share * recipe.latent_width),
+            latent_width=recipe.latent_width,
+            latent_init="orthogonal",
             heads_on=method.heads_on,
             contrast_feature="pooled",
         ),
         prototypes=PROTOTYPES if method.distillation > 0 else None,
-        views=VIEWS,
-        # At the 0.04 of large batches, targets over so few prototypes stay uniform.
+        views=views,
         distillation=DistillationConfig(
-            momentum=(0.99, 1.0), teacher_temperature=(0.02, 0.02)
+            momentum=(0.99, 1.0), teacher_temperature=(0.04, 0.04)
         ),
         reconstruction=PIXELS,
-        optimizer=OptimizerConfig(
-            learning_rate=recipe.tokenizer_rate, warmup_steps=recipe.warmup_steps
+        optimizer=_optimizer(
+            rate,
+            recipe.tokenizer_steps,
+            warmup_steps=warmup_steps,
+            weight_decay=0.05,
         ),
         contrast_weight=method.contrast,
         distillation_weight=method.distillation,
         reconstruction_weight=method.reconstruction,
-        smoothness_weight=method.smoothness,
+        smoothness_weight=method.smoothness * method.reconstruction,
         latent_noise=method.latent_noise,
         weighting=method.weighting,
         distillation_drop=0.0,
-        pca_start=method.pca_start,
+        pca_start=method.start == "pca",
         num_steps=recipe.tokenizer_steps if method.trained else 0,
         seed=seed,
-        # Pairs to distilled images as in the paper; pixels are cheap here: of all.
         batch_size=recipe.pairs,
-        distillation_batch=recipe.pairs // 4,
-        reconstruction_batch=recipe.pairs,
+        distillation_batch=recipe.distilled,
+        reconstruction_batch=recipe.pixels,
     )
 
 
-def judged_longer(recipe: Recipe) -> Recipe:
-    """The recipe with what makes its judge fairer, and its runs twice as long.
-
-    Generators of four times the steps, so that samples are whole; and scenes without
-    stripes, of which generators draw too few by chance.
-    """
-    textures = ("plain", "checkered", "dotted")
-    return dataclasses.replace(
-        recipe,
-        data=dataclasses.replace(recipe.data, textures=textures),
-        generator_steps=4 * recipe.generator_steps,
-    )
-
-
-def as_costly_steps(recipe: Recipe, method: str) -> int:
-    """The steps of `method` for the FLOPs of joint pre-training by this recipe."""
+def compute_matched_steps(recipe: Recipe, method: str) -> int:
+    """The steps of `method` that take the FLOPs of VTP by this recipe."""
     joint, own = (
-        train_flops(pretraining(recipe, METHODS[name], 0)) for name in (JOINT, method)
+        train_flops(pretrain_config(recipe, METHODS[name], 0))
+        for name in ("VTP", method)
     )
     return round(recipe.tokenizer_steps * joint / own)
 
 
-def _quick(num_steps: int) -> OptimizerConfig:
-    """AdamW for a short training of a small network; all values are ours."""
-    return OptimizerConfig(
-        learning_rate=2e-3,
-        warmup_steps=min(50, num_steps // 2),
-        b2=0.99,
+def _optimizer(rate: float, num_steps: int, **changes: Any) -> OptimizerConfig:
+    """AdamW for a short training of a small network."""
+    values = dict(
+        learning_rate=rate,
+        warmup_steps=min(100, num_steps // 2),
+        b2=0.95,
         eps=1e-8,
         weight_decay=0.0,
     )
+    return OptimizerConfig(**{**values, **changes})

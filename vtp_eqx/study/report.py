@@ -1,6 +1,7 @@
-"""The report of a study: what was run, every number, and what follows from them."""
+"""The report of a study: how it was made, its tables and pictures, and all numbers."""
 
 from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -13,94 +14,156 @@ from typing import Any
 from vtp_eqx.config import as_json
 from vtp_eqx.files import replacing
 from vtp_eqx.study.checkout import commit
-from vtp_eqx.study.measure import FIRST_JUDGE, Result
-from vtp_eqx.study.point import Places, Point, point_hash
+from vtp_eqx.study.measure import FIRST_NETWORK, RunResult
+from vtp_eqx.study.run_spec import RunPaths, RunSpec, spec_hash
 from vtp_eqx.study.table import (
+    Column,
+    differences_table,
     finished,
-    markdown_table,
     means_table,
     num_runs,
     Row,
+    runs_table,
 )
 from vtp_eqx.training.flops import run_flops
 
 
 DEFINITIONS = """\
-- FLOPs: of tokenizer training with backward passes, `2 * parameters * tokens` for each
-  forward pass as the paper counts (`train_flops` in `vtp_eqx/training/flops.py`).
-- FD-scenes ("gFD"): Frechet distance of generated images to held-out scenes, on the
-  features of the shipped scene network. It is not FID. "rFD" is the same distance of
-  reconstructions, "gFD to rec" that of generated images to reconstructions. Its floor
-  is that of as many training scenes to held-out ones.
-- PSNR of PCA: of as many principal components of a patch as a latent has channels;
-  that is where every method but "random encoder" starts.
-- probe: held-out accuracy of a linear classifier on frozen encoder features, mean over
-  six attributes; "probe shape" (chance 0.25) on features, "latent probe shape" on the
-  mean of the latents. Zero-shot: images matched to mean caption embeddings.
-- roughness: mean squared difference of neighboring latents over twice the variance of
-  their channel (0: all equal, 1: neighbors are independent).
-- texture drift: total variation between the shares of textures that the scene network
-  sees in samples, and those of held-out scenes (0: as frequent; 0.25: a quarter of
-  the samples would need another). Other attributes are in `runs.json`.
-- color, shape, class shown: how often the scene network sees in a sample what the
-  generator was asked for (chance 0.17, 0.25, 0.04)."""
+- **FD-scenes**: Fréchet distance between samples and held-out scenes in the features of
+  the shipped scene network; it is not FID. Its floor is that of as many training scenes.
+- **PSNR** of reconstructions of held-out scenes, clipped and rounded to bytes.
+- **class right, color right**: the share of samples in which the scene network sees what
+  the generator was asked for (chance 4%, 17%).
+- **shape read off latents**: held-out accuracy of a linear classifier on the mean latent
+  of an image (chance 25%).
+- `@2000`: after 2,000 steps of the generator's training; without it: after all."""
+# What a record says of a run, beside its numbers.
+DESCRIPTION = ("method", "setting", "seed", "hash", "commit", "date", "feature_hash")
+# Their names in reports of earlier versions.
+FORMER_NAMES = {"size": "setting", "judge": "feature_hash"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Origin:
+    """How a report was made: the command, and the seconds it took."""
+
+    command: str
+    seconds: float
 
 
 def write_report(
     rows: Sequence[Row],
-    findings: Sequence[str],
-    places: Places,
+    paths: RunPaths,
     out: Path,
     *,
     title: str,
     question: str,
+    summary: Sequence[str],
+    columns: Sequence[Column],
     figure: Path,
-    command: str,
-    seconds: float,
+    origin: Origin,
 ) -> None:
-    """Writes `report.md`, and copies each point's grids beside it, to `out`.
+    """Writes `report.md` to `out`, copies each setting's grids beside it.
 
-    `figure` is a picture in `out` that is there already.
-
-    `runs.json` there has every number, for figures of one's own and `read_records`.
+    `figure` is a picture in `out` that is there already. `runs.json` there has every
+    number, for figures of one's own and `read_records`.
     """
-    text = "\n\n".join(
-        [
-            f"# {title}",
-            question,
-            _origin(command, seconds, rows),
-            f"![{title}]({figure.relative_to(out)})",
-            "## What the numbers say",
-            "\n".join(f"- {line}" for line in findings),
-            "## Means of seeds",
-            "Behind `±`: half of what seeds differ by.",
-            means_table(rows),
-            DEFINITIONS,
-            "## Every run",
-            markdown_table(rows),
-            "## Pictures",
-            "Pairs of held-out scenes and their reconstructions; samples, two of each "
-            "class: a row is a shape, colors run in pairs.",
-            *_pictures(rows, places, out),
-            "## Settings",
-            "<details><summary>Config of the first run</summary>\n\n```json\n"
-            f"{as_json(rows[0].point)}\n```\n\n</details>",
+    differences = differences_table(rows)
+    parts = [
+        f"# {title}",
+        question,
+        _made_by(origin, rows),
+        f"![{title}]({figure.relative_to(out)})",
+        "\n".join(f"- {sentence}" for sentence in summary),
+        "## Means over seeds",
+        "± is half the range over seeds.",
+        means_table(rows, columns),
+        DEFINITIONS,
+    ]
+    if differences:
+        parts += [
+            "## Differences to AE",
+            "Paired by seed; positive is better. In brackets: the 95% interval of the "
+            "mean by Student's t where there are three pairs or more, else each pair. "
+            "The intervals are not corrected for multiple comparisons.",
+            differences,
         ]
-    )
+    parts += [
+        "## Every run",
+        runs_table(rows, columns),
+        "## Pictures",
+        "Pairs of held-out scenes and their reconstructions; samples in the order of "
+        "their labels.",
+        *_pictures(rows, paths, out),
+        "## Settings",
+        "<details><summary>Config of the first run</summary>\n\n```json\n"
+        f"{as_json(rows[0].spec)}\n```\n\n</details>",
+    ]
     with replacing(out / "report.md") as unfinished:
-        unfinished.write_text(text + "\n")
+        unfinished.write_text("\n\n".join(part for part in parts if part) + "\n")
     with replacing(out / "runs.json") as unfinished:
         unfinished.write_text(json.dumps(_records(rows), indent=1) + "\n")
 
 
-def _origin(command: str, seconds: float, rows: Sequence[Row]) -> str:
+def rows_of(
+    specs: Sequence[RunSpec],
+    paths: RunPaths,
+    known: Mapping[str, RunResult] | None = None,
+) -> list[Row]:
+    """Every run with its result and its training FLOPs, where it is finished.
+
+    What `paths` does not have may be `known` by the hash of a run.
+    """
+    rows = []
+    for spec in specs:
+        result = RunResult.read(paths.result(spec), spec)
+        if result is None and known is not None:
+            result = known.get(spec_hash(spec))
+        if result is not None and not result.is_comparable(spec):
+            result = None
+        if result is not None:
+            numbers = result.numbers | {"FLOPs": run_flops(spec.pretrain)}
+            result = dataclasses.replace(result, numbers=numbers)
+        rows.append(Row(spec, result))
+    return rows
+
+
+class RecordsError(ValueError):
+    """A file is not the `runs.json` of a report."""
+
+
+def read_records(paths: Iterable[Path]) -> dict[str, RunResult]:
+    """The results of finished runs in `runs.json` of reports, by the hash of a run.
+
+    The first of several files counts. Raises `RecordsError` where one cannot be read.
+    """
+    found: dict[str, RunResult] = {}
+    for path in paths:
+        try:
+            records = json.loads(path.read_text())
+            if not isinstance(records, list):
+                raise TypeError("no list of runs")
+            for record in records:
+                record = {
+                    FORMER_NAMES.get(str(k), str(k)): v for k, v in record.items()
+                }
+                if "commit" in record:
+                    found.setdefault(record["hash"], _result(record))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise RecordsError(
+                f"`--reuse-results` {path} is not a `runs.json` that a study wrote "
+                f"beside its report ({error}): name another, or leave it out."
+            ) from error
+    return found
+
+
+def _made_by(origin: Origin, rows: Sequence[Row]) -> str:
     done = finished(rows)
     made = [row.result for row in done if row.result]
     line = (
-        f"`{command}`, drawn at commit `{commit()}`, {_machine()}, "
+        f"`{origin.command}`, drawn at commit `{commit()}`, {_machine()}, "
         f"{time.strftime('%Y-%m-%d')}: {num_runs(done)} of {num_runs(rows)} runs, "
-        f"{seconds / 60:.0f} minutes in this call (runs that were found finished cost "
-        "nothing)."
+        f"{origin.seconds / 60:.0f} minutes in this call (finished runs are reused)."
     )
     if made:
         commits = ", ".join(sorted({f"`{result.commit}`" for result in made}))
@@ -116,103 +179,58 @@ def _machine() -> str:
 def _records(rows: Sequence[Row]) -> list[dict[str, object]]:
     return [
         {
-            "method": row.point.method,
-            "size": row.point.size,
-            "seed": row.point.seed,
-            "hash": point_hash(row.point),
+            "method": row.spec.method,
+            "setting": row.spec.setting,
+            "seed": row.spec.seed,
+            "hash": spec_hash(row.spec),
             **({} if row.result is None else _flat(row.result)),
         }
         for row in rows
     ]
 
 
-def _flat(result: Result) -> dict[str, object]:
+def _flat(result: RunResult) -> dict[str, object]:
     return {
         "commit": result.commit,
         "date": result.date,
-        "judge": result.judge,
+        "feature_hash": result.feature_hash,
         **result.numbers,
     }
 
 
-class RecordsError(ValueError):
-    """A file is not the `runs.json` of a report."""
-
-
-def read_records(paths: Iterable[Path]) -> dict[str, Result]:
-    """The results of finished runs in `runs.json` of reports, by the hash of a point.
-
-    Those of another scene network are left out; the first of several files counts.
-    Raises `RecordsError` where one cannot be read.
-    """
-    found: dict[str, Result] = {}
-    for path in paths:
-        try:
-            records = json.loads(path.read_text())
-            if not isinstance(records, list):
-                raise TypeError("no list of runs")
-            for record in records:
-                name = record["hash"]
-                result = _result(record) if "commit" in record else None
-                if result is not None and result.is_comparable:
-                    found.setdefault(name, result)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise RecordsError(
-                "Known runs must be a `runs.json` that a study wrote beside its "
-                f"report; got {path} ({error}): name another, or leave it out."
-            ) from error
-    return found
-
-
-def _result(record: dict[str, Any]) -> Result:
-    named = ("method", "size", "seed", "hash", "commit", "date", "judge")
-    return Result(
-        numbers={name: record[name] for name in record if name not in named},
+def _result(record: Mapping[str, Any]) -> RunResult:
+    return RunResult(
+        numbers={name: record[name] for name in record if name not in DESCRIPTION},
         commit=record["commit"],
         date=record["date"],
-        judge=record.get("judge", FIRST_JUDGE),
+        feature_hash=record.get("feature_hash", FIRST_NETWORK),
     )
 
 
-def _pictures(rows: Sequence[Row], places: Places, out: Path) -> list[str]:
-    """One run of each method and size: more would be no more to look at."""
+def _pictures(rows: Sequence[Row], paths: RunPaths, out: Path) -> list[str]:
+    """One run of each method and setting: more would be no more to look at."""
     parts: dict[tuple[str, str], str] = {}
     for row in finished(rows):
-        name = row.point.method, row.point.size
+        name = row.spec.method, row.spec.setting
         # None where a run's numbers alone are known.
-        if name not in parts and (lines := _grids(row.point, places, out)):
-            parts[name] = "\n\n".join([f"### {row.point.name}", *lines])
+        if name not in parts and (lines := _grids(row.spec, paths, out)):
+            parts[name] = "\n\n".join([f"### {row.spec.name}", *lines])
     return list(parts.values())
 
 
-def _grids(point: Point, places: Places, out: Path) -> list[str]:
-    """The grids of a point that are at hand, copied to `out` or there already."""
-    words = f"{point.method} {point.size} {point_hash(point)[:6]}"
+def _grids(spec: RunSpec, paths: RunPaths, out: Path) -> list[str]:
+    """The grids of a run that are at hand, copied to `out` or there already."""
+    words = f"{spec.method} {spec.setting} {spec_hash(spec)[:6]}"
     name = re.sub(r"[^\w.+-]+", "_", words)
     lines = []
-    for kind in ("reconstructions", "samples"):
+    for kind, file in (
+        ("reconstructions", "reconstructions"),
+        ("samples", f"samples_{spec.budgets[-1]}"),
+    ):
         target = out / "figures" / f"{name}_{kind}.png"
-        source = places.point(point) / f"{kind}.png"
+        source = paths.result(spec) / f"{file}.png"
         if source.exists():
             shutil.copyfile(source, target)
         if target.exists():
-            lines.append(f"![{kind} of {point.name}](figures/{target.name})")
+            lines.append(f"![{kind} of {spec.name}](figures/{target.name})")
     return lines
-
-
-def rows_of(
-    points: Sequence[Point], places: Places, known: Mapping[str, Result] | None = None
-) -> list[Row]:
-    """Every point with its result and its FLOPs, where it is finished.
-
-    What `places` does not have may be `known` by the hash of a point.
-    """
-    rows = []
-    for point in points:
-        result = Result.read(places.point(point))
-        if result is None and known is not None:
-            result = known.get(point_hash(point))
-        if result is not None:
-            result.numbers["FLOPs"] = run_flops(point.pretrain)
-        rows.append(Row(point, result))
-    return rows

@@ -1,25 +1,29 @@
-"""From a point to its numbers: data, tokenizer, latents, generator, measurement.
+"""From a run specification to its numbers: data, tokenizer, latents, generator, results.
 
-Every stage leaves its result in a place of its own and is skipped where that exists.
+Every stage leaves its result in a folder of its own and is skipped where that exists.
 """
 
 from collections.abc import Callable
 import functools
 from pathlib import Path
+import shutil
 
 import equinox as eqx
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 
 from vtp_eqx.config import DecodeConfig, require
 from vtp_eqx.evaluation.batches import encoded_latents
 from vtp_eqx.files import alone
 from vtp_eqx.models.arrays import latents_hash
+from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator, load_generator, save_generator
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.study.dataset import Dataset, load_dataset
-from vtp_eqx.study.measure import BATCH, measure, Result
-from vtp_eqx.study.point import Places, Point
+from vtp_eqx.study.measure import BATCH, measure, RunResult
+from vtp_eqx.study.rotation import rotate_latents
+from vtp_eqx.study.run_spec import RunPaths, RunSpec
 from vtp_eqx.tensor_files import CONFIG_FILE
 from vtp_eqx.tokenizer import load, save
 from vtp_eqx.training.decode import train_decoder
@@ -31,46 +35,65 @@ Report = Callable[[str, int, int], None]
 Encoded = Callable[[], np.ndarray]  # the raw latents of the training images
 
 
-def run_point(point: Point, places: Places, report: Report) -> Result:
-    """The numbers of a point, made or found."""
-    found = Result.read(places.point(point))
-    if found is not None:
-        return found
+def execute_run(spec: RunSpec, paths: RunPaths, report: Report) -> RunResult:
+    """The numbers of a run, made or found."""
+    folder = paths.result(spec)
+    result = RunResult.read(folder, spec)
+    if result is not None:
+        return result
     report("data", 0, 1)
-    data = load_dataset(point, places.data(point))
-    # Another study may be making the same: wait for it, and find what it made.
-    with alone(places.tokenizer(point)):
-        tokenizer = encoder = _tokenizer(point, places, data, report)
-    # A new decoder leaves latents as they are, and who finds all made needs none.
-    images = data.train.image
-    encode = functools.partial(encoded_latents, encoder, images, batch_size=BATCH)
-    encoded = functools.cache(encode)
-    if point.decode is not None:
-        with alone(places.decoder(point)):
+    data = load_dataset(spec, paths.data(spec))
+    # Another study may be making the same: wait for it, and use what it made.
+    with alone(paths.tokenizer(spec)):
+        tokenizer = encoder = _tokenizer(spec, paths, data, report)
+    encoded = _encode_once(encoder, data)
+    if spec.decode is not None:
+        with alone(paths.decoder(spec)):
             tokenizer = _decoded(
-                point, point.decode, places, tokenizer, data, encoded, report
+                spec, spec.decode, paths, tokenizer, data, encoded, report
             )
         require(
             latents_hash(tokenizer) == latents_hash(encoder),
-            "A decoder belongs to the tokenizer it was trained behind; got another in "
-            f"{places.decoder(point)}: remove that folder, and run again.",
+            f"The decoder in {paths.decoder(spec)} was trained after another "
+            "tokenizer: remove that folder, and run again.",
         )
-    with alone(places.generator(point)):
-        generator = _generator(point, places, tokenizer, data, encoded, report)
-    folder = places.point(point)
+    if spec.rotation is not None:
+        key = jr.key(spec.rotation)
+        tokenizer = rotate_latents(tokenizer, key=key)
+        encoded = _encode_once(tokenizer, data)
+        tokenizer = with_latent_statistics(tokenizer, encoded())
+    with alone(paths.generator(spec)):
+        generators = _generators(spec, paths, tokenizer, data, encoded, report)
     with alone(folder):
-        found = Result.read(folder)
-        if found is not None:
-            return found
+        result = RunResult.read(folder, spec)
+        if result is not None:
+            return result
         report("measuring", 0, 1)
-        return measure(point, tokenizer, generator, data, folder, report)
+        return measure(spec, tokenizer, generators, data, folder, report)
+
+
+def with_latent_statistics(tokenizer: Tokenizer, latents: np.ndarray) -> Tokenizer:
+    """`tokenizer` with the mean and deviation of its raw `latents`, by channel."""
+    return eqx.tree_at(
+        lambda tokenizer: (tokenizer.latent_mean, tokenizer.latent_std),
+        tokenizer,
+        latent_statistics(latents),
+    )
+
+
+def _encode_once(tokenizer: Tokenizer, data: Dataset) -> Encoded:
+    """A function that encodes the training images when it is first called."""
+    images = data.train.image
+    return functools.cache(
+        functools.partial(encoded_latents, tokenizer, images, batch_size=BATCH)
+    )
 
 
 def _tokenizer(
-    point: Point, places: Places, data: Dataset, report: Report
+    spec: RunSpec, paths: RunPaths, data: Dataset, report: Report
 ) -> Tokenizer:
     """The tokenizer with its latent statistics, trained or found."""
-    folder = places.tokenizer(point)
+    folder = paths.tokenizer(spec)
     saved = folder / "tokenizer"
     if _is_whole(saved):
         return load(saved)
@@ -78,31 +101,26 @@ def _tokenizer(
     if data.train.caption_ids is not None:
         arrays["caption"] = data.train.caption_ids
     tokenizer = pretrain(
-        point.pretrain, arrays, folder=folder, group=data.group,
+        spec.pretrain, arrays, folder=folder, group=data.group,
         progress=lambda done, total, metrics: report("tokenizer", done, total),
     )  # fmt: skip
-    mean, std = latent_statistics(
-        encoded_latents(tokenizer, data.train.image, batch_size=BATCH)
-    )
-    tokenizer = eqx.tree_at(
-        lambda tokenizer: (tokenizer.latent_mean, tokenizer.latent_std),
-        tokenizer, (mean, std),
-    )  # fmt: skip
+    latents = encoded_latents(tokenizer, data.train.image, batch_size=BATCH)
+    tokenizer = with_latent_statistics(tokenizer, latents)
     save(tokenizer, saved)
     return tokenizer
 
 
 def _decoded(
-    point: Point,
+    spec: RunSpec,
     config: DecodeConfig,
-    places: Places,
+    paths: RunPaths,
     tokenizer: Tokenizer,
     data: Dataset,
     encoded: Encoded,
     report: Report,
 ) -> Tokenizer:
     """The tokenizer with a decoder trained on its frozen latents, trained or found."""
-    folder = places.decoder(point)
+    folder = paths.decoder(spec)
     saved = folder / "tokenizer"
     if _is_whole(saved):
         return load(saved)
@@ -114,30 +132,35 @@ def _decoded(
     return tokenizer
 
 
-def _generator(
-    point: Point,
-    places: Places,
+def _generators(
+    spec: RunSpec,
+    paths: RunPaths,
     tokenizer: Tokenizer,
     data: Dataset,
     encoded: Encoded,
     report: Report,
-) -> Generator:
-    """The generator on that tokenizer's latents, trained or found."""
-    folder = places.generator(point)
-    saved = folder / "generator.safetensors"
-    if saved.exists():
-        # Bound to what it was trained on, not to what it is found beside.
-        return load_generator(saved)
-    report("latents", 0, 1)
-    latents = np.asarray(tokenizer.normalize_latents(jnp.asarray(encoded())))
-    dit = train_generator(
-        point.generate, latents, data.train.label,
-        folder=folder,
-        progress=lambda done, total, metrics: report("generator", done, total),
-    )  # fmt: skip
-    generator = Generator(dit, latents_hash(tokenizer))
-    save_generator(generator, saved)
-    return generator
+) -> dict[int, Generator]:
+    """The generator after each of `spec.budgets` steps, trained or found."""
+    folder = paths.generator(spec)
+    saved = {steps: folder / f"generator-{steps}.safetensors" for steps in spec.budgets}
+    is_there = [saved[steps].exists() for steps in spec.budgets]
+    if not all(is_there):
+        if is_there != sorted(is_there, reverse=True):
+            # A later one is there: the training is past the one that was lost.
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        report("latents", 0, 1)
+        latents = np.asarray(tokenizer.normalize_latents(jnp.asarray(encoded())))
+        of = latents_hash(tokenizer)
+
+        def keep(step: int, dit: DiT) -> None:
+            save_generator(Generator(dit, of), saved[step])
+
+        keep(spec.budgets[-1], train_generator(
+            spec.generate, latents, data.train.labels(spec.labels),
+            folder=folder, snapshot=keep, snapshot_steps=spec.budgets,
+            progress=lambda done, total, metrics: report("generator", done, total),
+        ))  # fmt: skip
+    return {steps: load_generator(path) for steps, path in saved.items()}
 
 
 def _is_whole(saved: Path) -> bool:

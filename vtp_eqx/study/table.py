@@ -1,4 +1,4 @@
-"""The table of a study: one row a run, on the terminal and in the report."""
+"""The tables of a study: means over seeds, paired differences, and every run."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,22 +6,29 @@ from typing import NamedTuple
 import numpy as np
 from rich.table import Table
 
-from vtp_eqx.study.measure import Result
-from vtp_eqx.study.point import Point, point_hash
+from vtp_eqx.study.measure import RunResult
+from vtp_eqx.study.run_spec import RunSpec, spec_hash
+from vtp_eqx.study.statistics import (
+    BASELINE,
+    confidence_interval,
+    Group,
+    Groups,
+    mean,
+    paired_differences,
+    pairs,
+    seed_deviation,
+)
 
 
 class Row(NamedTuple):
-    """A point and, once it is finished, its result."""
+    """A run and, once it is finished, its result."""
 
-    point: Point
-    result: Result | None
-
-
-Group = dict[int, dict[str, float]]  # the numbers of runs, by seed
+    spec: RunSpec
+    result: RunResult | None
 
 
 class Column(NamedTuple):
-    """A number of the table: its heading, where it is found, how it is written."""
+    """A number of the table: its heading, its name in a result, how it is written."""
 
     heading: str
     name: str
@@ -29,21 +36,18 @@ class Column(NamedTuple):
 
 
 COLUMNS = (
-    Column("FLOPs", "FLOPs", ".2e"),
-    Column("PSNR", "PSNR", ".1f"),
-    Column("rFD", "rFD-scenes", ".2f"),
-    Column("probe", "probe features mean", ".2f"),
-    Column("probe shape", "probe features shape", ".2f"),
-    Column("latent probe shape", "probe latents shape", ".2f"),
-    Column("zero-shot shape", "zero-shot shape", ".2f"),
-    Column("roughness", "latent roughness", ".2f"),
-    Column("gFD", "FD-scenes", ".2f"),
-    Column("gFD to rec", "FD-scenes to reconstructions", ".2f"),
-    Column("texture drift", "drift texture", ".2f"),
-    Column("color shown", "color agreement", ".2f"),
-    Column("shape shown", "shape agreement", ".2f"),
-    Column("class shown", "class agreement", ".2f"),
+    Column("PSNR, dB", "PSNR", ".1f"),
+    Column("FD-scenes (lower is better)", "FD-scenes", ".1f"),
+    Column("class right", "class accuracy", ".0%"),
+    Column("color right", "color accuracy", ".0%"),
+    Column("shape read off latents", "probe latents shape", ".0%"),
 )
+# A number, how a difference in it is written, and its sign where more is better.
+DIFFERENCES = (
+    Column("FD-scenes", "FD-scenes", "+.1f"),
+    Column("class right, points", "class accuracy", "+.1f"),
+)
+SIGNS = {"FD-scenes": -1.0, "class accuracy": 100.0}
 
 
 def finished(rows: Sequence[Row]) -> list[Row]:
@@ -53,86 +57,123 @@ def finished(rows: Sequence[Row]) -> list[Row]:
 
 def num_runs(rows: Sequence[Row]) -> int:
     """How many different runs these are: a plan may name one twice."""
-    return len({point_hash(row.point) for row in rows})
+    return len({spec_hash(row.spec) for row in rows})
 
 
-def groups(rows: Sequence[Row]) -> dict[tuple[str, str], Group]:
-    """The numbers of finished runs by method and size, and then by seed."""
-    found: dict[tuple[str, str], Group] = {}
-    for row in finished(rows):
-        assert row.result is not None
-        group = found.setdefault((row.point.method, row.point.size), {})
-        group[row.point.seed] = row.result.numbers
+def groups(rows: Sequence[Row]) -> Groups:
+    """The numbers of finished runs by method and setting, and then by seed."""
+    found: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
+    for row in rows:
+        if row.result is not None:
+            group = found.setdefault((row.spec.method, row.spec.setting), {})
+            group[row.spec.seed] = row.result.numbers
     return found
-
-
-def mean(group: Group, name: str) -> float:
-    """A number's mean over seeds."""
-    return float(np.mean([numbers[name] for numbers in group.values()]))
 
 
 def methods(rows: Sequence[Row]) -> list[str]:
     """Every method once, in the order of the plan."""
-    return list(dict.fromkeys(row.point.method for row in rows))
+    return list(dict.fromkeys(row.spec.method for row in rows))
 
 
-def floor(rows: Sequence[Row]) -> float:
-    """FD-scenes of real scenes, where runs are finished."""
+def real_distance(rows: Sequence[Row]) -> float:
+    """FD-scenes of training to validation scenes, its floor, where runs are finished."""
     return float(
-        np.mean([row.result.numbers["FD-scenes floor"] for row in rows if row.result])
+        np.mean(
+            [row.result.numbers["FD(train, validation)"] for row in rows if row.result]
+        )
     )
 
 
-def terminal_table(rows: Sequence[Row], title: str) -> Table:
-    """The table as rich draws it."""
+def terminal_table(
+    rows: Sequence[Row], title: str, columns: Sequence[Column] = COLUMNS
+) -> Table:
+    """Means over seeds as rich draws them: at most two columns more than `columns`."""
     table = Table(title=title, title_justify="left")
-    table.add_column("run", no_wrap=True)
-    for column in COLUMNS:
+    table.add_column("method")
+    table.add_column("setting")
+    for column in columns:
         table.add_column(column.heading, justify="right")
-    for row in rows:
-        table.add_row(row.point.name, *cells(row))
+    for (method, setting), group in groups(rows).items():
+        table.add_row(method, setting, *(mean_cell(group, one) for one in columns))
     return table
 
 
-def markdown_table(rows: Sequence[Row]) -> str:
-    """The same table in Markdown."""
-    lines = [
-        "| run | " + " | ".join(column.heading for column in COLUMNS) + " |",
-        "|---" * (1 + len(COLUMNS)) + "|",
-    ]
-    lines += [f"| {row.point.name} | " + " | ".join(cells(row)) + " |" for row in rows]
+def means_table(rows: Sequence[Row], columns: Sequence[Column] = COLUMNS) -> str:
+    """A row for each method and setting: mean over seeds ± half of their range."""
+    lines = [_heading("method", "setting", "seeds", *(one.heading for one in columns))]
+    for (method, setting), group in groups(rows).items():
+        cells = [mean_cell(group, column) for column in columns]
+        lines.append(_line(method, setting, str(len(group)), *cells))
     return "\n".join(lines)
 
 
-def means_table(rows: Sequence[Row]) -> str:
-    """A row for each method and size: mean over seeds, and half of their range."""
-    lines = [
-        "| runs | seeds | " + " | ".join(column.heading for column in COLUMNS) + " |",
-        "|---" * (2 + len(COLUMNS)) + "|",
+def differences_table(rows: Sequence[Row]) -> str:
+    """A row for each method beside the baseline: paired differences by seed.
+
+    Positive is better than the baseline. With three pairs or more, their 95% interval
+    by Student's t; and the difference of means in deviations of seeds.
+    """
+    found = groups(rows)
+    headings = [
+        heading
+        for column in DIFFERENCES
+        for heading in (f"{column.heading}: difference to {BASELINE}", "in σ of seeds")
     ]
-    for (method, size), group in groups(rows).items():
-        values = " | ".join(_mean_cell(group, column) for column in COLUMNS)
-        lines.append(f"| {method} {size} | {len(group)} | {values} |")
+    lines = [_heading("method", "setting", "pairs", *headings)]
+    for method, setting, group, base in pairs(found):
+        cells = []
+        for column in DIFFERENCES:
+            ours = paired_differences(group, base, column.name, sign=SIGNS[column.name])
+            if not ours:
+                cells += ["-", "-"]
+                continue
+            deviation = seed_deviation(group, base, column.name)
+            scale = abs(SIGNS[column.name]) * deviation if deviation else None
+            cells.append(_difference(ours, column.form))
+            cells.append(f"{np.mean(ours) / scale:+.1f}" if scale else "-")
+        lines.append(_line(method, setting, str(len(group)), *cells))
+    return "\n".join(lines) if len(lines) > 1 else ""
+
+
+def runs_table(rows: Sequence[Row], columns: Sequence[Column] = COLUMNS) -> str:
+    """Every run: "…" where it is not finished, "-" where a number does not exist."""
+    headings = [column.heading for column in columns]
+    lines = [_heading("method", "setting", "seed", *headings)]
+    for row in rows:
+        group = {} if row.result is None else {row.spec.seed: row.result.numbers}
+        cells = [mean_cell(group, one) if group else "…" for one in columns]
+        spec = row.spec
+        lines.append(_line(spec.method, spec.setting, str(spec.seed), *cells))
     return "\n".join(lines)
 
 
-def _mean_cell(group: Group, column: Column) -> str:
-    runs = group.values()
-    values = [numbers[column.name] for numbers in runs if column.name in numbers]
+def mean_cell(group: Group, column: Column) -> str:
+    """A mean over seeds and half of their range, or "-" without the number."""
+    values = [
+        numbers[column.name] for numbers in group.values() if column.name in numbers
+    ]
     if not values:
         return "-"
-    middle = format(sum(values) / len(values), column.form)
-    if len(values) == 1 or min(values) == max(values):
-        return middle
-    return f"{middle} ±{format((max(values) - min(values)) / 2, column.form)}"
+    text = format(mean(group, column.name), column.form)
+    if len(values) == 1:
+        return text
+    half = format((max(values) - min(values)) / 2, column.form)
+    return f"{text} ± {half}"
 
 
-def cells(row: Row) -> list[str]:
-    """The numbers of a row as text: "-" is one that does not exist, "…" not yet."""
-    if row.result is None:
-        return ["…"] * len(COLUMNS)
-    numbers = row.result.numbers
-    return [
-        format(numbers[column.name], column.form) if column.name in numbers else "-"
-        for column in COLUMNS
-    ]
+def _difference(values: Sequence[float], form: str) -> str:
+    text = format(float(np.mean(values)), form)
+    bounds = confidence_interval(values)
+    if len(values) < 3 or bounds is None:
+        each = ", ".join(format(value, form) for value in values)
+        return text if len(values) == 1 else f"{text} ({each})"
+    low, high = (format(bound, form) for bound in bounds)
+    return f"{text} ({low} to {high})"
+
+
+def _heading(*names: str) -> str:
+    return f"{_line(*names)}\n{'|---' * len(names)}|"
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"

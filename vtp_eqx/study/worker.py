@@ -1,4 +1,4 @@
-"""One point in a process of its own.
+"""One run in a process of its own.
 
 python -m vtp_eqx.study.worker ROOT FOLDER STUDY [CORE]
 """
@@ -13,14 +13,14 @@ import time
 
 from vtp_eqx.config import from_dict
 from vtp_eqx.study.checkout import commit
-from vtp_eqx.study.point import Places, Point
-from vtp_eqx.study.progress import Reporter
-from vtp_eqx.study.schedule import SECONDS_TO_SAVE
-from vtp_eqx.study.stages import run_point
+from vtp_eqx.study.progress import ProgressWriter
+from vtp_eqx.study.run_spec import RunPaths, RunSpec
+from vtp_eqx.study.scheduler import SECONDS_TO_SAVE
+from vtp_eqx.study.stages import execute_run
 
 
 def main(root: str, folder: str, study: str, core: str | None = None) -> None:
-    """Runs the point described by `point.json` in `folder`, on one core if given.
+    """Executes the run described by `spec.json` in `folder`, on one core if given.
 
     Ends with the process `study` that started it, however that ended: a worker that
     went on alone would be in the way of the next call.
@@ -31,8 +31,10 @@ def main(root: str, folder: str, study: str, core: str | None = None) -> None:
     if core is not None:
         # Before the first computation: XLA makes as many threads as it sees cores.
         os.sched_setaffinity(0, {int(core)})
-    point = from_dict(Point, json.loads((Path(folder) / "point.json").read_text()))
-    run_point(point, Places(Path(root)), Reporter(Path(folder) / "progress.json"))
+    spec = from_dict(RunSpec, json.loads((Path(folder) / "spec.json").read_text()))
+    execute_run(
+        spec, RunPaths(Path(root)), ProgressWriter(Path(folder) / "progress.json")
+    )
 
 
 def _end_after(parent: int) -> None:

@@ -1,12 +1,13 @@
 """Training a diffusion transformer on a tokenizer's latents."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 from jax.sharding import Mesh
+from jaxtyping import Array, PRNGKeyArray
 import numpy as np
 
 from vtp_eqx.config import GenerateConfig, require
@@ -16,7 +17,7 @@ from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.training.generate_objective import generate_objective, Latents
 from vtp_eqx.training.optimizer import make_optimizer
-from vtp_eqx.training.run import Progress, run, Step
+from vtp_eqx.training.run import Progress, run, Step, Watch
 from vtp_eqx.training.state import copied, placed, TrainState
 from vtp_eqx.training.step import make_step
 
@@ -29,12 +30,16 @@ def train_generator(
     folder: Path,
     mesh: Mesh | None = None,
     progress: Progress = lambda done, num_steps, metrics: None,
+    snapshot: Callable[[int, DiT], None] = lambda step, dit: None,
+    snapshot_steps: Collection[int] = (),
 ) -> DiT:
     """The moving average of the transformer that learned to generate `latents`.
 
     - `latents`: `[num, side, side, channels]`, normalized per channel.
     - `labels`: int `[num]`, the class of each.
     - `folder`: log and checkpoints; a run that was cut off continues from them.
+    - `snapshot(step, dit)` is called with the moving average after each of
+      `snapshot_steps` and at the end; again where a run continues from before it.
     """
     deviation = float(np.std(latents))
     require(
@@ -52,9 +57,15 @@ def train_generator(
         ):
             yield Latents(batch["latents"], batch["label"])
 
+    def keep(state: TrainState, done: int) -> dict[str, float]:
+        snapshot(done, state.teacher)
+        return {}
+
     state = run(
         state, step, labeled,
         num_steps=config.num_steps, mesh=mesh, folder=folder, progress=progress,
+        watch=Watch(evaluate=keep, evaluate_every=max(config.num_steps, 1),
+                    evaluate_steps=snapshot_steps),
     )  # fmt: skip
     return state.teacher
 
@@ -62,19 +73,24 @@ def train_generator(
 def generating(config: GenerateConfig, mesh: Mesh) -> tuple[TrainState, Step]:
     """The first state of a generator's training, and its compiled step."""
     model_key, run_key = jr.split(jr.key(config.seed))
-    # One compilation in place of hundreds of small ones.
-    student = eqx.filter_jit(lambda key: DiT(config.dit, key=key))(model_key)
     optimizer = make_optimizer(config.optimizer, config.num_steps)
-    state = TrainState.start(
-        student, copied(student), FixedWeights({"flow": 1.0}), optimizer, key=run_key
-    )
+
+    @eqx.filter_jit  # one compilation in place of hundreds of small ones
+    def start(model_key: PRNGKeyArray, run_key: PRNGKeyArray) -> TrainState:
+        student = DiT(config.dit, key=model_key)
+        weights = FixedWeights({"flow": 1.0})
+        return TrainState.start(
+            student, copied(student), weights, optimizer, key=run_key
+        )
+
+    state = start(model_key, run_key)
     state = placed(state, mesh, config.sharding)
     step = make_step(
         state,
         generate_objective(config),
         optimizer,
         mesh,
-        momentum=lambda step: jnp.asarray(config.ema_decay, jnp.float32),
+        momentum=lambda step: _ema_decay(config, step),
         followed=lambda student: student,
         accumulate=config.accumulate,
         precision=config.precision,
@@ -82,3 +98,11 @@ def generating(config: GenerateConfig, mesh: Mesh) -> tuple[TrainState, Step]:
         spike_factor=config.optimizer.spike_factor,
     )
     return state, step
+
+
+def _ema_decay(config: GenerateConfig, step: Array) -> Array:
+    decay = jnp.asarray(config.ema_decay, jnp.float32)
+    if not config.ema_warmup:
+        return decay
+    step = jnp.asarray(step, jnp.float32)
+    return jnp.minimum(decay, (1 + step) / (10 + step))

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 from jax.sharding import Mesh
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray
 import numpy as np
 
 from vtp_eqx.config import PretrainConfig, require
@@ -90,17 +90,25 @@ def first_state(config: PretrainConfig, images: np.ndarray | None) -> TrainState
     """
     model_key, run_key = jr.split(jr.key(config.seed))
     prototypes = config.prototypes if config.distillation_weight > 0 else None
-    # One compilation in place of hundreds of small ones.
-    make = eqx.filter_jit(lambda key: Pretrainer(config.tokenizer, prototypes, key=key))
-    student = make(model_key)
-    if config.pca_start and images is not None:
-        student = with_tokenizer(student, start_from_pca(student.tokenizer, images))
-    student = copied(student)
-    teacher = None if prototypes is None else Teacher.of(student)
     optimizer = make_optimizer(config.optimizer, config.num_steps)
-    return TrainState.start(
-        student, teacher, loss_weights(config), optimizer, key=run_key
-    )
+
+    def make(key: PRNGKeyArray) -> Pretrainer:
+        return Pretrainer(config.tokenizer, prototypes, key=key)
+
+    def start(student: Pretrainer, key: PRNGKeyArray) -> TrainState:
+        student = copied(student)
+        teacher = None if prototypes is None else Teacher.of(student)
+        return TrainState.start(
+            student, teacher, loss_weights(config), optimizer, key=key
+        )
+
+    # One compilation in place of hundreds of small ones.
+    if config.pca_start and images is not None:
+        student = eqx.filter_jit(make)(model_key)
+        tokenizer = start_from_pca(student.tokenizer, images)
+        return eqx.filter_jit(start)(with_tokenizer(student, tokenizer), run_key)
+    both = lambda model_key, run_key: start(make(model_key), run_key)
+    return eqx.filter_jit(both)(model_key, run_key)
 
 
 def pretrain_step(

@@ -4,7 +4,7 @@ The same call again continues it: bit for bit on the same devices, also after
 `kill -9` at any moment, because what a step reads is a function of its number.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 from math import isfinite
@@ -52,7 +52,8 @@ class Watch:
     """What else is looked at; each part is optional.
 
     - `monitor(state)` gives further numbers for every line of the log.
-    - `evaluate(state, step)` gives numbers every `evaluate_every` steps and at the end.
+    - `evaluate(state, step)` gives numbers every `evaluate_every` steps, after
+      `evaluate_steps`, and at the end.
     - `score(numbers)` of a line says which checkpoints are best: the largest.
     - `sinks` get every line of the log too.
     - `rows(batch)` are the examples of a batch, named when it made a step fail.
@@ -64,6 +65,7 @@ class Watch:
     monitor: Callable[[TrainState], dict[str, float]] | None = None
     evaluate: Callable[[TrainState, int], dict[str, float]] | None = None
     evaluate_every: int = 1000
+    evaluate_steps: Collection[int] = ()
     score: Callable[[Mapping[str, float]], float] | None = None
     sinks: Sequence[Sink] = ()
     cost: StepCost | None = None
@@ -192,7 +194,9 @@ class _Run:
             asked, is_last = self.asked(done), done == self.num_steps
             saves = done % self.save_every == 0 or is_last or asked
             tests = self.watch.evaluate is not None and (
-                done % self.watch.evaluate_every == 0 or is_last
+                done % self.watch.evaluate_every == 0
+                or done in self.watch.evaluate_steps
+                or is_last
             )
             logs = done % self.log_every == 0 or done == first + 1 or saves or tests
             if logs or self.tally.at_risk:

@@ -1,0 +1,88 @@
+"""Which part of the recipe decides what joint pre-training gains? One change at a time.
+
+    python experiments/bisect_recipe.py                       # 2 CPU cores: hours
+    python experiments/bisect_recipe.py --scale workstation   # a GPU: hours
+    python experiments/bisect_recipe.py --smoke               # does it run at all?
+
+The recipe of the studies with 64 channels, pre-trained on reconstruction alone (AE) and
+jointly (VTP), and then each of its choices undone: a start at principal components, the
+weight of pixels, hard scenes, many images for self-distillation, and the width. Runs
+that other studies made are found. `--help` lists the options.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+
+import tyro
+
+from vtp_eqx.study.command import run_study, Scale, Study, StudyOptions
+from vtp_eqx.study.figure import curves_figure
+from vtp_eqx.study.recipe import METHODS, RECIPES, run_of
+from vtp_eqx.study.run_spec import RunSpec
+from vtp_eqx.study.summary import baseline_sentences, progress_sentence
+from vtp_eqx.study.table import Row
+
+
+BASE = "as in the studies"
+# Weights of pixels; contrast and self-distillation have 1, the recipe 1, the paper 0.1.
+PIXEL_WEIGHTS = (0.3, 0.1, 0.03)
+FEW_IMAGES = 8  # for self-distillation, a quarter of the pairs
+# The choices a smoke run undoes: what others try is left out.
+SMOKE = (BASE, "few images for SSL")
+
+QUESTION = """\
+The recipe of the studies, and each of its choices undone in turn. Which of them decide
+whether joint pre-training (VTP) is ahead of reconstruction alone (AE)? AE has no use
+for weights and for images of self-distillation: beside those stand its runs of the
+recipe as it is."""
+
+
+def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
+    """Every run: the recipe and one change at a time, for both methods."""
+    recipe = RECIPES[scale]
+    easy = dataclasses.replace(recipe.data, difficulty=0.0)
+    changes = {  # to the method, to the recipe
+        BASE: ({}, {}),
+        "start: PCA": (dict(start="pca"), {}),
+        **{
+            f"pixels: {weight}": (dict(reconstruction=weight), {})
+            for weight in PIXEL_WEIGHTS
+        },
+        "easy scenes": ({}, dict(data=easy)),
+        "few images for SSL": ({}, dict(distilled=FEW_IMAGES)),
+        "16 channels": ({}, dict(latent_width=16)),
+    }
+    specs = []
+    for setting, (method_changes, recipe_changes) in changes.items():
+        if scale == "smoke" and setting not in SMOKE:
+            continue
+        for name in ("AE", "VTP"):
+            own = dict(method_changes)
+            if name == "AE":
+                own.pop("reconstruction", None)
+            method = dataclasses.replace(METHODS[name], **own)
+            specs += [
+                run_of(recipe, method, name, setting, seed, **recipe_changes)
+                for seed in seeds
+            ]
+    return specs
+
+
+def summary(rows: Sequence[Row]) -> list[str]:
+    """Two sentences at most."""
+    return [*progress_sentence(rows), *baseline_sentences(rows, "VTP")]
+
+
+if __name__ == "__main__":
+    run_study(
+        Study(
+            name="bisect_recipe",
+            title="Joint pre-training beside reconstruction, by recipe",
+            question=QUESTION,
+            plan=plan,
+            figure=functools.partial(curves_figure, x_label="what is changed"),
+            summary=summary,
+        ),
+        tyro.cli(StudyOptions, default=StudyOptions(seeds=2), description=__doc__),
+    )

@@ -1,0 +1,146 @@
+"""Does semantics keep wide latents good to generate on? From 8 channels to 96.
+
+    python experiments/scale_latents.py --seeds 3             # 2 CPU cores: ten hours
+    python experiments/scale_latents.py --methods AE VTP      # two methods alone first
+    python experiments/scale_latents.py --image-size 64       # 64 pixels, patches of 16
+    python experiments/scale_latents.py --scale workstation   # a GPU: hours
+    python experiments/scale_latents.py --smoke               # does it run at all?
+
+The more channels latents have, the better they reconstruct and the worse they are to
+generate on. Pre-trains tokenizers of every width on reconstruction alone (AE) and
+jointly (VTP), each from a random start and from principal components, with controls:
+principal components themselves, the same in a random orthogonal basis, noisy latents,
+single objectives. Every tokenizer gets a new pixel decoder and the same short training
+of the same diffusion transformer, which is measured after two budgets. The figure is
+generation against reconstruction, a curve for each method. The methods that decide have
+all seeds, the others the first. `--help` lists the options.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from vtp_eqx.study.command import run_study, Scale, Study, StudyOptions
+from vtp_eqx.study.figure import frontier_figure
+from vtp_eqx.study.recipe import Recipe, RECIPES, run
+from vtp_eqx.study.run_spec import RunSpec
+from vtp_eqx.study.summary import (
+    baseline_sentences,
+    frontier_sentence,
+    progress_sentence,
+    trend_sentence,
+)
+from vtp_eqx.study.table import Column, COLUMNS, Row
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(StudyOptions):
+    """Those of every study, and the size of scenes."""
+
+    image_size: Literal[32, 64] = 32
+    """Side of the scenes, in pixels. Of both, latents have a grid of 4 x 4; of 64, 64
+    channels are a twelfth of the numbers of an image, as in the paper."""
+
+
+CHANNELS = {"smoke": (8, 16), "laptop": (8, 16, 32, 64, 96)}
+CHANNELS["workstation"] = CHANNELS["laptop"]
+DECIDING = ("AE", "VTP", "VTP from PCA", "PCA rotated", "AE noise 0.2")
+OTHERS = ("AE from PCA", "PCA", "CLIP+AE", "SSL+AE", "VTP full")
+# A smoke run tries what `compare_objectives.py` does not; each takes a minute.
+SMOKE = ("AE", "PCA rotated")
+LABELS = ("color", "none")  # what a generator may know, beside the class
+
+QUESTION = """\
+Latents of 8 to 96 channels, by reconstruction alone (AE) and jointly (VTP), each from a
+random start and from principal components, and controls. After each, a new decoder
+trained on frozen latents, and the same short training of the same diffusion
+transformer. Whose generation is better at equal reconstruction?"""
+
+
+def plan(
+    scale: Scale, seeds: Sequence[int], *, image_size: Literal[32, 64] = 32
+) -> list[RunSpec]:
+    """Every run: methods x channels x seeds, then labels that say less."""
+    recipe = sized(RECIPES[scale], image_size)
+    specs = [
+        run(recipe, method, f"{channels}", seed, latent_width=channels)
+        for method in (SMOKE if scale == "smoke" else DECIDING + OTHERS)
+        for channels in CHANNELS[scale]
+        for seed in (seeds[:1] if method in OTHERS else seeds)
+    ]
+    if scale == "smoke":
+        return specs
+    return specs + [
+        run(recipe, method, f"{recipe.latent_width}, labels: {labels}", seed,
+            labels=labels)
+        for labels in LABELS
+        for method in ("AE", "VTP")
+        for seed in seeds
+    ]  # fmt: skip
+
+
+def sized(recipe: Recipe, image_size: int) -> Recipe:
+    """The recipe for scenes of this side, with as many tokens."""
+    patch_size = recipe.patch_size * image_size // recipe.data.size
+    data = dataclasses.replace(recipe.data, size=image_size)
+    return dataclasses.replace(recipe, data=data, patch_size=patch_size)
+
+
+def figure(rows: Sequence[Row], path: Path, title: str) -> None:
+    """Generation against PSNR at either budget; see `frontier_figure`."""
+    shown = [
+        row
+        for row in rows
+        if row.spec.method not in OTHERS and row.spec.labels == "class"
+    ]
+    first, last = rows[0].spec.budgets
+    frontier_figure(
+        shown,
+        path,
+        title,
+        names=(f"FD-scenes @{first}", f"FD-scenes @{last}", "class accuracy"),
+        labels=(
+            f"FD-scenes after {first} generator steps (lower is better)",
+            f"FD-scenes after {last} generator steps (lower is better)",
+            "samples of the class asked for (higher is better)",
+        ),
+    )
+
+
+def columns(first_budget: int) -> list[Column]:
+    """The table's: FD-scenes at either budget."""
+    early = Column(f"FD-scenes @{first_budget}", f"FD-scenes @{first_budget}", ".1f")
+    return [COLUMNS[0], early, *COLUMNS[1:3], COLUMNS[4]]
+
+
+def summary(rows: Sequence[Row]) -> list[str]:
+    """Five sentences at most."""
+    return [
+        *progress_sentence(rows),
+        *trend_sentence(rows, ("AE", "VTP"), "channels"),
+        *baseline_sentences(rows, "VTP"),
+        *frontier_sentence(rows, "VTP"),
+        *frontier_sentence(rows, "VTP from PCA"),
+    ]
+
+
+if __name__ == "__main__":
+    options = tyro.cli(Options, description=__doc__)
+    side = options.image_size
+    scale: Scale = "smoke" if options.smoke else options.scale
+    run_study(
+        Study(
+            name="scale_latents" if side == 32 else f"scale_latents_{side}",
+            title=f"Generation against reconstruction, scenes of {side} pixels",
+            question=QUESTION,
+            plan=functools.partial(plan, image_size=side),
+            figure=figure,
+            summary=summary,
+            columns=columns(RECIPES[scale].budgets[0]),
+        ),
+        options,
+    )

@@ -1,0 +1,129 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments import scale_compute
+from experiments.scale_encoder import plan
+from vtp_eqx.config import as_json, from_dict
+from vtp_eqx.study.command import in_order, run_cost
+from vtp_eqx.study.recipe import RECIPES, run
+from vtp_eqx.study.run_spec import RunPaths, RunSpec, spec_hash
+
+
+@pytest.fixture(scope="module")
+def specs():
+    return plan("laptop", [0, 1])
+
+
+def test_a_run_survives_its_file(specs):
+    turned = [run(RECIPES["laptop"], "AE rotated", "64 channels", 3)]
+    for spec in specs + turned:
+        assert from_dict(RunSpec, json.loads(as_json(spec))) == spec
+
+
+def test_no_two_runs_share_a_name(specs):
+    assert len({spec_hash(spec) for spec in specs}) == len(specs)
+
+
+def test_what_a_run_is_called_is_not_what_it_is(specs):
+    renamed = dataclasses.replace(specs[0], method="other", setting="large")
+    assert spec_hash(renamed) == spec_hash(specs[0])
+
+
+def moved_folders(spec, other):
+    paths = RunPaths(Path("runs"))
+    return {
+        stage
+        for stage in ("data", "tokenizer", "decoder", "generator", "result")
+        if getattr(paths, stage)(spec) != getattr(paths, stage)(other)
+    }
+
+
+@pytest.mark.parametrize(
+    ("changed", "moved"),
+    [
+        ("data", {"data", "tokenizer", "decoder", "generator", "result"}),
+        ("pretrain", {"tokenizer", "decoder", "generator", "result"}),
+        ("decode", {"decoder", "result"}),
+        ("generate", {"generator", "result"}),
+        ("sampler", {"result"}),
+    ],
+)
+def test_runs_share_what_they_have_in_common_and_no_more(changed, moved):
+    spec = scale_compute.plan("laptop", [0])[0]
+    part = getattr(spec, changed)
+    name = {"data": "num_train", "sampler": "guidance", "generate": "seed"}.get(
+        changed, "num_steps"
+    )
+    another = dataclasses.replace(part, **{name: getattr(part, name) + 24})
+    other = dataclasses.replace(spec, **{changed: another})
+    assert moved_folders(spec, other) == moved
+
+
+@pytest.mark.parametrize(
+    ("one", "another"),
+    [
+        (dict(method="AE"), dict(method="AE rotated")),
+        (dict(method="AE"), dict(method="AE", labels="color")),
+        (dict(method="AE"), dict(method="AE", budgets=(1000, 2000, 6000))),
+    ],
+)
+def test_a_basis_labels_and_budgets_are_of_the_generator(one, another):
+    recipe = RECIPES["laptop"]
+    spec, other = (run(recipe, setting="x", seed=1, **kind) for kind in (one, another))
+    assert moved_folders(spec, other) == {"generator", "result"}
+
+
+def test_methods_differ_in_their_objectives_alone(specs):
+    joint, alone = (
+        next(spec for spec in specs if spec.method == method)
+        for method in ("VTP", "AE")
+    )
+    assert joint.data == alone.data
+    assert joint.generate == alone.generate
+    assert joint.sampler == alone.sampler
+    same = dataclasses.replace(
+        joint.pretrain,
+        tokenizer=dataclasses.replace(joint.pretrain.tokenizer, text=None),
+        prototypes=None,
+        contrast_weight=0.0,
+        distillation_weight=0.0,
+        reconstruction_weight=alone.pretrain.reconstruction_weight,
+    )
+    assert same == alone.pretrain
+
+
+def test_seeds_follow_one_another_each_with_its_cheapest_run_first(specs):
+    ordered = in_order([*specs, *specs])  # what is asked for twice runs once
+    assert len(ordered) == len(specs)
+    seeds = [spec.seed for spec in ordered]
+    assert seeds == sorted(seeds)
+    for seed in set(seeds):
+        cost = [run_cost(spec) for spec in ordered if spec.seed == seed]
+        assert cost[0] == min(cost)
+        assert cost[1:] == sorted(cost[1:], reverse=True)
+
+
+def test_runs_that_share_a_tokenizer_wait_for_it():
+    recipe = RECIPES["laptop"]
+    methods = ("VTP rotated", "AE rotated", "VTP", "AE")
+    ordered = in_order([run(recipe, method, "x", 0) for method in methods])
+    paths = RunPaths(Path("runs"))
+    folders = [paths.tokenizer(spec) for spec in ordered]
+    assert len(set(folders[:2])) == 2
+    assert set(folders[2:]) == set(folders[:2])
+
+
+def test_a_generator_for_other_latents_is_refused(specs):
+    wide = dataclasses.replace(specs[0].generate.dit, latent_width=7)
+    generate = dataclasses.replace(specs[0].generate, dit=wide)
+    with pytest.raises(ValueError, match="does not fit the tokenizer"):
+        dataclasses.replace(specs[0], generate=generate)
+
+
+@pytest.mark.parametrize("budgets", [(), (1, 2), (2000, 1000)])
+def test_budgets_rise_and_end_with_the_training(specs, budgets):
+    with pytest.raises(ValueError, match=r"^`budgets` .* must rise and end"):
+        dataclasses.replace(specs[0], budgets=budgets)

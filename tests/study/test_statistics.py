@@ -1,0 +1,55 @@
+from hypothesis import given, strategies as st
+import numpy as np
+import pytest
+
+from vtp_eqx.study.statistics import (
+    confidence_interval,
+    interpolated,
+    paired_differences,
+    seed_deviation,
+)
+
+
+numbers = st.lists(st.floats(-10, 10), min_size=2, max_size=9)
+
+
+def test_the_interval_of_a_mean_by_hand():
+    # Deviation 1 over three: 4.303 / sqrt(3) to either side.
+    bounds = (2 - 2.4842, 2 + 2.4842)
+    assert confidence_interval([1.0, 2.0, 3.0]) == pytest.approx(bounds, abs=1e-3)
+    assert confidence_interval([1.0]) is None
+
+
+@given(numbers)
+def test_an_interval_turns_with_the_sign(values):
+    bounds = confidence_interval(values)
+    assert bounds is not None
+    assert bounds[0] <= bounds[1]
+    turned = confidence_interval([-value for value in values])
+    assert turned == pytest.approx((-bounds[1], -bounds[0]), abs=1e-9)
+
+
+def test_differences_are_of_shared_seeds():
+    group = {0: {"x": 3.0}, 1: {"x": 5.0}, 7: {"x": 100.0}}
+    base = {1: {"x": 1.0}, 0: {"x": 2.0}, 8: {"x": -100.0}}
+    assert paired_differences(group, base, "x") == [1.0, 4.0]
+    assert paired_differences(group, base, "x", sign=-1) == [-1.0, -4.0]
+    assert paired_differences(group, {2: {"x": 1.0}}, "x") == []
+    assert paired_differences(group, base, "y") == []
+
+
+def test_the_deviation_of_seeds_by_hand():
+    # Within: (1 + 1) and (4 + 4) of squares, one degree of freedom each.
+    group, base = {0: {"x": 1.0}, 1: {"x": 3.0}}, {0: {"x": 10.0}, 1: {"x": 14.0}}
+    assert seed_deviation(group, base, "x") == pytest.approx(5**0.5)
+    assert seed_deviation({0: {"x": 1.0}}, {0: {"x": 2.0}}, "x") is None
+
+
+@given(numbers, st.floats(0, 1))
+def test_between_two_points_is_the_line_through_them(values, share):
+    x = [float(at) for at in range(len(values))]
+    at = float(share * x[-1])
+    found = interpolated(x[::-1], values[::-1], at)
+    assert found == pytest.approx(np.interp(at, x, values))
+    assert interpolated(x, values, -0.1) is None
+    assert interpolated(x, values, x[-1] + 0.1) is None

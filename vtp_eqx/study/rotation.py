@@ -1,0 +1,57 @@
+"""The same latents in a random orthogonal basis: a control for what bases do.
+
+A generator is trained on latents that are normalized channel by channel. Rotating the
+channels first changes what that normalization does, and nothing else: information,
+reconstruction and the distances between latents stay as they are.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from vtp_eqx.models.tokenizer import Tokenizer
+
+
+def rotate_latents(tokenizer: Tokenizer, *, key: PRNGKeyArray) -> Tokenizer:
+    """`tokenizer` with its latent channels multiplied by a random orthogonal matrix.
+
+    The matrix is folded into the bottleneck and into what reads the latents, so that
+    reconstructions and embeddings are the same up to rounding. Latent statistics must
+    be measured again: they become those of a new tokenizer, 0 and 1.
+    """
+    config = tokenizer.config
+    turn = random_rotation(config.latent_width, key=key)
+    rotated = eqx.tree_at(
+        lambda tokenizer: (
+            tokenizer.bottleneck.weight,
+            tokenizer.decoder.embed.weight,
+            tokenizer.latent_mean,
+            tokenizer.latent_std,
+        ),
+        tokenizer,
+        (
+            _product(turn, tokenizer.bottleneck.weight),
+            _product(tokenizer.decoder.embed.weight, turn.T),
+            jnp.zeros(config.latent_width, jnp.float32),
+            jnp.ones(config.latent_width, jnp.float32),
+        ),
+    )
+    if tokenizer.projection is None or config.heads_on == "full":
+        return rotated
+    return eqx.tree_at(
+        lambda tokenizer: tokenizer.projection.weight,
+        rotated,
+        _product(tokenizer.projection.weight, turn.T),
+    )
+
+
+def random_rotation(
+    width: int, *, key: PRNGKeyArray
+) -> Float[Array, "{width} {width}"]:
+    """A random orthogonal matrix, uniformly distributed."""
+    return jax.nn.initializers.orthogonal()(key, (width, width), jnp.float32)
+
+
+def _product(left: Array, right: Array) -> Array:
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)

@@ -1,0 +1,139 @@
+"""What a study is made of: run specifications, each named by the hash of its config."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from vtp_eqx.config import (
+    DecodeConfig,
+    DiTConfig,
+    GenerateConfig,
+    PretrainConfig,
+    Remat,
+    require,
+    SamplerConfig,
+    short_hash,
+    TokenizerConfig,
+)
+from vtp_eqx.data.scenes import COLORS, NUM_CLASSES, SceneConfig
+
+
+# What a generator is conditioned on: shape and color, color alone, or nothing.
+Labels = Literal["class", "color", "none"]
+NUM_LABELS: dict[Labels, int] = {"class": NUM_CLASSES, "color": len(COLORS), "none": 1}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One tokenizer, the generator trained on its latents, and how both are measured.
+
+    `method` and `setting` are what tables and figures call it: a curve, and a point on
+    it. Where `decode` is `None`, the decoder is the one that was trained jointly.
+    """
+
+    method: str
+    setting: str
+    data: SceneConfig
+    pretrain: PretrainConfig
+    decode: DecodeConfig | None
+    generate: GenerateConfig
+    sampler: SamplerConfig
+    num_samples: int
+    labels: Labels = "class"
+    # Generator steps after which samples are measured; the last is the end of training.
+    budgets: tuple[int, ...]
+    # Seed of a random orthogonal basis that the latents are expressed in.
+    rotation: int | None = None
+
+    def __post_init__(self):
+        dit, tokenizer = self.generate.dit, self.pretrain.tokenizer
+        made_for = (dit.latent_size, dit.latent_width, dit.num_classes)
+        grid = tokenizer.image_size // tokenizer.patch_size
+        needed = (grid, tokenizer.latent_width, NUM_LABELS[self.labels])
+        require(
+            made_for == needed,
+            f"`generate.dit` {made_for} (latent size, width, classes) does not fit the "
+            f"tokenizer and labels {needed}: use `dit_for`.",
+        )
+        require(
+            list(self.budgets) == sorted(set(self.budgets))
+            and self.budgets[-1:] == (self.generate.num_steps,),
+            f"`budgets` {self.budgets} must rise and end with the generator's "
+            f"`num_steps` ({self.generate.num_steps}): change either.",
+        )
+
+    @property
+    def seed(self) -> int:
+        """The seed of tokenizer, decoder and generator."""
+        return self.pretrain.seed
+
+    @property
+    def name(self) -> str:
+        """What a reader calls this run."""
+        return f"{self.method}, {self.setting}, seed {self.seed}"
+
+
+def dit_for(
+    tokenizer: TokenizerConfig,
+    labels: Labels,
+    *,
+    width: int,
+    depth: int,
+    num_heads: int,
+    remat: Remat = "none",
+) -> DiTConfig:
+    """A transformer of this shape for a tokenizer's latents of scenes."""
+    return DiTConfig(
+        width=width,
+        depth=depth,
+        num_heads=num_heads,
+        remat=remat,
+        latent_size=tokenizer.image_size // tokenizer.patch_size,
+        latent_width=tokenizer.latent_width,
+        num_classes=NUM_LABELS[labels],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RunPaths:
+    """Where a study keeps what it makes. Equal work has equal names, in any study."""
+
+    root: Path
+
+    def data(self, spec: RunSpec) -> Path:
+        """The prepared data set, shared by all runs with the same one."""
+        return self.root / "data" / short_hash(spec.data)
+
+    def tokenizer(self, spec: RunSpec) -> Path:
+        """The pre-training run and its tokenizer."""
+        return self.root / "tokenizers" / _joint_hash(spec.data, spec.pretrain)
+
+    def decoder(self, spec: RunSpec) -> Path:
+        """The decoder's run on frozen latents, and the tokenizer with that decoder."""
+        assert spec.decode is not None
+        joint = _joint_hash(spec.data, spec.pretrain, spec.decode)
+        return self.root / "decoders" / joint
+
+    def generator(self, spec: RunSpec) -> Path:
+        """The generator's run, and its weights after each budget."""
+        trained_on = (spec.data, spec.pretrain, spec.rotation, spec.labels)
+        joint = _joint_hash(*trained_on, spec.generate, spec.budgets)
+        return self.root / "generators" / joint
+
+    def result(self, spec: RunSpec) -> Path:
+        """Pictures, numbers and card of a run."""
+        return self.root / "results" / spec_hash(spec)
+
+
+def spec_hash(spec: RunSpec) -> str:
+    """Names a run by its whole config, not by what it is called."""
+    unnamed = dataclasses.replace(spec, method="", setting="")
+    return short_hash(unnamed)
+
+
+def _joint_hash(*parts: object) -> str:
+    """One name for several configs; a part's position counts too."""
+    holder = dataclasses.make_dataclass(
+        "Joint", [(f"part{i}", type(part)) for i, part in enumerate(parts)]
+    )
+    return short_hash(holder(*parts))

@@ -1,0 +1,222 @@
+"""Runs as parallel processes that fill the cores, and how far each one is."""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import os
+from pathlib import Path
+import subprocess
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from vtp_eqx.config import as_json
+from vtp_eqx.files import replacing
+from vtp_eqx.study.progress import read_progress
+from vtp_eqx.study.run_spec import RunPaths, RunSpec, spec_hash
+
+
+POLL_SECONDS = 0.5
+LINE_SECONDS = 60.0  # between lines where there is no terminal
+SECONDS_TO_SAVE = 30.0
+
+
+@dataclasses.dataclass
+class _Worker:
+    spec: RunSpec
+    process: subprocess.Popen
+    progress: Path
+    log: Path
+    task: TaskID
+    core: int | None
+
+
+def execute_runs(
+    specs: Sequence[RunSpec],
+    paths: RunPaths,
+    *,
+    num_workers: int,
+    cost: Callable[[RunSpec], float],
+    finished: Callable[[RunSpec], None],
+    console: Console,
+) -> list[RunSpec]:
+    """Executes every run in a process of its own, `num_workers` at a time.
+
+    `finished(spec)` is called in this process as each ends well, and `cost(spec)` says
+    how long one takes beside others. Returns the runs that failed; what they printed is
+    shown, and kept under `logs`. An interrupt stops the workers; what they had saved is
+    used by the next call.
+    """
+    waiting, failed = list(specs), []
+    workers: list[_Worker] = []
+    free_cores = own_cores(num_workers)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+    )
+    clock = _Clock(sum(map(cost, specs)))
+    with Progress(
+        *columns, console=console, refresh_per_second=2, disable=not console.is_terminal
+    ) as bars:
+        overall = bars.add_task("all runs", total=len(specs), note="")
+        try:
+            while waiting or workers:
+                while waiting and len(workers) < num_workers:
+                    worker = _start(waiting.pop(0), paths, free_cores.pop(0), bars)
+                    workers.append(worker)
+                time.sleep(POLL_SECONDS)
+                for worker in list(workers):
+                    bars.update(worker.task, **_bar(worker.progress))
+                    if worker.process.poll() is None:
+                        continue
+                    workers.remove(worker)
+                    free_cores.append(worker.core)
+                    bars.remove_task(worker.task)
+                    clock.done += cost(worker.spec)
+                    if worker.process.returncode == 0:
+                        finished(worker.spec)
+                    else:
+                        failed.append(worker.spec)
+                        _print_failure(worker, console)
+                done = len(specs) - len(waiting) - len(workers)
+                bars.update(overall, completed=done, note=clock.time_left())
+                if not console.is_terminal and clock.is_line_due():
+                    now = "; ".join(
+                        f"{worker.spec.name}: {_note(worker.progress)}"
+                        for worker in workers
+                    )
+                    console.print(
+                        f"{done} of {len(specs)} runs done, {clock.elapsed()} gone"
+                        f"{clock.time_left(', ')}. {now}"
+                    )
+        finally:
+            _stop([worker.process for worker in workers])
+    return failed
+
+
+class _Clock:
+    """Time gone, and time left by the cost of what is done."""
+
+    def __init__(self, total: float):
+        self.done, self._total = 0.0, total
+        self._begun = self._printed = time.monotonic()
+
+    def elapsed(self) -> str:
+        return _minutes(time.monotonic() - self._begun)
+
+    def time_left(self, before: str = "") -> str:
+        if self.done == 0:
+            return ""
+        pace = (time.monotonic() - self._begun) / self.done
+        return f"{before}about {_minutes(pace * (self._total - self.done))} left"
+
+    def is_line_due(self) -> bool:
+        now = time.monotonic()
+        if now - self._printed < LINE_SECONDS:
+            return False
+        self._printed = now
+        return True
+
+
+def own_cores(num_workers: int) -> list[int | None]:
+    """A core for each of several workers, or `None` where they are free to roam."""
+    cores = usable_cores()
+    if 1 < num_workers <= len(cores):
+        return [*cores[:num_workers]]
+    return [None] * num_workers
+
+
+def usable_cores() -> list[int]:
+    """The cores that this process may run on; none where the system does not say."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+def worker_environment(core: int | None, root: Path) -> dict[str, str]:
+    """One thread for a worker with its own core; compiled code is kept for all."""
+    environment = dict(os.environ)
+    # Small networks: what more optimization saves in a step, compilation takes.
+    flags = ["--xla_backend_optimization_level=1"]
+    if core is not None:
+        # Two single-threaded processes use two cores better than one with two threads.
+        flags.append("--xla_cpu_multi_thread_eigen=false")
+        for library in ("OMP", "OPENBLAS", "MKL"):
+            environment[f"{library}_NUM_THREADS"] = "1"
+    environment["XLA_FLAGS"] = " ".join([*flags, environment.get("XLA_FLAGS", "")])
+    environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(root / "compiled"))
+    # A model's construction compiles hundreds of small functions: keep those too.
+    environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    environment.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    return environment
+
+
+def _start(spec: RunSpec, paths: RunPaths, core: int | None, bars: Progress) -> _Worker:
+    folder = paths.result(spec)
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / "spec.json") as unfinished:  # another study may read it
+        unfinished.write_text(as_json(spec))
+    progress = folder / "progress.json"
+    progress.unlink(missing_ok=True)
+    logs = paths.root / "logs"
+    logs.mkdir(exist_ok=True)
+    log = logs / f"{spec_hash(spec)}.txt"
+    command = [sys.executable, "-m", "vtp_eqx.study.worker", str(paths.root)]
+    command += [str(folder), str(os.getpid()), *([] if core is None else [str(core)])]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=worker_environment(core, paths.root),
+            # An interrupt of the terminal is for the study, which then stops workers.
+            start_new_session=True,
+        )
+    task = bars.add_task(f"  {spec.name}", total=1.0, note="starting")
+    return _Worker(spec, process, progress, log, task, core)
+
+
+def _stop(workers: Sequence[subprocess.Popen]) -> None:
+    """Asks workers to save and end, and ends those that do not in time."""
+    for worker in workers:
+        worker.terminate()
+    until = time.monotonic() + SECONDS_TO_SAVE
+    for worker in workers:
+        try:
+            worker.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
+
+
+def _bar(path: Path) -> dict[str, object]:
+    progress = read_progress(path)
+    if progress is None:
+        return {}
+    total = max(progress.total, 1)
+    return {"completed": progress.done, "total": total, "note": _note(path)}
+
+
+def _note(path: Path) -> str:
+    progress = read_progress(path)
+    if progress is None:
+        return "starting"
+    left = progress.seconds_left
+    pace = "" if left is None else f", {_minutes(left)} left"
+    return f"{progress.stage} {progress.done}/{progress.total}{pace}"
+
+
+def _print_failure(worker: _Worker, console: Console) -> None:
+    tail = worker.log.read_text(errors="replace").splitlines()[-15:]
+    console.print(
+        f"[red]{worker.spec.name} failed[/red] with status "
+        f"{worker.process.returncode}; the end of {worker.log}:"
+    )
+    console.print("\n".join(f"  {line}" for line in tail), markup=False)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds // 60)}:{int(seconds % 60):02d}"

@@ -1,0 +1,68 @@
+"""What can be said of few runs: paired differences and matched comparisons."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from scipy.stats import sem, t as student
+
+
+BASELINE = "AE"
+
+Group = Mapping[int, Mapping[str, float]]  # the numbers of runs, by seed
+Groups = Mapping[tuple[str, str], Group]
+
+
+def mean(group: Group, name: str) -> float:
+    """A number's mean over seeds."""
+    return float(np.mean([numbers[name] for numbers in group.values()]))
+
+
+def pairs(found: Groups) -> Iterator[tuple[str, str, Group, Group]]:
+    """Method and setting, its runs and the baseline's, of the seeds both have."""
+    for (method, setting), group in found.items():
+        base = found.get((BASELINE, setting), {})
+        shared = sorted(group.keys() & base.keys())
+        if method != BASELINE and shared:
+            ours, theirs = ({seed: of[seed] for seed in shared} for of in (group, base))
+            yield method, setting, ours, theirs
+
+
+def paired_differences(
+    group: Group, base: Group, name: str, *, sign: float = 1.0
+) -> list[float]:
+    """`sign` times `group` minus `base` in a number, for each shared seed."""
+    shared = sorted(group.keys() & base.keys())
+    both = [
+        (group[seed][name], base[seed][name])
+        for seed in shared
+        if name in group[seed] and name in base[seed]
+    ]
+    return [sign * (ours - theirs) for ours, theirs in both]
+
+
+def confidence_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Where the mean lies with 95% (Student's t); `None` for a single value."""
+    if len(values) < 2:
+        return None
+    reach = sem(values) * student.ppf(0.975, len(values) - 1)
+    return float(np.mean(values) - reach), float(np.mean(values) + reach)
+
+
+def seed_deviation(group: Group, base: Group, name: str) -> float | None:
+    """The pooled deviation of seeds within two groups; `None` without two seeds."""
+    squares, freedom = 0.0, 0
+    for part in (group, base):
+        values = [numbers[name] for numbers in part.values() if name in numbers]
+        if len(values) > 1:
+            squares += float(np.var(values)) * len(values)
+            freedom += len(values) - 1
+    return (squares / freedom) ** 0.5 if freedom and squares > 0 else None
+
+
+def interpolated(x: Sequence[float], y: Sequence[float], at: float) -> float | None:
+    """`y` at `at` on the polyline through the points; `None` beyond its ends in `x`."""
+    order = np.argsort(x)
+    xs, ys = np.asarray(x, float)[order], np.asarray(y, float)[order]
+    if not xs[0] <= at <= xs[-1]:
+        return None
+    return float(np.interp(at, xs, ys))

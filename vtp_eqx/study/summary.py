@@ -1,0 +1,125 @@
+"""A few plain sentences on what the numbers of a study say."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vtp_eqx.study.statistics import (
+    BASELINE,
+    confidence_interval,
+    Groups,
+    interpolated,
+    mean,
+    paired_differences,
+    pairs,
+)
+from vtp_eqx.study.table import finished, groups, num_runs, real_distance, Row
+
+
+def progress_sentence(rows: Sequence[Row]) -> list[str]:
+    """That runs are missing, where they are."""
+    done, planned = num_runs(finished(rows)), num_runs(rows)
+    if done == planned:
+        return []
+    return [f"{done} of {planned} runs are finished; what follows is about those."]
+
+
+def baseline_sentences(rows: Sequence[Row], method: str) -> list[str]:
+    """How a method compares with the baseline at each setting, in FD and class right."""
+    found = groups(rows)
+    parts = []
+    for name, setting, group, base in pairs(found):
+        if name != method:
+            continue
+        ahead = paired_differences(group, base, "FD-scenes", sign=-1)
+        part = (
+            f"{setting}: {mean(group, 'FD-scenes'):.1f} against "
+            f"{mean(base, 'FD-scenes'):.1f}, {_verdict(ahead)}"
+        )
+        right = paired_differences(group, base, "class accuracy", sign=100)
+        if right:
+            part += f", class right {_signed(right)} points"
+        parts.append(part)
+    if not parts:
+        return []
+    return [
+        f"FD-scenes of {method} beside {BASELINE} (lower is better; real scenes have "
+        f"{real_distance(rows):.1f}): {'; '.join(parts)}."
+    ]
+
+
+def trend_sentence(
+    rows: Sequence[Row], methods: Sequence[str], along: str
+) -> list[str]:
+    """By how much FD-scenes and PSNR change from the first setting to the last."""
+    found = groups(rows)
+    parts = []
+    for method in methods:
+        settings = [setting for of, setting in found if of == method]
+        if len(settings) < 2:
+            continue
+        first, last = found[method, settings[0]], found[method, settings[-1]]
+        distance = paired_differences(last, first, "FD-scenes")
+        pixels = paired_differences(last, first, "PSNR")
+        if distance:
+            parts.append(
+                f"{method}: FD-scenes {_signed(distance)}, PSNR {_signed(pixels)} dB "
+                f"from {settings[0]} to {settings[-1]}"
+            )
+    return [f"Along {along}: {'; '.join(parts)}."] if parts else []
+
+
+def frontier_sentence(rows: Sequence[Row], method: str) -> list[str]:
+    """How far below the baseline's FD a method's is at equal PSNR, seed by seed."""
+    found = groups(rows)
+    base = _curves(found, BASELINE)
+    ours = _curves(found, method)
+    parts = []
+    for setting in [setting for of, setting in found if of == method]:
+        gaps = []
+        for seed, points in ours.items():
+            if setting not in points or seed not in base:
+                continue
+            psnr, distance = points[setting]
+            x, y = zip(*base[seed].values(), strict=True)
+            theirs = interpolated(x, y, psnr)
+            if theirs is not None:
+                gaps.append(theirs - distance)
+        if gaps:
+            at = mean(found[method, setting], "PSNR")
+            parts.append(f"{setting} ({at:.1f} dB): {_signed(gaps)}")
+    if not parts:
+        return []
+    return [
+        f"At equal PSNR, FD-scenes of {method} is lower than that of {BASELINE} by "
+        f"{'; '.join(parts)} (negative: higher)."
+    ]
+
+
+def _curves(found: Groups, method: str) -> dict[int, dict[str, tuple[float, float]]]:
+    """PSNR and FD-scenes of a method, by seed and setting."""
+    curves: dict[int, dict[str, tuple[float, float]]] = {}
+    for (of, setting), group in found.items():
+        if of == method:
+            for seed, numbers in group.items():
+                point = numbers["PSNR"], numbers["FD-scenes"]
+                curves.setdefault(seed, {})[setting] = point
+    return curves
+
+
+def _verdict(differences: Sequence[float]) -> str:
+    """Better or worse, where 0 is outside the 95% interval of the mean."""
+    bounds = confidence_interval(differences)
+    if bounds is None:
+        return "one seed"
+    if bounds[0] > 0:
+        return "better"
+    return "worse" if bounds[1] < 0 else "no significant difference"
+
+
+def _signed(values: Sequence[float]) -> str:
+    text = f"{np.mean(values):+.1f}"
+    bounds = confidence_interval(values)
+    if bounds is None or len(values) < 3:
+        return text
+    return f"{text} ({bounds[0]:+.1f} to {bounds[1]:+.1f})"
