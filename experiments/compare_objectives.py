@@ -41,8 +41,8 @@ SMOKE = ("AE", "VTP learned weights", "AE smooth", "CLIP", "random encoder")
 QUESTION = """\
 Reconstruction (AE) with contrast (CLIP+AE), with self-distillation (SSL+AE), and with
 both (VTP), for as many samples and for as much compute as VTP; and controls, for as
-many samples. After each, a new decoder trained on frozen latents, and the same diffusion
-transformer. Is it semantics that makes latents good to generate on?"""
+many samples. After each, a new decoder trained on frozen latents, and the same
+diffusion transformer. Is it semantics that makes latents good to generate on?"""
 
 
 def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:

@@ -8,9 +8,9 @@
 
 The more channels latents have, the better they reconstruct and the worse they are to
 generate on. Pre-trains tokenizers of every width on reconstruction alone (AE) and
-jointly (VTP), each from a random start and from principal components, with controls:
-principal components themselves, the same in a random orthogonal basis, noisy latents,
-single objectives. Every tokenizer gets a new pixel decoder and the same short training
+jointly (VTP), with controls: the same latents in a random orthogonal basis, principal
+components in theirs and in a random one, noisy latents, a start at principal
+components, single objectives. Every tokenizer gets a new pixel decoder and the same short training
 of the same diffusion transformer, which is measured after two budgets. The figure is
 generation against reconstruction, a curve for each method. The methods that decide have
 all seeds, the others the first. `--help` lists the options.
@@ -48,15 +48,15 @@ class Options(StudyOptions):
 
 CHANNELS = {"smoke": (8, 16), "laptop": (8, 16, 32, 64, 96)}
 CHANNELS["workstation"] = CHANNELS["laptop"]
-DECIDING = ("AE", "VTP", "VTP from PCA", "PCA rotated", "AE noise 0.2")
-OTHERS = ("AE from PCA", "PCA", "CLIP+AE", "SSL+AE", "VTP full")
+DECIDING = ("AE", "VTP", "AE rotated", "VTP rotated", "PCA rotated", "AE noise 0.2")
+OTHERS = ("AE from PCA", "VTP from PCA", "PCA", "CLIP+AE", "SSL+AE", "VTP full")
 # A smoke run tries what `compare_objectives.py` does not; each takes a minute.
 SMOKE = ("AE", "PCA rotated")
 LABELS = ("color", "none")  # what a generator may know, beside the class
 
 QUESTION = """\
-Latents of 8 to 96 channels, by reconstruction alone (AE) and jointly (VTP), each from a
-random start and from principal components, and controls. After each, a new decoder
+Latents of 8 to 96 channels, by reconstruction alone (AE) and jointly (VTP), and
+controls. After each, a new decoder
 trained on frozen latents, and the same short training of the same diffusion
 transformer. Whose generation is better at equal reconstruction?"""
 
@@ -124,7 +124,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
         *trend_sentence(rows, ("AE", "VTP"), "channels"),
         *baseline_sentences(rows, "VTP"),
         *frontier_sentence(rows, "VTP"),
-        *frontier_sentence(rows, "VTP from PCA"),
+        *frontier_sentence(rows, "PCA rotated"),
     ]
 
 

@@ -222,3 +222,12 @@ def test_prompts_say_what_the_scenes_have_and_nothing_else():
 def test_textures_that_are_none_are_refused(textures):
     with pytest.raises(ValueError, match="`textures` are some of"):
         SceneConfig(textures=textures)
+
+
+def test_validation_scenes_of_different_groups_have_all_classes_equally_often():
+    config = SceneConfig(num_train=480, num_validation=480, validation_in_groups=False)
+    indices = config.validation_indices
+    assert len(np.unique(indices // GROUP)) == len(indices) == 480
+    assert not np.isin(indices, config.train_indices).any()
+    counts = np.bincount(render(config, indices).label, minlength=24)
+    np.testing.assert_array_equal(counts, 20)

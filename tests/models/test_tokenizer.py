@@ -222,6 +222,25 @@ def test_a_teacher_needs_prototypes(pretrainer):
         Teacher.of(bare)
 
 
+def test_latents_start_in_an_orthonormal_basis_where_asked(tokenizer):
+    config = dataclasses.replace(tokenizer.config, latent_init="orthogonal")
+    found = eqx.filter_jit(Tokenizer)(config, key=jr.key(0))
+    for layer in (found.bottleneck, found.decoder.embed):
+        weight = layer.weight
+        if weight.shape[0] > weight.shape[1]:
+            weight = weight.T
+        np.testing.assert_allclose(weight @ weight.T, np.eye(len(weight)), atol=1e-5)
+    plain = eqx.filter_jit(Tokenizer)(
+        dataclasses.replace(config, latent_init="normal"), key=jr.key(0)
+    )
+    # Nothing else differs.
+    parts = lambda t: (t.bottleneck.weight, t.decoder.embed.weight)
+    assert eqx.tree_equal(
+        eqx.tree_at(parts, plain, parts(found)).decoder, found.decoder
+    )
+    assert eqx.tree_equal(plain.encoder, found.encoder)
+
+
 def test_no_leaf_is_weakly_typed(pretrainer):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(pretrainer))
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(pretrainer))

@@ -4,7 +4,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from vtp_eqx.nn.linear import Linear
+from vtp_eqx.nn.linear import Linear, orthogonal
 
 
 def test_a_linear_map_by_hand(getkey):
@@ -33,3 +33,13 @@ def test_a_new_layer_has_narrow_weights_and_no_bias(getkey):
 def test_a_wrong_width_is_an_error(getkey):
     with pytest.raises(Exception, match="in"):
         Linear(4, 6, key=getkey())(jnp.zeros((2, 5)))
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6)])  # widths in and out
+def test_an_orthogonal_layer_keeps_lengths_where_it_can(shape, getkey):
+    layer = Linear(*shape, key=getkey())
+    found = orthogonal(layer, key=getkey())
+    weight = found.weight if shape[0] > shape[1] else found.weight.T
+    np.testing.assert_allclose(weight @ weight.T, np.eye(4), atol=1e-6)
+    assert found.weight.dtype == jnp.float32
+    np.testing.assert_array_equal(found.bias, layer.bias)

@@ -67,6 +67,15 @@ def test_a_study_runs_again_what_is_missing_alone(runs, tmp_path):
     assert f"{len(runs)} of {len(runs)} runs" in text
 
 
+def test_methods_that_are_named_are_executed_alone(runs, tmp_path):
+    options = StudyOptions(smoke=True, runs=tmp_path, workers=1, methods=("AE",))
+    run_study(small_study(), options)
+    assert {spec.method for spec in runs} == {"AE"}
+    wrong = dataclasses.replace(options, settings=("7x7",))
+    with pytest.raises(SystemExit, match=r"--settings.*7x7.*48x1"):
+        run_study(small_study(), wrong)
+
+
 def test_a_study_goes_on_from_the_numbers_of_a_report(runs, tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     run_study(small_study(), StudyOptions(smoke=True, runs=here, workers=1))

@@ -84,13 +84,14 @@ def test_a_run_that_fails_is_returned_and_what_it_said_is_shown(tmp_path, monkey
 def test_time_left_goes_by_what_is_done(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(scheduler.time, "monotonic", lambda: now[0])
-    clock = scheduler._Clock(total=4.0)
-    assert clock.time_left() == ""
+    clock = scheduler._Clock(total=4.0, num_workers=2)
+    assert clock.time_left([100.0]) == ""
     assert not clock.is_line_due()
     now[0] += 90
-    clock.done = 1.0
+    clock.add(cost=1.0, begun=110.0)
     assert clock.elapsed() == "1:30"
-    assert clock.time_left(", ") == ", about 4:30 left"
+    # 3 more, of 80 seconds each, by two; 30 seconds of one are gone.
+    assert clock.time_left([160.0]) == "about 1:45 left"
     assert clock.is_line_due()
     assert not clock.is_line_due()
 

@@ -11,6 +11,7 @@ matplotlib.use("Agg")  # a study may run where there is no screen
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import matplotlib.pyplot as plt
+from matplotlib.ticker import PercentFormatter
 import numpy as np
 
 from vtp_eqx.files import replacing
@@ -58,6 +59,7 @@ def curves_figure(
         axis.set_xlabel(x_label)
         axis.set_ylabel(LABELS.get(name, name))
     _draw_floor(axes, names, rows)
+    _show_shares(axes, names)
     _write(figure, path, title)
 
 
@@ -98,7 +100,15 @@ def frontier_figure(
         axis.set_xlabel(LABELS["PSNR"])
         axis.set_ylabel(text)
     _draw_floor(axes, names, rows)
+    _show_shares(axes, names)
     _write(figure, path, title)
+
+
+def _show_shares(axes: Sequence[Axes], names: Sequence[str]) -> None:
+    """Shares are written in percent."""
+    for axis, name in zip(axes, names, strict=True):
+        if "accuracy" in name or name.startswith("probe"):
+            axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
 def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:

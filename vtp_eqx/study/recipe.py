@@ -31,8 +31,8 @@ from vtp_eqx.training.flops import train_flops
 class Method:
     """How a tokenizer is pre-trained: the weight of each objective, and controls.
 
-    Contrast and self-distillation weigh the same, as in the paper. Pixels weigh as much,
-    not a tenth: in trainings as short as these that is better by every measure
+    Contrast and self-distillation weigh the same, as in the paper. Pixels weigh as
+    much, not a tenth: in trainings as short as these that is better by every measure
     (`experiments/bisect_recipe.py`). Alone, their weight does not matter to AdamW.
     """
 

@@ -29,13 +29,14 @@ from vtp_eqx.training.flops import run_flops
 
 
 DEFINITIONS = """\
-- **FD-scenes**: Fréchet distance between samples and held-out scenes in the features of
-  the shipped scene network; it is not FID. Its floor is that of as many training scenes.
+- **FD-scenes**: Fréchet distance between samples and held-out scenes in the features
+  of the shipped scene network; it is not FID. Its floor is that of as many training
+  scenes.
 - **PSNR** of reconstructions of held-out scenes, clipped and rounded to bytes.
-- **class right, color right**: the share of samples in which the scene network sees what
-  the generator was asked for (chance 4%, 17%).
-- **shape read off latents**: held-out accuracy of a linear classifier on the mean latent
-  of an image (chance 25%).
+- **class right, color right**: the share of samples in which the scene network sees
+  what the generator was asked for (chance 4%, 17%).
+- **shape read off latents**: held-out accuracy of a linear classifier on the mean
+  latent of an image (chance 25%).
 - `@2000`: after 2,000 steps of the generator's training; without it: after all."""
 # What a record says of a run, beside its numbers.
 DESCRIPTION = ("method", "setting", "seed", "hash", "commit", "date", "feature_hash")

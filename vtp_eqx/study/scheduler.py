@@ -7,6 +7,7 @@ from pathlib import Path
 import subprocess
 import sys
 import time
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -30,6 +31,7 @@ class _Worker:
     log: Path
     task: TaskID
     core: int | None
+    begun: float
 
 
 def execute_runs(
@@ -57,7 +59,7 @@ def execute_runs(
         TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),
     )
-    clock = _Clock(sum(map(cost, specs)))
+    clock = _Clock(sum(map(cost, specs)), num_workers)
     with Progress(
         *columns, console=console, refresh_per_second=2, disable=not console.is_terminal
     ) as bars:
@@ -75,14 +77,15 @@ def execute_runs(
                     workers.remove(worker)
                     free_cores.append(worker.core)
                     bars.remove_task(worker.task)
-                    clock.done += cost(worker.spec)
+                    clock.add(cost(worker.spec), worker.begun)
                     if worker.process.returncode == 0:
                         finished(worker.spec)
                     else:
                         failed.append(worker.spec)
                         _print_failure(worker, console)
                 done = len(specs) - len(waiting) - len(workers)
-                bars.update(overall, completed=done, note=clock.time_left())
+                left = clock.time_left([worker.begun for worker in workers])
+                bars.update(overall, completed=done, note=left)
                 if not console.is_terminal and clock.is_line_due():
                     now = "; ".join(
                         f"{worker.spec.name}: {_note(worker.progress)}"
@@ -90,7 +93,7 @@ def execute_runs(
                     )
                     console.print(
                         f"{done} of {len(specs)} runs done, {clock.elapsed()} gone"
-                        f"{clock.time_left(', ')}. {now}"
+                        f"{left and f', {left}'}. {now}"
                     )
         finally:
             _stop([worker.process for worker in workers])
@@ -98,20 +101,30 @@ def execute_runs(
 
 
 class _Clock:
-    """Time gone, and time left by the cost of what is done."""
+    """Time gone, and time left at the pace of the runs that are finished."""
 
-    def __init__(self, total: float):
-        self.done, self._total = 0.0, total
+    def __init__(self, total: float, num_workers: int):
+        self._left, self._num_workers = total, num_workers
+        self._done = self._spent = 0.0  # cost of finished runs, and seconds in them
         self._begun = self._printed = time.monotonic()
 
     def elapsed(self) -> str:
         return _minutes(time.monotonic() - self._begun)
 
-    def time_left(self, before: str = "") -> str:
-        if self.done == 0:
+    def add(self, cost: float, begun: float) -> None:
+        """Counts a run that has begun then and is finished now."""
+        self._left -= cost
+        self._done += cost
+        self._spent += time.monotonic() - begun
+
+    def time_left(self, begun: Sequence[float]) -> str:
+        """In words, where unfinished runs have begun then; "" before any is finished."""
+        if self._done == 0:
             return ""
-        pace = (time.monotonic() - self._begun) / self.done
-        return f"{before}about {_minutes(pace * (self._total - self.done))} left"
+        now = time.monotonic()
+        pace = self._spent / self._done
+        needed = self._left * pace - sum(now - one for one in begun)
+        return f"about {_minutes(max(needed, 0.0) / self._num_workers)} left"
 
     def is_line_due(self) -> bool:
         now = time.monotonic()
@@ -176,7 +189,7 @@ def _start(spec: RunSpec, paths: RunPaths, core: int | None, bars: Progress) -> 
             start_new_session=True,
         )
     task = bars.add_task(f"  {spec.name}", total=1.0, note="starting")
-    return _Worker(spec, process, progress, log, task, core)
+    return _Worker(spec, process, progress, log, task, core, time.monotonic())
 
 
 def _stop(workers: Sequence[subprocess.Popen]) -> None:
@@ -192,7 +205,7 @@ def _stop(workers: Sequence[subprocess.Popen]) -> None:
             worker.wait()
 
 
-def _bar(path: Path) -> dict[str, object]:
+def _bar(path: Path) -> dict[str, Any]:
     progress = read_progress(path)
     if progress is None:
         return {}

@@ -1,4 +1,4 @@
-"""From a run specification to its numbers: data, tokenizer, latents, generator, results.
+"""From a run specification to its numbers: tokenizer, latents, generator, results.
 
 Every stage leaves its result in a folder of its own and is skipped where that exists.
 """

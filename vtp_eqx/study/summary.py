@@ -25,7 +25,7 @@ def progress_sentence(rows: Sequence[Row]) -> list[str]:
 
 
 def baseline_sentences(rows: Sequence[Row], method: str) -> list[str]:
-    """How a method compares with the baseline at each setting, in FD and class right."""
+    """How a method compares with the baseline at each setting, in two numbers."""
     found = groups(rows)
     parts = []
     for name, setting, group, base in pairs(found):

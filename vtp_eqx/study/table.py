@@ -76,7 +76,7 @@ def methods(rows: Sequence[Row]) -> list[str]:
 
 
 def real_distance(rows: Sequence[Row]) -> float:
-    """FD-scenes of training to validation scenes, its floor, where runs are finished."""
+    """FD-scenes of training to validation scenes, its floor, of finished runs."""
     return float(
         np.mean(
             [row.result.numbers["FD(train, validation)"] for row in rows if row.result]
@@ -117,7 +117,10 @@ def differences_table(rows: Sequence[Row]) -> str:
     headings = [
         heading
         for column in DIFFERENCES
-        for heading in (f"{column.heading}: difference to {BASELINE}", "in σ of seeds")
+        for heading in (
+            f"{column.heading}: difference to {BASELINE}",
+            "in deviations of seeds",
+        )
     ]
     lines = [_heading("method", "setting", "pairs", *headings)]
     for method, setting, group, base in pairs(found):

@@ -1,0 +1,70 @@
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vtp_eqx.config import DiTConfig, GenerateConfig, OptimizerConfig
+from vtp_eqx.mesh import data_mesh, split
+from vtp_eqx.training.generate import generating, train_generator
+from vtp_eqx.training.generate_objective import Latents
+
+
+CONFIG = GenerateConfig(
+    dit=DiTConfig(
+        width=8, depth=1, num_heads=2, latent_size=2, latent_width=3, num_classes=5
+    ),
+    optimizer=OptimizerConfig(
+        learning_rate=1e-2, warmup_steps=1, weight_decay=0.0, schedule="constant"
+    ),
+    ema_decay=0.999,
+    batch_size=8,
+    num_steps=6,
+)
+RNG = np.random.default_rng(0)
+LATENTS = RNG.standard_normal((16, 2, 2, 3)).astype(np.float32)
+LATENTS /= LATENTS.std()
+LABELS = np.arange(16, dtype=np.int32) % 5
+
+
+def distance(one, other):
+    """The summed size of the differences of all weights."""
+    differences = jax.tree.map(
+        lambda a, b: jnp.abs(a - b).sum(),
+        *(eqx.filter(m, eqx.is_array) for m in (one, other)),
+    )
+    return float(sum(jax.tree.leaves(differences)))
+
+
+@pytest.mark.slow
+def test_a_snapshot_is_what_a_shorter_training_ends_with(tmp_path):
+    kept = {}
+    last = train_generator(
+        CONFIG, LATENTS, LABELS, folder=tmp_path / "long",
+        snapshot=lambda step, dit: kept.update({step: jax.device_get(dit)}),
+        snapshot_steps=(2, 4),
+    )  # fmt: skip
+    assert sorted(kept) == [2, 4, 6]
+    assert eqx.tree_equal(kept[6], jax.device_get(last))
+    short = dataclasses.replace(CONFIG, num_steps=2)
+    ended = train_generator(short, LATENTS, LABELS, folder=tmp_path / "short")
+    assert eqx.tree_equal(kept[2], jax.device_get(ended))
+    assert not eqx.tree_equal(kept[2], kept[4])
+
+
+@pytest.mark.slow
+def test_a_warm_average_leaves_its_start_at_once():
+    # Decays of the first steps are (1 + step) / (10 + step), not 0.999.
+    moved = {}
+    for warmup in (False, True):
+        config = dataclasses.replace(CONFIG, ema_warmup=warmup)
+        state, step = generating(config, data_mesh(1))
+        start = jax.device_get(state.teacher)
+        batch = split(Latents(LATENTS[:8], LABELS[:8]), data_mesh(1))
+        for _ in range(2):
+            state, _ = step(state, batch)
+        moved[warmup] = distance(state.teacher, start) / distance(state.student, start)
+    assert moved[False] < 0.003
+    assert moved[True] > 0.8
