@@ -10,10 +10,10 @@ The more channels latents have, the better they reconstruct and the worse they a
 generate on. Pre-trains tokenizers of every width on reconstruction alone (AE) and
 jointly (VTP), with controls: the same latents in a random orthogonal basis, principal
 components in theirs and in a random one, noisy latents, a start at principal
-components, single objectives. Every tokenizer gets a new pixel decoder and the same short training
-of the same diffusion transformer, which is measured after two budgets. The figure is
-generation against reconstruction, a curve for each method. The methods that decide have
-all seeds, the others the first. `--help` lists the options.
+components, single objectives. Every tokenizer gets a new pixel decoder and the same
+short training of the same diffusion transformer, which is measured after two budgets.
+The figure is generation against reconstruction, a curve for each method. The methods
+that decide have all seeds, the others the first. `--help` lists the options.
 """
 
 from collections.abc import Sequence

@@ -118,7 +118,7 @@ class _Clock:
         self._spent += time.monotonic() - begun
 
     def time_left(self, begun: Sequence[float]) -> str:
-        """In words, where unfinished runs have begun then; "" before any is finished."""
+        """In words, by when unfinished runs have begun; "" before one is finished."""
         if self._done == 0:
             return ""
         now = time.monotonic()
