@@ -62,6 +62,7 @@ METHODS: Mapping[str, Method] = {
     # Controls. Is it the basis, or that latents are robust, smooth or never trained?
     "AE rotated": Method(rotated=True),
     "VTP rotated": dataclasses.replace(VTP, rotated=True),
+    "VTP from PCA rotated": dataclasses.replace(VTP, start="pca", rotated=True),
     "AE noise 0.2": Method(latent_noise=0.2),
     "AE noise 0.5": Method(latent_noise=0.5),
     "AE smooth": Method(smoothness=0.3),
