@@ -49,15 +49,8 @@ class Options(StudyOptions):
 CHANNELS = {"smoke": (8, 16), "laptop": (8, 16, 32, 64, 96)}
 CHANNELS["workstation"] = CHANNELS["laptop"]
 DECIDING = ("AE", "VTP", "AE rotated", "VTP rotated", "PCA rotated", "AE noise 0.2")
-OTHERS = (
-    "AE from PCA",
-    "VTP from PCA",
-    "VTP from PCA rotated",
-    "PCA",
-    "CLIP+AE",
-    "SSL+AE",
-    "VTP full",
-)
+SINGLE = ("CLIP+AE", "SSL+AE", "VTP full")
+OTHERS = ("AE from PCA", "VTP from PCA", "VTP from PCA rotated", "PCA", *SINGLE)
 # A smoke run tries what `compare_objectives.py` does not; each takes a minute.
 SMOKE = ("AE", "PCA rotated")
 LABELS = ("color", "none")  # what a generator may know, beside the class
@@ -103,7 +96,7 @@ def figure(rows: Sequence[Row], path: Path, title: str) -> None:
     shown = [
         row
         for row in rows
-        if row.spec.method not in OTHERS and row.spec.labels == "class"
+        if row.spec.method not in SINGLE and row.spec.labels == "class"
     ]
     first, last = rows[0].spec.budgets
     frontier_figure(
