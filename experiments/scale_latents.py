@@ -57,9 +57,9 @@ LABELS = ("color", "none")  # what a generator may know, beside the class
 
 QUESTION = """\
 Latents of 8 to 96 channels, by reconstruction alone (AE) and jointly (VTP), and
-controls. After each, a new decoder
-trained on frozen latents, and the same short training of the same diffusion
-transformer. Whose generation is better at equal reconstruction?"""
+controls. After each, a new decoder trained on frozen latents, and the same short
+training of the same diffusion transformer. Whose generation is better at equal
+reconstruction?"""
 
 
 def plan(

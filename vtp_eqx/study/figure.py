@@ -86,6 +86,8 @@ def frontier_figure(
                 for (of, setting), group in found.items()
                 if of == method and _has(group, name)
             ]
+            if not own:
+                continue
             color = _color(rows, method)
             x = [mean(group, "PSNR") for _, group in own]
             y = [mean(group, name) for _, group in own]
