@@ -14,6 +14,7 @@ from typing import Literal
 
 from jaxtyping import Float64, Int, UInt8
 import numpy as np
+from scipy.special import softmax
 
 from vtp_eqx.data.scene_captions import COLORS, NAMES
 from vtp_eqx.evaluation.batches import in_batches
@@ -67,10 +68,8 @@ def conditional_accuracy(
 
 def recognizable_share(reading: Reading, name: str) -> float:
     """The share of images of whose `name`, "shape" say, the network is 90% sure."""
-    logits = np.asarray(reading.logits[name], np.float64)
-    logits -= logits.max(axis=-1, keepdims=True)
-    top = 1 / np.exp(logits).sum(axis=-1)
-    return float(np.mean(top >= 0.9))
+    probabilities = softmax(np.asarray(reading.logits[name], np.float64), axis=-1)
+    return float(np.mean(probabilities.max(axis=-1) >= 0.9))
 
 
 def attribute_agreement(

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from vtp_eqx.config import as_json
 from vtp_eqx.files import replacing
-from vtp_eqx.study.progress import read_progress
+from vtp_eqx.study.progress import read_progress, StageProgress
 from vtp_eqx.study.run_spec import RunPaths, RunSpec, spec_hash
 
 
@@ -88,7 +88,7 @@ def execute_runs(
                 bars.update(overall, completed=done, note=left)
                 if not console.is_terminal and clock.is_line_due():
                     now = "; ".join(
-                        f"{worker.spec.name}: {_note(worker.progress)}"
+                        f"{worker.spec.name}: {_note(read_progress(worker.progress))}"
                         for worker in workers
                     )
                     console.print(
@@ -210,11 +210,10 @@ def _bar(path: Path) -> dict[str, Any]:
     if progress is None:
         return {}
     total = max(progress.total, 1)
-    return {"completed": progress.done, "total": total, "note": _note(path)}
+    return {"completed": progress.done, "total": total, "note": _note(progress)}
 
 
-def _note(path: Path) -> str:
-    progress = read_progress(path)
+def _note(progress: StageProgress | None) -> str:
     if progress is None:
         return "starting"
     left = progress.seconds_left
