@@ -25,6 +25,7 @@ from vtp_eqx.config.serial import (
     tokenizer_from_dict as tokenizer_from_dict,
 )
 from vtp_eqx.config.shapes import (
+    Attention as Attention,
     DiTConfig as DiTConfig,
     FeedForward as FeedForward,
     IMAGENET_MEAN as IMAGENET_MEAN,

@@ -16,6 +16,7 @@ Remat = Literal["none", "full", "dots"]
 Init = Literal["vtp", "clip"]
 Precision = Literal["float32", "bfloat16"]
 Sharding = Literal["none", "zero", "fsdp"]
+Attention = Literal["plain", "fused"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -37,6 +38,9 @@ class TransformerConfig:
     # linear with it, and learn earlier from CLIP's, whose deviation is width ** -0.5.
     init: Init = "vtp"
     remat: Remat = "none"  # ours: what a block keeps for its backward pass
+    # Ours: "fused" takes cuDNN's kernel where a network computes in bfloat16, which
+    # then needs an NVIDIA GPU; in float32 it is the plain one.
+    attention: Attention = later("plain")
 
     def __post_init__(self):
         _require_multiple(self, "width", "num_heads")
@@ -127,6 +131,7 @@ class DiTConfig:
     shift: bool = True  # code: wo_shift = false
     mlp_ratio: float = 4.0  # LightningDiT
     remat: Remat = "none"  # ours
+    attention: Attention = later("plain")  # ours: as in `TransformerConfig`
 
     def __post_init__(self):
         _require_multiple(self, "width", "num_heads")

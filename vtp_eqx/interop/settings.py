@@ -125,8 +125,9 @@ def config_from_published(config: dict[str, Any]) -> TokenizerConfig:
 def config_to_published(config: TokenizerConfig) -> dict[str, Any]:
     """The published config of ours, with every setting written out.
 
-    A `ValueError` names what the published code has no setting for. `remat` is left
-    out: it changes what training costs and no number.
+    A `ValueError` names what the published code has no setting for. `remat` and
+    `attention` are left out: they change what training costs and no number but by
+    rounding.
     """
     for name, value, published in (
         ("patch_size", config.patch_size, 16),

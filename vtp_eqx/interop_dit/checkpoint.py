@@ -97,7 +97,8 @@ def dit_to_published(dit: DiT) -> tuple[Tensors, dict[str, Any]]:
     origin = read_origin(dit.origin)
     config, positions = config_to_published(dit.config), _positions(dit.config)
     was = config_from_published(origin.settings or config)
-    if dataclasses.replace(was, remat=dit.config.remat) == dit.config:
+    ours = {"remat": dit.config.remat, "attention": dit.config.attention}
+    if dataclasses.replace(was, **ours) == dit.config:
         config, positions = (
             origin.settings or config,
             {**positions, **origin.constants},

@@ -60,6 +60,7 @@ class DiTBlock(eqx.Module):
             config.num_heads,
             qk_norm=kind if config.qk_norm else None,
             qk_eps=QUERY_EPS[kind],
+            kind=config.attention,
             key=keys[0],
         )
         self.attention = _xavier(attention, key=keys[1])

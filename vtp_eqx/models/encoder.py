@@ -141,6 +141,7 @@ def vision_stack(config: TransformerConfig, *, key: PRNGKeyArray) -> Transformer
         mlp_ratio=config.mlp_ratio,
         qk_norm=config.qk_norm,
         layer_scale=config.layer_scale,
+        attention=config.attention,
         key=key,
     )
 

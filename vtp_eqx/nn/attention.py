@@ -6,9 +6,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, BFloat16, Bool, Float, PRNGKeyArray
 
-from vtp_eqx.config import Norm
+from vtp_eqx.config import Attention, Norm
 from vtp_eqx.nn.linear import Linear
 from vtp_eqx.nn.norms import LayerNorm, make_norm, RMSNorm
 
@@ -25,6 +25,7 @@ class SelfAttention(eqx.Module):
     query_norm: RMSNorm | LayerNorm | None
     key_norm: RMSNorm | LayerNorm | None
     num_heads: int = eqx.field(static=True)
+    kind: Attention = eqx.field(static=True)
 
     def __init__(
         self,
@@ -33,8 +34,10 @@ class SelfAttention(eqx.Module):
         *,
         qk_norm: Norm | None = None,
         qk_eps: float | None = None,
+        kind: Attention = "plain",
         key: PRNGKeyArray,
     ):
+        """`kind="fused"` runs bfloat16 without a mask through `fused_attention`."""
         qkv_key, out_key = jr.split(key)
         self.to_qkv = Linear(width, 3 * width, key=qkv_key)
         self.to_out = Linear(width, width, key=out_key)
@@ -42,6 +45,7 @@ class SelfAttention(eqx.Module):
         self.query_norm = make_norm(qk_norm, head_width, qk_eps) if qk_norm else None
         self.key_norm = make_norm(qk_norm, head_width, qk_eps) if qk_norm else None
         self.num_heads = num_heads
+        self.kind = kind
 
     def __call__(
         self,
@@ -59,7 +63,11 @@ class SelfAttention(eqx.Module):
             queries, keys = self.query_norm(queries), self.key_norm(keys)
         if rotate is not None:
             queries, keys = rotate(queries), rotate(keys)
-        mixed = mix_values(queries, keys, values, mask)
+        is_half = values.dtype == jnp.bfloat16
+        if self.kind == "fused" and is_half and mask is None:
+            mixed = fused_attention(queries, keys, values)
+        else:
+            mixed = mix_values(queries, keys, values, mask)
         return self.to_out(mixed.reshape(length, width))
 
 
@@ -86,3 +94,27 @@ def mix_values(
         logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
     shares = jax.nn.softmax(logits).astype(values.dtype)
     return jnp.swapaxes(jnp.einsum("hqk,hkd->hqd", shares, values), 0, 1)
+
+
+def fused_attention(
+    queries: BFloat16[Array, "seq num_heads head"],
+    keys: BFloat16[Array, "seq num_heads head"],
+    values: BFloat16[Array, "seq num_heads head"],
+) -> BFloat16[Array, "seq num_heads head"]:
+    """`mix_values` by cuDNN's kernel, which keeps no logits; NVIDIA GPUs only.
+
+    The kernel wants an even sequence to differentiate and a head width in eights: both
+    are padded with zeros that no query reads.
+    """
+    length, _, width = queries.shape
+    odd, missing = length % 2, -width % 8
+
+    def padded(heads):
+        return jnp.pad(heads, ((0, odd), (0, 0), (0, missing)))[None]
+
+    read = jnp.full(1, length, jnp.int32) if odd else None
+    mixed = jax.nn.dot_product_attention(
+        padded(queries), padded(keys), padded(values), scale=width**-0.5,
+        query_seq_lengths=read, key_value_seq_lengths=read, implementation="cudnn",
+    )  # fmt: skip
+    return mixed[0, :length, :, :width]

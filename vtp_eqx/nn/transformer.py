@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from vtp_eqx.config import FeedForward, Init, Norm, Remat
+from vtp_eqx.config import Attention, FeedForward, Init, Norm, Remat
 from vtp_eqx.nn.attention import SelfAttention
 from vtp_eqx.nn.feed_forward import gelu, MLP, SwiGLU, swiglu_width
 from vtp_eqx.nn.norms import LayerNorm, make_norm, RMSNorm
@@ -45,14 +45,16 @@ class Block(eqx.Module):
         activation: Callable[[Array], Array] = gelu,
         qk_norm: bool = False,
         layer_scale: float | None = None,
+        attention: Attention = "plain",
         key: PRNGKeyArray,
     ):
         """`activation` is the MLP's; `norm_eps=None` takes the norm's own."""
         attention_key, feed_forward_key = jr.split(key)
         self.attention_norm = make_norm(norm, width, norm_eps)
         self.attention = SelfAttention(
-            width, num_heads, qk_norm="rmsnorm" if qk_norm else None, key=attention_key
-        )
+            width, num_heads, qk_norm="rmsnorm" if qk_norm else None, kind=attention,
+            key=attention_key,
+        )  # fmt: skip
         self.feed_forward_norm = make_norm(norm, width, norm_eps)
         if feed_forward == "swiglu":
             hidden = swiglu_width(width, mlp_ratio)

@@ -1,0 +1,255 @@
+"""What one accelerator makes of this library, within a time limit.
+
+python -m benchmarks.accelerator --out results  # one H100 or H200, nine minutes
+python -m benchmarks.accelerator --tiny --devices cpu  # tries the script itself
+
+Parts in order of value, each printed and written as it ends: whether a small step and
+small samples agree with the CPU's, and fused attention with the plain one; training
+steps of the tokenizers and of the generators at published sizes in bfloat16; sampling;
+steps with plain attention, views alone, one objective alone; and where the time of a
+step goes, by kernel. The whole step is measured, its views drawn on the device, of a
+batch that lies there.
+
+All programs compile at once, in threads, before the first is timed. FLOPs are those of
+`vtp_eqx.training.flops`: products with weights, backward passes counted twice, without
+attention's own products. MFU is their share of the data sheet's dense bfloat16 peak.
+`results` gets results.json, accelerator.md and the largest kernels of a traced step.
+"""
+
+import argparse
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+import dataclasses
+import json
+import os
+from pathlib import Path
+import tempfile
+import time
+import traceback
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding
+import numpy as np
+
+from benchmarks.accelerator_checks import CHECKS
+from benchmarks.accelerator_works import Started, Work, works
+from benchmarks.table import machine
+from vtp_eqx.mesh import data_mesh, REPLICATED
+from vtp_eqx.study.checkout import commit
+from vtp_eqx.training.flops import known_peak
+
+
+COMPILE_SHARE = 0.55  # of the time limit: then what is ready is timed
+TIMED_SECONDS = 4.0  # of each part
+COLUMNS = (
+    "part", "batch", "images/s", "ms", "TFLOP/s", "MFU", "GB", "compiled in, s"
+)  # fmt: skip
+
+
+class Report:
+    """Rows that are printed and written as they come."""
+
+    def __init__(self, out: Path):
+        self.out, self.begun = out, time.monotonic()
+        self.checks: list[dict[str, Any]] = []
+        self.rows: list[dict[str, Any]] = []
+        self.notes: list[str] = []
+        out.mkdir(parents=True, exist_ok=True)
+
+    def passed(self) -> float:
+        return time.monotonic() - self.begun
+
+    def add(self, kind: str, row: dict[str, Any]) -> None:
+        getattr(self, kind).append(row)
+        print(f"[{self.passed():5.0f} s] {row}", flush=True)
+        self.write()
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+        print(f"[{self.passed():5.0f} s] {text}", flush=True)
+        self.write()
+
+    def write(self) -> None:
+        facts = {
+            "machine": machine(), "commit": commit(), "seconds": round(self.passed())
+        }  # fmt: skip
+        everything = {
+            **facts, "checks": self.checks, "rows": self.rows, "notes": self.notes
+        }  # fmt: skip
+        (self.out / "results.json").write_text(json.dumps(everything, indent=1))
+        (self.out / "accelerator.md").write_text(self.markdown(facts))
+
+    def markdown(self, facts: dict[str, Any]) -> str:
+        lines = ["**One accelerator**", ""]
+        lines += [f"- {name}: {value}" for name, value in facts.items()]
+        lines += ["", "| check | largest difference |", "|---|--:|"]
+        lines += [f"| {row['check']} | {row['difference']} |" for row in self.checks]
+        lines += ["", f"| {' | '.join(COLUMNS)} |", f"|---{'|--:' * 7}|"]
+        lines += [
+            f"| {' | '.join(str(row.get(name, '')) for name in COLUMNS)} |"
+            for row in self.rows
+        ]
+        return "\n".join([*lines, "", *self.notes, ""])
+
+
+@dataclasses.dataclass
+class Compiled:
+    """A program ready to run."""
+
+    start: Any
+    step: Any
+    seconds: float
+
+
+def compiled(work: Work, mesh: jax.sharding.Mesh) -> Compiled:
+    """The first state of `work` as a program, and its step as another."""
+    begun = time.monotonic()
+    started: list[Started] = []
+
+    def start():
+        started.append(work.start(mesh))
+        return started[-1].arguments
+
+    traced = jax.jit(start).trace()
+    whole = NamedSharding(mesh, REPLICATED)
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
+        traced.out_info,
+    )
+    step = started[-1].step.lower(*shapes).compile()
+    first = traced.lower().compile()
+    return Compiled(first, step, time.monotonic() - begun)
+
+
+def timed(
+    work: Work, ready: Compiled, mesh: jax.sharding.Mesh
+) -> tuple[float, Callable[[], Any], dict[str, float]]:
+    """Median seconds of a call, the call, and the metrics of the last one."""
+    arguments = jax.device_put(ready.start(), NamedSharding(mesh, REPLICATED))
+    held = [arguments]
+
+    def call() -> Any:
+        found = ready.step(*held[0])
+        if work.carries:
+            held[0] = (found[0], *held[0][1:])
+            found = found[1]
+        return jax.block_until_ready(found)
+
+    for _ in range(2):
+        found = call()
+    seconds: list[float] = []
+    while len(seconds) < 3 or (sum(seconds) < TIMED_SECONDS and len(seconds) < 50):
+        begun = time.perf_counter()
+        found = call()
+        seconds.append(time.perf_counter() - begun)
+    numbers = found if isinstance(found, dict) else {}
+    return float(np.median(seconds)), call, {k: float(v) for k, v in numbers.items()}
+
+
+def row_of(
+    work: Work, ready: Compiled, seconds: float, metrics: dict[str, float]
+) -> dict[str, Any]:
+    memory = ready.step.memory_analysis()
+    peak = known_peak(jax.devices()[0].device_kind)
+    needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+    row = {
+        "part": work.name,
+        "batch": work.batch,
+        "images/s": f"{work.images / seconds:.0f}",
+        "ms": f"{1e3 * seconds:.1f}",
+        "GB": f"{needed / 1e9:.1f}",
+        "compiled in, s": f"{ready.seconds:.0f}",
+    }
+    if work.flops:
+        row["TFLOP/s"] = f"{work.flops / seconds / 1e12:.1f}"
+        row["MFU"] = f"{work.flops / seconds / peak:.1%}" if peak else ""
+    kept = ("total", "gradient_norm", "skipped", "flow")
+    row["metrics"] = {name: metrics[name] for name in kept if name in metrics}
+    return row
+
+
+def kernels(call: Callable[[], Any], out: Path, name: str, steps: int = 2) -> list[str]:
+    """The kernels that take most of a step, a line each; all go to a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            for _ in range(steps):
+                call()
+        [path] = Path(folder).rglob("*.xplane.pb")
+        data = jax.profiler.ProfileData.from_file(str(path))
+        totals: dict[str, list[float]] = {}
+        for plane in data.planes:
+            if "/device:GPU" not in plane.name:
+                continue
+            for line in plane.lines:
+                if not line.name.startswith("Stream"):
+                    continue
+                for event in line.events:
+                    entry = totals.setdefault(event.name, [0.0, 0])
+                    entry[0] += event.duration_ns / 1e6 / steps
+                    entry[1] += 1 / steps
+    ranked = sorted(totals.items(), key=lambda item: -item[1][0])
+    whole = sum(ms for ms, _ in totals.values())
+    lines = [
+        f"{ms:9.2f} ms {ms / whole:6.1%} {count:6.0f} x {kernel[:110]}"
+        for kernel, (ms, count) in ranked
+    ]
+    label = name.lower().replace(" ", "-").replace(",", "")
+    (out / f"kernels-{label}.txt").write_text("\n".join(lines))
+    return [f"Kernels of {name}: {whole:.1f} ms a step", *lines[:15]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/accelerator"))
+    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--devices", choices=("default", "cpu"), default="default")
+    parser.add_argument("--tiny", action="store_true", help="small sizes, float32")
+    parser.add_argument("--threads", type=int, default=8)
+    parser.add_argument("--parts", nargs="*", help="only those whose name has one")
+    options = parser.parse_args()
+    if options.devices == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+    limit = 60 * options.minutes
+    report, mesh = Report(options.out), data_mesh(1)
+    chosen = [
+        work
+        for work in works(tiny=options.tiny)
+        if not options.parts or any(part in work.name for part in options.parts)
+    ]
+    pool = ThreadPoolExecutor(options.threads)
+    futures: list[tuple[Work, Future[Compiled]]] = [
+        (work, pool.submit(compiled, work, mesh)) for work in chosen
+    ]
+    for check in CHECKS:
+        try:
+            for row in check(mesh):
+                report.add("checks", row)
+        except Exception:  # a part that fails must not take the others with it
+            report.note(traceback.format_exc(limit=-3))
+    left = COMPILE_SHARE * limit - report.passed()
+    wait([future for _, future in futures], timeout=max(left, 0))
+    report.note(f"{sum(f.done() for _, f in futures)} of {len(futures)} compiled")
+    # Those that are ready come first, each group in order of value.
+    for work, future in sorted(futures, key=lambda pair: not pair[1].done()):
+        if report.passed() > limit - 15:
+            report.note(f"no time for {work.name}")
+            continue
+        try:
+            ready = future.result(timeout=limit - 15 - report.passed())
+            seconds, call, metrics = timed(work, ready, mesh)
+            report.add("rows", row_of(work, ready, seconds, metrics))
+            if work.traced:
+                report.note("\n".join(kernels(call, options.out, work.name)))
+            del call, ready
+        except Exception:
+            report.note(f"{work.name} failed: {traceback.format_exc(limit=-3)}")
+    pool.shutdown(wait=False, cancel_futures=True)
+    report.note(f"ended after {report.passed():.0f} s")
+    os._exit(0)  # at once: a compilation cannot be cancelled, and may take minutes
+
+
+if __name__ == "__main__":
+    main()
