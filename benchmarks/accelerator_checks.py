@@ -107,7 +107,7 @@ def fused_beside_plain(mesh: Mesh) -> Rows:
             yield _row(f"{name} attention in bfloat16, {where}", apart)
 
 
-CHECKS = (small_steps, small_generator, fused_beside_plain)
+CHECKS = (fused_beside_plain, small_generator, small_steps)
 
 
 def _compared(name: str, run: Any, mesh: Mesh) -> Rows:
