@@ -18,7 +18,7 @@ from benchmarks.accelerator_works import (
     SMALL_DIT,
 )
 from vtp_eqx.config import GenerateConfig, SamplerConfig
-from vtp_eqx.mesh import data_mesh, split
+from vtp_eqx.mesh import data_mesh, shard_batch
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator
 from vtp_eqx.nn.attention import fused_attention, mix_values
@@ -39,7 +39,7 @@ def small_steps(mesh: Mesh) -> Rows:
         state, step = pretraining(config, batch.image[:1], mesh)
         found = {}
         for number in range(3):
-            state, metrics = step(state, split(batch, mesh))
+            state, metrics = step(state, shard_batch(batch, mesh))
             found |= {f"{name} {number}": value for name, value in metrics.items()}
         student = jax.tree.leaves(eqx.filter(state.student, eqx.is_inexact_array))
         return _arrays(
@@ -58,7 +58,7 @@ def small_generator(mesh: Mesh) -> Rows:
         state, step = generating(config, mesh)
         found = {}
         for number in range(3):
-            state, metrics = step(state, split(batch, mesh))
+            state, metrics = step(state, shard_batch(batch, mesh))
             found |= {f"{name} {number}": value for name, value in metrics.items()}
         return _arrays(found)
 

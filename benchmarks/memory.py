@@ -22,7 +22,7 @@ from vtp_eqx.config import (
     VIT_FEMTO,
 )
 from vtp_eqx.losses.contrastive import clip_loss
-from vtp_eqx.mesh import data_mesh, share, split
+from vtp_eqx.mesh import data_mesh, fsdp_spec, shard_batch
 from vtp_eqx.models.tokenizer import Pretrainer, Teacher
 from vtp_eqx.training.optimizer import make_optimizer
 from vtp_eqx.training.pretrain import loss_weights, pretraining
@@ -69,7 +69,7 @@ def resting_bytes(shapes: TrainState, num_devices: int, sharding: Sharding) -> f
     def held(part: str) -> float:
         leaves = jax.tree.leaves(eqx.filter(getattr(shapes, part), _is_float))
         divides = lambda leaf: (
-            part in SPLIT_PARTS[sharding] and any(share(leaf.shape, num_devices))
+            part in SPLIT_PARTS[sharding] and any(fsdp_spec(leaf.shape, num_devices))
         )
         return sum(
             leaf.size * leaf.dtype.itemsize / (num_devices if divides(leaf) else 1)
@@ -91,7 +91,7 @@ def step_bytes(config: PretrainConfig, num_devices: int) -> tuple[int, int]:
     resting = sum(
         leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(arrays)
     )
-    batch = split(Captioned(images, captions), mesh)
+    batch = shard_batch(Captioned(images, captions), mesh)
     lowered = step.compiled.lower(eqx.filter(state, eqx.is_array), batch)  # type: ignore
     return resting, _temporary(lowered)
 

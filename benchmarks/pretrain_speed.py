@@ -26,7 +26,7 @@ from vtp_eqx.config.presets import with_batch
 from vtp_eqx.data.mixture import order_of
 from vtp_eqx.data.stream import Reader, Stream
 from vtp_eqx.data.tars import TarSource
-from vtp_eqx.mesh import data_mesh, split
+from vtp_eqx.mesh import data_mesh, shard_batch
 from vtp_eqx.training.feed import encode_with, Feed, words_for
 from vtp_eqx.training.flops import device_peak, train_flops
 from vtp_eqx.training.pace import StepCost
@@ -88,7 +88,7 @@ class Bench:
     def step_alone(self, name: str, config: PretrainConfig, num_steps: int) -> Cells:
         """The same batch, on the device."""
         state, step = pretraining(config, *self.given)
-        held, batch = [state], split(next(self.feed(0)), self.mesh)
+        held, batch = [state], shard_batch(next(self.feed(0)), self.mesh)
         batch = Captioned(
             batch.image, batch.caption if config.contrast_weight > 0 else None
         )

@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.peak import peak_rate
 from benchmarks.table import median_seconds, print_table
 from experiments.scale_encoder import LAPTOP
-from vtp_eqx.mesh import data_mesh, replicate, split
+from vtp_eqx.mesh import data_mesh, replicate, shard_batch
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator
 from vtp_eqx.models.tokenizer import Tokenizer
@@ -69,7 +69,7 @@ def tokenizer_step(method: str, spec: RunSpec) -> Measured:
     state, step = pretraining(config, image, mesh)
     text = config.tokenizer.text
     ids = None if text is None else np.ones((len(image), text.context), np.int32)
-    batch = split(Captioned(image, ids), mesh)
+    batch = shard_batch(Captioned(image, ids), mesh)
     flops = 3 * pretrain_flops(config) * config.batch_size
     times = _timed_steps(replicate(state, mesh), step, batch)
     return f"tokenizer step, {method} {SIZE}", config.batch_size, *times, flops
@@ -82,7 +82,7 @@ def generator_step(spec: RunSpec) -> Measured:
     side, width = config.dit.latent_size, config.dit.latent_width
     latents = np.ones((config.batch_size, side, side, width), np.float32)
     labels = np.zeros(config.batch_size, np.int32)
-    batch = split(Latents(latents, labels), mesh)
+    batch = shard_batch(Latents(latents, labels), mesh)
     flops = 3 * generator_flops(config.dit) * config.batch_size
     times = _timed_steps(replicate(state, mesh), step, batch)
     return "DiT step", config.batch_size, *times, flops

@@ -36,7 +36,7 @@ from vtp_eqx.data.draws import Draws
 from vtp_eqx.data.scene_captions import class_templates
 from vtp_eqx.data.scenes import class_names, render, SceneConfig
 from vtp_eqx.data.tars import TarSource
-from vtp_eqx.files import replacing
+from vtp_eqx.files import atomic_path
 
 
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
@@ -128,11 +128,11 @@ def check_record(options: Options) -> None:
             f"A folder holds tars of one kind; got {options.out} with {other}: name "
             "another folder.",
         )
-    with replacing(path) as unfinished:
+    with atomic_path(path) as unfinished:
         unfinished.write_text(json.dumps(record, indent=1) + "\n")
     lines = {"classes": class_names(), "templates": class_templates(NUM_TEMPLATES)}
     for name, those in lines.items():
-        with replacing(options.out / f"{name}.txt") as unfinished:
+        with atomic_path(options.out / f"{name}.txt") as unfinished:
             unfinished.write_text("\n".join(those) + "\n")
 
 
@@ -146,7 +146,7 @@ def write_shard(job: tuple[Options, int]) -> None:
     spoiled = draws.uniform("tars/corrupt") < options.corrupt
     damages = draws.integer("tars/damage", len(DAMAGES))
     with (
-        replacing(options.shards[shard]) as unfinished,
+        atomic_path(options.shards[shard]) as unfinished,
         tarfile.open(unfinished, "w") as tar,
     ):
         for row, place in enumerate(places.tolist()):

@@ -45,7 +45,7 @@ from vtp_eqx.data.sources import TfdsSource
 from vtp_eqx.data.stream import Reader
 from vtp_eqx.evaluation.batches import encoded_latents, reconstructed
 from vtp_eqx.evaluation.online import judge, Labeled, write_card
-from vtp_eqx.mesh import data_mesh, here
+from vtp_eqx.mesh import data_mesh, gather_to_host
 from vtp_eqx.models.perceptual import load_perceptual, Perceptual
 from vtp_eqx.study.pictures import save_grid
 from vtp_eqx.study.recipe import METHODS, pretrain_config, RECIPES
@@ -239,7 +239,7 @@ def train(setting: Setting, watchers: list[Sink]) -> None:
     known, judged, found = setting.known, setting.judged, setting.forecast
 
     def evaluate(state: TrainState, step: int) -> dict[str, float]:
-        tokenizer = here(state.student.tokenizer)
+        tokenizer = gather_to_host(state.student.tokenizer)
         some = judged.image[:8]
         rows = np.concatenate([some, reconstructed(tokenizer, some)])
         if leads():
@@ -280,7 +280,7 @@ def train(setting: Setting, watchers: list[Sink]) -> None:
         ),
         holds_folder=True,
     )  # fmt: skip
-    tokenizer = here(state.student.tokenizer)  # by all processes
+    tokenizer = gather_to_host(state.student.tokenizer)  # by all processes
     if leads():
         finish(setting, tokenizer)
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from vtp_eqx.files import alone, replacing
+from vtp_eqx.files import atomic_path, exclusive_folder
 
 
 HOLD = """
@@ -18,7 +18,7 @@ with alone(pathlib.Path(sys.argv[1])):
 
 def test_a_file_appears_when_it_is_whole(tmp_path):
     path = tmp_path / "deep" / "file.txt"
-    with replacing(path) as unfinished:
+    with atomic_path(path) as unfinished:
         unfinished.write_text("half")
         assert not path.exists()
         unfinished.write_text("whole")
@@ -31,7 +31,7 @@ def test_an_error_leaves_the_old_file_and_no_other(tmp_path):
     path.write_text("old")
 
     def fill_the_disk():
-        with replacing(path) as unfinished:
+        with atomic_path(path) as unfinished:
             unfinished.write_text("ne")
             raise OSError("no space left")
 
@@ -58,5 +58,5 @@ def test_a_killed_process_lets_the_next_one_in(tmp_path):
             process.kill()
             process.wait()
             process.stdout.close()
-    with alone(tmp_path):
+    with exclusive_folder(tmp_path):
         pass

@@ -7,14 +7,14 @@ import pytest
 from vtp_eqx.mesh import (
     DATA,
     data_mesh,
+    fsdp_spec,
+    gather_to_host,
     global_rows,
-    here,
     on_mesh,
     replicate,
     REPLICATED,
-    share,
+    shard_batch,
     SPLIT,
-    split,
 )
 
 
@@ -39,7 +39,7 @@ def test_replicated_arrays_are_whole_on_every_device():
 
 def test_what_is_on_a_mesh_stays_where_it_is():
     mesh = data_mesh(4)
-    rows, loose = split(np.arange(8), mesh), jnp.arange(3)
+    rows, loose = shard_batch(np.arange(8), mesh), jnp.arange(3)
     tree = on_mesh({"rows": rows, "loose": loose, "name": "a"}, mesh)
     assert tree["rows"] is rows
     assert tree["loose"].sharding.is_fully_replicated
@@ -60,7 +60,7 @@ def test_what_is_on_a_mesh_stays_where_it_is():
     ],
 )
 def test_the_longest_axis_that_divides_is_shared(shape, expected):
-    assert tuple(share(shape, 4)) == expected
+    assert tuple(fsdp_spec(shape, 4)) == expected
 
 
 def test_keys_can_be_replicated():
@@ -71,15 +71,19 @@ def test_keys_can_be_replicated():
 def test_what_is_brought_here_is_whole_on_one_device():
     rows = np.arange(12, dtype=np.float32).reshape(4, 3)
     mesh = data_mesh(4)
-    tree = {"rows": split(rows, mesh), "mean": replicate(jnp.ones(2), mesh), "name": 3}
-    found = here(tree)
+    tree = {
+        "rows": shard_batch(rows, mesh),
+        "mean": replicate(jnp.ones(2), mesh),
+        "name": 3,
+    }
+    found = gather_to_host(tree)
     assert found["rows"].devices() == found["mean"].devices() == {jax.devices()[0]}
     np.testing.assert_array_equal(found["rows"], rows)
     assert found["name"] == 3
 
 
 def test_a_split_batch_gives_every_device_its_rows_in_order():
-    batch = split({"image": np.arange(8), "caption": None}, data_mesh(4))
+    batch = shard_batch({"image": np.arange(8), "caption": None}, data_mesh(4))
     assert batch["caption"] is None
     shards = sorted(
         batch["image"].addressable_shards, key=lambda shard: shard.device.id
@@ -90,7 +94,7 @@ def test_a_split_batch_gives_every_device_its_rows_in_order():
 
 def test_a_batch_that_does_not_divide_is_an_error():
     with pytest.raises(ValueError, match="got 6 rows on 4 devices"):
-        split(np.zeros((6, 2)), data_mesh(4))
+        shard_batch(np.zeros((6, 2)), data_mesh(4))
 
 
 def test_global_rows_count_on_from_shard_to_shard():

@@ -11,13 +11,13 @@ import zlib
 
 
 # What NumPy raises that reads an .npz which is missing, cut short, or another's.
-NO_WHOLE_NPZ = (
+NPZ_ERRORS = (
     OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error
 )  # fmt: skip
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Where to write what becomes `path` when the block ends well.
 
     A reader sees the old file or the new one and never a part, whoever is killed
@@ -39,7 +39,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def exclusive_folder(folder: Path) -> Iterator[None]:
     """Waits until no other process is in such a block for the same folder.
 
     The folder is made where it is missing. A process that is killed leaves no lock.

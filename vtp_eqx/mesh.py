@@ -46,7 +46,7 @@ def on_mesh(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree.map(place, tree)
 
 
-def here(tree: PyTree) -> PyTree:
+def gather_to_host(tree: PyTree) -> PyTree:
     """`tree` with every array whole on one device of this process.
 
     Of arrays that are split over processes, all of them call this: it brings those
@@ -63,7 +63,7 @@ def here(tree: PyTree) -> PyTree:
     return eqx.combine(jax.tree.map(lambda a: a.addressable_data(0), arrays), static)
 
 
-def share(shape: tuple[int, ...], num_devices: int) -> P:
+def fsdp_spec(shape: tuple[int, ...], num_devices: int) -> P:
     """How an array is split over the data axis to save memory: its longest axis is.
 
     Of the axes that `num_devices` divides; an array without one is copied.
@@ -76,7 +76,7 @@ def share(shape: tuple[int, ...], num_devices: int) -> P:
     return P(*[DATA if axis == longest else None for axis in range(len(shape))])
 
 
-def split(batch: PyTree, mesh: Mesh) -> PyTree:
+def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:
     """One global array per leaf, from this process's rows, split over the data axis."""
     size = mesh.devices.size
     sharding = NamedSharding(mesh, SPLIT)

@@ -18,7 +18,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from vtp_eqx.config import require
-from vtp_eqx.files import replacing
+from vtp_eqx.files import atomic_path
 
 
 Tensor = Shaped[np.ndarray, "..."]
@@ -90,8 +90,8 @@ def write_model(
     # Contiguous, because safetensors writes the buffer of a view as it lies.
     whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     with (
-        replacing(folder / CONFIG_FILE) as config,
-        replacing(folder / weights_file) as weights,
+        atomic_path(folder / CONFIG_FILE) as config,
+        atomic_path(folder / weights_file) as weights,
     ):
         save_file(whole, weights, {"format": "pt"})
         config.write_text(json.dumps(description, indent=1, sort_keys=True))

@@ -12,7 +12,7 @@ from experiments import (
     scale_latents,
 )
 from vtp_eqx.data.scenes import render
-from vtp_eqx.mesh import data_mesh, split
+from vtp_eqx.mesh import data_mesh, shard_batch
 from vtp_eqx.study.recipe import LAPTOP, METHODS, pretrain_config, run
 from vtp_eqx.study.run_spec import spec_hash
 from vtp_eqx.training.flops import run_flops
@@ -164,7 +164,7 @@ def test_the_first_steps_do_not_wreck_the_start(method):
     for _ in range(200):
         rows = rng.integers(0, len(scenes.image), config.batch_size)
         ids = None if text is None else np.ones((len(rows), text.context), np.int32)
-        batch = split(Captioned(scenes.image[rows], ids), mesh)
+        batch = shard_batch(Captioned(scenes.image[rows], ids), mesh)
         state, metrics = step(state, batch)
         losses.append(metrics["reconstruction"])
     losses = np.array(jax.device_get(losses))

@@ -29,7 +29,7 @@ from vtp_eqx.data import loader
 from vtp_eqx.losses.contrastive import clip_loss
 from vtp_eqx.losses.cosines import unit
 from vtp_eqx.losses.weighting import LearnedWeights
-from vtp_eqx.mesh import DATA, data_mesh, replicate, split
+from vtp_eqx.mesh import DATA, data_mesh, replicate, shard_batch
 from vtp_eqx.nn.linear import Linear
 from vtp_eqx.training.objective import Objective
 from vtp_eqx.training.pretrain import pretraining
@@ -179,7 +179,9 @@ def pairs_training(
     )  # fmt: skip
     before, logged = copied(state), []
     for batch in itertools.islice(pairs_batches(poisoned, spiking), num_steps):
-        state, metrics = step(state, split(jax.tree.map(of_this_process, batch), mesh))
+        state, metrics = step(
+            state, shard_batch(jax.tree.map(of_this_process, batch), mesh)
+        )
         logged.append({name: float(value) for name, value in metrics.items()})
     return before, state, logged
 

@@ -10,7 +10,7 @@ from vtp_eqx.config import (
     ReconstructionConfig,
     VTP_L,
 )
-from vtp_eqx.mesh import data_mesh, on_mesh, split
+from vtp_eqx.mesh import data_mesh, on_mesh, shard_batch
 from vtp_eqx.training.flops import pretrain_flops, train_flops
 from vtp_eqx.training.forecast import forecast, forecast_lines, lowered_step
 from vtp_eqx.training.pretrain import pretraining
@@ -73,7 +73,7 @@ def test_a_run_begun_after_its_forecast_compiles_nothing_anew(tiny, data):
     state, step = pretraining(config, data["image"], mesh)
     batch = Captioned(data["image"][: config.batch_size], None)
     arrays = eqx.filter(on_mesh(state, mesh), eqx.is_array)
-    of_run = step.compiled.lower(arrays, split(batch, mesh))
+    of_run = step.compiled.lower(arrays, shard_batch(batch, mesh))
     assert lowered_step(config, mesh, 16).as_text() == of_run.as_text()
 
 

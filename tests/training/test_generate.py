@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vtp_eqx.config import DiTConfig, GenerateConfig, OptimizerConfig
-from vtp_eqx.mesh import data_mesh, split
+from vtp_eqx.mesh import data_mesh, shard_batch
 from vtp_eqx.training.generate import generating, train_generator
 from vtp_eqx.training.generate_objective import Latents
 
@@ -62,7 +62,7 @@ def test_a_warm_average_leaves_its_start_at_once():
         config = dataclasses.replace(CONFIG, ema_warmup=warmup)
         state, step = generating(config, data_mesh(1))
         start = jax.device_get(state.teacher)
-        batch = split(Latents(LATENTS[:8], LABELS[:8]), data_mesh(1))
+        batch = shard_batch(Latents(LATENTS[:8], LABELS[:8]), data_mesh(1))
         for _ in range(2):
             state, _ = step(state, batch)
         moved[warmup] = distance(state.teacher, start) / distance(state.student, start)

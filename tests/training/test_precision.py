@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vtp_eqx.config import DiTConfig, GenerateConfig
-from vtp_eqx.mesh import DATA, data_mesh, REPLICATED, split
+from vtp_eqx.mesh import DATA, data_mesh, REPLICATED, shard_batch
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.tokenizer import Pretrainer, Teacher
 from vtp_eqx.training.generate_objective import FlowViews, generate_objective
@@ -138,7 +138,7 @@ def test_a_generator_multiplies_in_bfloat16(generator):
 @pytest.mark.slow
 def test_bfloat16_learns_what_float32_does(started):
     config = dataclasses.replace(started.config, precision="bfloat16")
-    batch = split(next(started.batches(0)), started.mesh)
+    batch = shard_batch(next(started.batches(0)), started.mesh)
     images = np.zeros((1, 16, 16, 3), np.uint8)
     state, step = pretraining(config, images, started.mesh)
     state, metrics = step(state, batch)

@@ -8,7 +8,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from vtp_eqx.mesh import data_mesh, REPLICATED, split
+from vtp_eqx.mesh import data_mesh, REPLICATED, shard_batch
 from vtp_eqx.models.tokenizer import Pretrainer, Teacher
 from vtp_eqx.training.pretrain import pretraining
 from vtp_eqx.training.pretrain_objective import clamped, pretrain_objective
@@ -211,7 +211,7 @@ def test_distillation_needs_no_local_crops_and_no_warmup(tiny, data):
     mesh = data_mesh(1)
     state, step = pretraining(config, data["image"], mesh)
     batch = Captioned(data["image"][: config.batch_size], None)
-    state, metrics = step(state, split(batch, mesh))
+    state, metrics = step(state, shard_batch(batch, mesh))
     assert all(map(jnp.isfinite, metrics.values()))
     assert int(metrics["num_skipped"]) == 0
     assert metrics["dino"] > 0

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from vtp_eqx.mesh import data_mesh, split
+from vtp_eqx.mesh import data_mesh, shard_batch
 from vtp_eqx.training.optimizer import leaf_path
 from vtp_eqx.training.pretrain import pretraining
 from vtp_eqx.training.state import copied
@@ -28,7 +28,7 @@ def by_path(tree):
 def after(num_steps, state, step, mesh, batches):
     logged = []
     for batch in itertools.islice(batches(0), num_steps):
-        state, metrics = step(state, split(batch, mesh))
+        state, metrics = step(state, shard_batch(batch, mesh))
         logged.append({name: float(value) for name, value in metrics.items()})
     return state, logged
 

@@ -15,7 +15,7 @@ import numpy as np
 from tokenizers import decoders, models, pre_tokenizers, Tokenizer, trainers
 
 from vtp_eqx.config import require
-from vtp_eqx.files import replacing
+from vtp_eqx.files import atomic_path
 
 
 PAD = "<|pad|>"
@@ -79,7 +79,7 @@ class CaptionTokenizer:
 
     def save(self, path: str | Path) -> None:
         """Writes the vocabulary to one JSON file."""
-        with replacing(path) as unfinished:
+        with atomic_path(path) as unfinished:
             unfinished.write_text(self.pieces.to_str(), encoding="utf-8")
 
     @classmethod

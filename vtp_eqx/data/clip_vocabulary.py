@@ -13,7 +13,7 @@ from pathlib import Path
 import urllib.request
 
 from vtp_eqx.config import require
-from vtp_eqx.files import replacing
+from vtp_eqx.files import atomic_path
 
 
 NAME = "bpe_simple_vocab_16e6.txt.gz"
@@ -73,7 +73,7 @@ def _download(path: Path) -> None:
         with urllib.request.urlopen(ADDRESS, timeout=_TIMEOUT) as answer:
             content = answer.read()
         _check(content, ADDRESS)
-        with replacing(path) as unfinished:
+        with atomic_path(path) as unfinished:
             unfinished.write_bytes(content)
     except (OSError, http.client.HTTPException) as error:
         raise FileNotFoundError(

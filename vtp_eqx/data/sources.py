@@ -16,7 +16,7 @@ from vtp_eqx.data.folders import FolderSource
 from vtp_eqx.data.images import decode_image, UnreadableImageError
 from vtp_eqx.data.loader import Batch, Source, stacked
 from vtp_eqx.data.tars import has_tars, TarSource
-from vtp_eqx.files import NO_WHOLE_NPZ, replacing
+from vtp_eqx.files import atomic_path, NPZ_ERRORS
 
 
 class TfdsSource:
@@ -185,8 +185,8 @@ def load_arrays(source: TfdsSource) -> Batch:
     try:
         with path.open("rb") as file, np.load(file) as cached:
             return dict(cached)
-    except NO_WHOLE_NPZ:
+    except NPZ_ERRORS:
         arrays = stacked([source[row] for row in range(len(source))])
-    with replacing(path) as unfinished, unfinished.open("wb") as file:
+    with atomic_path(path) as unfinished, unfinished.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
     return arrays

@@ -20,7 +20,7 @@ import numpy as np
 
 from vtp_eqx.config import require
 from vtp_eqx.data.images import SUFFIXES
-from vtp_eqx.files import replacing
+from vtp_eqx.files import atomic_path
 
 
 Records = Shaped[np.ndarray, " examples"]
@@ -165,7 +165,7 @@ def write_index(path: Path, head: TarHead, records: Records) -> None:
     """Writes one line of JSON, then the records as they lie in memory."""
     line = {"version": _VERSION, "key": records.dtype["key"].itemsize}
     line |= dataclasses.asdict(head)
-    with replacing(path) as unfinished, unfinished.open("wb") as file:
+    with atomic_path(path) as unfinished, unfinished.open("wb") as file:
         file.write(json.dumps(line).encode() + b"\n")
         file.write(records.tobytes())
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vtp_eqx.config import require, SamplerConfig
-from vtp_eqx.files import replacing
+from vtp_eqx.files import atomic_path
 
 
 NetworkName = Literal["none", "scene-network", "inception-v3", "dinov2"]
@@ -160,7 +160,7 @@ def write(
         "card": dataclasses.asdict(card),
         "skipped": dict(skipped or {}),
     }
-    with replacing(path) as unfinished:
+    with atomic_path(path) as unfinished:
         unfinished.write_text(json.dumps(content, indent=1) + "\n")
 
 

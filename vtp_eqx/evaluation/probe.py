@@ -32,8 +32,8 @@ from vtp_eqx.evaluation.protocols import (
 )
 from vtp_eqx.evaluation.survey import apply, Images, read_ahead, survey, Workplace
 from vtp_eqx.evaluation.sweep import accuracies, start, step, Sweep, SweepConfig
-from vtp_eqx.files import NO_WHOLE_NPZ, replacing
-from vtp_eqx.mesh import replicate, split
+from vtp_eqx.files import atomic_path, NPZ_ERRORS
+from vtp_eqx.mesh import replicate, shard_batch
 from vtp_eqx.models.arrays import named_arrays, weights_hash
 from vtp_eqx.models.tokenizer import Tokenizer
 
@@ -133,14 +133,14 @@ def probe(
             f"test set and the training label {answers.max()}: use sets that match.",
         )
         rates = jnp.asarray(config.rates_at(now))
-        asked_for = split(answers, place.mesh)
+        asked_for = shard_batch(answers, place.mesh)
         sweep = step(sweep, found, asked_for, rates, config.momentum)
         place.report("probe", now + 1, config.num_steps)
         if (now + 1) % config.epoch_steps == 0:
             scores.append(accuracies(sweep, config, features, labels))
             save(path, sweep, scores)
 
-    with replacing(place.folder / "probe.json") as unfinished:
+    with atomic_path(place.folder / "probe.json") as unfinished:
         unfinished.write_text(json.dumps(scores, indent=1) + "\n")
     card = dataclasses.replace(
         tokenizer_card(tokenizer, asked, test, probe_settings(reads, config, train)),
@@ -217,7 +217,7 @@ def augmented(
     model = replicate(tokenizer, place.mesh)
     while True:
         batch = [next(examples) for _ in range(config.batch_size)]
-        images = split(np.stack([image for image, _ in batch]), place.mesh)
+        images = shard_batch(np.stack([image for image, _ in batch]), place.mesh)
         with jax.default_matmul_precision("highest"):
             found = apply(READERS[reads], model, images)
         yield found, np.array([label for _, label in batch])
@@ -245,13 +245,13 @@ def kept(
     for now in range(first_step, config.num_steps):
         rows = rows_at(now, seen.count, config.batch_size, seed=config.seed)
         batch = {kind: values[rows] for kind, values in columns.items()}
-        yield split(batch, place.mesh), labels[rows]
+        yield shard_batch(batch, place.mesh), labels[rows]
 
 
 def save(path: Path, sweep: Sweep, scores: list[dict[str, float]]) -> None:
     """Writes what `restored` reads."""
     arrays = {name: np.asarray(leaf) for name, leaf in named_arrays(sweep).items()}
-    with replacing(path) as unfinished, unfinished.open("wb") as file:
+    with atomic_path(path) as unfinished, unfinished.open("wb") as file:
         np.savez(
             file, allow_pickle=False, scores=np.array(json.dumps(scores)), **arrays
         )
@@ -263,6 +263,6 @@ def restored(path: Path, fresh: Sweep) -> tuple[Sweep, list[dict[str, float]]]:
         with path.open("rb") as file, np.load(file) as content:
             arrays = [jnp.asarray(content[name]) for name in named_arrays(fresh)]
             scores = json.loads(str(content["scores"]))
-    except NO_WHOLE_NPZ:
+    except NPZ_ERRORS:
         return fresh, []
     return jax.tree.unflatten(jax.tree.structure(fresh), arrays), scores

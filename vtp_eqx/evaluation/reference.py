@@ -16,7 +16,7 @@ from vtp_eqx.config import require
 from vtp_eqx.evaluation.frechet import Moments
 from vtp_eqx.evaluation.networks import FeatureNetwork, see, seen_by
 from vtp_eqx.evaluation.survey import Images, survey, Workplace
-from vtp_eqx.files import NO_WHOLE_NPZ, replacing
+from vtp_eqx.files import atomic_path, NPZ_ERRORS
 from vtp_eqx.models.arrays import arrays_hash
 
 
@@ -95,7 +95,7 @@ def write_reference(path: str | Path, reference: Reference) -> None:
         arrays["sigma_s"] = reference.spatial.covariance
     if reference.features is not None:
         arrays["features"] = reference.features
-    with replacing(path) as unfinished, unfinished.open("wb") as file:
+    with atomic_path(path) as unfinished, unfinished.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 
@@ -116,7 +116,7 @@ def read_reference(
     try:
         with path.open("rb") as file, np.load(file) as content:
             arrays = {name: content[name] for name in content if name != "arr_0"}
-    except NO_WHOLE_NPZ as error:
+    except NPZ_ERRORS as error:
         raise ValueError(
             f"Reference statistics are a whole .npz file; got a damaged {path} "
             f"({error}): copy it again."

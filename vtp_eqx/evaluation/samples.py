@@ -12,7 +12,7 @@ from vtp_eqx.evaluation.frechet import frechet_distance
 from vtp_eqx.evaluation.networks import FeatureNetwork, see, seen_by
 from vtp_eqx.evaluation.reference import Reference
 from vtp_eqx.evaluation.survey import Images, survey, Workplace
-from vtp_eqx.files import replacing
+from vtp_eqx.files import atomic_path
 
 
 RECORD = "samples.json"
@@ -48,7 +48,7 @@ class SampleRecord:
 
 def write_record(folder: str | Path, record: SampleRecord) -> None:
     """Writes the record into the folder of its samples."""
-    with replacing(Path(folder) / RECORD) as unfinished:
+    with atomic_path(Path(folder) / RECORD) as unfinished:
         unfinished.write_text(as_json(record) + "\n")
 
 

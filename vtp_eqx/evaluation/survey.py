@@ -26,8 +26,8 @@ from vtp_eqx.data.crops import Crop
 from vtp_eqx.data.images import UnreadableImageError
 from vtp_eqx.data.loader import Source
 from vtp_eqx.evaluation.frechet import Moments
-from vtp_eqx.files import NO_WHOLE_NPZ, replacing
-from vtp_eqx.mesh import data_mesh, replicate, split
+from vtp_eqx.files import atomic_path, NPZ_ERRORS
+from vtp_eqx.mesh import data_mesh, replicate, shard_batch
 
 
 Report = Callable[[str, int, int], None]
@@ -186,7 +186,7 @@ def survey(
     text = json.dumps(description, indent=1, sort_keys=True) + "\n"
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     folder = place.folder / f"survey-{digest}"
-    with replacing(folder / "description.json") as unfinished:
+    with atomic_path(folder / "description.json") as unfinished:
         unfinished.write_text(text)
 
     rows = images.rows
@@ -295,7 +295,9 @@ class _Answers:
         filled = images[np.arange(place.batch_size) % len(images)]
         # Without this, accelerators multiply float32 with a few bits of it.
         with jax.default_matmul_precision("highest"):
-            answer = jax.device_get(apply(function, model, split(filled, place.mesh)))
+            answer = jax.device_get(
+                apply(function, model, shard_batch(filled, place.mesh))
+            )
         columns = {name: rows[: len(good)] for name, rows in answer.items()}
         columns["row"] = np.array([one.row for one in good])
         columns["digest"] = np.stack([_digest(image) for image in images])
@@ -310,7 +312,7 @@ class _Answers:
             for name in names
         }
         arrays["skipped"] = np.array(json.dumps(self.skipped))
-        with replacing(path) as unfinished, unfinished.open("wb") as file:
+        with atomic_path(path) as unfinished, unfinished.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
 
@@ -332,7 +334,7 @@ def _is_whole(path: Path) -> bool:
         with path.open("rb") as file, np.load(file) as content:
             # Reading an array checks its sum.
             return "skipped" in {name for name in content if content[name].size}
-    except NO_WHOLE_NPZ:
+    except NPZ_ERRORS:
         return False
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from vtp_eqx import tensor_files
 from vtp_eqx.config import require
-from vtp_eqx.files import NO_WHOLE_NPZ
+from vtp_eqx.files import NPZ_ERRORS
 from vtp_eqx.models.arrays import arrays_hash, check_arrays, named_arrays
 from vtp_eqx.torch_files import is_torch_legacy, read_torch_legacy, TorchFile
 
@@ -84,7 +84,7 @@ def read_tensors(path: Path) -> Tensors:
     try:
         with path.open("rb") as file:
             return dict(np.load(file, allow_pickle=False))
-    except NO_WHOLE_NPZ as error:
+    except NPZ_ERRORS as error:
         raise ValueError(
             f"Weights must be a whole file; got {path} ({error}): copy it again."
         ) from error

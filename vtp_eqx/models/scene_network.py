@@ -23,7 +23,7 @@ import safetensors.numpy
 
 from vtp_eqx.config import require
 from vtp_eqx.data.scene_captions import NAMES
-from vtp_eqx.files import replacing
+from vtp_eqx.files import atomic_path
 from vtp_eqx.models.arrays import named_arrays
 from vtp_eqx.nn.convolution import Convolution
 from vtp_eqx.nn.linear import Linear
@@ -218,7 +218,7 @@ def save_scene_network(
         (WEIGHTS, content),
         (RECORD, (json.dumps(record, indent=1) + "\n").encode()),
     ):
-        with replacing(folder / name) as unfinished:
+        with atomic_path(folder / name) as unfinished:
             unfinished.write_bytes(data)
     return digest
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from safetensors.numpy import save_file
 
-from vtp_eqx.files import replacing
+from vtp_eqx.files import atomic_path
 from vtp_eqx.models.arrays import check_arrays, named_arrays
 from vtp_eqx.tensor_files import read_notes as read_notes, read_tensors
 
@@ -26,7 +26,7 @@ def save_weights(
     """
     arrays = named_arrays(eqx.filter(model, eqx.is_array))
     on_host = {name: jax.device_get(array) for name, array in arrays.items()}
-    with replacing(path) as unfinished:
+    with atomic_path(path) as unfinished:
         save_file(on_host, unfinished, dict(notes or {}))
 
 

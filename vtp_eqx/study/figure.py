@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import PercentFormatter
 import numpy as np
 
-from vtp_eqx.files import replacing
+from vtp_eqx.files import atomic_path
 from vtp_eqx.study.statistics import Group, mean
 from vtp_eqx.study.table import finished, groups, methods, real_distance, Row
 
@@ -209,6 +209,6 @@ def _draw_floor(
 
 def _write(figure: Figure, path: Path, title: str) -> None:
     figure.suptitle(title)
-    with replacing(path) as unfinished:
+    with atomic_path(path) as unfinished:
         figure.savefig(unfinished, format="png", dpi=130)
     plt.close(figure)

@@ -37,7 +37,7 @@ from vtp_eqx.evaluation.understanding import (
     linear_probe,
     zero_shot_accuracy,
 )
-from vtp_eqx.files import replacing
+from vtp_eqx.files import atomic_path
 from vtp_eqx.losses.latents import smoothness_loss
 from vtp_eqx.models.arrays import arrays_hash, latents_hash, named_arrays, weights_hash
 from vtp_eqx.models.generator import Generator
@@ -100,7 +100,7 @@ class RunResult:
 
     def write(self, folder: Path) -> None:
         """Marks the run as finished."""
-        with replacing(folder / "result.json") as unfinished:
+        with atomic_path(folder / "result.json") as unfinished:
             fields = dataclasses.asdict(self)
             unfinished.write_text(json.dumps(fields, indent=1) + "\n")
 

@@ -6,7 +6,7 @@ from jaxtyping import UInt8
 import numpy as np
 from PIL import Image
 
-from vtp_eqx.files import replacing
+from vtp_eqx.files import atomic_path
 
 
 ENLARGED = 96  # least side of an image in a grid, in pixels
@@ -28,5 +28,5 @@ def save_grid(
         row, column = divmod(place, columns)
         top, left = GAP + row * (height + GAP), GAP + column * (width + GAP)
         canvas[top : top + height, left : left + width] = image
-    with replacing(path) as unfinished:
+    with atomic_path(path) as unfinished:
         Image.fromarray(canvas).save(unfinished, format="PNG")

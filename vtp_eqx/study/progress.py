@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 import time
 
-from vtp_eqx.files import replacing
+from vtp_eqx.files import atomic_path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class ProgressWriter:
             total=total - self._first,
             seconds=now - self._begun,
         )
-        with replacing(self._path) as unfinished:
+        with atomic_path(self._path) as unfinished:
             unfinished.write_text(json.dumps(dataclasses.asdict(progress)))
 
 

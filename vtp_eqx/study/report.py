@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from vtp_eqx.config import as_json
-from vtp_eqx.files import replacing
+from vtp_eqx.files import atomic_path
 from vtp_eqx.study.checkout import commit
 from vtp_eqx.study.measure import FIRST_NETWORK, RunResult
 from vtp_eqx.study.run_spec import RunPaths, RunSpec, spec_hash
@@ -100,9 +100,9 @@ def write_report(
         "<details><summary>Config of the first run</summary>\n\n```json\n"
         f"{as_json(rows[0].spec)}\n```\n\n</details>",
     ]
-    with replacing(out / "report.md") as unfinished:
+    with atomic_path(out / "report.md") as unfinished:
         unfinished.write_text("\n\n".join(part for part in parts if part) + "\n")
-    with replacing(out / "runs.json") as unfinished:
+    with atomic_path(out / "runs.json") as unfinished:
         unfinished.write_text(json.dumps(_records(rows), indent=1) + "\n")
 
 

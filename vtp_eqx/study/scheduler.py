@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from vtp_eqx.config import as_json
-from vtp_eqx.files import replacing
+from vtp_eqx.files import atomic_path
 from vtp_eqx.study.progress import read_progress, StageProgress
 from vtp_eqx.study.run_spec import RunPaths, RunSpec, spec_hash
 
@@ -169,7 +169,7 @@ def worker_environment(core: int | None, root: Path) -> dict[str, str]:
 def _start(spec: RunSpec, paths: RunPaths, core: int | None, bars: Progress) -> _Worker:
     folder = paths.result(spec)
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / "spec.json") as unfinished:  # another study may read it
+    with atomic_path(folder / "spec.json") as unfinished:  # another study may read it
         unfinished.write_text(as_json(spec))
     progress = folder / "progress.json"
     progress.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from vtp_eqx.config import DecodeConfig, require
 from vtp_eqx.evaluation.batches import encoded_latents
-from vtp_eqx.files import alone
+from vtp_eqx.files import exclusive_folder
 from vtp_eqx.models.arrays import latents_hash
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator, load_generator, save_generator
@@ -44,11 +44,11 @@ def execute_run(spec: RunSpec, paths: RunPaths, report: Report) -> RunResult:
     report("data", 0, 1)
     data = load_dataset(spec, paths.data(spec))
     # Another study may be making the same: wait for it, and use what it made.
-    with alone(paths.tokenizer(spec)):
+    with exclusive_folder(paths.tokenizer(spec)):
         tokenizer = encoder = _tokenizer(spec, paths, data, report)
     encoded = _encode_once(encoder, data)
     if spec.decode is not None:
-        with alone(paths.decoder(spec)):
+        with exclusive_folder(paths.decoder(spec)):
             tokenizer = _decoded(
                 spec, spec.decode, paths, tokenizer, data, encoded, report
             )
@@ -62,9 +62,9 @@ def execute_run(spec: RunSpec, paths: RunPaths, report: Report) -> RunResult:
         tokenizer = rotate_latents(tokenizer, key=key)
         encoded = _encode_once(tokenizer, data)
         tokenizer = with_latent_statistics(tokenizer, encoded())
-    with alone(paths.generator(spec)):
+    with exclusive_folder(paths.generator(spec)):
         generators = _generators(spec, paths, tokenizer, data, encoded, report)
-    with alone(folder):
+    with exclusive_folder(folder):
         result = RunResult.read(folder, spec)
         if result is not None:
             return result

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vtp_eqx.files import replacing
+from vtp_eqx.files import atomic_path
 from vtp_eqx.training.log import read_log
 
 
@@ -46,5 +46,5 @@ def draw_curves(
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=8)
         axes.legend(fontsize=7, frameon=False)
-    with replacing(path) as unfinished:
+    with atomic_path(path) as unfinished:
         figure.savefig(unfinished, format="png", dpi=120)

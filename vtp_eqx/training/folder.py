@@ -13,7 +13,7 @@ import socket
 from typing import Any
 
 from vtp_eqx.config import as_json, changed_fields, from_dict, require
-from vtp_eqx.files import replacing
+from vtp_eqx.files import atomic_path
 from vtp_eqx.training.processes import all_or_none, same_everywhere
 
 
@@ -63,7 +63,7 @@ def note_begun(folder: Path, options: Any, data: str) -> None:
     That is what the two checks below compare with.
     """
     for name, text in ((OPTIONS, as_json(options)), (DATA, data)):
-        with replacing(folder / name) as unfinished:
+        with atomic_path(folder / name) as unfinished:
             unfinished.write_text(text + "\n")
 
 

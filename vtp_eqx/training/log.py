@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from vtp_eqx.files import replacing
+from vtp_eqx.files import atomic_path
 
 
 Sink = Callable[[int, Mapping[str, float]], None]
@@ -33,7 +33,7 @@ class Log:
         lines = self._path.read_text().splitlines() if self._path.exists() else []
         kept = [line for line in lines if _step_of(line) <= first]
         if kept != lines or not self._path.exists():
-            with replacing(self._path) as unfinished:
+            with atomic_path(self._path) as unfinished:
                 unfinished.write_text("".join(f"{line}\n" for line in kept))
         self.last = json.loads(kept[-1]) if kept else {}
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 import numpy as np
 
-from vtp_eqx.mesh import here
+from vtp_eqx.mesh import gather_to_host
 from vtp_eqx.models.heads import PrototypeHead
 from vtp_eqx.models.tokenizer import Pretrainer
 from vtp_eqx.nn.norms import unit_norm
@@ -39,7 +39,9 @@ def collapse_monitor(
     pixels = jnp.asarray(images, jnp.float32) / 255
 
     def monitor(state: TrainState) -> dict[str, float]:
-        found = jax.device_get(_signs(here(state.student), pixels, temperature))
+        found = jax.device_get(
+            _signs(gather_to_host(state.student), pixels, temperature)
+        )
         return {name: float(value) for name, value in found.items()}
 
     return monitor

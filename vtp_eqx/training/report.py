@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vtp_eqx.data.remarks import read_remarks
-from vtp_eqx.files import replacing
+from vtp_eqx.files import atomic_path
 from vtp_eqx.training.log import read_log
 
 
@@ -36,7 +36,7 @@ def write_report(
         ),
         _table("the last line of the log", last),
     ]
-    with replacing(folder / "report.md") as unfinished:
+    with atomic_path(folder / "report.md") as unfinished:
         unfinished.write_text("\n\n".join(parts) + "\n")
 
 

@@ -15,8 +15,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from vtp_eqx.files import replacing
-from vtp_eqx.mesh import split
+from vtp_eqx.files import atomic_path
+from vtp_eqx.mesh import shard_batch
 from vtp_eqx.training.checkpoint import Checkpoints
 from vtp_eqx.training.processes import leads
 from vtp_eqx.training.state import copied, TrainState
@@ -101,7 +101,7 @@ class LeftOut:
         """Leaves out `batches` from now on, because of which step `step` failed."""
         self.rollbacks.append({"step": step, "batches": sorted(batches)})
         if leads():
-            with replacing(self._path) as unfinished:
+            with atomic_path(self._path) as unfinished:
                 unfinished.write_text(json.dumps(self.rollbacks) + "\n")
 
     def first(self, step: int) -> int:
@@ -152,7 +152,7 @@ def write_postmortem(
         }
         for one in error.bad
     ]
-    with replacing(folder / REPORT) as unfinished:
+    with atomic_path(folder / REPORT) as unfinished:
         report = {"why": str(error), "state": of, "bad": bad}
         unfinished.write_text(json.dumps(report, indent=1) + "\n")
 
@@ -187,7 +187,7 @@ def replay(
     for one in report["bad"]:
         before = jnp.asarray(one["step"] - 1, state.step.dtype)
         again = eqx.tree_at(lambda state: state.step, copied(state), before)
-        batch = split(next(iter(batches(one["batch"]))), mesh)
+        batch = shard_batch(next(iter(batches(one["batch"]))), mesh)
         _, metrics = step(again, batch)
         values = {name: float(value) for name, value in metrics.items()}
         found.append(Bad(one["step"], one["batch"], values))

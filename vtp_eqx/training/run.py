@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from vtp_eqx.config import require
-from vtp_eqx.mesh import on_mesh, split
+from vtp_eqx.mesh import on_mesh, shard_batch
 from vtp_eqx.training.checkpoint import Checkpoints
 from vtp_eqx.training.folder import check_room, locked, said_when_full
 from vtp_eqx.training.log import Log, Sink, warn
@@ -186,7 +186,7 @@ class _Run:
         for done in range(first + 1, self.num_steps + 1):
             with self.pace.waiting():
                 place, batch = next(source)
-            self.state, metrics = self.step(self.state, split(batch, self.mesh))
+            self.state, metrics = self.step(self.state, shard_batch(batch, self.mesh))
             if unseen is not None:  # this step computes meanwhile
                 self.look(*unseen)
             self.watchdog.beat()

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 import optax
 
 from vtp_eqx.config import Sharding
-from vtp_eqx.mesh import REPLICATED, share
+from vtp_eqx.mesh import fsdp_spec, REPLICATED
 
 
 class TrainState(eqx.Module):
@@ -75,7 +75,7 @@ def placement(state: TrainState, mesh: Mesh, sharding: Sharding) -> Placement:
 
     Rajbhandari et al. 2020 (ZeRO), https://arxiv.org/abs/1910.02054, stages 2 and 3.
     """
-    split = lambda leaf: NamedSharding(mesh, share(leaf.shape, mesh.devices.size))
+    split = lambda leaf: NamedSharding(mesh, fsdp_spec(leaf.shape, mesh.devices.size))
     whole = lambda leaf: NamedSharding(mesh, REPLICATED)
 
     def place(path, leaf):
