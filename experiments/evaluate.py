@@ -41,7 +41,6 @@ from vtp_eqx.data.captions import CaptionTokenizer, train_tokenizer
 from vtp_eqx.data.clip_text import clip_tokenizer
 from vtp_eqx.data.crops import CenterCrop, Crop, ShortSideCrop, Squash
 from vtp_eqx.data.prompt_templates import IMAGENET_TEMPLATES
-from vtp_eqx.data.scenes import class_names, render, SceneConfig, write_folders
 from vtp_eqx.data.sources import open_source
 from vtp_eqx.evaluation import card, display, frechet, protocols
 from vtp_eqx.evaluation.networks import feature_network, lpips
@@ -55,6 +54,7 @@ from vtp_eqx.evaluation.samples import judge_samples, read_record
 from vtp_eqx.evaluation.survey import Images, Report, Workplace
 from vtp_eqx.evaluation.sweep import SweepConfig
 from vtp_eqx.mesh import data_mesh
+from vtp_eqx.scenes.render import class_names, render, SceneConfig, write_folders
 from vtp_eqx.tokenizer import load, save, Tokenizer
 
 

@@ -33,10 +33,10 @@ import tyro
 
 from vtp_eqx.config import require
 from vtp_eqx.data.draws import Draws
-from vtp_eqx.data.scene_captions import class_templates
-from vtp_eqx.data.scenes import class_names, render, SceneConfig
 from vtp_eqx.data.tars import TarSource
 from vtp_eqx.files import atomic_path
+from vtp_eqx.scenes.captions import class_templates
+from vtp_eqx.scenes.render import class_names, render, SceneConfig
 
 
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}

@@ -38,15 +38,15 @@ import tyro
 from vtp_eqx.config import from_dict, presets, require
 from vtp_eqx.data.loader import Source
 from vtp_eqx.data.mixture import identity, order_of
-from vtp_eqx.data.scene_captions import class_templates
-from vtp_eqx.data.scenes import class_names, GROUP, SceneConfig
-from vtp_eqx.data.scenes_tfds import prepare_scenes
 from vtp_eqx.data.sources import TfdsSource
 from vtp_eqx.data.stream import Reader
 from vtp_eqx.evaluation.batches import encoded_latents, reconstructed
 from vtp_eqx.evaluation.online import judge, Labeled, write_card
 from vtp_eqx.mesh import data_mesh, gather_to_host
 from vtp_eqx.models.perceptual import load_perceptual, Perceptual
+from vtp_eqx.scenes.captions import class_templates
+from vtp_eqx.scenes.render import class_names, GROUP, SceneConfig
+from vtp_eqx.scenes.tfds_builder import prepare_scenes
 from vtp_eqx.study.pictures import save_grid
 from vtp_eqx.study.recipe import METHODS, pretrain_config, RECIPES
 from vtp_eqx.tokenizer import save, Tokenizer

@@ -29,13 +29,13 @@ import numpy as np
 import optax
 import tyro
 
-from vtp_eqx.data.scenes import render, SceneConfig, Scenes
 from vtp_eqx.evaluation.generation import attribute_agreement, read_scenes
 from vtp_eqx.models.scene_network import (
     save_scene_network,
     SceneNetwork,
     SceneNetworkConfig,
 )
+from vtp_eqx.scenes.render import render, SceneConfig, Scenes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

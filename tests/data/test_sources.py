@@ -9,9 +9,9 @@ import pytest
 
 from vtp_eqx.data.folders import FolderSource
 from vtp_eqx.data.loader import batches
-from vtp_eqx.data.scenes import render, SceneConfig
-from vtp_eqx.data.scenes_tfds import prepare_scenes
 from vtp_eqx.data.sources import ArraySource, load_arrays, open_source, TfdsSource
+from vtp_eqx.scenes.render import render, SceneConfig
+from vtp_eqx.scenes.tfds_builder import prepare_scenes
 
 
 CONFIG = SceneConfig(size=16, num_train=48, num_validation=24, difficulty=0.9)
@@ -97,8 +97,8 @@ def test_a_folder_without_data_is_named(tmp_path):
 def test_preparing_and_reading_never_import_tensorflow(tmp_path):
     program = (
         "import sys\n"
-        "from vtp_eqx.data.scenes import SceneConfig\n"
-        "from vtp_eqx.data.scenes_tfds import prepare_scenes\n"
+        "from vtp_eqx.scenes.render import SceneConfig\n"
+        "from vtp_eqx.scenes.tfds_builder import prepare_scenes\n"
         "from vtp_eqx.data.sources import TfdsSource\n"
         "config = SceneConfig(size=16, num_train=24, num_validation=24)\n"
         "folder = prepare_scenes(config, sys.argv[1])\n"

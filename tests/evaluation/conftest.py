@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from vtp_eqx.config import TextConfig, TokenizerConfig, VIT_FEMTO
-from vtp_eqx.data.scenes import render, SceneConfig
 from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.models.tokenizer import Tokenizer
+from vtp_eqx.scenes.render import render, SceneConfig
 
 
 @pytest.fixture(scope="session")

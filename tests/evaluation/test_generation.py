@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from vtp_eqx.data.scenes import COLORS, render, SceneConfig
 from vtp_eqx.evaluation.batches import as_bytes
 from vtp_eqx.evaluation.frechet import frechet_distance
 from vtp_eqx.evaluation.generation import (
@@ -23,6 +22,7 @@ from vtp_eqx.models.scene_network import (
     SceneNetwork,
     SceneNetworkConfig,
 )
+from vtp_eqx.scenes.render import COLORS, render, SceneConfig
 
 
 SCENES = SceneConfig(difficulty=0.7)  # what the shipped network was trained on

@@ -13,7 +13,7 @@ from PIL import Image
 import pytest
 
 from vtp_eqx.config import TokenizerConfig, VIT_FEMTO
-from vtp_eqx.data.scenes import render, SceneConfig
+from vtp_eqx.scenes.render import render, SceneConfig
 from vtp_eqx.tokenizer import save, Tokenizer
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from vtp_eqx.data.images import UnreadableImageError
-from vtp_eqx.data.scenes import render, SceneConfig
 from vtp_eqx.data.tars import TarSource
+from vtp_eqx.scenes.render import render, SceneConfig
 
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "make_scenes_tars.py"

@@ -9,7 +9,6 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from vtp_eqx.data.scenes import NAMES
 from vtp_eqx.models.scene_network import (
     load_scene_network,
     RECORD,
@@ -21,6 +20,7 @@ from vtp_eqx.models.scene_network import (
     SHIPPED_SIZES,
     WEIGHTS,
 )
+from vtp_eqx.scenes.render import NAMES
 from vtp_eqx.study.recipe import LAPTOP
 
 

@@ -11,8 +11,8 @@ from experiments import (
     scale_encoder,
     scale_latents,
 )
-from vtp_eqx.data.scenes import render
 from vtp_eqx.mesh import data_mesh, shard_batch
+from vtp_eqx.scenes.render import render
 from vtp_eqx.study.recipe import LAPTOP, METHODS, pretrain_config, run
 from vtp_eqx.study.run_spec import spec_hash
 from vtp_eqx.training.flops import run_flops

@@ -10,10 +10,10 @@ from vtp_eqx.data.images import UnreadableImageError
 from vtp_eqx.data.mixture import order_of
 from vtp_eqx.data.prompt_templates import IMAGENET_TEMPLATES
 from vtp_eqx.data.remarks import read_remarks
-from vtp_eqx.data.scenes import SceneConfig
-from vtp_eqx.data.scenes_tfds import prepare_scenes
 from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.data.stream import Reader
+from vtp_eqx.scenes.render import SceneConfig
+from vtp_eqx.scenes.tfds_builder import prepare_scenes
 from vtp_eqx.training.feed import (
     CLIP_VOCABULARY,
     encode_with,

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from vtp_eqx.config import decoder_like, TokenizerConfig, TransformerConfig
-from vtp_eqx.data.scenes import render, SceneConfig
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.nn.patches import patchify
+from vtp_eqx.scenes.render import render, SceneConfig
 from vtp_eqx.training.pca_start import pca_reconstruction, start_from_pca
 
 

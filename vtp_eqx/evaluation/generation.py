@@ -16,10 +16,10 @@ from jaxtyping import Float64, Int, UInt8
 import numpy as np
 from scipy.special import softmax
 
-from vtp_eqx.data.scene_captions import COLORS, NAMES
 from vtp_eqx.evaluation.batches import in_batches
 from vtp_eqx.evaluation.frechet import Moments
 from vtp_eqx.models.scene_network import Reading, SceneNetwork
+from vtp_eqx.scenes.captions import COLORS, NAMES
 
 
 def read_scenes(
@@ -49,7 +49,7 @@ def conditional_accuracy(
 ) -> dict[str, float]:
     """The share of images in which the network sees what the generator was given.
 
-    Of a `condition` "class", whose labels count colors fastest (`data.scenes`): the
+    Of a `condition` "class", whose labels count colors fastest (`scenes.render`): the
     shape, the color, and both. Of "color": the color. Of "none": nothing.
     """
     if condition == "none":

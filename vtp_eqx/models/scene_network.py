@@ -22,12 +22,12 @@ import numpy as np
 import safetensors.numpy
 
 from vtp_eqx.config import require
-from vtp_eqx.data.scene_captions import NAMES
 from vtp_eqx.files import atomic_path
 from vtp_eqx.models.arrays import named_arrays
 from vtp_eqx.nn.convolution import Convolution
 from vtp_eqx.nn.linear import Linear
 from vtp_eqx.nn.norms import LayerNorm
+from vtp_eqx.scenes.captions import NAMES
 
 
 SHIPPED = Path(__file__).parent.parent / "weights"

@@ -12,9 +12,9 @@ import numpy as np
 
 from vtp_eqx.config import require
 from vtp_eqx.data.captions import CaptionTokenizer, train_tokenizer
-from vtp_eqx.data.scenes import COLORS, GROUP, NAMES
-from vtp_eqx.data.scenes_tfds import prepare_scenes
 from vtp_eqx.data.sources import load_arrays, TfdsSource
+from vtp_eqx.scenes.render import COLORS, GROUP, NAMES
+from vtp_eqx.scenes.tfds_builder import prepare_scenes
 from vtp_eqx.study.run_spec import Labels, RunSpec
 
 

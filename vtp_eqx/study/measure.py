@@ -13,7 +13,6 @@ from jaxtyping import Float, Int, UInt8
 import numpy as np
 
 from vtp_eqx.config import short_hash
-from vtp_eqx.data.scene_captions import COLORS, NAMES, prompts
 from vtp_eqx.evaluation.batches import (
     as_bytes,
     encoded_latents,
@@ -49,6 +48,7 @@ from vtp_eqx.models.scene_network import (
     SHIPPED_ORIGIN,
 )
 from vtp_eqx.models.tokenizer import Tokenizer
+from vtp_eqx.scenes.captions import COLORS, NAMES, prompts
 from vtp_eqx.study.checkout import commit
 from vtp_eqx.study.dataset import Dataset
 from vtp_eqx.study.pictures import save_grid

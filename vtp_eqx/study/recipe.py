@@ -22,7 +22,7 @@ from vtp_eqx.config import (
     TransformerConfig,
     ViewsConfig,
 )
-from vtp_eqx.data.scenes import SceneConfig
+from vtp_eqx.scenes.render import SceneConfig
 from vtp_eqx.study.run_spec import dit_for, Labels, RunSpec
 from vtp_eqx.training.flops import train_flops
 

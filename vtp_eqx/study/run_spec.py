@@ -15,7 +15,7 @@ from vtp_eqx.config import (
     short_hash,
     TokenizerConfig,
 )
-from vtp_eqx.data.scenes import COLORS, NUM_CLASSES, SceneConfig
+from vtp_eqx.scenes.render import COLORS, NUM_CLASSES, SceneConfig
 
 
 # What a generator is conditioned on: shape and color, color alone, or nothing.

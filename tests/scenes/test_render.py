@@ -7,8 +7,8 @@ from PIL import Image
 import pytest
 
 from vtp_eqx.config import short_hash
-from vtp_eqx.data.scene_captions import BACKGROUNDS, class_templates, prompts, TEXTURES
-from vtp_eqx.data.scenes import (
+from vtp_eqx.scenes.captions import BACKGROUNDS, class_templates, prompts, TEXTURES
+from vtp_eqx.scenes.render import (
     class_names,
     COLORS,
     GROUP,

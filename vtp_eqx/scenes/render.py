@@ -20,7 +20,7 @@ from PIL import Image
 from vtp_eqx.config import require
 from vtp_eqx.config.fields import later
 from vtp_eqx.data.draws import Draws
-from vtp_eqx.data.scene_captions import (
+from vtp_eqx.scenes.captions import (
     BACKGROUNDS,
     class_names,
     COLORS,
@@ -32,7 +32,7 @@ from vtp_eqx.data.scene_captions import (
     SIZES,
     TEXTURES,
 )
-from vtp_eqx.data.scene_paint import (
+from vtp_eqx.scenes.paint import (
     develop,
     new_canvas,
     Objects,

@@ -15,8 +15,8 @@ from PIL import Image
 import tensorflow_datasets as tfds
 
 from vtp_eqx.config import as_json, short_hash
-from vtp_eqx.data.scene_captions import RELATIONS
-from vtp_eqx.data.scenes import (
+from vtp_eqx.scenes.captions import RELATIONS
+from vtp_eqx.scenes.render import (
     class_names,
     COLORS,
     NAMES,

@@ -1,0 +1,1 @@
+"""The toy world: captioned scenes, drawn from an index."""
