@@ -12,7 +12,6 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from vtp_eqx.config import PretrainConfig
-from vtp_eqx.data.masking import masked_rows
 from vtp_eqx.losses.distillation import (
     cross_entropy,
     dino_loss,
@@ -25,6 +24,7 @@ from vtp_eqx.mesh import DATA
 from vtp_eqx.models.tokenizer import Pretrainer, Teacher, Tokenizer
 from vtp_eqx.training.optimizer import ramp
 from vtp_eqx.training.pretrain_views import Lesson, PretrainViews
+from vtp_eqx.views.masking import masked_rows
 
 
 def taught(

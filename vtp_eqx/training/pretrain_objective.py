@@ -8,7 +8,6 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vtp_eqx.config import PretrainConfig, require
-from vtp_eqx.data.masking import shard_capacity
 from vtp_eqx.losses.contrastive import clip_loss, siglip_loss
 from vtp_eqx.losses.latents import channel_variance, smoothness_loss
 from vtp_eqx.mesh import DATA
@@ -26,6 +25,7 @@ from vtp_eqx.training.pretrain_views import (
     pretrain_views,
     PretrainViews,
 )
+from vtp_eqx.views.masking import shard_capacity
 
 
 def pretrain_objective(

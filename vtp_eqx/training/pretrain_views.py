@@ -10,8 +10,8 @@ from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, UInt8
 import numpy as np
 
 from vtp_eqx.config import PretrainConfig
-from vtp_eqx.data.augment import contrast_view, distillation_views
-from vtp_eqx.data.masking import block_mask, mask_counts
+from vtp_eqx.views.augment import contrast_view, distillation_views
+from vtp_eqx.views.masking import block_mask, mask_counts
 
 
 class Captioned(eqx.Module):

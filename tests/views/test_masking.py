@@ -9,8 +9,8 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from vtp_eqx.data.masking import block_mask, mask_counts, masked_rows, shard_capacity
 from vtp_eqx.mesh import DATA, data_mesh
+from vtp_eqx.views.masking import block_mask, mask_counts, masked_rows, shard_capacity
 
 
 RATIO = (0.1, 0.5)

@@ -12,7 +12,7 @@ from PIL import Image
 import pytest
 
 from vtp_eqx.config import ViewsConfig
-from vtp_eqx.data.augment import (
+from vtp_eqx.views.augment import (
     blur,
     contrast_view,
     distillation_views,

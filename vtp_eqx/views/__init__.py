@@ -1,0 +1,1 @@
+"""What networks look at, made on the device: crops, colors, masks."""
