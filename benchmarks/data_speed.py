@@ -19,10 +19,10 @@ from PIL import Image
 
 from benchmarks.table import print_table
 from vtp_eqx.data import images
-from vtp_eqx.data.captions import train_tokenizer
-from vtp_eqx.data.mixture import order_of
-from vtp_eqx.data.stream import Reader, Stream
+from vtp_eqx.data.mixture import make_sampler
+from vtp_eqx.data.prefetch import ExampleReader, Prefetcher
 from vtp_eqx.data.tars import TarSource
+from vtp_eqx.data.text.caption_bpe import train_tokenizer
 
 
 SHARDS, PER_SHARD = 4, 256
@@ -58,9 +58,9 @@ def picture(rng: np.random.Generator, shape: tuple[int, int]) -> bytes:
     return content.getvalue()
 
 
-def rate(reader: Reader, num_threads: int) -> float:
+def rate(reader: ExampleReader, num_threads: int) -> float:
     """Images a second of `NUM_BATCHES` batches, after one that warms up."""
-    with Stream(reader, num_workers=num_threads) as stream:
+    with Prefetcher(reader, num_workers=num_threads) as stream:
         next(stream)
         started = time.perf_counter()
         for _ in range(NUM_BATCHES):
@@ -81,9 +81,9 @@ def main() -> None:
             started = time.perf_counter()
             source = TarSource(folder)
             indexed = 2 * len(source) / (time.perf_counter() - started)
-            reader = Reader(
+            reader = ExampleReader(
                 source=source,
-                order=order_of(source, BATCH, seed=0),
+                order=make_sampler(source, BATCH, seed=0),
                 size=SIZE,
                 encode=lambda texts: words.encode(texts, 32, truncate=True),
             )

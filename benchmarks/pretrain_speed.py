@@ -23,8 +23,8 @@ from experiments import make_scenes_tars
 from experiments.pretrain import PRESETS
 from vtp_eqx.config import PretrainConfig
 from vtp_eqx.config.presets import with_batch
-from vtp_eqx.data.mixture import order_of
-from vtp_eqx.data.stream import Reader, Stream
+from vtp_eqx.data.mixture import make_sampler
+from vtp_eqx.data.prefetch import ExampleReader, Prefetcher
 from vtp_eqx.data.tars import TarSource
 from vtp_eqx.mesh import data_mesh, shard_batch
 from vtp_eqx.training.feed import encode_with, Feed, words_for
@@ -61,9 +61,9 @@ class Bench:
         )  # fmt: skip
         source = TarSource(tars)
         words = words_for(text, source, folder / "words.json")
-        reader = Reader(
+        reader = ExampleReader(
             source=source,
-            order=order_of(source, config.batch_size, seed=0),
+            order=make_sampler(source, config.batch_size, seed=0),
             size=size,
             encode=encode_with(words, text),
         )
@@ -75,7 +75,7 @@ class Bench:
 
     def data_alone(self, num_steps: int) -> Cells:
         """Batches that nobody uses."""
-        with Stream(self.feed.reader, num_workers=self.workers) as stream:
+        with Prefetcher(self.feed.reader, num_workers=self.workers) as stream:
             for _ in range(5):  # what was read ahead
                 next(stream)
             begun = time.perf_counter()

@@ -31,8 +31,8 @@ from vtp_eqx.config import (
     TransformerConfig,
     ViewsConfig,
 )
-from vtp_eqx.data.mixture import order_of
-from vtp_eqx.data.stream import Reader, Stream
+from vtp_eqx.data.mixture import make_sampler
+from vtp_eqx.data.prefetch import ExampleReader, Prefetcher
 from vtp_eqx.data.tars import TarSource
 from vtp_eqx.losses.weighting import FixedWeights
 from vtp_eqx.mesh import data_mesh
@@ -49,11 +49,11 @@ BEGUN = time.monotonic()
 NUM_STEPS, BATCH = 24, 16
 
 
-def reader_of(tars: Path) -> Reader:
+def reader_of(tars: Path) -> ExampleReader:
     """Reads the tars, from two shards at a time."""
     source = TarSource(tars)
-    order = order_of(source, BATCH, seed=0, window=2)
-    return Reader(source=source, order=order, size=16, encode=_ids)
+    order = make_sampler(source, BATCH, seed=0, window=2)
+    return ExampleReader(source=source, order=order, size=16, encode=_ids)
 
 
 def _ids(captions: list[str]) -> np.ndarray:
@@ -128,7 +128,7 @@ def main() -> None:
     state, step = {"pretraining": tiny, "line": line}[model](mesh)
 
     def noted(first: int) -> Iterator[Captioned]:
-        stream = Stream(reader, start_step=first, shard=shard, num_workers=2)
+        stream = Prefetcher(reader, start_step=first, shard=shard, num_workers=2)
         with (place / f"taken-{shard[0]}.jsonl").open("a") as file, stream:
             file.write("\n")  # behind a line that was torn
             for batch in stream:

@@ -37,11 +37,11 @@ from rich.console import Console
 import tyro
 
 from vtp_eqx.config import Precision, TextConfig, TokenizerConfig, VIT_FEMTO
-from vtp_eqx.data.captions import CaptionTokenizer, train_tokenizer
-from vtp_eqx.data.clip_text import clip_tokenizer
-from vtp_eqx.data.crops import CenterCrop, Crop, ShortSideCrop, Squash
-from vtp_eqx.data.prompt_templates import IMAGENET_TEMPLATES
+from vtp_eqx.data.crops import CenterCrop, Crop, Resize, ResizeCenterCrop
 from vtp_eqx.data.sources import open_source
+from vtp_eqx.data.text.caption_bpe import CaptionTokenizer, train_tokenizer
+from vtp_eqx.data.text.clip_bpe import clip_tokenizer
+from vtp_eqx.data.text.prompt_templates import IMAGENET_TEMPLATES
 from vtp_eqx.evaluation import card, display, frechet, protocols
 from vtp_eqx.evaluation.networks import feature_network, lpips
 from vtp_eqx.evaluation.probe import probe as probe_protocol, ProbeFeatures
@@ -131,7 +131,7 @@ class Learning(Judging):
     def crop(self) -> Crop:
         whole = self.judged.config.image_size
         size = self.size or (224 if whole == 256 else whole)
-        return ShortSideCrop(self.short or max(whole, size), size)
+        return ResizeCenterCrop(self.short or max(whole, size), size)
 
     def known(self) -> Images:
         return Images(source=open_source(self.train, self.train_split), crop=self.crop)
@@ -190,7 +190,7 @@ def zero_shot(
     `words` is the vocabulary that the text tower was trained with, CLIP's by default;
     `templates` has one a line, with {} for the name: by default CLIP's 80.
     """
-    images = options.images(Squash(options.judged.config.image_size))
+    images = options.images(Resize(options.judged.config.image_size))
     lines = lambda path: [line for line in path.read_text().splitlines() if line]
     measure(
         options,

@@ -32,7 +32,7 @@ from rich.progress import track
 import tyro
 
 from vtp_eqx.config import require
-from vtp_eqx.data.draws import Draws
+from vtp_eqx.data.counter_rng import CounterRNG
 from vtp_eqx.data.tars import TarSource
 from vtp_eqx.files import atomic_path
 from vtp_eqx.scenes.captions import class_templates
@@ -142,7 +142,7 @@ def write_shard(job: tuple[Options, int]) -> None:
     places = np.arange(shard * options.per_shard, (shard + 1) * options.per_shard)
     places = places[places < options.num]
     scenes = render(options.scenes, options.indices[places])
-    draws = Draws(options.seed, scenes.index)
+    draws = CounterRNG(options.seed, scenes.index)
     spoiled = draws.uniform("tars/corrupt") < options.corrupt
     damages = draws.integer("tars/damage", len(DAMAGES))
     with (

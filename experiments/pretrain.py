@@ -37,9 +37,9 @@ import tyro
 
 from vtp_eqx.config import from_dict, presets, require
 from vtp_eqx.data.loader import Source
-from vtp_eqx.data.mixture import identity, order_of
+from vtp_eqx.data.mixture import make_sampler, source_fingerprint
+from vtp_eqx.data.prefetch import ExampleReader
 from vtp_eqx.data.sources import TfdsSource
-from vtp_eqx.data.stream import Reader
 from vtp_eqx.evaluation.batches import encoded_latents, reconstructed
 from vtp_eqx.evaluation.online import judge, Labeled, write_card
 from vtp_eqx.mesh import data_mesh, gather_to_host
@@ -145,9 +145,9 @@ class Setting:
             if names:
                 self.prompts = prompts_for(self.encode, text, names, templates)
         self.feed = Feed(
-            reader=Reader(
+            reader=ExampleReader(
                 source=self.train,
-                order=order_of(
+                order=make_sampler(
                     self.train, config.batch_size, seed=config.seed,
                     window=options.window, group=group,
                 ),
@@ -215,7 +215,7 @@ def begun(options: Options, held: contextlib.ExitStack) -> Setting:
         lines = forecast_lines(
             setting.config, setting.forecast, setting.mesh, len(setting.train)
         )
-    data = identity(setting.train)
+    data = source_fingerprint(setting.train)
     check_same_data(out, data)
     if leads():
         print("\n".join(lines))

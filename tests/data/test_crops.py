@@ -3,11 +3,17 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from vtp_eqx.data.crops import CenterCrop, Fit, RandomCrop, ShortSideCrop, Squash
+from vtp_eqx.data.crops import (
+    CenterCrop,
+    RandomCrop,
+    Resize,
+    ResizeCenterCrop,
+    SquareCrop,
+)
 from vtp_eqx.data.images import read_image
 
 
-CROPS = [CenterCrop(32), Squash(32), ShortSideCrop(36, 32), Fit(32)]
+CROPS = [CenterCrop(32), Resize(32), ResizeCenterCrop(36, 32), SquareCrop(32)]
 sides = st.integers(1, 150)
 
 
@@ -33,7 +39,7 @@ def test_one_color_stays_that_color(crop, height, width):
 
 def test_a_square_of_the_size_passes_unchanged():
     image = noise(32, 32)
-    for crop in (CenterCrop(32), Squash(32), ShortSideCrop(32, 32), Fit(32)):
+    for crop in (CenterCrop(32), Resize(32), ResizeCenterCrop(32, 32), SquareCrop(32)):
         np.testing.assert_array_equal(crop(image), image)
 
 
@@ -55,7 +61,7 @@ def test_the_center_crop_cuts_the_middle_by_hand():
 def test_the_short_side_crop_cuts_the_middle_by_hand():
     # (4 - 2) / 2 = 1 row; (9 - 2) / 2 = 3.5, which rounds to the even 4.
     image = np.arange(36, dtype=np.uint8).reshape(4, 9, 1).repeat(3, axis=2)
-    cut = ShortSideCrop(4, 2)(image)[..., 0]
+    cut = ResizeCenterCrop(4, 2)(image)[..., 0]
     assert cut.tolist() == [[9 + 4, 9 + 5], [18 + 4, 18 + 5]]
 
 
@@ -72,7 +78,7 @@ def test_the_center_crop_of_a_photograph_is_its_middle_seen_smaller(photographs)
 def test_a_squash_shows_the_whole_width():
     image = np.zeros((32, 64, 3), np.uint8)
     image[:, :8] = 255
-    assert (Squash(32)(image)[:, :3] > 200).all()
+    assert (Resize(32)(image)[:, :3] > 200).all()
     assert (CenterCrop(32)(image) == 0).all()
 
 
@@ -104,14 +110,16 @@ def test_shapes_no_crop_can_take_are_refused():
     with pytest.raises(ValueError, match="too long"):
         CenterCrop(256)(noise(1, 3000))
     with pytest.raises(ValueError, match="at most `short`"):
-        ShortSideCrop(200, 224)
+        ResizeCenterCrop(200, 224)
 
 
 @pytest.mark.parametrize(("place", "left"), [(0.0, 0), (0.5, 16), (0.99999, 32)])
 def test_a_fit_lies_on_the_long_side_where_it_is_told(place, left):
     wide = noise(32, 64)
     tall = wide.transpose(1, 0, 2)
-    square = Fit(32)(wide, place)
+    square = SquareCrop(32)(wide, place)
     expected = wide[:, left : left + 32].astype(int)
     assert np.abs(square - expected).max() <= 1
-    np.testing.assert_array_equal(Fit(32)(tall, place), square.transpose(1, 0, 2))
+    np.testing.assert_array_equal(
+        SquareCrop(32)(tall, place), square.transpose(1, 0, 2)
+    )

@@ -5,8 +5,8 @@ import pytest
 
 from vtp_eqx.data.folders import FolderSource
 from vtp_eqx.data.images import decode_image, UnreadableImageError
-from vtp_eqx.data.mixture import encoded, order_of
-from vtp_eqx.data.stream import Reader
+from vtp_eqx.data.mixture import make_sampler, read_encoded
+from vtp_eqx.data.prefetch import ExampleReader
 
 
 @pytest.fixture
@@ -61,14 +61,14 @@ def test_large_photographs_are_read_by_a_stream_at_the_scale_that_is_wanted(
 ):
     photograph.resize((1200, 900)).save(tmp_path / "a.jpg")
     source = FolderSource(tmp_path)
-    assert encoded(source, 0)["image"] == (tmp_path / "a.jpg").read_bytes()
+    assert read_encoded(source, 0)["image"] == (tmp_path / "a.jpg").read_bytes()
     asked = []
     monkeypatch.setattr(
-        "vtp_eqx.data.stream.decode_image",
+        "vtp_eqx.data.prefetch.decode_image",
         lambda *where, **how: (asked.append(how), decode_image(*where, **how))[1],
     )
-    order = order_of(source, 1, seed=0)
-    Reader(source=source, order=order, size=16).read(0, np.arange(1))
+    order = make_sampler(source, 1, seed=0)
+    ExampleReader(source=source, order=order, size=16).read(0, np.arange(1))
     assert asked == [{"least": 16, "min_side": 16}]
 
 

@@ -4,7 +4,7 @@ from hypothesis import given, strategies as st
 import numpy as np
 import pytest
 
-from vtp_eqx.data.loader import batches, rows_at, stacked
+from vtp_eqx.data.loader import batches, rows_at, stack_examples
 
 
 SEEDS = st.integers(0, 2**31 - 1)
@@ -73,7 +73,7 @@ def test_a_source_on_disk_gives_the_batches_of_arrays_in_memory():
 
 
 def test_texts_are_stacked_whatever_their_length():
-    batch = stacked([{"caption": "a"}, {"caption": "a red star"}])
+    batch = stack_examples([{"caption": "a"}, {"caption": "a red star"}])
     assert batch["caption"].tolist() == ["a", "a red star"]
 
 

@@ -7,8 +7,14 @@ import pytest
 
 from vtp_eqx.data.folders import FolderSource
 from vtp_eqx.data.images import UnreadableImageError
-from vtp_eqx.data.mixture import encoded, identity, Mixture, name_of, order_of
-from vtp_eqx.data.order import Order
+from vtp_eqx.data.mixture import (
+    example_name,
+    make_sampler,
+    Mixture,
+    read_encoded,
+    source_fingerprint,
+)
+from vtp_eqx.data.sampler import ShardedSampler
 from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.data.tars import TarSource
 
@@ -32,9 +38,9 @@ def test_rows_run_through_one_source_after_the_other(arrays, tars):
     assert (mixture[5]["label"], mixture[5]["id"]) == (5, 5)
     assert (mixture[6]["caption"], mixture[6]["id"]) == ("picture 0", 6)
     assert mixture[17]["caption"] == "picture 11"
-    assert [name_of(mixture, row) for row in (3, 10)] == ["row 3", "1.tar/000004"]
-    assert isinstance(encoded(mixture, 6)["image"], bytes)
-    assert encoded(mixture, 0)["image"].shape == (4, 4, 3)
+    assert [example_name(mixture, row) for row in (3, 10)] == ["row 3", "1.tar/000004"]
+    assert isinstance(read_encoded(mixture, 6)["image"], bytes)
+    assert read_encoded(mixture, 0)["image"].shape == (4, 4, 3)
     for row in (-1, 18):
         with pytest.raises(IndexError):
             mixture[row]
@@ -42,7 +48,7 @@ def test_rows_run_through_one_source_after_the_other(arrays, tars):
 
 def test_the_order_of_a_mixture_keeps_its_weights_and_its_tars_together(arrays, tars):
     mixture = Mixture([arrays, tars], weights=[1, 3])
-    order = order_of(mixture, 8, seed=0, window=1)
+    order = make_sampler(mixture, 8, seed=0, window=1)
     rows = np.concatenate([order(step) for step in range(6)])
     assert (rows < 6).sum() == 12
     shards = (rows[rows >= 6] - 6) // 4
@@ -52,7 +58,7 @@ def test_the_order_of_a_mixture_keeps_its_weights_and_its_tars_together(arrays, 
 
 def test_a_source_alone_has_an_order_too(arrays, tars):
     for source in (arrays, tars):
-        rows = order_of(source, len(source), seed=3)(0)
+        rows = make_sampler(source, len(source), seed=3)(0)
         assert sorted(rows.tolist()) == list(range(len(source)))
 
 
@@ -71,15 +77,15 @@ class Rows:
 
 @pytest.mark.parametrize("count", [24, 12_000, 2**16])
 def test_a_source_without_shards_is_one_where_it_is_small(count):
-    order = order_of(Rows(count), 8, seed=1, group=4)
-    alone = Order([[count]], 8, seed=1, group=4)
+    order = make_sampler(Rows(count), 8, seed=1, group=4)
+    alone = ShardedSampler([[count]], 8, seed=1, group=4)
     for step in (0, 1, count):
         np.testing.assert_array_equal(order(step), alone(step))
 
 
 def test_a_large_source_without_shards_is_shuffled_a_window_at_a_time():
     count = 3 * 2**16 + 3
-    order = order_of(Rows(count), 3000, seed=0, window=1, group=3)
+    order = make_sampler(Rows(count), 3000, seed=0, window=1, group=3)
     rows = np.concatenate([order(step) for step in range(66)])[:count]
     assert (np.sort(rows) == np.arange(count)).all()
     part = 2**16 // 3 * 3
@@ -91,7 +97,7 @@ def test_a_large_source_without_shards_is_shuffled_a_window_at_a_time():
 
 def test_a_billion_rows_without_shards_take_little_memory():
     tracemalloc.start()
-    order = order_of(Rows(10**9), 64, seed=0)
+    order = make_sampler(Rows(10**9), 64, seed=0)
     order(10**6)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -127,12 +133,15 @@ def test_the_identity_of_a_copy_is_that_of_the_set(tmp_path, arrays, tars, photo
     for name in "ab":
         photograph.save(images / f"{name}.png")
     open_all = lambda root: [TarSource(root), FolderSource(root / "images")]
-    told = [identity(source) for source in open_all(tmp_path)]
+    told = [source_fingerprint(source) for source in open_all(tmp_path)]
     copy = tmp_path.parent / f"{tmp_path.name}-copy"
     # Not the times, as `cp -r` and downloads do not keep them.
     shutil.copytree(tmp_path, copy, copy_function=shutil.copyfile)
-    assert [identity(source) for source in open_all(copy)] == told
-    mixed = [identity(Mixture([arrays, *open_all(root)])) for root in (tmp_path, copy)]
+    assert [source_fingerprint(source) for source in open_all(copy)] == told
+    mixed = [
+        source_fingerprint(Mixture([arrays, *open_all(root)]))
+        for root in (tmp_path, copy)
+    ]
     assert mixed[0] == mixed[1]
     assert mixed[0].startswith("20 examples ")
 
@@ -142,15 +151,23 @@ def test_other_data_have_another_identity(tmp_path, tars, write_tar, captioned):
     one.mkdir()
     for name in ("a.png", "b.png"):
         (one / name).write_bytes(b"12")
-    told = {identity(tars), identity(FolderSource(one))}
+    told = {source_fingerprint(tars), source_fingerprint(FolderSource(one))}
     write_tar(tmp_path / "1.tar", captioned(40, 4))
     (one / "b.png").write_bytes(b"123")
-    told |= {identity(TarSource(tmp_path)), identity(FolderSource(one))}
+    told |= {
+        source_fingerprint(TarSource(tmp_path)),
+        source_fingerprint(FolderSource(one)),
+    }
     (tmp_path / "2.tar").unlink()
     (one / "b.png").rename(one / "c.png")
-    told |= {identity(TarSource(tmp_path)), identity(FolderSource(one))}
+    told |= {
+        source_fingerprint(TarSource(tmp_path)),
+        source_fingerprint(FolderSource(one)),
+    }
     assert len(told) == 6
 
 
 def test_a_source_without_a_fingerprint_has_its_length():
-    assert identity([{"image": np.zeros((4, 4, 3), np.uint8)}]) == "1 examples"
+    assert (
+        source_fingerprint([{"image": np.zeros((4, 4, 3), np.uint8)}]) == "1 examples"
+    )

@@ -9,9 +9,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 from vtp_eqx.data.images import decode_image, UnreadableImageError
-from vtp_eqx.data.mixture import encoded, name_of, order_of
+from vtp_eqx.data.mixture import example_name, make_sampler, read_encoded
+from vtp_eqx.data.prefetch import ExampleReader, Prefetcher
 from vtp_eqx.data.sources import TfdsSource
-from vtp_eqx.data.stream import Reader, Stream
 
 
 RED = (200, 30, 40)
@@ -100,20 +100,26 @@ def test_a_damaged_image_is_unreadable_by_name(source, name):
     row = [*FILES].index(name)
     with pytest.raises(UnreadableImageError) as caught:
         source[row]
-    assert caught.value.name == name_of(source, row) == f"{source.folder}:train[{row}]"
+    assert (
+        caught.value.name
+        == example_name(source, row)
+        == f"{source.folder}:train[{row}]"
+    )
 
 
 def test_the_bytes_are_those_of_the_file(source):
     for row, content in enumerate(FILES.values()):
-        assert encoded(source, row)["image"] == content
+        assert read_encoded(source, row)["image"] == content
     np.testing.assert_array_equal(
         source[7]["image"], decode_image(FILES["plain"], "plain")
     )
 
 
 def test_a_run_skips_and_counts_what_is_damaged(source):
-    order = order_of(source, len(FILES), seed=0)
-    with Stream(Reader(source=source, order=order, size=16), num_workers=1) as stream:
+    order = make_sampler(source, len(FILES), seed=0)
+    with Prefetcher(
+        ExampleReader(source=source, order=order, size=16), num_workers=1
+    ) as stream:
         batch = next(stream)
     bad = [[*FILES].index(name) for name in ("cut", "none")]
     assert sorted(remark.row for remark in batch.remarks) == bad

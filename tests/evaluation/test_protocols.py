@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vtp_eqx.data.captions import train_tokenizer
-from vtp_eqx.data.crops import CenterCrop, Squash
+from vtp_eqx.data.crops import CenterCrop, Resize
 from vtp_eqx.data.sources import ArraySource
+from vtp_eqx.data.text.caption_bpe import train_tokenizer
 from vtp_eqx.evaluation.card import read
 from vtp_eqx.evaluation.frechet import frechet_distance, Moments
 from vtp_eqx.evaluation.networks import PerceptualNetwork, scene_features
@@ -117,7 +117,7 @@ def test_zero_shot_takes_the_most_similar_class(tokenizer, words, scenes, place)
         words,
         NAMES,
         ["a {}", "the {}."],
-        images_of(source, Squash(32)),
+        images_of(source, Resize(32)),
         place,
     )
     assert numbers == {"zero-shot top-1": pytest.approx(42 / 48)}

@@ -19,7 +19,7 @@ from vtp_eqx.config import (
     TokenizerConfig,
     TransformerConfig,
 )
-from vtp_eqx.data.captions import train_tokenizer
+from vtp_eqx.data.text.caption_bpe import train_tokenizer
 from vtp_eqx.training.folder import FolderInUseError, locked, note_begun
 from vtp_eqx.training.pretrain_options import Options
 from vtp_eqx.training.run import TERMINATED

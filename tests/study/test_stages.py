@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.scale_compute import plan
-from vtp_eqx.data.captions import train_tokenizer
+from vtp_eqx.data.text.caption_bpe import train_tokenizer
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.scene_network import scene_network_hash
 from vtp_eqx.study import stages

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from vtp_eqx.config import TextConfig
+from vtp_eqx.data.bad_examples import read_bad_examples
 from vtp_eqx.data.images import UnreadableImageError
-from vtp_eqx.data.mixture import order_of
-from vtp_eqx.data.prompt_templates import IMAGENET_TEMPLATES
-from vtp_eqx.data.remarks import read_remarks
+from vtp_eqx.data.mixture import make_sampler
+from vtp_eqx.data.prefetch import ExampleReader
 from vtp_eqx.data.sources import ArraySource
-from vtp_eqx.data.stream import Reader
+from vtp_eqx.data.text.prompt_templates import IMAGENET_TEMPLATES
 from vtp_eqx.scenes.render import SceneConfig
 from vtp_eqx.scenes.tfds_builder import prepare_scenes
 from vtp_eqx.training.feed import (
@@ -40,8 +40,8 @@ def captioned(count):
 def test_a_feed_gives_the_batches_of_the_order_from_any_place(tmp_path):
     source = captioned(40)
     words = words_for(TEXT, source, tmp_path / "words.json")
-    order = order_of(source, 8, seed=3)
-    reader = Reader(
+    order = make_sampler(source, 8, seed=3)
+    reader = ExampleReader(
         source=source, order=order, size=16, encode=encode_with(words, TEXT)
     )
     feed = Feed(reader=reader, folder=tmp_path, workers=2)
@@ -70,7 +70,9 @@ def test_steps_that_fewer_processes_do_again_are_remarked_on_once(
             return super().__getitem__(row)
 
     source = Holes(captioned(80).arrays)
-    reader = Reader(source=source, order=order_of(source, 8, seed=3), size=16)
+    reader = ExampleReader(
+        source=source, order=make_sampler(source, 8, seed=3), size=16
+    )
 
     def run(folder, first, last, count):
         feed = Feed(reader=reader, folder=folder, workers=1, max_skip_rate=1.0)
@@ -83,7 +85,7 @@ def test_steps_that_fewer_processes_do_again_are_remarked_on_once(
 
     def remarks(folder):
         paths = folder.glob("remarks-*.jsonl")
-        found = [remark for path in paths for remark in read_remarks(path)]
+        found = [remark for path in paths for remark in read_bad_examples(path)]
         return sorted((remark.step, remark.place) for remark in found)
 
     run(tmp_path / "never stopped", 0, 10, 1)

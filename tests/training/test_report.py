@@ -1,6 +1,6 @@
 import json
 
-from vtp_eqx.data.remarks import Remark, RemarkLog
+from vtp_eqx.data.bad_examples import BadExample, BadExampleLog
 from vtp_eqx.training.report import write_report
 
 
@@ -8,9 +8,9 @@ def test_the_report_says_what_went_wrong_and_shows_the_last_pictures(tmp_path):
     line = {"step": 9, "total": 0.25, "num_skipped": 3, "rollbacks": 1}
     (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     for process, kinds in enumerate([(True, False), (True,)]):
-        log = RemarkLog(tmp_path / f"remarks-{process}.jsonl")
+        log = BadExampleLog(tmp_path / f"remarks-{process}.jsonl")
         log.add(
-            3, 64, [Remark(3, 0, 7, "0.tar/7", "cut", skipped) for skipped in kinds]
+            3, 64, [BadExample(3, 0, 7, "0.tar/7", "cut", skipped) for skipped in kinds]
         )
         log.close()
     with (tmp_path / "remarks-1.jsonl").open("a") as file:

@@ -49,13 +49,13 @@ class CenterCrop:
             picture = picture.resize((width // 2, height // 2), Image.Resampling.BOX)
         scale = self.size / min(picture.size)
         width, height = (round(side * scale) for side in picture.size)
-        picture = _resized(picture, width, height, Image.Resampling.BICUBIC)
+        picture = _resize(picture, width, height, Image.Resampling.BICUBIC)
         top, left = (height - self.size) // 2, (width - self.size) // 2
-        return _cut(picture, top, left, self.size)
+        return _crop(picture, top, left, self.size)
 
 
 @dataclasses.dataclass(frozen=True)
-class Squash:
+class Resize:
     """All of the image, its sides scaled apart: bilinear, as VTP's zero-shot test."""
 
     size: int
@@ -68,7 +68,7 @@ class Squash:
 
 
 @dataclasses.dataclass(frozen=True)
-class ShortSideCrop:
+class ResizeCenterCrop:
     """The short side to `short` by bicubic, then the middle: as DINOv2's probe.
 
     `ShortSideCrop(256, 224)` is the usual one; sides round as in torchvision.
@@ -91,13 +91,13 @@ class ShortSideCrop:
             width, height = self.short, int(self.short * height / width)
         else:
             width, height = int(self.short * width / height), self.short
-        picture = _resized(picture, width, height, Image.Resampling.BICUBIC)
+        picture = _resize(picture, width, height, Image.Resampling.BICUBIC)
         top, left = round((height - self.size) / 2), round((width - self.size) / 2)
-        return _cut(picture, top, left, self.size)
+        return _crop(picture, top, left, self.size)
 
 
 @dataclasses.dataclass(frozen=True)
-class Fit:
+class SquareCrop:
     """The largest square, resized by bicubic; `place` says where on the long side.
 
     0 is its start, 1 its end, and 0.5 the middle. Equals to resize the short side and
@@ -162,7 +162,7 @@ class RandomCrop:
         return (width - across) // 2, (height - down) // 2, across, down
 
 
-def _resized(
+def _resize(
     picture: Image.Image, width: int, height: int, resampling: Image.Resampling
 ) -> Image.Image:
     require(
@@ -172,5 +172,5 @@ def _resized(
     return picture.resize((width, height), resampling)
 
 
-def _cut(picture: Image.Image, top: int, left: int, size: int) -> Square:
+def _crop(picture: Image.Image, top: int, left: int, size: int) -> Square:
     return np.array(picture.crop((left, top, left + size, top + size)))

@@ -84,7 +84,7 @@ def batches(
         )
         if isinstance(source, Mapping):
             return {name: values[rows] for name, values in source.items()}
-        return stacked([source[int(row)] for row in rows])
+        return stack_examples([source[int(row)] for row in rows])
 
     if arrays:
         return map(read, range(start_step, sys.maxsize))
@@ -97,7 +97,7 @@ def batches(
     return iter(steps.to_iter_dataset(options))
 
 
-def stacked(examples: list[Mapping[str, Any]]) -> Batch:
+def stack_examples(examples: list[Mapping[str, Any]]) -> Batch:
     """One array for each field, with a leading axis over `examples`."""
     return {
         name: np.stack([np.asarray(example[name]) for example in examples])

@@ -8,7 +8,7 @@ import numpy as np
 
 from vtp_eqx.config import require
 from vtp_eqx.data.loader import Source
-from vtp_eqx.data.order import Order
+from vtp_eqx.data.sampler import ShardedSampler
 
 
 # Ours: a window of 16 such parts takes 8 MB to shuffle, however large the source is,
@@ -19,7 +19,7 @@ _PART = 2**16
 class Mixture:
     """The examples of several sources, one source after the other.
 
-    `weights` are their shares in the batches of `order_of` it, by default in proportion
+    `weights` are their shares in the batches of `make_sampler` it, by default in proportion
     to their sizes. Examples are those of the sources, with `id` the row of the mixture.
     """
 
@@ -45,11 +45,11 @@ class Mixture:
     def encoded(self, row: int) -> Mapping[str, Any]:
         """The same, with `image` as the bytes of its file where the source has them."""
         source, own = self._place_of(row)
-        return {**encoded(source, own), "id": row}
+        return {**read_encoded(source, own), "id": row}
 
     def name(self, row: int) -> str:
         """What the source calls that row."""
-        return name_of(*self._place_of(row))
+        return example_name(*self._place_of(row))
 
     @property
     def fingerprint(self) -> str:
@@ -66,7 +66,7 @@ class Mixture:
         return source, int(row - before)
 
 
-def order_of(
+def make_sampler(
     source: Source,
     batch_size: int,
     *,
@@ -74,14 +74,14 @@ def order_of(
     window: int = 16,
     lanes: int = 1,
     group: int = 1,
-) -> Order:
-    """The `Order` of any source: shuffled by its shards where it has `shard_sizes`.
+) -> ShardedSampler:
+    """The `ShardedSampler` of any source: shuffled by its shards where it has `shard_sizes`.
 
     Others are cut into parts of 65,536 rows, each of which counts as a shard.
     """
     mixed = isinstance(source, Mixture)
     sources = source.sources if mixed else (source,)
-    return Order(
+    return ShardedSampler(
         [_shard_sizes(one, group) for one in sources],
         batch_size,
         seed=seed,
@@ -101,20 +101,20 @@ def _shard_sizes(source: Source, group: int) -> Sequence[int] | np.ndarray:
     return [min(part, len(source) - start) for start in starts]
 
 
-def encoded(source: Source, row: int) -> Mapping[str, Any]:
+def read_encoded(source: Source, row: int) -> Mapping[str, Any]:
     """An example with `image` as the bytes of its file, or else as pixels."""
     read = getattr(source, "encoded", source.__getitem__)
     return read(row)
 
 
-def name_of(source: Source, row: int) -> str:
+def example_name(source: Source, row: int) -> str:
     """What a source calls a row, for people."""
     names = getattr(source, "names", None)
     named = getattr(source, "name", names.__getitem__ if names else "row {}".format)
     return named(row)
 
 
-def identity(source: Source) -> str:
+def source_fingerprint(source: Source) -> str:
     """What a run may note of its data, to know later whether it goes on with the same.
 
     The number of examples and the fingerprint: equal for a copy in another folder, and

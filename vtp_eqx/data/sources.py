@@ -14,7 +14,7 @@ import numpy as np
 from vtp_eqx.config import require
 from vtp_eqx.data.folders import FolderSource
 from vtp_eqx.data.images import decode_image, UnreadableImageError
-from vtp_eqx.data.loader import Batch, Source, stacked
+from vtp_eqx.data.loader import Batch, Source, stack_examples
 from vtp_eqx.data.tars import has_tars, TarSource
 from vtp_eqx.files import atomic_path, NPZ_ERRORS
 
@@ -186,7 +186,7 @@ def load_arrays(source: TfdsSource) -> Batch:
         with path.open("rb") as file, np.load(file) as cached:
             return dict(cached)
     except NPZ_ERRORS:
-        arrays = stacked([source[row] for row in range(len(source))])
+        arrays = stack_examples([source[row] for row in range(len(source))])
     with atomic_path(path) as unfinished, unfinished.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
     return arrays

@@ -235,7 +235,7 @@ class _OpenTar:
         for pause in self._pauses:
             try:
                 return self._read(start, size)
-            except (FileNotFoundError, _RewrittenError):
+            except (FileNotFoundError, _TarChangedError):
                 raise  # for good
             except OSError:
                 time.sleep(pause)
@@ -265,14 +265,14 @@ class _Descriptor:
         self.number = os.open(path, os.O_RDONLY)
         status = os.fstat(self.number)
         if (status.st_size, status.st_mtime_ns) != (head.size, head.mtime_ns):
-            raise _RewrittenError("the tar was written again after it was indexed")
+            raise _TarChangedError("the tar was written again after it was indexed")
 
     def __del__(self):
         if hasattr(self, "number"):
             os.close(self.number)
 
 
-class _RewrittenError(OSError):
+class _TarChangedError(OSError):
     """Another tar than the one of the index."""
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from jaxtyping import Int
 import numpy as np
 
-from vtp_eqx.data.draws import Draws
+from vtp_eqx.data.counter_rng import CounterRNG
 
 
 SHAPES = ("circle", "square", "triangle", "star")
@@ -61,7 +61,7 @@ def class_names() -> tuple[str, ...]:
 
 
 def describe(
-    attributes: Mapping[str, Int[np.ndarray, " n"]], wording: Draws
+    attributes: Mapping[str, Int[np.ndarray, " n"]], wording: CounterRNG
 ) -> list[str]:
     """One caption of at most 14 words for each scene; `wording` picks order and words.
 
@@ -92,7 +92,7 @@ def prompts(
     says is the same for all, so that it favors none. It says `values` of attributes
     alone, those that the scenes have.
     """
-    contexts = Draws(0, np.arange(count))
+    contexts = CounterRNG(0, np.arange(count))
     shared = {
         other: values[other][contexts.integer(f"prompt/{other}", len(values[other]))]
         for other in NAMES
@@ -106,7 +106,7 @@ def prompts(
 
 def class_templates(count: int) -> list[str]:
     """`count` captions with `{}` for the class, which say else what captions say."""
-    contexts = Draws(0, np.arange(count))
+    contexts = CounterRNG(0, np.arange(count))
     attributes = {
         name: contexts.integer(f"prompt/{name}", len(values))
         for name, values in NAMES.items()
@@ -119,7 +119,7 @@ def class_templates(count: int) -> list[str]:
     return [caption.replace("red triangle", "{}") for caption in captions]
 
 
-def _worded(name: str, values: Int[np.ndarray, " n"], wording: Draws) -> list[str]:
+def _worded(name: str, values: Int[np.ndarray, " n"], wording: CounterRNG) -> list[str]:
     """A word, or one of its synonyms, for each value of one attribute."""
     picks = wording.integer(f"synonym/{name}", 2)
     options = [_SYNONYMS.get(word, (word,)) for word in NAMES[name]]

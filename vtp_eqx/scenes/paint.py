@@ -11,7 +11,7 @@ import dataclasses
 from jaxtyping import Float, Float32, Int, UInt8
 import numpy as np
 
-from vtp_eqx.data.draws import Draws
+from vtp_eqx.data.counter_rng import CounterRNG
 
 
 Plane = Float32[np.ndarray, "n size size"]
@@ -91,7 +91,7 @@ def paint_background(
     canvas: Canvas,
     texture: Int[np.ndarray, " n"],
     color: Int[np.ndarray, " n"],
-    nuisance: Draws,
+    nuisance: CounterRNG,
     contrast: float,
 ) -> None:
     """Fills the canvas; the angle, period and phase of the texture are nuisances."""
@@ -114,7 +114,7 @@ def paint_background(
         plane += _as_planes(paper) + ink * _as_planes(pen - paper)
 
 
-def paint_strokes(canvas: Canvas, nuisance: Draws, most: int) -> None:
+def paint_strokes(canvas: Canvas, nuisance: CounterRNG, most: int) -> None:
     """Draws up to `most` thin strokes of random places and dull colors."""
     count = nuisance.integer("stroke/count", most + 1)
     for stroke in range(most):
@@ -137,7 +137,7 @@ def paint_strokes(canvas: Canvas, nuisance: Draws, most: int) -> None:
         canvas.blend(cover, colors)
 
 
-def paint_objects(canvas: Canvas, objects: Objects, nuisance: Draws) -> None:
+def paint_objects(canvas: Canvas, objects: Objects, nuisance: CounterRNG) -> None:
     """Draws one shaded object with a dark edge and a soft shadow in each image."""
     u, v = _turned(canvas, objects.turn, 1 / objects.radius, objects.x, objects.y)
     distance = np.empty_like(u)
@@ -168,7 +168,7 @@ def paint_objects(canvas: Canvas, objects: Objects, nuisance: Draws) -> None:
 
 
 def develop(
-    canvas: Canvas, nuisance: Draws, light: float, grain: float
+    canvas: Canvas, nuisance: CounterRNG, light: float, grain: float
 ) -> UInt8[np.ndarray, "n size size 3"]:
     """The finished images: uneven light over everything, then noise in each pixel."""
     n, size = canvas.planes[0].shape[:2]

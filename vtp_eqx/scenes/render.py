@@ -19,7 +19,7 @@ from PIL import Image
 
 from vtp_eqx.config import require
 from vtp_eqx.config.fields import later
-from vtp_eqx.data.draws import Draws
+from vtp_eqx.data.counter_rng import CounterRNG
 from vtp_eqx.scenes.captions import (
     BACKGROUNDS,
     class_names,
@@ -115,7 +115,7 @@ class SceneConfig:
         # Of each group the member whose shape is due, so that all classes are equally
         # frequent.
         groups = _VALIDATION_START // GROUP + count
-        shapes = Draws(self.seed, groups).permutation("shape", len(SHAPES))
+        shapes = CounterRNG(self.seed, groups).permutation("shape", len(SHAPES))
         due = count // len(COLORS) % len(SHAPES)
         return groups * GROUP + np.argmax(shapes == due[:, None], axis=1)
 
@@ -153,11 +153,11 @@ def render(config: SceneConfig, indices: Integer[np.ndarray, " n"]) -> Scenes:
     for start in range(0, len(indices), _CHUNK):
         rows = slice(start, start + _CHUNK)
         some = {name: values[rows] for name, values in attributes.items()}
-        images[rows] = _paint(config, some, Draws(config.seed, indices[rows]))
+        images[rows] = _paint(config, some, CounterRNG(config.seed, indices[rows]))
     return Scenes(
         index=indices,
         image=images,
-        caption=describe(attributes, Draws(config.seed, indices)),
+        caption=describe(attributes, CounterRNG(config.seed, indices)),
         label=attributes["shape"] * len(COLORS) + attributes["color"],
         attributes=attributes,
     )
@@ -179,10 +179,12 @@ def _attributes(
 ) -> dict[str, Int[np.ndarray, " n"]]:
     """What a caption names. All but the shape is drawn from the group alone."""
     groups = indices // GROUP
-    draws = Draws(config.seed, groups)
+    draws = CounterRNG(config.seed, groups)
     rows = np.arange(len(indices))
     # Colors are dealt, not drawn: every run of six groups has each of them once.
-    deals = Draws(config.seed, groups // len(COLORS)).permutation("color", len(COLORS))
+    deals = CounterRNG(config.seed, groups // len(COLORS)).permutation(
+        "color", len(COLORS)
+    )
     color = deals[rows, groups % len(COLORS)]
     position = draws.integer("position", len(POSITIONS))
     second = draws.uniform("second") < max(0.0, config.difficulty - 0.5)
@@ -205,7 +207,9 @@ def _attributes(
 
 
 def _paint(
-    config: SceneConfig, attributes: dict[str, Int[np.ndarray, " n"]], nuisance: Draws
+    config: SceneConfig,
+    attributes: dict[str, Int[np.ndarray, " n"]],
+    nuisance: CounterRNG,
 ) -> UInt8[np.ndarray, "n size size 3"]:
     hard = config.difficulty
     canvas = new_canvas(len(nuisance.counters), config.size)
@@ -227,7 +231,7 @@ def _paint(
 
 
 def _main_objects(
-    attributes: dict[str, Int[np.ndarray, " n"]], nuisance: Draws, hard: float
+    attributes: dict[str, Int[np.ndarray, " n"]], nuisance: CounterRNG, hard: float
 ) -> Objects:
     # Half-sizes 0.48 and 0.68 of half the image when easy, 0.34 and 0.50 when hard.
     middle = np.where(attributes["size"] == 0, 0.48 - 0.14 * hard, 0.68 - 0.18 * hard)
@@ -248,7 +252,7 @@ def _main_objects(
 
 
 def _second_objects(
-    attributes: dict[str, Int[np.ndarray, " n"]], main: Objects, nuisance: Draws
+    attributes: dict[str, Int[np.ndarray, " n"]], main: Objects, nuisance: CounterRNG
 ) -> Objects:
     """Smaller objects that touch the main one on the side that `relation` names."""
     radius = nuisance.uniform("second/radius", 0.22, 0.26)

@@ -11,8 +11,8 @@ from jaxtyping import Int, UInt8
 import numpy as np
 
 from vtp_eqx.config import require
-from vtp_eqx.data.captions import CaptionTokenizer, train_tokenizer
 from vtp_eqx.data.sources import load_arrays, TfdsSource
+from vtp_eqx.data.text.caption_bpe import CaptionTokenizer, train_tokenizer
 from vtp_eqx.scenes.render import COLORS, GROUP, NAMES
 from vtp_eqx.scenes.tfds_builder import prepare_scenes
 from vtp_eqx.study.run_spec import Labels, RunSpec

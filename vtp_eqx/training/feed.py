@@ -12,14 +12,14 @@ from jaxtyping import Int32
 import numpy as np
 
 from vtp_eqx.config import require, TextConfig
-from vtp_eqx.data.captions import CaptionTokenizer, train_tokenizer
-from vtp_eqx.data.clip_text import clip_tokenizer
+from vtp_eqx.data.bad_examples import BadExampleLog
 from vtp_eqx.data.loader import Source
-from vtp_eqx.data.mixture import encoded, Mixture, order_of
-from vtp_eqx.data.prompt_templates import IMAGENET_TEMPLATES
-from vtp_eqx.data.remarks import RemarkLog
+from vtp_eqx.data.mixture import make_sampler, Mixture, read_encoded
+from vtp_eqx.data.prefetch import Encode, ExampleBatch, ExampleReader, Prefetcher
 from vtp_eqx.data.sources import is_prepared, open_source, split_of
-from vtp_eqx.data.stream import Encode, Examples, Reader, Stream
+from vtp_eqx.data.text.caption_bpe import CaptionTokenizer, train_tokenizer
+from vtp_eqx.data.text.clip_bpe import clip_tokenizer
+from vtp_eqx.data.text.prompt_templates import IMAGENET_TEMPLATES
 from vtp_eqx.training.log import warn
 from vtp_eqx.training.pretrain_views import Captioned
 from vtp_eqx.training.processes import leads
@@ -50,7 +50,7 @@ class Feed:
     - `max_skip_rate`: share of unreadable examples above which the run stops.
     """
 
-    reader: Reader
+    reader: ExampleReader
     folder: Path
     workers: int = 8
     processes: bool = False
@@ -58,12 +58,12 @@ class Feed:
 
     def __call__(self, first: int) -> Iterator[Captioned]:
         index, count = jax.process_index(), jax.process_count()
-        log = RemarkLog(
+        log = BadExampleLog(
             self.folder / f"remarks-{index}.jsonl",
             start_step=first,
             max_skip_rate=self.max_skip_rate,
         )
-        stream = Stream(
+        stream = Prefetcher(
             self.reader,
             start_step=first,
             shard=(index, count),
@@ -89,7 +89,7 @@ class Feed:
         kept = {f"remarks-{index}.jsonl" for index in range(count)}
         for path in self.folder.glob("remarks-*.jsonl"):
             if path.name not in kept:
-                RemarkLog(path, start_step=first).close()
+                BadExampleLog(path, start_step=first).close()
 
 
 def open_sources(
@@ -137,14 +137,14 @@ def some_examples(
     seed: int,
     group: int = 1,
     encode: Encode | None = None,
-) -> Examples:
+) -> ExampleBatch:
     """Examples at random, at most `count` and as many as there are, for a closer look.
 
     Those that cannot be read are replaced, as in a run.
     """
     count = min(count, len(source)) // group * group
-    order = order_of(source, count, seed=seed, group=group)
-    reader = Reader(
+    order = make_sampler(source, count, seed=seed, group=group)
+    reader = ExampleReader(
         source=source, order=order, size=size, encode=encode, random_place=False
     )
     return reader.read(0, np.arange(count))
@@ -196,6 +196,6 @@ def prompts_for(
 
 def _caption(source: Source, row: int) -> str:
     try:
-        return str(encoded(source, row).get("caption", ""))
+        return str(read_encoded(source, row).get("caption", ""))
     except ValueError:  # unreadable: a run counts it, a vocabulary needs not
         return ""

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from vtp_eqx.data.remarks import read_remarks
+from vtp_eqx.data.bad_examples import read_bad_examples
 from vtp_eqx.files import atomic_path
 from vtp_eqx.training.log import read_log
 
@@ -44,7 +44,7 @@ def _troubles(folder: Path, last: Mapping[str, float]) -> str:
     counts = Counter(
         remark.skipped
         for path in folder.glob("remarks-*.jsonl")
-        for remark in read_remarks(path)
+        for remark in read_bad_examples(path)
     )
     return (
         f"{counts[True]} examples could not be read and {counts[False]} were mended; "

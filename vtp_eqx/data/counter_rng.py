@@ -26,7 +26,7 @@ def scramble(words: UInt64[np.ndarray, "*axes"]) -> UInt64[np.ndarray, "*axes"]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Draws:
+class CounterRNG:
     """Named random numbers, one for each counter."""
 
     seed: int

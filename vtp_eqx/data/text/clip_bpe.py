@@ -3,7 +3,7 @@
 The byte-pair encoding of Radford et al. 2021 (https://arxiv.org/abs/2103.00020) with
 their vocabulary, as open_clip and VTP use it: `start, words, end, padding`. Padding is
 0, and the end token has the largest id of all. For a vocabulary learned from one's own
-captions see `vtp_eqx.data.captions`.
+captions see `vtp_eqx.data.text.caption_bpe`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,8 +18,8 @@ import numpy as np
 from tokenizers import decoders, models, pre_tokenizers, Regex, Tokenizer
 
 from vtp_eqx.config import require
-from vtp_eqx.data.captions import rows
-from vtp_eqx.data.clip_vocabulary import read_vocabulary
+from vtp_eqx.data.text.caption_bpe import encode_rows
+from vtp_eqx.data.text.clip_vocabulary import read_vocabulary
 
 
 START = "<start_of_text>"
@@ -89,7 +89,7 @@ class ClipTokenizer:
         # Words are split before `pieces` sees them: a start or end token spelled out in
         # a text counts only where the published pattern finds one.
         encodings = self.pieces.encode_batch_fast(words, is_pretokenized=True)
-        return rows(
+        return encode_rows(
             [encoding.ids for encoding in encodings],
             texts,
             context,
@@ -110,7 +110,7 @@ class ClipTokenizer:
 def clip_tokenizer(path: str | os.PathLike[str] | None = None) -> ClipTokenizer:
     """The published tokenizer; its vocabulary file is `path`, or is looked for.
 
-    `vtp_eqx.data.clip_vocabulary.find_vocabulary` says where. Raises
+    `vtp_eqx.data.text.clip_vocabulary.find_vocabulary` says where. Raises
     `FileNotFoundError` where there is none and `ValueError` where it is another file.
     """
     lines = read_vocabulary(path)[1 : 1 + NUM_MERGES]

@@ -8,8 +8,8 @@ import urllib.error
 
 import pytest
 
-from vtp_eqx.data import clip_vocabulary
-from vtp_eqx.data.clip_vocabulary import (
+from vtp_eqx.data.text import clip_vocabulary
+from vtp_eqx.data.text.clip_vocabulary import (
     ADDRESS,
     find_vocabulary,
     NAME,

@@ -10,12 +10,12 @@ from pathlib import Path
 from vtp_eqx.config import require
 
 
-_JUDGED = 4096  # ours: examples over which the rate is taken
-_ENOUGH = 256  # ours: fewer say nothing about a rate
+_RATE_WINDOW = 4096  # ours: examples over which the rate is taken
+_MIN_EXAMPLES = 256  # ours: fewer say nothing about a rate
 
 
 @dataclasses.dataclass(frozen=True)
-class Remark:
+class BadExample:
     """One example that was not as it should be: left out, or mended and used."""
 
     step: int
@@ -26,7 +26,7 @@ class Remark:
     skipped: bool
 
 
-class RemarkLog:
+class BadExampleLog:
     """The remarks on a run in the order of its steps, in a file of a JSON a line.
 
     Remarks on steps from `start_step` on are taken out of the file when it is opened: a
@@ -49,14 +49,14 @@ class RemarkLog:
         )
         self.path, self.max_skip_rate = path, max_skip_rate
         self.num_skipped = 0
-        self._recent: deque[Remark] = deque()  # those that were skipped
+        self._recent: deque[BadExample] = deque()  # those that were skipped
         self._file = None
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a+b")
             self._take_up(start_step)
 
-    def add(self, step: int, num_examples: int, remarks: Sequence[Remark]) -> None:
+    def add(self, step: int, num_examples: int, remarks: Sequence[BadExample]) -> None:
         """Takes the remarks on the examples of one step of this process.
 
         Raises `ValueError` where more than `max_skip_rate` of the last 4096 examples
@@ -69,11 +69,11 @@ class RemarkLog:
                 self._file.write(line.encode())
         if self._file is not None and remarks:
             self._file.flush()
-        steps = min(step + 1, -(-_JUDGED // num_examples))
+        steps = min(step + 1, -(-_RATE_WINDOW // num_examples))
         while self._recent and self._recent[0].step <= step - steps:
             self._recent.popleft()
         read, skipped = steps * num_examples, len(self._recent)
-        if read >= _ENOUGH and skipped > self.max_skip_rate * read:
+        if read >= _MIN_EXAMPLES and skipped > self.max_skip_rate * read:
             last = self._recent[-1]
             raise ValueError(
                 f"At most {self.max_skip_rate:.1%} of the examples may be unreadable; "
@@ -86,7 +86,7 @@ class RemarkLog:
         if self._file is not None:
             self._file.close()
 
-    def _count(self, remark: Remark) -> None:
+    def _count(self, remark: BadExample) -> None:
         if remark.skipped:
             self.num_skipped += 1
             self._recent.append(remark)
@@ -99,25 +99,25 @@ class RemarkLog:
             if remark.step >= start_step:
                 break
             self._count(remark)
-            while self._recent and self._recent[0].step < start_step - _JUDGED:
+            while self._recent and self._recent[0].step < start_step - _RATE_WINDOW:
                 self._recent.popleft()
             whole = end
         os.ftruncate(self._file.fileno(), whole)
         self._file.seek(whole)
 
 
-def read_remarks(path: Path) -> Iterator[Remark]:
+def read_bad_examples(path: Path) -> Iterator[BadExample]:
     """The remarks in a file one by one, up to a line that a kill has torn."""
     return (remark for remark, _ in _lines(path))
 
 
-def _lines(path: Path) -> Iterator[tuple[Remark, int]]:
+def _lines(path: Path) -> Iterator[tuple[BadExample, int]]:
     """Each remark, and where in the file its line ends."""
     end = 0
     with path.open("rb") as file:
         for line in file:
             try:
-                remark = Remark(**json.loads(line))
+                remark = BadExample(**json.loads(line))
             except (ValueError, TypeError):
                 return
             if not line.endswith(b"\n"):

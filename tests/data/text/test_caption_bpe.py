@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from tokenizers import models, Tokenizer
 
-from vtp_eqx.data.captions import (
+from vtp_eqx.data.text.caption_bpe import (
     CaptionTokenizer,
     clean,
     END,

@@ -18,8 +18,8 @@ import pytest
 from tokenizers import pre_tokenizers
 
 from vtp_eqx.data import clip_text, clip_vocabulary
-from vtp_eqx.data.clip_text import clean, clip_tokenizer, tokenizer_from_merges
-from vtp_eqx.data.clip_vocabulary import VARIABLE
+from vtp_eqx.data.text.clip_bpe import clean, clip_tokenizer, tokenizer_from_merges
+from vtp_eqx.data.text.clip_vocabulary import VARIABLE
 
 
 MERGES = [

@@ -14,12 +14,12 @@ from hypothesis import given, settings, strategies as st
 import numpy as np
 import pytest
 
-from vtp_eqx.data.captions import train_tokenizer
-from vtp_eqx.data.mixture import Mixture, order_of
-from vtp_eqx.data.remarks import RemarkLog
+from vtp_eqx.data.bad_examples import BadExampleLog
+from vtp_eqx.data.mixture import make_sampler, Mixture
+from vtp_eqx.data.prefetch import ExampleReader, Prefetcher
 from vtp_eqx.data.sources import ArraySource
-from vtp_eqx.data.stream import Reader, Stream
 from vtp_eqx.data.tars import TarSource
+from vtp_eqx.data.text.caption_bpe import train_tokenizer
 
 
 BAD = {"cut": 3, "no caption": 7, "empty": 11, "missing caption": 18, "small": 21}
@@ -51,12 +51,12 @@ def folder(tmp_path_factory, write_tar, captioned, encoded):
 @pytest.fixture
 def reader(folder):
     source = TarSource(folder)
-    order = order_of(source, 6, seed=0, window=2)
-    return Reader(source=source, order=order, size=16, encode=ids)
+    order = make_sampler(source, 6, seed=0, window=2)
+    return ExampleReader(source=source, order=order, size=16, encode=ids)
 
 
 def first(count, reader, **options):
-    with Stream(reader, num_workers=2, **options) as stream:
+    with Prefetcher(reader, num_workers=2, **options) as stream:
         return list(itertools.islice(stream, count))
 
 
@@ -114,8 +114,8 @@ def test_what_is_shown_instead_comes_from_the_same_place_of_later_steps(reader):
 @given(start=st.integers(0, 12))
 def test_a_resumed_stream_shows_what_it_would_have_shown(folder, start):
     source = TarSource(folder)
-    order = order_of(source, 6, seed=4, window=1, lanes=3)
-    reader = Reader(source=source, order=order, size=16, encode=ids)
+    order = make_sampler(source, 6, seed=4, window=1, lanes=3)
+    reader = ExampleReader(source=source, order=order, size=16, encode=ids)
     whole, rest = first(14, reader), first(14 - start, reader, start_step=start)
     for batch, other in zip(whole[start:], rest, strict=True):
         assert_equal(batch, other)
@@ -123,7 +123,7 @@ def test_a_resumed_stream_shows_what_it_would_have_shown(folder, start):
 
 @pytest.mark.parametrize("options", [{"num_workers": 5}, {"num_ahead": 1}])
 def test_workers_do_not_change_a_batch(reader, options):
-    with Stream(reader, **{"num_workers": 1, **options}) as stream:
+    with Prefetcher(reader, **{"num_workers": 1, **options}) as stream:
         for batch, other in zip(first(7, reader), stream, strict=False):
             assert_equal(batch, other)
 
@@ -144,8 +144,8 @@ def test_shards_read_disjoint_parts_of_the_batch_of_one(reader):
 
 def test_the_log_of_a_resumed_run_is_that_of_one_that_never_stopped(reader, tmp_path):
     def run(name, start, stop):
-        log = RemarkLog(tmp_path / name, start_step=start, max_skip_rate=1.0)
-        with Stream(reader, start_step=start, num_workers=2, log=log) as stream:
+        log = BadExampleLog(tmp_path / name, start_step=start, max_skip_rate=1.0)
+        with Prefetcher(reader, start_step=start, num_workers=2, log=log) as stream:
             for _ in range(start, stop):
                 next(stream)
         log.close()
@@ -173,8 +173,8 @@ def test_squares_lie_at_random_on_the_long_side_but_the_same_each_time(
         tmp_path / "0.tar", {f"{n}.png": content.getvalue() for n in "abcd"}
     )
     source = TarSource(path)
-    order = order_of(source, 4, seed=1)
-    make = functools.partial(Reader, source=source, order=order, size=32)
+    order = make_sampler(source, 4, seed=1)
+    make = functools.partial(ExampleReader, source=source, order=order, size=32)
     batches = [make().read(step, np.arange(4)).image for step in (0, 1, 0)]
     np.testing.assert_array_equal(batches[0], batches[2])
     seen = [image.tobytes() for batch in batches[:2] for image in batch]
@@ -187,8 +187,8 @@ def test_any_source_can_be_streamed(folder):
     images = np.random.default_rng(0).integers(0, 256, (9, 20, 20, 3), dtype=np.uint8)
     arrays = ArraySource({"image": images, "label": np.arange(9)})
     mixture = Mixture([arrays, TarSource(folder)], weights=[1, 1])
-    order = order_of(mixture, 8, seed=0)
-    for batch in first(6, Reader(source=mixture, order=order, size=20)):
+    order = make_sampler(mixture, 8, seed=0)
+    for batch in first(6, ExampleReader(source=mixture, order=order, size=20)):
         assert ((batch.row < 9).sum()) == 4
         assert batch.tokens is None
         for row, image in zip(batch.row, batch.image, strict=True):
@@ -202,16 +202,18 @@ def test_a_tar_that_vanishes_is_replaced_and_too_many_stop_the_run(
     for shard in range(8):
         write_tar(tmp_path / f"{shard}.tar", captioned(64 * shard, 64))
     source = TarSource(tmp_path)
-    reader = Reader(source=source, order=order_of(source, 32, seed=0), size=16)
+    reader = ExampleReader(
+        source=source, order=make_sampler(source, 32, seed=0), size=16
+    )
     (tmp_path / "3.tar").unlink()
-    log = RemarkLog(None, max_skip_rate=0.3)
-    with Stream(reader, num_workers=2, log=log) as stream:
+    log = BadExampleLog(None, max_skip_rate=0.3)
+    with Prefetcher(reader, num_workers=2, log=log) as stream:
         for _ in range(16):  # an epoch
             assert not set(next(stream).row) & set(range(192, 256))
     assert log.num_skipped == 64
-    log = RemarkLog(None, max_skip_rate=0.1)
+    log = BadExampleLog(None, max_skip_rate=0.1)
     with (
-        Stream(reader, num_workers=2, log=log) as stream,
+        Prefetcher(reader, num_workers=2, log=log) as stream,
         pytest.raises(ValueError, match=r"3.tar/0.* \(No such file"),
     ):
         list(itertools.islice(stream, 16))
@@ -220,9 +222,11 @@ def test_a_tar_that_vanishes_is_replaced_and_too_many_stop_the_run(
 def test_a_set_without_a_good_example_stops_with_a_sentence(tmp_path, write_tar):
     path = write_tar(tmp_path / "0.tar", {f"{n}.jpg": b"torn" for n in "abcd"})
     source = TarSource(path)
-    reader = Reader(source=source, order=order_of(source, 2, seed=0), size=16)
+    reader = ExampleReader(
+        source=source, order=make_sampler(source, 2, seed=0), size=16
+    )
     with (
-        Stream(reader, num_workers=1) as stream,
+        Prefetcher(reader, num_workers=1) as stream,
         pytest.raises(ValueError, match=r"0.tar/. \(not an image\) and none in 23"),
     ):
         next(stream)
@@ -246,8 +250,10 @@ class Slow:
 
 def test_reading_ahead_is_bounded_and_waiting_is_measured():
     source = Slow()
-    reader = Reader(source=source, order=order_of(source, 4, seed=0), size=16)
-    with Stream(reader, num_workers=4, num_ahead=3) as stream:
+    reader = ExampleReader(
+        source=source, order=make_sampler(source, 4, seed=0), size=16
+    )
+    with Prefetcher(reader, num_workers=4, num_ahead=3) as stream:
         next(stream)
         assert 0.015 < stream.seconds_waited < 1
         waited = stream.seconds_waited
@@ -271,7 +277,7 @@ def test_processes_read_what_threads_read(reader):
 def test_workers_outlive_the_signal_to_end_but_not_their_pool(reader):
     reader = dataclasses.replace(reader, encode=None)
     expected = first(12, reader)
-    with Stream(reader, num_workers=2, processes=True) as stream:
+    with Prefetcher(reader, num_workers=2, processes=True) as stream:
         assert_equal(next(stream), expected[0])
         workers = [*stream._pool._processes.values()]
         assert len(workers) == 2
@@ -297,4 +303,4 @@ def test_a_reader_travels_to_another_process(reader):
 
 def test_a_stream_without_workers_is_refused(reader):
     with pytest.raises(ValueError, match="at least one"):
-        Stream(reader, num_workers=0)
+        Prefetcher(reader, num_workers=0)

@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 import numpy as np
 import pytest
 
-from vtp_eqx.data.order import Order, PERIOD
+from vtp_eqx.data.sampler import PERIOD, ShardedSampler
 
 
 SEEDS = st.integers(0, 2**31 - 1)
@@ -32,7 +32,7 @@ def epoch_of(order, num_rows, lanes=1, epoch=0):
     epoch=st.integers(0, 3),
 )  # fmt: skip
 def test_an_epoch_shows_every_row_once(sizes, seed, window, lanes, epoch):
-    order = Order([sizes], 2 * lanes, seed=seed, window=window, lanes=lanes)
+    order = ShardedSampler([sizes], 2 * lanes, seed=seed, window=window, lanes=lanes)
     seen = epoch_of(order, sum(sizes), lanes, epoch).ravel()
     assert len(np.unique(seen)) == len(seen) > sum(sizes) - lanes
     assert set(seen) <= set(range(sum(sizes)))
@@ -42,7 +42,7 @@ def test_an_epoch_shows_every_row_once(sizes, seed, window, lanes, epoch):
     sizes=SHARDS, seed=SEEDS, step=st.integers(0, 50), lanes=st.sampled_from([1, 2, 4])
 )
 def test_processes_read_disjoint_parts_of_the_batch_of_one(sizes, seed, step, lanes):
-    order = Order([sizes], 8, seed=seed, window=2, lanes=lanes)
+    order = ShardedSampler([sizes], 8, seed=seed, window=2, lanes=lanes)
     whole = order(step)
     for count in (2, 4, 8):
         parts = [order(step, (index, count)) for index in range(count)]
@@ -51,7 +51,7 @@ def test_processes_read_disjoint_parts_of_the_batch_of_one(sizes, seed, step, la
 
 @given(sizes=SHARDS, seed=SEEDS, steps=st.permutations(range(8)))
 def test_a_step_is_a_function_of_seed_and_step_alone(sizes, seed, steps):
-    order = Order([sizes, [5, 6]], 8, seed=seed, window=2)
+    order = ShardedSampler([sizes, [5, 6]], 8, seed=seed, window=2)
     in_turn = [order(step) for step in range(8)]
     fresh = pickle.loads(pickle.dumps(order))
     for step in steps:
@@ -63,7 +63,7 @@ def test_a_step_is_a_function_of_seed_and_step_alone(sizes, seed, steps):
 def test_a_window_is_read_before_the_next_one_begins(seed, window):
     sizes = [7, 3, 5, 8, 2, 6, 4]
     shard_of = np.repeat(np.arange(7), sizes)
-    (seen,) = epoch_of(Order([sizes], 5, seed=seed, window=window), 35)
+    (seen,) = epoch_of(ShardedSampler([sizes], 5, seed=seed, window=window), 35)
     shards = shard_of[seen]
     met = list(dict.fromkeys(shards.tolist()))
     last = {shard: np.flatnonzero(shards == shard).max() for shard in met}
@@ -77,14 +77,14 @@ def test_a_window_is_read_before_the_next_one_begins(seed, window):
 @given(seed=SEEDS)
 def test_a_lane_has_shards_of_its_own(seed):
     sizes = [10] * 8
-    lanes = epoch_of(Order([sizes], 8, seed=seed, window=2, lanes=4), 80, 4)
+    lanes = epoch_of(ShardedSampler([sizes], 8, seed=seed, window=2, lanes=4), 80, 4)
     shards = [set((lane // 10).tolist()) for lane in lanes]
     assert [len(one) for one in shards] == [2] * 4
     assert set.union(*shards) == set(range(8))
 
 
 def test_rows_shards_epochs_and_seeds_are_mixed():
-    order = lambda seed: Order([[100] * 20], 50, seed=seed, window=4)
+    order = lambda seed: ShardedSampler([[100] * 20], 50, seed=seed, window=4)
     (first,), (second,) = (epoch_of(order(0), 2000, epoch=epoch) for epoch in (0, 1))
     (other,) = epoch_of(order(1), 2000)
     assert (first != second).mean() > 0.99
@@ -97,7 +97,7 @@ def test_rows_shards_epochs_and_seeds_are_mixed():
 def test_one_window_over_all_shards_is_a_whole_shuffle():
     places = []
     for seed in range(400):
-        (seen,) = epoch_of(Order([[3, 2, 4]], 3, seed=seed, window=3), 9)
+        (seen,) = epoch_of(ShardedSampler([[3, 2, 4]], 3, seed=seed, window=3), 9)
         places.append(np.argsort(seen))
     # Each row is at each of nine places about as often: 44.4 +- 6.3 of 400.
     counts = [np.bincount(column, minlength=9) for column in np.transpose(places)]
@@ -107,7 +107,9 @@ def test_one_window_over_all_shards_is_a_whole_shuffle():
 
 @given(seed=SEEDS, step=st.integers(0, 20))
 def test_groups_stay_together_and_in_order(seed, step):
-    order = Order([[8, 12, 4], [16]], 16, seed=seed, group=4, window=2, lanes=2)
+    order = ShardedSampler(
+        [[8, 12, 4], [16]], 16, seed=seed, group=4, window=2, lanes=2
+    )
     rows = order(step).reshape(-1, 4)
     assert (rows[:, 0] % 4 == 0).all()
     np.testing.assert_array_equal(rows, rows[:, :1] + np.arange(4))
@@ -120,7 +122,9 @@ def test_groups_stay_together_and_in_order(seed, step):
 )
 def test_shares_are_those_of_the_weights_over_any_stretch(weights, start, length):
     sizes = [[50]] * len(weights)
-    sources = Order(sizes, length, seed=0, weights=weights)(start // length) // 50
+    sources = (
+        ShardedSampler(sizes, length, seed=0, weights=weights)(start // length) // 50
+    )
     shares = np.array(weights) / sum(weights)
     found = np.bincount(sources, minlength=len(weights))
     # A part of the line is made of at most 2 log2 pieces, each off by less than one.
@@ -129,7 +133,7 @@ def test_shares_are_those_of_the_weights_over_any_stretch(weights, start, length
 
 def test_shares_are_exact_over_a_period():
     weights = [0.5, 0.3, 0.2]
-    order = Order([[7], [11], [300]], PERIOD, seed=0, weights=weights)
+    order = ShardedSampler([[7], [11], [300]], PERIOD, seed=0, weights=weights)
     for step in (0, 5):
         sources = np.searchsorted([7, 18], order(step), side="right")
         found = np.bincount(sources) / PERIOD
@@ -138,7 +142,7 @@ def test_shares_are_exact_over_a_period():
 
 @given(seed=SEEDS)
 def test_each_source_of_a_mixture_runs_through_epochs_of_its_own(seed):
-    order = Order([[5, 6], [3]], 4, seed=seed, weights=[3, 1], window=1)
+    order = ShardedSampler([[5, 6], [3]], 4, seed=seed, weights=[3, 1], window=1)
     rows = np.concatenate([order(step) for step in range(33)])
     for own, size in ((rows[rows < 11], 11), (rows[rows >= 11], 3)):
         epochs = own[: len(own) // size * size].reshape(-1, size)
@@ -148,7 +152,7 @@ def test_each_source_of_a_mixture_runs_through_epochs_of_its_own(seed):
 
 def test_memory_does_not_grow_with_the_number_of_rows():
     tracemalloc.start()
-    order = Order([[10_000] * 100_000], 64, seed=0)  # a billion
+    order = ShardedSampler([[10_000] * 100_000], 64, seed=0)  # a billion
     for step in (0, 10**6, 10**7):
         order(step)
     _, peak = tracemalloc.get_traced_memory()
@@ -157,15 +161,15 @@ def test_memory_does_not_grow_with_the_number_of_rows():
 
 
 def test_threads_that_need_a_shuffle_at_once_make_it_once(monkeypatch):
-    made, make = [], Order._new_shuffle
+    made, make = [], ShardedSampler._new_shuffle
 
     def slowly(self, *place):
         made.append(place)
         time.sleep(0.02)
         return make(self, *place)
 
-    monkeypatch.setattr(Order, "_new_shuffle", slowly)
-    order = Order([[50, 50], [30]], 8, seed=0, window=1)
+    monkeypatch.setattr(ShardedSampler, "_new_shuffle", slowly)
+    order = ShardedSampler([[50, 50], [30]], 8, seed=0, window=1)
     with ThreadPoolExecutor(8) as pool:
         rows = [*pool.map(order, [0] * 8)]
     assert all((one == rows[0]).all() for one in rows)
@@ -188,10 +192,10 @@ def test_threads_that_need_a_shuffle_at_once_make_it_once(monkeypatch):
 )
 def test_an_impossible_order_is_refused_at_once(sizes, options, message):
     with pytest.raises(ValueError, match=message):
-        Order(sizes, 8, seed=0, **options)
+        ShardedSampler(sizes, 8, seed=0, **options)
 
 
 def test_a_shard_that_does_not_split_the_batch_is_refused():
     for shard in ((0, 3), (2, 2)):
         with pytest.raises(ValueError, match="evenly"):
-            Order([[9]], 8, seed=0)(0, shard)
+            ShardedSampler([[9]], 8, seed=0)(0, shard)

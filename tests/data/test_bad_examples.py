@@ -3,11 +3,11 @@ import json
 from hypothesis import given, strategies as st
 import pytest
 
-from vtp_eqx.data.remarks import read_remarks, Remark, RemarkLog
+from vtp_eqx.data.bad_examples import BadExample, BadExampleLog, read_bad_examples
 
 
 def remark(step, *, skipped=True, place=0):
-    return Remark(step, place, 7, f"0.tar/{step}", "cut", skipped)
+    return BadExample(step, place, 7, f"0.tar/{step}", "cut", skipped)
 
 
 def lines(path):
@@ -16,7 +16,7 @@ def lines(path):
 
 def test_remarks_are_kept_by_name_and_counted(tmp_path):
     path = tmp_path / "run" / "remarks.jsonl"
-    log = RemarkLog(path)
+    log = BadExampleLog(path)
     log.add(0, 8, [remark(0), remark(0, skipped=False)])
     log.add(1, 8, [])
     log.add(2, 8, [remark(2, place=5)])
@@ -37,7 +37,7 @@ def test_a_continued_log_is_that_of_a_run_that_never_stopped(
     folder = tmp_path_factory.mktemp("log")
 
     def run(name, first, last):
-        log = RemarkLog(folder / name, start_step=first)
+        log = BadExampleLog(folder / name, start_step=first)
         for step in range(first, last):
             log.add(step, 64, [remark(step)] * (step % 3))
         log.close()
@@ -59,19 +59,19 @@ def _step(line):
 
 def test_remarks_are_read_up_to_a_torn_line(tmp_path):
     path = tmp_path / "remarks.jsonl"
-    log = RemarkLog(path)
+    log = BadExampleLog(path)
     log.add(4, 8, [remark(4), remark(4, place=1)])
     log.close()
     whole = path.read_bytes()
     for cut in range(1, len(whole.splitlines()[-1])):
         path.write_bytes(whole[:-cut])
-        assert list(read_remarks(path)) == [remark(4)]
+        assert list(read_bad_examples(path)) == [remark(4)]
     path.write_bytes(whole)
-    assert list(read_remarks(path)) == [remark(4), remark(4, place=1)]
+    assert list(read_bad_examples(path)) == [remark(4), remark(4, place=1)]
 
 
 def test_a_rate_above_the_limit_stops_with_the_name(tmp_path):
-    log = RemarkLog(None, max_skip_rate=0.1)
+    log = BadExampleLog(None, max_skip_rate=0.1)
     for step in range(3):  # too few to judge
         log.add(step, 64, [remark(step)] * 32)
     with pytest.raises(ValueError, match=r"10.0% .* got 128 of the last 256 .*0.tar/3"):
@@ -79,14 +79,14 @@ def test_a_rate_above_the_limit_stops_with_the_name(tmp_path):
 
 
 def test_the_rate_is_that_of_the_last_examples():
-    log = RemarkLog(None, max_skip_rate=0.25)
+    log = BadExampleLog(None, max_skip_rate=0.25)
     for step in range(1000):
         log.add(step, 64, [])
     for step in range(1000, 1032):  # half of 32 steps are a quarter of 64
         log.add(step, 64, [remark(step)] * 32)
     with pytest.raises(ValueError, match="got 1056 of the last 4096"):
         log.add(1032, 64, [remark(1032)] * 32)
-    log = RemarkLog(None, max_skip_rate=0.0)
+    log = BadExampleLog(None, max_skip_rate=0.0)
     for step in range(5):
         log.add(step, 64, [remark(step, skipped=False)])
     with pytest.raises(ValueError, match="got 1 of"):
@@ -94,11 +94,11 @@ def test_the_rate_is_that_of_the_last_examples():
 
 
 def test_a_continued_run_knows_the_rate_before(tmp_path):
-    log = RemarkLog(tmp_path / "a", max_skip_rate=0.5)
+    log = BadExampleLog(tmp_path / "a", max_skip_rate=0.5)
     for step in range(8):
         log.add(step, 64, [remark(step)] * 32)
     log.close()
-    log = RemarkLog(tmp_path / "a", start_step=8, max_skip_rate=0.5)
+    log = BadExampleLog(tmp_path / "a", start_step=8, max_skip_rate=0.5)
     with pytest.raises(ValueError, match="got 289 of the last 576"):
         log.add(8, 64, [remark(8)] * 33)
     log.close()
@@ -106,4 +106,4 @@ def test_a_continued_run_knows_the_rate_before(tmp_path):
 
 def test_a_rate_that_is_none_is_refused():
     with pytest.raises(ValueError, match=r"got 1\.5"):
-        RemarkLog(None, max_skip_rate=1.5)
+        BadExampleLog(None, max_skip_rate=1.5)

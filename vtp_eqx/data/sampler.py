@@ -28,7 +28,7 @@ from vtp_eqx.config import require
 PERIOD = 2**16  # turns over which the shares of a mixture are exact
 
 
-class Order:
+class ShardedSampler:
     """The rows of each step: `order(step)` of the whole batch, `order(step, (i, n))` of
     the `i`-th of `n` equal contiguous parts of it.
 
@@ -99,7 +99,7 @@ class Order:
         self._sizes = [one // group for one in shards]  # in groups, as all below
         self._lengths = totals // group // lanes  # of an epoch in a lane
         self._starts = (np.cumsum(totals) - totals) // group
-        self._turns_of, self._counts, self._ranks = _pattern(tuple(shares))
+        self._turns_of, self._counts, self._ranks = _source_pattern(tuple(shares))
         self._arguments = (sizes, batch_size), {
             "seed": seed, "weights": weights, "window": window, "lanes": lanes,
             "group": group,
@@ -187,10 +187,12 @@ class Order:
 
     def __reduce__(self) -> Any:  # without what was kept
         arguments, options = self._arguments
-        return functools.partial(Order, **options), arguments
+        return functools.partial(ShardedSampler, **options), arguments
 
 
-def _pattern(weights: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _source_pattern(
+    weights: tuple[float, ...],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One period: the source of each turn, turns of each source, and turns before.
 
     The bits of the turn in reverse are a number in [0, 65,536), and whose part of that

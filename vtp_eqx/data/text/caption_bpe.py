@@ -62,7 +62,7 @@ class CaptionTokenizer:
         `truncate`: then its last words go, and the end token stays.
         """
         texts = [clean(text) for text in texts]
-        return rows(
+        return encode_rows(
             [encoding.ids for encoding in self.pieces.encode_batch_fast(texts)],
             texts,
             context,
@@ -99,7 +99,7 @@ class CaptionTokenizer:
         return cls(pieces)
 
 
-def rows(
+def encode_rows(
     words: Sequence[Sequence[int]],
     texts: Sequence[str],
     context: int,

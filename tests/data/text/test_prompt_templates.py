@@ -1,4 +1,4 @@
-from vtp_eqx.data.prompt_templates import IMAGENET_TEMPLATES
+from vtp_eqx.data.text.prompt_templates import IMAGENET_TEMPLATES
 
 
 def test_each_of_80_prompts_names_the_class_once_and_is_unlike_the_others():

@@ -37,21 +37,21 @@ from jaxtyping import Int, Int32, UInt8
 import numpy as np
 
 from vtp_eqx.config import require
-from vtp_eqx.data.crops import Fit
-from vtp_eqx.data.draws import Draws
+from vtp_eqx.data.bad_examples import BadExample, BadExampleLog
+from vtp_eqx.data.counter_rng import CounterRNG
+from vtp_eqx.data.crops import SquareCrop
 from vtp_eqx.data.images import decode_image, UnreadableImageError
 from vtp_eqx.data.loader import Source
-from vtp_eqx.data.mixture import encoded, name_of
-from vtp_eqx.data.order import Order
-from vtp_eqx.data.remarks import Remark, RemarkLog
+from vtp_eqx.data.mixture import example_name, read_encoded
+from vtp_eqx.data.sampler import ShardedSampler
 
 
 Encode = Callable[[list[str]], Int32[np.ndarray, "n context"]]
-_TRIES = 24  # the last of them 16 million steps later
+_MAX_TRIES = 24  # the last of them 16 million steps later
 
 
 @dataclasses.dataclass(frozen=True)
-class Examples:
+class ExampleBatch:
     """The part of the batch of `step` that a process reads.
 
     `row` is what is shown; `label` is -1 where there is none; `tokens` are there where
@@ -63,26 +63,26 @@ class Examples:
     image: UInt8[np.ndarray, "local size size 3"]
     label: Int[np.ndarray, " local"]
     tokens: Int32[np.ndarray, "local context"] | None
-    remarks: tuple[Remark, ...] = ()
+    remarks: tuple[BadExample, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Reader:
+class ExampleReader:
     """Examples by their places in the batches; a value that goes to any worker."""
 
     source: Source
-    order: Order
+    order: ShardedSampler
     size: int
     encode: Encode | None = None  # captions to ids; where `None`, none are wanted
     random_place: bool = True  # of the square on the long side; or else the middle
     min_side: int = 16  # ours, in pixels: smaller images are skipped
 
-    def read(self, step: int, places: Int[np.ndarray, " n"]) -> Examples:
+    def read(self, step: int, places: Int[np.ndarray, " n"]) -> ExampleBatch:
         """What some places of the batch of `step` show."""
-        draws = Draws(self.order.seed, step * self.order.batch_size + places)
+        draws = CounterRNG(self.order.seed, step * self.order.batch_size + places)
         where = draws.uniform("fit") if self.random_place else np.full(len(places), 0.5)
         meant = self.order.rows(step, places)
-        remarks: list[Remark] = []
+        remarks: list[BadExample] = []
         shown = [
             self._shown(step, place, row, spot, remarks)
             for place, row, spot in zip(
@@ -90,7 +90,7 @@ class Reader:
             )
         ]
         texts = [example["caption"] for example in shown] if self.encode else []
-        return Examples(
+        return ExampleBatch(
             step=step,
             row=np.array([example["row"] for example in shown]),
             image=np.stack([example["image"] for example in shown]),
@@ -100,11 +100,13 @@ class Reader:
         )
 
     def _shown(
-        self, step: int, place: int, row: int, spot: float, remarks: list[Remark]
+        self, step: int, place: int, row: int, spot: float, remarks: list[BadExample]
     ) -> Mapping[str, Any]:
         """The example of a row, or the first good one that may stand in its place."""
         note = lambda reason, skipped: remarks.append(
-            Remark(step, place, row, name_of(self.source, row), reason, skipped)
+            BadExample(
+                step, place, row, example_name(self.source, row), reason, skipped
+            )
         )
         try:
             example = self._good(row, spot)
@@ -114,7 +116,7 @@ class Reader:
             if example.get("remark"):
                 note(example["remark"], False)
             return example
-        for attempt in range(1, _TRIES):
+        for attempt in range(1, _MAX_TRIES):
             later = step + 2**attempt - 1
             other = int(self.order.rows(later, np.array([place]))[0])
             try:
@@ -123,14 +125,14 @@ class Reader:
                 continue
         raise ValueError(
             "An example that cannot be read is replaced by one that can; got "
-            f"{remarks[-1].name} ({remarks[-1].reason}) and none in {_TRIES - 1} "
+            f"{remarks[-1].name} ({remarks[-1].reason}) and none in {_MAX_TRIES - 1} "
             "others: check the data."
         )
 
     def _good(self, row: int, spot: float) -> Mapping[str, Any]:
         """The example with its square, or `UnreadableImageError`."""
-        example = encoded(self.source, row)
-        name = lambda: name_of(self.source, row)
+        example = read_encoded(self.source, row)
+        name = lambda: example_name(self.source, row)
         if self.encode and not example.get("caption"):
             what = "an empty caption" if "caption" in example else "no caption"
             raise UnreadableImageError(name(), what)
@@ -140,10 +142,10 @@ class Reader:
         height, width, _ = image.shape
         if min(height, width) < self.min_side:
             raise UnreadableImageError(name(), f"{width} x {height} pixels")
-        return {**example, "row": row, "image": Fit(self.size)(image, spot)}
+        return {**example, "row": row, "image": SquareCrop(self.size)(image, spot)}
 
 
-class Stream(Iterator[Examples]):
+class Prefetcher(Iterator[ExampleBatch]):
     """Batches from `start_step` on, without end, read ahead by workers.
 
     Iterate over it, and close it (or use it in a `with`). `seconds_waited` is how long
@@ -153,14 +155,14 @@ class Stream(Iterator[Examples]):
 
     def __init__(
         self,
-        reader: Reader,
+        reader: ExampleReader,
         *,
         start_step: int = 0,
         shard: tuple[int, int] = (0, 1),
         num_workers: int = 8,
         processes: bool = False,
         num_ahead: int = 4,
-        log: RemarkLog | None = None,
+        log: BadExampleLog | None = None,
     ):
         """Shard `(i, n)` reads the `i`-th of `n` equal parts of the batch.
 
@@ -178,21 +180,21 @@ class Stream(Iterator[Examples]):
         )
         places = reader.order.places(shard)
         self._chunks = np.array_split(places, min(num_workers, len(places)))
-        self._log = RemarkLog(None) if log is None else log
+        self._log = BadExampleLog(None) if log is None else log
         self._read, self._pool = _workers(reader, num_workers, processes)
         self._step = start_step  # the next one that workers begin
         self._num_ahead = num_ahead
-        self._begun: deque[Sequence[Future[Examples]]] = deque()
+        self._begun: deque[Sequence[Future[ExampleBatch]]] = deque()
         self.seconds_waited = 0.0
         self._begin()
 
-    def __next__(self) -> Examples:
+    def __next__(self) -> ExampleBatch:
         due = self._begun.popleft()
         before = time.perf_counter()
         parts = [future.result() for future in due]
         self.seconds_waited += time.perf_counter() - before
         self._begin()
-        batch = _joined(parts)
+        batch = _concatenate(parts)
         self._log.add(batch.step, len(batch.row), batch.remarks)
         return batch
 
@@ -216,9 +218,9 @@ class Stream(Iterator[Examples]):
             self._step += 1
 
 
-def _joined(parts: Sequence[Examples]) -> Examples:
+def _concatenate(parts: Sequence[ExampleBatch]) -> ExampleBatch:
     join = lambda name: np.concatenate([getattr(part, name) for part in parts])
-    return Examples(
+    return ExampleBatch(
         step=parts[0].step,
         row=join("row"),
         image=join("image"),
@@ -229,15 +231,15 @@ def _joined(parts: Sequence[Examples]) -> Examples:
 
 
 def _workers(
-    reader: Reader, count: int, processes: bool
-) -> tuple[Callable[[int, np.ndarray], Examples], Executor]:
+    reader: ExampleReader, count: int, processes: bool
+) -> tuple[Callable[[int, np.ndarray], ExampleBatch], Executor]:
     """What reads, and where it runs."""
     if not processes:
         return reader.read, ThreadPoolExecutor(count)
     pool = ProcessPoolExecutor(
-        count, _WorkerContext(), initializer=_settle, initargs=(reader,)
+        count, _WorkerContext(), initializer=_init_worker, initargs=(reader,)
     )
-    return _read_here, pool
+    return _read_in_worker, pool
 
 
 class _Worker(SpawnProcess):
@@ -261,24 +263,24 @@ class _WorkerContext(SpawnContext):
     Process = _Worker
 
 
-_here: list[Reader] = []  # in a worker process, its reader
+_worker_reader: list[ExampleReader] = []  # in a worker process, its reader
 
 
-def _settle(reader: Reader) -> None:
-    _here[:] = [reader]
+def _init_worker(reader: ExampleReader) -> None:
+    _worker_reader[:] = [reader]
     # A cluster tells all processes to end. The run still needs its batches, to get to
     # its checkpoint, and ends the workers itself.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # A parent that is killed tells nobody: without this, its workers wait for ever.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
     os._exit(1)
 
 
-def _read_here(step: int, places: np.ndarray) -> Examples:
-    return _here[0].read(step, places)
+def _read_in_worker(step: int, places: np.ndarray) -> ExampleBatch:
+    return _worker_reader[0].read(step, places)
