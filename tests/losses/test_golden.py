@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from vtp_eqx.losses.alignment import cosine_loss, similarity_loss
 from vtp_eqx.losses.contrastive import clip_loss, siglip_loss
-from vtp_eqx.losses.cosines import unit
+from vtp_eqx.losses.cosines import unit_norm
 from vtp_eqx.losses.distillation import (
     center_targets,
     dino_loss,
@@ -94,7 +94,7 @@ def test_koleo_agrees(golden):
 
 def test_clip_agrees(golden):
     def total(image, text, log_scale):
-        return clip_loss(unit(image), unit(text), log_scale=log_scale).mean()
+        return clip_loss(unit_norm(image), unit_norm(text), log_scale=log_scale).mean()
 
     inputs = [golden[name] for name in ("clip_image", "clip_text", "clip_log_scale")]
     value, gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))(*inputs)
@@ -107,7 +107,9 @@ def test_siglip_agrees(golden):
     image, text = golden["clip_image"], golden["clip_text"]
 
     def total(image, log_scale, bias):
-        losses = siglip_loss(unit(image), unit(text), log_scale=log_scale, bias=bias)
+        losses = siglip_loss(
+            unit_norm(image), unit_norm(text), log_scale=log_scale, bias=bias
+        )
         return losses.mean()
 
     inputs = image, golden["siglip_log_scale"], golden["siglip_bias"]

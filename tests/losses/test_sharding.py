@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from vtp_eqx.losses.contrastive import clip_loss, siglip_loss
-from vtp_eqx.losses.cosines import unit
+from vtp_eqx.losses.cosines import unit_norm
 from vtp_eqx.losses.distillation import (
     center_targets,
     dino_loss,
@@ -31,18 +31,18 @@ BATCH, PATCHES, PROTOTYPES = 16, 4, 5
 
 
 def contrast(weight, batch, axis):
-    image, text = unit(batch["image"] @ weight), unit(batch["text"] @ weight)
+    image, text = unit_norm(batch["image"] @ weight), unit_norm(batch["text"] @ weight)
     return clip_loss(image, text, log_scale=weight[0, 0] + 2, axis_name=axis)
 
 
 def contrast_in_blocks(weight, batch, axis):
-    image, text = unit(batch["image"] @ weight), unit(batch["text"] @ weight)
+    image, text = unit_norm(batch["image"] @ weight), unit_norm(batch["text"] @ weight)
     scale = weight[0, 0] + 2
     return clip_loss(image, text, log_scale=scale, axis_name=axis, block=1)
 
 
 def pairwise(weight, batch, axis):
-    image, text = unit(batch["image"] @ weight), unit(batch["text"] @ weight)
+    image, text = unit_norm(batch["image"] @ weight), unit_norm(batch["text"] @ weight)
     scalars = dict(log_scale=weight[0, 0] + 2, bias=weight[1, 0] - 3)
     return siglip_loss(image, text, **scalars, axis_name=axis)
 

@@ -27,7 +27,7 @@ from vtp_eqx.config import (
 )
 from vtp_eqx.data import loader
 from vtp_eqx.losses.contrastive import clip_loss
-from vtp_eqx.losses.cosines import unit
+from vtp_eqx.losses.cosines import unit_norm
 from vtp_eqx.losses.weighting import LearnedWeights
 from vtp_eqx.mesh import DATA, data_mesh, replicate, shard_batch
 from vtp_eqx.nn.linear import Linear
@@ -122,7 +122,7 @@ def pairs_objective() -> Objective:
     def see(student, teacher, views, step, key):
         image, text = student.image(views["image"]), student.text(views["text"])
         error = (image - views["target"]) ** 2
-        embedded = lambda rows: unit(rows.astype(jnp.float32))
+        embedded = lambda rows: unit_norm(rows.astype(jnp.float32))
         return {
             "image": embedded(image), "text": embedded(text), "error": error.mean(-1)
         }  # fmt: skip

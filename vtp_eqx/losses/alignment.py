@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, ScalarLike
 
 from vtp_eqx.losses.checks import require_finite
-from vtp_eqx.losses.cosines import cosines, unit
+from vtp_eqx.losses.cosines import pairwise_cosine, unit_norm
 
 
 def cosine_loss(
@@ -33,7 +33,7 @@ def cosine_loss(
     For each image, the mean over positions, between 0 and `2 - margin`.
     """
     require_finite(latents=latents, features=features)
-    cosine = jnp.sum(unit(latents) * unit(features), axis=-1)
+    cosine = jnp.sum(unit_norm(latents) * unit_norm(features), axis=-1)
     return jnp.mean(jax.nn.relu(1 - margin - cosine), axis=(1, 2))
 
 
@@ -64,5 +64,5 @@ def _similarities(
     grid: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch positions positions"]:
     batch, height, width, channels = grid.shape
-    directions = unit(grid.reshape(batch, height * width, channels))
-    return cosines(directions, directions)
+    directions = unit_norm(grid.reshape(batch, height * width, channels))
+    return pairwise_cosine(directions, directions)

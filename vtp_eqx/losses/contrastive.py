@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vtp_eqx.losses.checks import require_finite
-from vtp_eqx.losses.cosines import cosines
-from vtp_eqx.losses.rows import by_rows
+from vtp_eqx.losses.chunked_vmap import chunked_vmap
+from vtp_eqx.losses.cosines import pairwise_cosine
 from vtp_eqx.mesh import global_rows
 
 
@@ -32,7 +32,7 @@ def clip_loss(
     - `log_scale`: natural log of the logit multiplier. The paper starts at
         `log(1 / 0.07)` and keeps it at or below `log 100`; the limit is the caller's.
     - `axis_name`: mesh axis that the batch is split over, or `None` off-mesh.
-    - `block`: rows of logits at a time; `None`: see `vtp_eqx.losses.rows`.
+    - `block`: rows of logits at a time; `None`: see `vtp_eqx.losses.chunked_vmap`.
 
     **Returns:**
 
@@ -49,10 +49,10 @@ def clip_loss(
         everyone = _gathered(keys, axis_name)
 
         def surprise(query, own):
-            logits = scale * cosines(query[None], everyone)[0]
+            logits = scale * pairwise_cosine(query[None], everyone)[0]
             return -jax.nn.log_softmax(logits)[own]
 
-        return by_rows(surprise, queries, own, columns=len(everyone), block=block)
+        return chunked_vmap(surprise, queries, own, columns=len(everyone), block=block)
 
     return (direction(image, text) + direction(text, image)) / 2
 
@@ -75,7 +75,7 @@ def siglip_loss(
     - `bias`: added to every logit. The paper starts at -10: each positive meets
         `batch - 1` negatives, and the loss should not begin by unlearning them.
     - `axis_name`: mesh axis that the batch is split over, or `None` off-mesh.
-    - `block`: rows of logits at a time; `None`: see `vtp_eqx.losses.rows`.
+    - `block`: rows of logits at a time; `None`: see `vtp_eqx.losses.chunked_vmap`.
 
     **Returns:**
 
@@ -88,12 +88,12 @@ def siglip_loss(
     texts = _gathered(text, axis_name)
 
     def cost(image, own):
-        logits = scale * cosines(image[None], texts)[0] + bias
+        logits = scale * pairwise_cosine(image[None], texts)[0] + bias
         wrong = jnp.where(jnp.arange(len(texts)) == own, -logits, logits)
         return jnp.sum(jax.nn.softplus(wrong))
 
     own = global_rows(image.shape[0], axis_name)
-    return by_rows(cost, image, own, columns=len(texts), block=block)
+    return chunked_vmap(cost, image, own, columns=len(texts), block=block)
 
 
 def _gathered(

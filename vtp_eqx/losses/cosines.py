@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def unit(
+def unit_norm(
     vectors: Float[Array, "*rows width"], *, eps: float = 1e-12
 ) -> Float[Array, "*rows width"]:
     """`vectors` over their length, or over `eps` where they are shorter than that."""
@@ -19,7 +19,7 @@ def unit(
     return vectors / jnp.sqrt(jnp.maximum(squared, eps**2))
 
 
-def cosines(
+def pairwise_cosine(
     queries: Float[Array, "*batch queries width"],
     keys: Float[Array, "*batch keys width"],
 ) -> Float[Array, "*batch queries keys"]:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, ScalarLike
 
 from vtp_eqx.config import require
 from vtp_eqx.losses.checks import require_finite, require_positive, unless_empty
-from vtp_eqx.losses.cosines import cosines, unit
+from vtp_eqx.losses.cosines import pairwise_cosine, unit_norm
 from vtp_eqx.mesh import global_rows
 
 
@@ -171,7 +171,7 @@ def koleo_loss(
     DINOv2.
     """
     require_finite(features=features)
-    points = candidates = unit(features, eps=1e-8)
+    points = candidates = unit_norm(features, eps=1e-8)
     if axis_name is not None:
         candidates = lax.all_gather(points, axis_name, tiled=True)
     require(
@@ -179,7 +179,7 @@ def koleo_loss(
         "KoLeo needs 2 images or more, because it looks for neighbors; got "
         f"{candidates.shape[0]}: raise the batch size, or set `koleo_weight` to 0.",
     )
-    similarity = lax.stop_gradient(cosines(points, candidates))
+    similarity = lax.stop_gradient(pairwise_cosine(points, candidates))
     own = global_rows(points.shape[0], axis_name)
     is_self = own[:, None] == jnp.arange(candidates.shape[0])
     nearest = jnp.argmax(jnp.where(is_self, -jnp.inf, similarity), axis=1)

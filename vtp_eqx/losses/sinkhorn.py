@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, ScalarLike
 
 from vtp_eqx.config import require
 from vtp_eqx.losses.checks import require_finite, require_positive, unless_empty
-from vtp_eqx.losses.rows import rows_at_a_time
+from vtp_eqx.losses.chunked_vmap import chunk_size
 
 
 Score = Callable[[Any], Float[Array, " prototypes"]]
@@ -95,7 +95,7 @@ def sinkhorn_offsets(
         so that no more than a block of logits exists at a time.
     - `rows`: a tree of arrays with a leading axis.
     - `kept`: `False` for rows that are padding: left out of all totals.
-    - `block`: rows at a time; `None`: see `vtp_eqx.losses.rows`.
+    - `block`: rows at a time; `None`: see `vtp_eqx.losses.chunked_vmap`.
 
     The other arguments are those of `sinkhorn`. Not finite where all rows are padding.
     """
@@ -103,7 +103,7 @@ def sinkhorn_offsets(
     require_positive(temperature=temperature)
     rows = lax.stop_gradient(rows)
     (columns,) = jax.eval_shape(score, jax.tree.map(lambda leaf: leaf[0], rows)).shape
-    block = min(rows_at_a_time(columns) if block is None else block, len(kept))
+    block = min(chunk_size(columns) if block is None else block, len(kept))
     excluded = jnp.where(kept, 0.0, -jnp.inf)
     blocks = _blocks((rows, excluded), block)
 

@@ -29,8 +29,8 @@ def check_arrays(arrays: Mapping[str, Any], expected: Mapping[str, Any]) -> None
     require(
         arrays.keys() == expected.keys(),
         "A checkpoint has exactly the tensors that its config describes; got "
-        f"{_listed(arrays.keys() - expected.keys())} too many and "
-        f"{_listed(expected.keys() - arrays.keys())} missing: check that config and "
+        f"{_list_names(arrays.keys() - expected.keys())} too many and "
+        f"{_list_names(expected.keys() - arrays.keys())} missing: check that config and "
         "weights belong together.",
     )
     wrong = [
@@ -40,7 +40,7 @@ def check_arrays(arrays: Mapping[str, Any], expected: Mapping[str, Any]) -> None
     ]
     require(
         not wrong,
-        f"Tensors have the shapes that their config describes; got {_listed(wrong)}: "
+        f"Tensors have the shapes that their config describes; got {_list_names(wrong)}: "
         "check that config and weights belong together.",
     )
 
@@ -85,7 +85,7 @@ def arrays_hash(arrays: Mapping[str, Any]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _listed(names: Iterable[str], limit: int = 5) -> str:
+def _list_names(names: Iterable[str], limit: int = 5) -> str:
     ordered = sorted(names)
     more = [f"and {len(ordered) - limit} more"] if len(ordered) > limit else []
     return f"[{', '.join([*ordered[:limit], *more])}]"

@@ -13,9 +13,14 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vtp_eqx.config import Precision, PrototypeConfig, TokenizerConfig
 from vtp_eqx.models.decoder import PixelDecoder
-from vtp_eqx.models.doors import AnyArray, checked_ids, checked_image, checked_latents
 from vtp_eqx.models.encoder import Encoder, Features
 from vtp_eqx.models.heads import PrototypeHead
+from vtp_eqx.models.input_checks import (
+    AnyArray,
+    check_image,
+    check_latents,
+    check_token_ids,
+)
 from vtp_eqx.models.text import TextEncoder
 from vtp_eqx.nn.linear import Linear, orthogonal
 from vtp_eqx.nn.norms import unit_norm
@@ -90,29 +95,29 @@ class Tokenizer(eqx.Module):
 
     def encode(self, image: AnyArray) -> Float[Array, "rows columns channels"]:
         """The raw latents of an image."""
-        return self._encode(checked_image(image, self.config.patch_size))
+        return self._encode(check_image(image, self.config.patch_size))
 
     def decode(self, latents: AnyArray) -> Float[Array, "height width 3"]:
         """The image that raw latents stand for: about [0, 1], unclipped."""
-        return self._decode(checked_latents(latents, self.config.latent_width))
+        return self._decode(check_latents(latents, self.config.latent_width))
 
     def features(self, image: AnyArray, last: int = 1) -> list[Features]:
         """The full-width features behind each of the `last` blocks, first to last.
 
         All pass the final norm; the last of them is what every objective reads.
         """
-        return self._features(checked_image(image, self.config.patch_size), last)
+        return self._features(check_image(image, self.config.patch_size), last)
 
     def embed_image(self, image: AnyArray) -> Float[Array, " embed"]:
         """The unit-norm embedding of an image, in the space of `embed_text`."""
         self._contrast()
-        return self._embed_image(checked_image(image, self.config.patch_size))
+        return self._embed_image(check_image(image, self.config.patch_size))
 
     def embed_text(self, ids: AnyArray) -> Float[Array, " embed"]:
         """The unit-norm embedding of a text, in the space of `embed_image`."""
         text, _ = self._contrast()
         vocabulary, context = text.token_embedding.shape[0], text.positions.shape[0]
-        return self._embed_text(checked_ids(ids, context, vocabulary))
+        return self._embed_text(check_token_ids(ids, context, vocabulary))
 
     @property
     def precision(self) -> str:

@@ -35,12 +35,12 @@ class RotaryTable(eqx.Module):
             jnp.asarray(part, heads.dtype)[:, None] for part in (self.cos, self.sin)
         )
         if self.precision == "float32":
-            return heads * cos + _turned(heads, self.pairing) * sin
+            return heads * cos + _quarter_turn(heads, self.pairing) * sin
         # The published code rounds the operands and each of the three operations;
         # XLA would keep excess precision in between, so the rounding is spelled out.
         rounded = _bfloat16(heads)
         straight = _bfloat16(rounded * cos)
-        across = _bfloat16(_turned(rounded, self.pairing) * sin)
+        across = _bfloat16(_quarter_turn(rounded, self.pairing) * sin)
         return _bfloat16(straight + across)
 
 
@@ -73,7 +73,7 @@ def axial_table(
     angles = np.tile(angles, 2).astype(np.float32)
     cos, sin = np.cos(angles).astype(kind), np.sin(angles).astype(kind)
     return RotaryTable(
-        cos=_behind(prefix, cos, 1.0), sin=_behind(prefix, sin, 0.0),
+        cos=_with_prefix(prefix, cos, 1.0), sin=_with_prefix(prefix, sin, 0.0),
         pairing="halves", precision=precision,
     )  # fmt: skip
 
@@ -108,12 +108,12 @@ def integer_table(height: int, width: int, head_width: int) -> RotaryTable:
     )  # fmt: skip
 
 
-def _behind(prefix: int, table: np.ndarray, fill: float) -> np.ndarray:
+def _with_prefix(prefix: int, table: np.ndarray, fill: float) -> np.ndarray:
     head = np.full((prefix, table.shape[1]), fill, np.float32)
     return np.concatenate([head, table.astype(np.float32)])
 
 
-def _turned(heads: Array, pairing: str) -> Array:
+def _quarter_turn(heads: Array, pairing: str) -> Array:
     """Each plane's vector, a quarter turn on: (x, y) becomes (-y, x)."""
     if pairing == "halves":
         first, second = jnp.split(heads, 2, axis=-1)

@@ -117,7 +117,7 @@ class Transformer(eqx.Module):
             lambda key: Block(width, num_heads, key=key, **block), depth, key=block_key
         )
         if init == "clip":
-            blocks = _started_as_clip(blocks, width, depth, key=weight_key)
+            blocks = _init_as_clip(blocks, width, depth, key=weight_key)
         self.blocks = blocks
         self.depth = depth
         self.remat = remat
@@ -184,9 +184,7 @@ def stacked(make: Callable[[PRNGKeyArray], PyTree], depth: int, *, key: PRNGKeyA
     return eqx.filter_vmap(make)(jr.split(key, depth))
 
 
-def _started_as_clip(
-    blocks: Block, width: int, depth: int, *, key: PRNGKeyArray
-) -> Block:
+def _init_as_clip(blocks: Block, width: int, depth: int, *, key: PRNGKeyArray) -> Block:
     """`blocks` whose weights suit their width, and whose branches shrink with depth.
 
     Radford et al. 2021, https://arxiv.org/abs/2103.00020, section 2.5; RECIPE 3.

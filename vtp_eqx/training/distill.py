@@ -12,13 +12,13 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from vtp_eqx.config import PretrainConfig
+from vtp_eqx.losses.chunked_vmap import chunked_vmap
 from vtp_eqx.losses.distillation import (
     cross_entropy,
     dino_loss,
     koleo_loss,
     masked_mean,
 )
-from vtp_eqx.losses.rows import by_rows
 from vtp_eqx.losses.sinkhorn import balanced_targets, sinkhorn_offsets
 from vtp_eqx.mesh import DATA
 from vtp_eqx.models.tokenizer import Pretrainer, Teacher, Tokenizer
@@ -129,11 +129,11 @@ def learned(
     if config.views.num_local > 0:
         crops = _crop_major(tokenizer.normalize(views.local_crops))
         local_rows = by_image(features(crops, local_key))
-    dino, entropy = by_rows(
+    dino, entropy = chunked_vmap(
         of_image, whole_rows, local_rows, lesson.summary,
         columns=num_prototypes * (4 + local_rows.shape[1]),
     )  # fmt: skip
-    errors = by_rows(
+    errors = chunked_vmap(
         of_patch, narrow(_flat(whole.patches)[rows]), lesson.masked,
         columns=2 * num_prototypes,
     )  # fmt: skip

@@ -7,10 +7,10 @@ import jax
 from jax import lax
 
 
-BLOCK_VALUES = 2**25  # float32 values that exist at a time: 128 MiB
+CHUNK_VALUES = 2**25  # float32 values that exist at a time: 128 MiB
 
 
-def by_rows(
+def chunked_vmap(
     function: Callable[..., Any],
     *rows: Any,
     columns: int,
@@ -24,15 +24,15 @@ def by_rows(
     **Arguments:**
 
     - `rows`: trees of arrays with one leading axis in common.
-    - `block`: rows at a time; `None` takes as many as have `BLOCK_VALUES` values.
+    - `block`: rows at a time; `None` takes as many as have `CHUNK_VALUES` values.
     """
-    block = rows_at_a_time(columns) if block is None else block
+    block = chunk_size(columns) if block is None else block
     if len(jax.tree.leaves(rows)[0]) <= block:
         return jax.vmap(function)(*rows)
     again = jax.checkpoint(function)
     return lax.map(lambda row: again(*row), rows, batch_size=block)
 
 
-def rows_at_a_time(columns: int) -> int:
+def chunk_size(columns: int) -> int:
     """How many rows of so many `columns` one block holds."""
-    return max(BLOCK_VALUES // columns, 1)
+    return max(CHUNK_VALUES // columns, 1)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vtp_eqx.losses.rows import BLOCK_VALUES, by_rows, rows_at_a_time
+from vtp_eqx.losses.chunked_vmap import chunk_size, CHUNK_VALUES, chunked_vmap
 
 
 ROWS = np.random.default_rng(0).standard_normal((7, 3)).astype(np.float32)
@@ -11,7 +11,7 @@ ROWS = np.random.default_rng(0).standard_normal((7, 3)).astype(np.float32)
 
 def total(rows, table, block):
     nats = lambda row, number: (jax.nn.logsumexp(table @ row) + number, row.sum())
-    return by_rows(nats, rows, jnp.arange(7), columns=5, block=block)
+    return chunked_vmap(nats, rows, jnp.arange(7), columns=5, block=block)
 
 
 @pytest.mark.parametrize("block", [1, 3, 7, 100])
@@ -34,7 +34,7 @@ def test_values_come_in_the_order_of_their_rows():
     np.testing.assert_allclose(sums, ROWS.sum(axis=1), rtol=1e-6)
 
 
-@pytest.mark.parametrize("columns", [1, 65536, 2 * BLOCK_VALUES])
+@pytest.mark.parametrize("columns", [1, 65536, 2 * CHUNK_VALUES])
 def test_a_block_holds_as_many_rows_as_fit_and_at_least_one(columns):
-    rows = rows_at_a_time(columns)
-    assert rows == 1 or rows * columns <= BLOCK_VALUES < (rows + 1) * columns
+    rows = chunk_size(columns)
+    assert rows == 1 or rows * columns <= CHUNK_VALUES < (rows + 1) * columns

@@ -15,7 +15,7 @@ from vtp_eqx.config import require
 AnyArray = Shaped[Array, "..."] | Shaped[np.ndarray, "..."]
 
 
-def checked_image(image: AnyArray, patch_size: int) -> Float[Array, "height width 3"]:
+def check_image(image: AnyArray, patch_size: int) -> Float[Array, "height width 3"]:
     """`image` as a JAX array; a `ValueError` unless it is one image of floats."""
     require(
         image.ndim != 4,
@@ -41,7 +41,7 @@ def checked_image(image: AnyArray, patch_size: int) -> Float[Array, "height widt
     return jnp.asarray(image)
 
 
-def checked_latents(
+def check_latents(
     latents: AnyArray, width: int
 ) -> Float[Array, "rows columns channels"]:
     """`latents` as a JAX array; a `ValueError` unless they are those of one image."""
@@ -63,7 +63,9 @@ def checked_latents(
     return jnp.asarray(latents)
 
 
-def checked_ids(ids: AnyArray, context: int, vocabulary: int) -> Int[Array, " context"]:
+def check_token_ids(
+    ids: AnyArray, context: int, vocabulary: int
+) -> Int[Array, " context"]:
     """`ids` as a JAX array; a `ValueError` unless they are one text, padded."""
     require(
         ids.ndim != 2,
