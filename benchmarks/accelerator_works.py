@@ -29,9 +29,9 @@ from vtp_eqx.config import (
 )
 from vtp_eqx.config.presets import PRETRAIN_B, PRETRAIN_L, PRETRAIN_S, with_batch
 from vtp_eqx.flow import euler, sample, time_grid
+from vtp_eqx.frozen.lpips import blank_perceptual, Perceptual
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import guided_velocity
-from vtp_eqx.models.perceptual import blank_perceptual, Perceptual
 from vtp_eqx.training.flops import generator_flops, train_flops
 from vtp_eqx.training.generate import generating
 from vtp_eqx.training.generate_objective import Latents

@@ -42,8 +42,8 @@ from vtp_eqx.data.prefetch import ExampleReader
 from vtp_eqx.data.sources import TfdsSource
 from vtp_eqx.evaluation.batches import encoded_latents, reconstructed
 from vtp_eqx.evaluation.online import judge, Labeled, write_card
+from vtp_eqx.frozen.lpips import load_perceptual, Perceptual
 from vtp_eqx.mesh import data_mesh, gather_to_host
-from vtp_eqx.models.perceptual import load_perceptual, Perceptual
 from vtp_eqx.scenes.captions import class_templates
 from vtp_eqx.scenes.render import class_names, GROUP, SceneConfig
 from vtp_eqx.scenes.tfds_builder import prepare_scenes

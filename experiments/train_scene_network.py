@@ -30,7 +30,7 @@ import optax
 import tyro
 
 from vtp_eqx.evaluation.generation import attribute_agreement, read_scenes
-from vtp_eqx.models.scene_network import (
+from vtp_eqx.frozen.scene_network import (
     save_scene_network,
     SceneNetwork,
     SceneNetworkConfig,

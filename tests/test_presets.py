@@ -3,7 +3,7 @@ import json
 import pytest
 
 from vtp_eqx.config import as_json, from_dict, presets, PretrainConfig
-from vtp_eqx.models.perceptual import blank_perceptual
+from vtp_eqx.frozen.lpips import blank_perceptual
 from vtp_eqx.training.optimizer import learning_rate
 from vtp_eqx.training.pretrain_objective import pretrain_objective
 

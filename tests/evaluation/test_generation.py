@@ -16,7 +16,7 @@ from vtp_eqx.evaluation.generation import (
     scene_moments,
     share_drift,
 )
-from vtp_eqx.models.scene_network import (
+from vtp_eqx.frozen.scene_network import (
     load_scene_network,
     Reading,
     SceneNetwork,

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from vtp_eqx.models.scene_network import load_scene_network, scene_network_hash
+from vtp_eqx.frozen.scene_network import load_scene_network, scene_network_hash
 
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "train_scene_network.py"

@@ -7,7 +7,7 @@ from PIL import Image
 import pytest
 
 from experiments.scale_encoder import plan
-from vtp_eqx.models.scene_network import scene_network_hash
+from vtp_eqx.frozen.scene_network import scene_network_hash
 from vtp_eqx.study.figure import COLORS, curves_figure, frontier_figure
 from vtp_eqx.study.measure import RunResult
 from vtp_eqx.study.pictures import save_grid

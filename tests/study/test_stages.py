@@ -9,8 +9,8 @@ import pytest
 
 from experiments.scale_compute import plan
 from vtp_eqx.data.text.caption_bpe import train_tokenizer
+from vtp_eqx.frozen.scene_network import scene_network_hash
 from vtp_eqx.models.dit import DiT
-from vtp_eqx.models.scene_network import scene_network_hash
 from vtp_eqx.study import stages
 from vtp_eqx.study.dataset import Dataset, Split
 from vtp_eqx.study.recipe import run, SMOKE

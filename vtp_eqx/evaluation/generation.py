@@ -18,7 +18,7 @@ from scipy.special import softmax
 
 from vtp_eqx.evaluation.batches import in_batches
 from vtp_eqx.evaluation.frechet import Moments
-from vtp_eqx.models.scene_network import Reading, SceneNetwork
+from vtp_eqx.frozen.scene_network import Reading, SceneNetwork
 from vtp_eqx.scenes.captions import COLORS, NAMES
 
 

@@ -15,15 +15,15 @@ from jaxtyping import Array, Float
 
 from vtp_eqx.config import require
 from vtp_eqx.evaluation.card import NetworkName
-from vtp_eqx.models.dinov2 import DISTANCE_SIDE, load_dinov2, PUBLISHED
-from vtp_eqx.models.inception import INCEPTION, load_inception
-from vtp_eqx.models.perceptual import load_perceptual
-from vtp_eqx.models.published import network_hash
-from vtp_eqx.models.scene_network import (
+from vtp_eqx.frozen.dinov2 import DISTANCE_SIDE, load_dinov2, PUBLISHED
+from vtp_eqx.frozen.inception import INCEPTION, load_inception
+from vtp_eqx.frozen.lpips import load_perceptual
+from vtp_eqx.frozen.scene_network import (
     load_scene_network,
     scene_network_hash,
     SHIPPED_ORIGIN,
 )
+from vtp_eqx.frozen.weights import network_hash
 
 
 Image = Float[Array, "height width 3"]

@@ -37,16 +37,16 @@ from vtp_eqx.evaluation.understanding import (
     zero_shot_accuracy,
 )
 from vtp_eqx.files import atomic_path
-from vtp_eqx.losses.latents import smoothness_loss
-from vtp_eqx.models.arrays import arrays_hash, latents_hash, named_arrays, weights_hash
-from vtp_eqx.models.generator import Generator
-from vtp_eqx.models.scene_network import (
+from vtp_eqx.frozen.scene_network import (
     load_scene_network,
     scene_network_hash,
     SceneNetwork,
     shipped,
     SHIPPED_ORIGIN,
 )
+from vtp_eqx.losses.latents import smoothness_loss
+from vtp_eqx.models.arrays import arrays_hash, latents_hash, named_arrays, weights_hash
+from vtp_eqx.models.generator import Generator
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.scenes.captions import COLORS, NAMES, prompts
 from vtp_eqx.study.checkout import commit

@@ -14,10 +14,10 @@ import numpy as np
 
 from vtp_eqx.config import DecodeConfig, TransformerConfig
 from vtp_eqx.data.loader import batches
+from vtp_eqx.frozen.lpips import Perceptual
 from vtp_eqx.losses.weighting import FixedWeights
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.decoder import PixelDecoder
-from vtp_eqx.models.perceptual import Perceptual
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.training.objective import Objective
 from vtp_eqx.training.optimizer import make_optimizer

@@ -20,8 +20,8 @@ import jax.random as jr
 from jaxtyping import PyTree
 
 from vtp_eqx.config import DiTConfig, PretrainConfig
+from vtp_eqx.frozen.lpips import STAGES
 from vtp_eqx.models.dit import DiT
-from vtp_eqx.models.perceptual import STAGES
 from vtp_eqx.models.text import TextEncoder
 from vtp_eqx.models.tokenizer import Tokenizer
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vtp_eqx.config import ReconstructionConfig, require
+from vtp_eqx.frozen.lpips import blank_perceptual, Perceptual
 from vtp_eqx.losses.reconstruction import gradient_l1_loss, l1_loss, pooled_l1_loss
-from vtp_eqx.models.perceptual import blank_perceptual, Perceptual
 
 
 Images = Float[Array, "batch height width 3"]

@@ -12,9 +12,9 @@ import numpy as np
 
 from vtp_eqx.config import PretrainConfig, require
 from vtp_eqx.data.loader import batches
+from vtp_eqx.frozen.lpips import Perceptual
 from vtp_eqx.losses.weighting import FixedWeights, LearnedWeights
 from vtp_eqx.mesh import data_mesh
-from vtp_eqx.models.perceptual import Perceptual
 from vtp_eqx.models.tokenizer import Pretrainer, Teacher, Tokenizer
 from vtp_eqx.training.optimizer import cosine, make_optimizer
 from vtp_eqx.training.pca_start import start_from_pca

@@ -8,11 +8,11 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vtp_eqx.config import PretrainConfig, require
+from vtp_eqx.frozen.lpips import Perceptual
 from vtp_eqx.losses.contrastive import clip_loss, siglip_loss
 from vtp_eqx.losses.latents import channel_variance, smoothness_loss
 from vtp_eqx.mesh import DATA
 from vtp_eqx.models.encoder import Features
-from vtp_eqx.models.perceptual import Perceptual
 from vtp_eqx.models.tokenizer import Pretrainer, Teacher, Tokenizer
 from vtp_eqx.nn.norms import unit_norm
 from vtp_eqx.training.distill import distillation, learned, taught

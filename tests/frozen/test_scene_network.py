@@ -9,7 +9,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from vtp_eqx.models.scene_network import (
+from vtp_eqx.frozen.scene_network import (
     load_scene_network,
     RECORD,
     save_scene_network,

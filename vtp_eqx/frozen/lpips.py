@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 import numpy as np
 
 from vtp_eqx.config import require
-from vtp_eqx.models.published import chosen, PublishedFile, Tensors
+from vtp_eqx.frozen.weights import chosen, PublishedFile, Tensors
 from vtp_eqx.nn.convolution import Convolution, max_pool
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from vtp_eqx.models.perceptual import (
+from vtp_eqx.frozen.lpips import (
     blank_perceptual,
     load_perceptual,
     LPIPS,
@@ -17,7 +17,7 @@ from vtp_eqx.models.perceptual import (
     STAGES,
     VGG16,
 )
-from vtp_eqx.models.published import network_hash
+from vtp_eqx.frozen.weights import network_hash
 
 
 LAYERS = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from vtp_eqx.models.dinov2 import (
+from vtp_eqx.frozen.dinov2 import (
     DinoV2,
     dinov2_from_published,
     DinoV2Config,
@@ -22,7 +22,7 @@ from vtp_eqx.models.dinov2 import (
     PUBLISHED,
     PublishedDinoV2,
 )
-from vtp_eqx.models.published import network_hash
+from vtp_eqx.frozen.weights import network_hash
 
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from vtp_eqx.models.inception import (
+from vtp_eqx.frozen.inception import (
     INCEPTION,
     inception_from_published,
     load_inception,
     preprocessed,
     published_shapes,
 )
-from vtp_eqx.models.published import network_hash
+from vtp_eqx.frozen.weights import network_hash
 
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "inception" / "io.safetensors"

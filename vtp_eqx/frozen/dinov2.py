@@ -17,8 +17,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 import numpy as np
 
 from vtp_eqx.config import FeedForward, IMAGENET_MEAN, IMAGENET_STD
+from vtp_eqx.frozen.weights import chosen, PublishedFile, Tensors
 from vtp_eqx.models.encoder import Features
-from vtp_eqx.models.published import chosen, PublishedFile, Tensors
 from vtp_eqx.nn.linear import Linear
 from vtp_eqx.nn.norms import LayerNorm
 from vtp_eqx.nn.patches import patch_grid, patchify

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from vtp_eqx.models.published import chosen, PublishedFile, read_tensors
+from vtp_eqx.frozen.weights import chosen, PublishedFile, read_tensors
 
 
 ARRAYS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2)}

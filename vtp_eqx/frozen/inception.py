@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 import numpy as np
 
-from vtp_eqx.models.published import chosen, PublishedFile, Tensors
+from vtp_eqx.frozen.weights import chosen, PublishedFile, Tensors
 from vtp_eqx.nn.convolution import Convolution, max_pool, mean_pool, Padding
 
 
