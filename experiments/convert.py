@@ -36,14 +36,14 @@ from vtp_eqx.config import (
     TokenizerConfig,
     TransformerConfig,
 )
-from vtp_eqx.hub import download, is_hub_name
-from vtp_eqx.interop import tokenizer_from_published
-from vtp_eqx.interop_dit import (
+from vtp_eqx.interop.hub import download, is_hub_name
+from vtp_eqx.interop.lightningdit import (
     dit_from_published,
     Part,
     read_published,
     save_published_dit,
 )
+from vtp_eqx.interop.vtp import tokenizer_from_published
 from vtp_eqx.models.arrays import named_arrays
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator, load_generator, save_generator

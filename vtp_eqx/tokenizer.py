@@ -19,8 +19,8 @@ import jax.random as jr
 import numpy as np
 
 from vtp_eqx.config import require, tokenizer_from_dict
-from vtp_eqx.hub import download, is_hub_name
-from vtp_eqx.interop import tokenizer_from_published, tokenizer_to_published
+from vtp_eqx.interop.hub import download, is_hub_name
+from vtp_eqx.interop.vtp import tokenizer_from_published, tokenizer_to_published
 from vtp_eqx.models.arrays import (
     check_arrays,
     latents_hash as latents_hash,

@@ -102,7 +102,7 @@ class DiT(eqx.Module):
     modulation: Linear
     to_velocity: Linear
     config: DiTConfig = eqx.field(static=True)
-    # What a published checkpoint said beyond this model (`vtp_eqx.origin`); no number
+    # What a published checkpoint said beyond this model (`vtp_eqx.interop.passthrough`); no number
     # depends on it.
     origin: str = eqx.field(static=True)
 

@@ -51,7 +51,7 @@ class Tokenizer(eqx.Module):
     latent_mean: Float[Array, " channels"]
     latent_std: Float[Array, " channels"]
     config: TokenizerConfig = eqx.field(static=True)
-    # What a published checkpoint said beyond this model (`vtp_eqx.origin`); no number
+    # What a published checkpoint said beyond this model (`vtp_eqx.interop.passthrough`); no number
     # depends on it.
     origin: str = eqx.field(static=True)
 

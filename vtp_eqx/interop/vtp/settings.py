@@ -10,7 +10,7 @@ from vtp_eqx.config import (
     TokenizerConfig,
     VTP_B,
 )
-from vtp_eqx.interop.names import at
+from vtp_eqx.interop.vtp.names import at
 from vtp_eqx.tensor_files import LARGEST_SIZE
 
 

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from vtp_eqx.config import TextConfig, VTP_B, VTP_L, VTP_S
-from vtp_eqx.interop import config_from_published, config_to_published
+from vtp_eqx.interop.vtp import config_from_published, config_to_published
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from vtp_eqx.origin import origin_of, read_origin
+from vtp_eqx.interop.passthrough import origin_of, read_origin
 
 
 CONSTANTS = {

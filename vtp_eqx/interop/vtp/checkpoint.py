@@ -12,12 +12,12 @@ import ml_dtypes
 import numpy as np
 
 from vtp_eqx.config import Precision, require, TokenizerConfig
-from vtp_eqx.interop.names import at, rows, Tensors
-from vtp_eqx.interop.settings import config_from_published, config_to_published
+from vtp_eqx.interop.passthrough import origin_of, read_origin
+from vtp_eqx.interop.vtp.names import at, rows, Tensors
+from vtp_eqx.interop.vtp.settings import config_from_published, config_to_published
 from vtp_eqx.models.arrays import check_arrays, check_depth, STATISTICS
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.nn.rope import axial_periods
-from vtp_eqx.origin import origin_of, read_origin
 from vtp_eqx.tensor_files import as_float32
 
 

@@ -4,7 +4,7 @@ import time
 import huggingface_hub.constants
 import pytest
 
-from vtp_eqx.hub import download, is_hub_name
+from vtp_eqx.interop.hub import download, is_hub_name
 from vtp_eqx.tokenizer import load
 
 

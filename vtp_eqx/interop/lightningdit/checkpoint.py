@@ -12,11 +12,14 @@ import ml_dtypes
 import numpy as np
 
 from vtp_eqx.config import DiTConfig, require
-from vtp_eqx.interop_dit.settings import config_from_published, config_to_published
+from vtp_eqx.interop.lightningdit.settings import (
+    config_from_published,
+    config_to_published,
+)
+from vtp_eqx.interop.passthrough import origin_of, read_origin
 from vtp_eqx.models.arrays import check_arrays, check_depth
 from vtp_eqx.models.dit import DiT, sincos_table
 from vtp_eqx.nn.rope import integer_table
-from vtp_eqx.origin import origin_of, read_origin
 from vtp_eqx.tensor_files import as_float32
 
 

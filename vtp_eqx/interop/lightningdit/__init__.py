@@ -5,17 +5,17 @@ patches and fixed positions as tensors. Here blocks are stacked, patches are a m
 and positions are a formula: read in, they are compared with it.
 """
 
-from vtp_eqx.interop_dit.checkpoint import (
+from vtp_eqx.interop.lightningdit.checkpoint import (
     dit_from_published as dit_from_published,
     dit_to_published as dit_to_published,
 )
-from vtp_eqx.interop_dit.files import (
+from vtp_eqx.interop.lightningdit.files import (
     load_published_dit as load_published_dit,
     Part as Part,
     read_published as read_published,
     save_published_dit as save_published_dit,
 )
-from vtp_eqx.interop_dit.settings import (
+from vtp_eqx.interop.lightningdit.settings import (
     config_from_published as config_from_published,
     config_from_training as config_from_training,
     config_to_published as config_to_published,

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from vtp_eqx.config import SamplerConfig
 from vtp_eqx.flow import flow_loss, heun, interpolate, sample, time_grid
-from vtp_eqx.interop_dit import dit_from_published, dit_to_published
+from vtp_eqx.interop.lightningdit import dit_from_published, dit_to_published
 from vtp_eqx.models.generator import guided_velocity
 
 

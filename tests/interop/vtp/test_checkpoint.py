@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from vtp_eqx.interop import tokenizer_from_published, tokenizer_to_published
+from vtp_eqx.interop.vtp import tokenizer_from_published, tokenizer_to_published
 from vtp_eqx.models.arrays import named_arrays
 from vtp_eqx.models.tokenizer import Tokenizer
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from vtp_eqx.interop_dit import load_published_dit, save_published_dit
+from vtp_eqx.interop.lightningdit import load_published_dit, save_published_dit
 
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lightningdit_vtp_flags"

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vtp_eqx.config import require
-from vtp_eqx.interop_dit.checkpoint import (
+from vtp_eqx.interop.lightningdit.checkpoint import (
     dit_from_published,
     dit_to_published,
     Tensors,
     unwrapped,
 )
-from vtp_eqx.interop_dit.settings import config_from_training
+from vtp_eqx.interop.lightningdit.settings import config_from_training
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.tensor_files import (
     CONFIG_FILE,

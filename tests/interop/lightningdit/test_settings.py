@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from vtp_eqx.config import DIT_B, DIT_XL
-from vtp_eqx.interop_dit import (
+from vtp_eqx.interop.lightningdit import (
     config_from_published,
     config_from_training,
     config_to_published,
