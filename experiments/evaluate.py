@@ -43,16 +43,16 @@ from vtp_eqx.data.text.caption_bpe import CaptionTokenizer, train_tokenizer
 from vtp_eqx.data.text.clip_bpe import clip_tokenizer
 from vtp_eqx.data.text.prompt_templates import IMAGENET_TEMPLATES
 from vtp_eqx.evaluation import card, display, frechet, protocols
+from vtp_eqx.evaluation.extract import ExtractConfig, Images, Report
+from vtp_eqx.evaluation.linear_probe import probe as probe_protocol, ProbeFeatures
 from vtp_eqx.evaluation.networks import feature_network, lpips
-from vtp_eqx.evaluation.probe import probe as probe_protocol, ProbeFeatures
+from vtp_eqx.evaluation.probe_sweep import SweepConfig
 from vtp_eqx.evaluation.reference import (
     make_reference,
     read_reference,
     write_reference,
 )
-from vtp_eqx.evaluation.samples import judge_samples, read_record
-from vtp_eqx.evaluation.survey import Images, Report, Workplace
-from vtp_eqx.evaluation.sweep import SweepConfig
+from vtp_eqx.evaluation.samples import evaluate_samples, read_record
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.scenes.render import class_names, render, SceneConfig, write_folders
 from vtp_eqx.tokenizer import load, save, Tokenizer
@@ -85,14 +85,14 @@ class Options:
     def images(self, crop: Crop) -> Images:
         source = open_source(self.data, self.split)
         if ignored := getattr(source, "ignored", None):
-            console.print(display.listed("files are no images by name", ignored))
+            console.print(display.list_names("files are no images by name", ignored))
         if damaged := getattr(source, "damaged", None):
             lines = [f"{name} ({what})" for name, what in damaged.items()]
-            console.print(display.listed("tars are damaged", lines), markup=False)
+            console.print(display.list_names("tars are damaged", lines), markup=False)
         return Images(source=source, crop=crop, limit=self.limit)
 
-    def place(self, report: Report) -> Workplace:
-        return Workplace(
+    def place(self, report: Report) -> ExtractConfig:
+        return ExtractConfig(
             folder=self.out,
             batch_size=self.batch_size,
             num_threads=self.threads,
@@ -142,7 +142,9 @@ Judged = Annotated[Judging, tyro.conf.arg(name="")]
 Learned = Annotated[Learning, tyro.conf.arg(name="")]
 
 
-def measure(options: Options, run: Callable[[Workplace], dict[str, float]], name: str):
+def measure(
+    options: Options, run: Callable[[ExtractConfig], dict[str, float]], name: str
+):
     """Runs one protocol with its progress, and shows its numbers."""
     frechet.self_test()
     with display.progress(console) as report:
@@ -152,7 +154,9 @@ def measure(options: Options, run: Callable[[Workplace], dict[str, float]], name
     skipped = json.loads(path.read_text())["skipped"]
     if skipped:
         lines = [f"{name} ({reason})" for name, reason in skipped.items()]
-        console.print(display.listed("files could not be read", lines), markup=False)
+        console.print(
+            display.list_names("files could not be read", lines), markup=False
+        )
     console.print(f"Card: {path}")
 
 
@@ -257,7 +261,7 @@ def gfid(
     images = options.images(CenterCrop(size))
     measure(
         options,
-        lambda place: judge_samples(
+        lambda place: evaluate_samples(
             images,
             record,
             feature_network(network, weights),

@@ -40,8 +40,8 @@ from vtp_eqx.data.loader import Source
 from vtp_eqx.data.mixture import make_sampler, source_fingerprint
 from vtp_eqx.data.prefetch import ExampleReader
 from vtp_eqx.data.sources import TfdsSource
-from vtp_eqx.evaluation.batches import encoded_latents, reconstructed
-from vtp_eqx.evaluation.online import judge, Labeled, write_card
+from vtp_eqx.evaluation.batches import encode_images, reconstruct_images
+from vtp_eqx.evaluation.in_training import evaluate_tokenizer, LabeledImages, write_card
 from vtp_eqx.frozen.lpips import load_perceptual, Perceptual
 from vtp_eqx.mesh import data_mesh, gather_to_host
 from vtp_eqx.scenes.captions import class_templates
@@ -161,12 +161,12 @@ class Setting:
         )  # fmt: skip
 
     @functools.cached_property
-    def known(self) -> Labeled:
+    def known(self) -> LabeledImages:
         """What a probe is fitted to."""
         return self._labeled(self.train, 2 * self.options.num_judged, seed=1)
 
     @functools.cached_property
-    def judged(self) -> Labeled:
+    def judged(self) -> LabeledImages:
         """What is judged during the run and at its end."""
         return self._labeled(self.validation, self.options.num_judged, seed=2)
 
@@ -176,10 +176,10 @@ class Setting:
             self.config, self.mesh, self.size, compiles=self.options.dry_run
         )
 
-    def _labeled(self, source: Source, count: int, seed: int) -> Labeled:
+    def _labeled(self, source: Source, count: int, seed: int) -> LabeledImages:
         size = self.config.tokenizer.image_size
         found = some_examples(source, count, size, seed=seed)
-        return Labeled(found.image, found.label)
+        return LabeledImages(found.image, found.label)
 
 
 def pretrain(options: Options) -> None:
@@ -241,10 +241,10 @@ def train(setting: Setting, watchers: list[Sink]) -> None:
     def evaluate(state: TrainState, step: int) -> dict[str, float]:
         tokenizer = gather_to_host(state.student.tokenizer)
         some = judged.image[:8]
-        rows = np.concatenate([some, reconstructed(tokenizer, some)])
+        rows = np.concatenate([some, reconstruct_images(tokenizer, some)])
         if leads():
             save_grid(rows, out / "figures" / f"reconstructions-{step:07d}.png", 8)
-        return judge(tokenizer, known, judged, setting.prompts)
+        return evaluate_tokenizer(tokenizer, known, judged, setting.prompts)
 
     def draw(step: int, values: Mapping[str, float]) -> None:
         if "psnr" in values:  # behind an evaluation
@@ -288,8 +288,8 @@ def train(setting: Setting, watchers: list[Sink]) -> None:
 def finish(setting: Setting, tokenizer: Tokenizer) -> None:
     """The tokenizer with its latent statistics, its card, and the report."""
     out, known, judged = setting.out, setting.known, setting.judged
-    numbers = judge(tokenizer, known, judged, setting.prompts)
-    statistics = latent_statistics(encoded_latents(tokenizer, known.image))
+    numbers = evaluate_tokenizer(tokenizer, known, judged, setting.prompts)
+    statistics = latent_statistics(encode_images(tokenizer, known.image))
     tokenizer = eqx.tree_at(
         lambda tokenizer: (tokenizer.latent_mean, tokenizer.latent_std),
         tokenizer, statistics,

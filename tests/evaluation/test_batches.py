@@ -2,14 +2,12 @@ import equinox as eqx
 import numpy as np
 import pytest
 
-from vtp_eqx.evaluation.batches import as_bytes, encoded_latents, in_batches
+from vtp_eqx.evaluation.batches import as_bytes, encode_images, in_batches
 
 
 def test_a_batch_that_is_not_full_changes_nothing(tokenizer):
     images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
-    few, whole = (
-        encoded_latents(tokenizer, images, batch_size=size) for size in (4, 6)
-    )
+    few, whole = (encode_images(tokenizer, images, batch_size=size) for size in (4, 6))
     np.testing.assert_allclose(few, whole, atol=1e-5)
 
 

@@ -9,12 +9,12 @@ from vtp_eqx.evaluation.batches import as_bytes
 from vtp_eqx.evaluation.frechet import frechet_distance
 from vtp_eqx.evaluation.generation import (
     attribute_agreement,
+    attribute_total_variation,
     conditional_accuracy,
     predictions,
     read_scenes,
     recognizable_share,
     scene_moments,
-    share_drift,
 )
 from vtp_eqx.frozen.scene_network import (
     load_scene_network,
@@ -78,9 +78,11 @@ def test_a_shape_counts_as_recognizable_where_the_network_is_sure():
 
 def test_what_is_left_out_drifts_by_its_share():
     reading = Reading(np.zeros((4, 2)), {"texture": np.eye(4)[[0, 0, 2, 3]]})
-    drift = share_drift(reading, {"texture": np.array([0, 1, 2, 3, 0, 1, 2, 3])})
+    drift = attribute_total_variation(
+        reading, {"texture": np.array([0, 1, 2, 3, 0, 1, 2, 3])}
+    )
     assert drift == {"texture": pytest.approx(0.25)}
-    same = share_drift(reading, {"texture": np.array([3, 2, 0, 0])})
+    same = attribute_total_variation(reading, {"texture": np.array([3, 2, 0, 0])})
     assert same == {"texture": 0.0}
 
 

@@ -7,24 +7,24 @@ from vtp_eqx.evaluation.networks import (
     feature_network,
     FeatureNetwork,
     lpips,
+    network_outputs,
+    NetworkOutputs,
+    output_names,
     scene_features,
-    see,
-    Seen,
-    seen_by,
 )
 
 
 def two_kinds(model, image):
-    return Seen(image[0, 0] * model, spatial=image[0].reshape(-1))
+    return NetworkOutputs(image[0, 0] * model, spatial=image[0].reshape(-1))
 
 
 def test_a_network_says_what_it_has_and_nothing_else():
     network = FeatureNetwork(jnp.array(2.0), two_kinds, "dinov2", "aa", None)
     image = jnp.full((4, 4, 3), 0.25)
-    seen = see(network, image)
+    seen = network_outputs(network, image)
     assert seen.keys() == {"features", "spatial"}
     assert seen["features"].tolist() == [0.5, 0.5, 0.5]
-    assert seen_by(network, 4) == ["features", "spatial"]
+    assert output_names(network, 4) == ["features", "spatial"]
 
 
 def test_a_network_of_one_size_refuses_others():

@@ -7,6 +7,7 @@ from vtp_eqx.data.crops import CenterCrop, Resize
 from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.data.text.caption_bpe import train_tokenizer
 from vtp_eqx.evaluation.card import read
+from vtp_eqx.evaluation.extract import ExtractConfig, Images
 from vtp_eqx.evaluation.frechet import frechet_distance, Moments
 from vtp_eqx.evaluation.networks import PerceptualNetwork, scene_features
 from vtp_eqx.evaluation.protocols import (
@@ -16,14 +17,13 @@ from vtp_eqx.evaluation.protocols import (
     top_accuracy,
     zero_shot,
 )
-from vtp_eqx.evaluation.survey import Images, Workplace
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.arrays import latents_hash, weights_hash
 
 
 @pytest.fixture
 def place(tmp_path):
-    return Workplace(folder=tmp_path, batch_size=16, mesh=data_mesh(1))
+    return ExtractConfig(folder=tmp_path, batch_size=16, mesh=data_mesh(1))
 
 
 def images_of(source, crop=None):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vtp_eqx.data.crops import CenterCrop
+from vtp_eqx.evaluation.extract import ExtractConfig, Images
 from vtp_eqx.evaluation.frechet import frechet_distance, Moments
 from vtp_eqx.evaluation.networks import scene_features
 from vtp_eqx.evaluation.reference import (
@@ -12,7 +13,6 @@ from vtp_eqx.evaluation.reference import (
     Reference,
     write_reference,
 )
-from vtp_eqx.evaluation.survey import Images, Workplace
 from vtp_eqx.mesh import data_mesh
 
 
@@ -122,7 +122,7 @@ def test_files_that_are_none_are_refused(tmp_path):
 
 def test_a_reference_is_made_of_images(scenes, tmp_path):
     images = Images(source=scenes, crop=CenterCrop(32))
-    place = Workplace(folder=tmp_path, batch_size=16, mesh=data_mesh(1))
+    place = ExtractConfig(folder=tmp_path, batch_size=16, mesh=data_mesh(1))
     made = make_reference(images, scene_features(), place, keep_features=True)
     assert made.features.shape == (48, 128)
     np.testing.assert_allclose(made.moments.mean, made.features.mean(0), rtol=1e-5)

@@ -10,15 +10,15 @@ from vtp_eqx.config import SamplerConfig
 from vtp_eqx.data.crops import CenterCrop
 from vtp_eqx.data.folders import FolderSource
 from vtp_eqx.evaluation.card import read
-from vtp_eqx.evaluation.networks import FeatureNetwork, scene_features, Seen
+from vtp_eqx.evaluation.extract import ExtractConfig, Images
+from vtp_eqx.evaluation.networks import FeatureNetwork, NetworkOutputs, scene_features
 from vtp_eqx.evaluation.reference import make_reference
 from vtp_eqx.evaluation.samples import (
-    judge_samples,
+    evaluate_samples,
     read_record,
     SampleRecord,
     write_record,
 )
-from vtp_eqx.evaluation.survey import Images, Workplace
 from vtp_eqx.mesh import data_mesh
 
 
@@ -37,13 +37,13 @@ RECORD = SampleRecord(
 
 @pytest.fixture
 def place(tmp_path):
-    return Workplace(folder=tmp_path / "out", batch_size=8, mesh=data_mesh(1))
+    return ExtractConfig(folder=tmp_path / "out", batch_size=8, mesh=data_mesh(1))
 
 
 @pytest.fixture(scope="module")
 def reference(scenes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reference")
-    place = Workplace(folder=folder, batch_size=16, mesh=data_mesh(1))
+    place = ExtractConfig(folder=folder, batch_size=16, mesh=data_mesh(1))
     images = Images(source=scenes, crop=CenterCrop(32))
     return make_reference(images, scene_features(), place, keep_features=True)
 
@@ -64,7 +64,7 @@ def images_of(folder):
 
 
 def test_a_folder_of_samples_is_judged_with_what_made_it(samples, reference, place):
-    numbers = judge_samples(
+    numbers = evaluate_samples(
         images_of(samples), read_record(samples), scene_features(), reference, place,
         num_samples=24,
     )  # fmt: skip
@@ -79,7 +79,7 @@ def test_a_folder_of_samples_is_judged_with_what_made_it(samples, reference, pla
 
 
 def test_real_images_are_at_no_distance_from_themselves(scenes, reference, place):
-    numbers = judge_samples(
+    numbers = evaluate_samples(
         Images(source=scenes, crop=CenterCrop(32)), "real scenes", scene_features(),
         reference, place, num_samples=48,
     )  # fmt: skip
@@ -91,14 +91,16 @@ def test_real_images_are_at_no_distance_from_themselves(scenes, reference, place
 
 def three_kinds(model, image):
     mean = jnp.mean(image, axis=(0, 1))
-    return Seen(mean, spatial=image[0].reshape(-1)[:5], logits=100 * mean)
+    return NetworkOutputs(mean, spatial=image[0].reshape(-1)[:5], logits=100 * mean)
 
 
 def test_inception_gives_all_that_is_called_by_its_name(scenes, place):
     network = FeatureNetwork(None, three_kinds, "inception-v3", "aa", None)
     images = Images(source=scenes, crop=CenterCrop(32))
     reference = make_reference(images, network, place)
-    numbers = judge_samples(images, "real", network, reference, place, num_samples=48)
+    numbers = evaluate_samples(
+        images, "real", network, reference, place, num_samples=48
+    )
     assert numbers.keys() == {"gFID", "sFID", "Inception score"}
     assert numbers["gFID"] < 1e-9
     assert numbers["sFID"] < 1e-9
@@ -107,7 +109,7 @@ def test_inception_gives_all_that_is_called_by_its_name(scenes, place):
 
 def test_what_does_not_belong_together_gives_no_number(samples, reference, place):
     def judge(record=RECORD, reference=reference, network=None, num_samples=24):
-        judge_samples(
+        evaluate_samples(
             images_of(samples), record, network or scene_features(), reference, place,
             num_samples=num_samples,
         )  # fmt: skip

@@ -37,7 +37,7 @@ def in_batches(
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(rows)], *parts)
 
 
-def encoded_latents(
+def encode_images(
     tokenizer: Tokenizer,
     images: UInt8[np.ndarray, "num height width 3"],
     *,
@@ -47,24 +47,24 @@ def encoded_latents(
     return in_batches(Tokenizer.encode, tokenizer, images, batch_size=batch_size)
 
 
-def reconstructed(
+def reconstruct_images(
     tokenizer: Tokenizer,
     images: UInt8[np.ndarray, "num height width 3"],
     *,
     batch_size: int = BATCH,
 ) -> UInt8[np.ndarray, "num height width 3"]:
     """What comes back of images, clipped and rounded."""
-    return as_bytes(in_batches(rebuild, tokenizer, images, batch_size=batch_size))
+    return as_bytes(in_batches(reconstruct, tokenizer, images, batch_size=batch_size))
 
 
-def rebuild(
+def reconstruct(
     tokenizer: Tokenizer, image: Float[Array, "height width 3"]
 ) -> Float[Array, "height width 3"]:
     """What comes back of one image, as it comes."""
     return tokenizer.decode(tokenizer.encode(image))
 
 
-def summarize(
+def cls_and_mean_patch(
     tokenizer: Tokenizer, image: Float[Array, "height width 3"]
 ) -> Float[Array, " joined"]:
     """Summary and mean patch of the last block: full-width features of the encoder."""

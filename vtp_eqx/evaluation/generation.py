@@ -83,7 +83,7 @@ def attribute_agreement(
     }
 
 
-def share_drift(
+def attribute_total_variation(
     reading: Reading, attributes: Mapping[str, Int[np.ndarray, " others"]]
 ) -> dict[str, float]:
     """How far shares of values in images are from those in others, by attribute.

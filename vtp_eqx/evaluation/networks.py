@@ -29,7 +29,7 @@ from vtp_eqx.frozen.weights import network_hash
 Image = Float[Array, "height width 3"]
 
 
-class Seen(eqx.Module):
+class NetworkOutputs(eqx.Module):
     """What a network sees in one image: of these, what it has.
 
     `spatial` are features that keep places, for sFID; `logits` are those of a
@@ -50,13 +50,13 @@ class FeatureNetwork(eqx.Module):
     """
 
     model: Any
-    read: Callable[[Any, Any], Seen] = eqx.field(static=True)
+    read: Callable[[Any, Any], NetworkOutputs] = eqx.field(static=True)
     name: NetworkName = eqx.field(static=True)
     hash: str = eqx.field(static=True)
     image_size: int | None = eqx.field(static=True)
     origin: str = eqx.field(static=True, default="")
 
-    def __call__(self, image: Image) -> Seen:
+    def __call__(self, image: Image) -> NetworkOutputs:
         return self.read(self.model, image)
 
     def check_size(self, size: int) -> None:
@@ -83,7 +83,7 @@ class PerceptualNetwork(eqx.Module):
         return self.distance(self.model, image, other)
 
 
-def see(network: FeatureNetwork, image: Any) -> dict[str, Any]:
+def network_outputs(network: FeatureNetwork, image: Any) -> dict[str, Any]:
     """What a network sees in one image, without what it does not have."""
     seen = network(image)
     answers = {
@@ -94,10 +94,10 @@ def see(network: FeatureNetwork, image: Any) -> dict[str, Any]:
     return {name: value for name, value in answers.items() if value is not None}
 
 
-def seen_by(network: FeatureNetwork, size: int) -> list[str]:
+def output_names(network: FeatureNetwork, size: int) -> list[str]:
     """The names in what `see` returns for images of that side."""
     image = jax.ShapeDtypeStruct((size, size, 3), jnp.float32)
-    return list(eqx.filter_eval_shape(see, network, image))
+    return list(eqx.filter_eval_shape(network_outputs, network, image))
 
 
 def scene_features() -> FeatureNetwork:
@@ -149,17 +149,17 @@ def lpips(vgg: Path, channels: Path) -> PerceptualNetwork:
     return PerceptualNetwork(model, _perceptual, network_hash(model), model.origin)
 
 
-def _scene(model: Any, image: Any) -> Seen:
-    return Seen(model(image).features)
+def _scene(model: Any, image: Any) -> NetworkOutputs:
+    return NetworkOutputs(model(image).features)
 
 
-def _inception(model: Any, image: Any) -> Seen:
+def _inception(model: Any, image: Any) -> NetworkOutputs:
     reading = model(image)
-    return Seen(reading.features, reading.spatial, reading.logits)
+    return NetworkOutputs(reading.features, reading.spatial, reading.logits)
 
 
-def _dinov2(model: Any, image: Any) -> Seen:
-    return Seen(model.distance_features(image))
+def _dinov2(model: Any, image: Any) -> NetworkOutputs:
+    return NetworkOutputs(model.distance_features(image))
 
 
 def _perceptual(model: Any, image: Any, other: Any) -> Any:

@@ -16,10 +16,15 @@ import numpy as np
 
 from vtp_eqx.config import require
 from vtp_eqx.evaluation.card import EvaluationCard, write
+from vtp_eqx.evaluation.extract import (
+    extract_features,
+    ExtractConfig,
+    FeatureTable,
+    Images,
+)
 from vtp_eqx.evaluation.frechet import frechet_distance
 from vtp_eqx.evaluation.networks import FeatureNetwork, PerceptualNetwork
 from vtp_eqx.evaluation.reconstruction import psnr, ssim
-from vtp_eqx.evaluation.survey import Images, Survey, survey, Workplace
 from vtp_eqx.evaluation.understanding import (
     class_embeddings,
     neighbor_accuracy,
@@ -41,7 +46,7 @@ class TextIds(Protocol):
     ) -> Int[np.ndarray, "n context"]: ...
 
 
-class Judges(eqx.Module):
+class MeasuredTokenizer(eqx.Module):
     """A tokenizer and the networks that judge its reconstructions."""
 
     tokenizer: Tokenizer
@@ -53,7 +58,7 @@ def reconstruction(
     tokenizer: Tokenizer,
     images: Images,
     network: FeatureNetwork,
-    place: Workplace,
+    place: ExtractConfig,
     *,
     perceptual: PerceptualNetwork | None = None,
     num_samples: int | None = None,
@@ -70,8 +75,10 @@ def reconstruction(
         "network": network.hash,
         "perceptual": "" if perceptual is None else perceptual.hash,
     }
-    judges = Judges(tokenizer, network, perceptual)
-    seen = survey(rebuild, judges, images, place, stage="reconstruction", of=of)
+    judges = MeasuredTokenizer(tokenizer, network, perceptual)
+    seen = extract_features(
+        measure_reconstruction, judges, images, place, stage="reconstruction", of=of
+    )
     seen.check_count(num_samples)
     numbers = {
         name: float(np.mean(seen.column(name), dtype=np.float64))
@@ -87,10 +94,10 @@ def reconstruction(
     numbers[f"r{card.distance_name}"] = frechet_distance(
         seen.moments("features"), seen.moments("real features")
     )
-    return written(numbers, card, seen, place, "reconstruction")
+    return write_numbers(numbers, card, seen, place, "reconstruction")
 
 
-def rebuild(judges: Judges, image: Any) -> dict[str, Any]:
+def measure_reconstruction(judges: MeasuredTokenizer, image: Any) -> dict[str, Any]:
     """What is measured of one image and its reconstruction."""
     tokenizer = judges.tokenizer
     again = jnp.clip(tokenizer.decode(tokenizer.encode(image)), 0, 1)
@@ -111,7 +118,7 @@ def zero_shot(
     class_names: Sequence[str],
     templates: Sequence[str],
     images: Images,
-    place: Workplace,
+    place: ExtractConfig,
     *,
     num_samples: int | None = None,
 ) -> Numbers:
@@ -130,7 +137,7 @@ def zero_shot(
     )
     classes = embed_classes(tokenizer, words, class_names, templates)
     of = {"tokenizer": weights_hash(tokenizer)}
-    seen = survey(embed, tokenizer, images, place, stage="zero-shot", of=of)
+    seen = extract_features(embed, tokenizer, images, place, stage="zero-shot", of=of)
     seen.check_count(num_samples)
     labels = seen.column("label")
     require(
@@ -148,7 +155,7 @@ def zero_shot(
     numbers = {"zero-shot top-1": top_accuracy(logits, labels, 1)}
     if len(class_names) > 5:
         numbers["zero-shot top-5"] = top_accuracy(logits, labels, 5)
-    return written(numbers, card, seen, place, "zero_shot")
+    return write_numbers(numbers, card, seen, place, "zero_shot")
 
 
 def embed(tokenizer: Tokenizer, image: Any) -> dict[str, Any]:
@@ -194,7 +201,7 @@ def neighbors(
     tokenizer: Tokenizer,
     train: Images,
     test: Images,
-    place: Workplace,
+    place: ExtractConfig,
     *,
     counts: Sequence[int] = (10, 20, 100, 200),
     temperature: float = 0.07,
@@ -207,7 +214,9 @@ def neighbors(
     check_classes(train, test)
     of = {"tokenizer": weights_hash(tokenizer)}
     known, asked = (
-        survey(summary, tokenizer, images, place, stage=f"{name} features", of=of)
+        extract_features(
+            summary, tokenizer, images, place, stage=f"{name} features", of=of
+        )
         for name, images in (("training", train), ("test", test))
     )
     asked.check_count(num_samples)
@@ -228,7 +237,7 @@ def neighbors(
         )
         for count in counts
     }
-    return written(numbers, card, asked, place, "neighbors")
+    return write_numbers(numbers, card, asked, place, "neighbors")
 
 
 def summary(tokenizer: Tokenizer, image: Any) -> dict[str, Any]:
@@ -264,7 +273,7 @@ def settings(**values: Any) -> str:
 
 
 def tokenizer_card(
-    tokenizer: Tokenizer, seen: Survey, images: Images, protocol: str
+    tokenizer: Tokenizer, seen: FeatureTable, images: Images, protocol: str
 ) -> EvaluationCard:
     """A card of images that are compared with nothing but themselves."""
     return EvaluationCard(
@@ -281,11 +290,11 @@ def tokenizer_card(
     )
 
 
-def written(
+def write_numbers(
     numbers: Mapping[str, float],
     card: EvaluationCard,
-    seen: Survey,
-    place: Workplace,
+    seen: FeatureTable,
+    place: ExtractConfig,
     name: str,
 ) -> Numbers:
     """`numbers`, after they were written with their card."""

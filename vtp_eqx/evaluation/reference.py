@@ -13,9 +13,9 @@ from jaxtyping import Float
 import numpy as np
 
 from vtp_eqx.config import require
+from vtp_eqx.evaluation.extract import extract_features, ExtractConfig, Images
 from vtp_eqx.evaluation.frechet import Moments
-from vtp_eqx.evaluation.networks import FeatureNetwork, see, seen_by
-from vtp_eqx.evaluation.survey import Images, survey, Workplace
+from vtp_eqx.evaluation.networks import FeatureNetwork, network_outputs, output_names
 from vtp_eqx.files import atomic_path, NPZ_ERRORS
 from vtp_eqx.models.arrays import arrays_hash
 
@@ -54,7 +54,7 @@ class Reference:
 def make_reference(
     images: Images,
     network: FeatureNetwork,
-    place: Workplace,
+    place: ExtractConfig,
     *,
     keep_features: bool = False,
     num_samples: int | None = None,
@@ -65,9 +65,11 @@ def make_reference(
     """
     network.check_size(images.crop.size)
     of = {"network": network.hash}
-    seen = survey(see, network, images, place, stage="reference", of=of)
+    seen = extract_features(
+        network_outputs, network, images, place, stage="reference", of=of
+    )
     seen.check_count(num_samples)
-    has_spatial = "spatial" in seen_by(network, images.crop.size)
+    has_spatial = "spatial" in output_names(network, images.crop.size)
     return Reference(
         moments=seen.moments("features"),
         spatial=seen.moments("spatial") if has_spatial else None,
@@ -126,7 +128,7 @@ def read_reference(
         f"Reference statistics have `mu` and `sigma`; got {sorted(arrays)} in {path}: "
         "name another file, or make one with `evaluate.py reference`.",
     )
-    size = _told(path, "count", arrays.get("count"), count)
+    size = _mismatch(path, "count", arrays.get("count"), count)
     spatial = None
     if {"mu_s", "sigma_s"} <= arrays.keys():
         spatial = Moments.from_statistics(arrays["mu_s"], arrays["sigma_s"], int(size))
@@ -134,14 +136,14 @@ def read_reference(
         moments=Moments.from_statistics(arrays["mu"], arrays["sigma"], int(size)),
         spatial=spatial,
         features=arrays.get("features"),
-        network=str(_told(path, "network", arrays.get("network"), network)),
+        network=str(_mismatch(path, "network", arrays.get("network"), network)),
         network_hash=str(arrays.get("network_hash", "")),
         image_size=int(arrays.get("image_size", 0)) or None,
         crop=str(arrays.get("crop", "")),
     )
 
 
-def _told(path: Path, name: str, by_file: Any, by_caller: Any) -> Any:
+def _mismatch(path: Path, name: str, by_file: Any, by_caller: Any) -> Any:
     """What the file says or else the caller; an error where neither or both differ."""
     require(
         by_file is not None or by_caller is not None,

@@ -7,11 +7,11 @@ from typing import Any, get_args
 
 from vtp_eqx.config import as_json, from_dict, require, SamplerConfig
 from vtp_eqx.evaluation.card import EvaluationCard, LabelPolicy, write
-from vtp_eqx.evaluation.coverage import inception_score, precision_and_recall
+from vtp_eqx.evaluation.extract import extract_features, ExtractConfig, Images
 from vtp_eqx.evaluation.frechet import frechet_distance
-from vtp_eqx.evaluation.networks import FeatureNetwork, see, seen_by
+from vtp_eqx.evaluation.networks import FeatureNetwork, network_outputs, output_names
+from vtp_eqx.evaluation.precision_recall import inception_score, precision_and_recall
 from vtp_eqx.evaluation.reference import Reference
-from vtp_eqx.evaluation.survey import Images, survey, Workplace
 from vtp_eqx.files import atomic_path
 
 
@@ -73,12 +73,12 @@ def read_record(samples: str | Path) -> SampleRecord:
         ) from error
 
 
-def judge_samples(
+def evaluate_samples(
     samples: Images,
     record: SampleRecord | str,
     network: FeatureNetwork,
     reference: Reference,
-    place: Workplace,
+    place: ExtractConfig,
     *,
     num_samples: int,
 ) -> dict[str, float]:
@@ -104,7 +104,9 @@ def judge_samples(
             f"{record.num_samples}: judge all, or sample again.",
         )
     of = {"network": network.hash}
-    seen = survey(see, network, samples, place, stage="samples", of=of)
+    seen = extract_features(
+        network_outputs, network, samples, place, stage="samples", of=of
+    )
     seen.check_count(num_samples)
     card = EvaluationCard(
         **_made_by(record),
@@ -122,7 +124,7 @@ def judge_samples(
     numbers = {
         f"g{name}": frechet_distance(seen.moments("features"), reference.moments)
     }
-    has = seen_by(network, size)
+    has = output_names(network, size)
     if reference.spatial is not None and "spatial" in has:
         spatial = frechet_distance(seen.moments("spatial"), reference.spatial)
         numbers[f"s{name}"] = spatial

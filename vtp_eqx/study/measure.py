@@ -15,20 +15,20 @@ import numpy as np
 from vtp_eqx.config import short_hash
 from vtp_eqx.evaluation.batches import (
     as_bytes,
-    encoded_latents,
+    cls_and_mean_patch,
+    encode_images,
     in_batches,
-    reconstructed,
-    summarize,
+    reconstruct_images,
 )
 from vtp_eqx.evaluation.card import EvaluationCard, write
 from vtp_eqx.evaluation.frechet import frechet_distance, Moments
 from vtp_eqx.evaluation.generation import (
+    attribute_total_variation,
     conditional_accuracy,
     read_scenes,
     reading_moments,
     recognizable_share,
     scene_moments,
-    share_drift,
 )
 from vtp_eqx.evaluation.reconstruction import reconstruction_scores
 from vtp_eqx.evaluation.understanding import (
@@ -123,8 +123,8 @@ def measure(
     network = load_scene_network(network_folder)
     images = data.validation.image
     real = scene_moments(network, images)
-    rebuilt = reconstructed(tokenizer, images, batch_size=BATCH)
-    latents = encoded_latents(tokenizer, images, batch_size=BATCH)
+    rebuilt = reconstruct_images(tokenizer, images, batch_size=BATCH)
+    latents = encode_images(tokenizer, images, batch_size=BATCH)
     # As many real images as samples, because a distance falls with their number; one of
     # each group, because those of a group are alike.
     others = data.train.image[:: data.group][: spec.num_samples]
@@ -220,10 +220,10 @@ def understanding_numbers(
     `latents` are those of the validation images.
     """
     train, test = data.train.image[:PROBE_IMAGES], data.validation.image
-    fitted = encoded_latents(tokenizer, train, batch_size=BATCH)
+    fitted = encode_images(tokenizer, train, batch_size=BATCH)
     rows = {
         "features": [
-            in_batches(summarize, tokenizer, images, batch_size=BATCH)
+            in_batches(cls_and_mean_patch, tokenizer, images, batch_size=BATCH)
             for images in (train, test)
         ],
         "latents": [grid.mean(axis=(1, 2)) for grid in (fitted, latents)],
@@ -290,7 +290,7 @@ def generation_numbers(
     """
     reading = read_scenes(network, samples)
     moments = reading_moments(reading)
-    drift = share_drift(reading, data.validation.attributes)
+    drift = attribute_total_variation(reading, data.validation.attributes)
     return {
         "FD-scenes": frechet_distance(moments, real),
         "FD(samples, reconstructions)": frechet_distance(moments, rebuilt),

@@ -14,7 +14,7 @@ import jax.random as jr
 import numpy as np
 
 from vtp_eqx.config import DecodeConfig, require
-from vtp_eqx.evaluation.batches import encoded_latents
+from vtp_eqx.evaluation.batches import encode_images
 from vtp_eqx.files import exclusive_folder
 from vtp_eqx.models.arrays import latents_hash
 from vtp_eqx.models.dit import DiT
@@ -85,7 +85,7 @@ def _encode_once(tokenizer: Tokenizer, data: Dataset) -> Encoded:
     """A function that encodes the training images when it is first called."""
     images = data.train.image
     return functools.cache(
-        functools.partial(encoded_latents, tokenizer, images, batch_size=BATCH)
+        functools.partial(encode_images, tokenizer, images, batch_size=BATCH)
     )
 
 
@@ -104,7 +104,7 @@ def _tokenizer(
         spec.pretrain, arrays, folder=folder, group=data.group,
         progress=lambda done, total, metrics: report("tokenizer", done, total),
     )  # fmt: skip
-    latents = encoded_latents(tokenizer, data.train.image, batch_size=BATCH)
+    latents = encode_images(tokenizer, data.train.image, batch_size=BATCH)
     tokenizer = with_latent_statistics(tokenizer, latents)
     save(tokenizer, saved)
     return tokenizer

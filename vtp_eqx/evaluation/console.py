@@ -15,7 +15,7 @@ from rich.progress import (
 from rich.table import Table
 
 from vtp_eqx.evaluation.card import EvaluationCard
-from vtp_eqx.evaluation.survey import Report
+from vtp_eqx.evaluation.extract import Report
 
 
 @contextlib.contextmanager
@@ -52,7 +52,7 @@ def numbers_table(numbers: Mapping[str, float], card: EvaluationCard) -> Table:
     return table
 
 
-def listed(what: str, names: Sequence[str], limit: int = 5) -> str:
+def list_names(what: str, names: Sequence[str], limit: int = 5) -> str:
     """A line that counts files and names the first of them."""
     more = ", ..." if len(names) > limit else ""
     return f"{len(names)} {what}: {', '.join(names[:limit])}{more}"

@@ -36,7 +36,7 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 
-def silent(stage: str, done: int, total: int) -> None:
+def no_report(stage: str, done: int, total: int) -> None:
     """Reports nothing."""
 
 
@@ -82,14 +82,14 @@ class Images:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Workplace:
+class ExtractConfig:
     """Where and how fast a survey runs; no number depends on it beyond rounding."""
 
     folder: Path
     batch_size: int = 64
     num_threads: int = 8
     mesh: Mesh = dataclasses.field(default_factory=data_mesh)
-    report: Report = silent
+    report: Report = no_report
 
     def __post_init__(self):
         devices = self.mesh.devices.size
@@ -101,7 +101,7 @@ class Workplace:
 
 
 @dataclasses.dataclass(frozen=True)
-class Survey:
+class FeatureTable:
     """What was said about each image, in the order of the source.
 
     `skipped` are the names of files that were left out, with reasons.
@@ -162,15 +162,15 @@ class Survey:
         return hashlib.sha256(self.column("digest").tobytes()).hexdigest()[:16]
 
 
-def survey(
+def extract_features(
     function: Callable[[Any, Any], Mapping[str, Any]],
     model: Any,
     images: Images,
-    place: Workplace,
+    place: ExtractConfig,
     *,
     stage: str,
     of: Mapping[str, str],
-) -> Survey:
+) -> FeatureTable:
     """`function(model, image)`, arrays by name, of every image that can be read.
 
     `function` is one defined in a module (what it compiles is kept by it) and takes
@@ -193,7 +193,7 @@ def survey(
     size = place.batch_size * max(1, FILE_IMAGES // place.batch_size)
     starts = range(0, len(rows), size)
     paths = {start: folder / f"rows-{start:08d}.npz" for start in starts}
-    missing = [start for start in starts if not _is_whole(paths[start])]
+    missing = [start for start in starts if not _is_complete(paths[start])]
     done = len(rows) - sum(len(rows[start : start + size]) for start in missing)
     place.report(stage, done, len(rows))
     if missing:
@@ -212,7 +212,7 @@ def survey(
                 done += len(batch)
                 place.report(stage, done, len(rows))
             answers.write(paths[start])
-    found = Survey(tuple(paths.values()), _skipped(paths.values()))
+    found = FeatureTable(tuple(paths.values()), _read_skipped(paths.values()))
     require(
         len(found.skipped) < len(rows),
         f"A survey needs images that can be read; got none of {len(rows)}, such as "
@@ -284,7 +284,7 @@ class _Answers:
         batch: list[Example],
         function: Callable[[Any, Any], Mapping[str, Any]],
         model: Any,
-        place: Workplace,
+        place: ExtractConfig,
     ) -> None:
         good = [example for example in batch if example.image is not None]
         self.skipped |= {one.name: one.reason for one in batch if one.image is None}
@@ -328,7 +328,7 @@ def _digest(image: np.ndarray) -> np.ndarray:
     return np.frombuffer(hashlib.sha256(content).digest()[:8], np.uint8)
 
 
-def _is_whole(path: Path) -> bool:
+def _is_complete(path: Path) -> bool:
     try:
         # Opened here, because `np.load` leaves a damaged file open.
         with path.open("rb") as file, np.load(file) as content:
@@ -338,7 +338,7 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def _skipped(paths: Iterable[Path]) -> dict[str, str]:
+def _read_skipped(paths: Iterable[Path]) -> dict[str, str]:
     skipped = {}
     for path in paths:
         with np.load(path) as content:

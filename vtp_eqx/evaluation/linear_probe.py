@@ -23,15 +23,21 @@ from vtp_eqx.config import as_json, require
 from vtp_eqx.data.crops import RandomCrop
 from vtp_eqx.data.images import UnreadableImageError
 from vtp_eqx.data.loader import rows_at
+from vtp_eqx.evaluation.extract import (
+    apply,
+    extract_features,
+    ExtractConfig,
+    Images,
+    read_ahead,
+)
+from vtp_eqx.evaluation.probe_sweep import accuracies, start, step, Sweep, SweepConfig
 from vtp_eqx.evaluation.protocols import (
     check_classes,
     Numbers,
     settings,
     tokenizer_card,
-    written,
+    write_numbers,
 )
-from vtp_eqx.evaluation.survey import apply, Images, read_ahead, survey, Workplace
-from vtp_eqx.evaluation.sweep import accuracies, start, step, Sweep, SweepConfig
 from vtp_eqx.files import atomic_path, NPZ_ERRORS
 from vtp_eqx.mesh import replicate, shard_batch
 from vtp_eqx.models.arrays import named_arrays, weights_hash
@@ -83,7 +89,7 @@ def probe(
     tokenizer: Tokenizer,
     train: Images,
     test: Images,
-    place: Workplace,
+    place: ExtractConfig,
     *,
     reads: ProbeFeatures = "blocks",
     config: SweepConfig | None = None,
@@ -99,7 +105,7 @@ def probe(
     config = config or SweepConfig()
     check_classes(train, test)
     read, of = READERS[reads], {"tokenizer": weights_hash(tokenizer)}
-    asked = survey(read, tokenizer, test, place, stage="test features", of=of)
+    asked = extract_features(read, tokenizer, test, place, stage="test features", of=of)
     asked.check_count(num_samples)
     labels = asked.column("label")
     names = getattr(test.source, "class_names", None)
@@ -120,10 +126,10 @@ def probe(
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
     path = place.folder / f"sweep-{digest[:12]}.npz"
     fresh = start(config, widths, num_classes, key=jr.key(config.seed))
-    sweep, scores = restored(path, fresh)
+    sweep, scores = restore(path, fresh)
     sweep = replicate(sweep, place.mesh)
     first = len(scores) * config.epoch_steps
-    make = augmented if config.augment else kept
+    make = augmented_batches if config.augment else cached_batches
     batches = make(tokenizer, reads, train, place, config, first)
     for now in range(first, config.num_steps):
         found, answers = next(batches)
@@ -148,7 +154,7 @@ def probe(
         reference_hash=train.description["source"],
         seed=config.seed,
     )
-    return written(best(scores, kinds), card, asked, place, "probe")
+    return write_numbers(best(scores, kinds), card, asked, place, "probe")
 
 
 def best(scores: list[dict[str, float]], kinds: list[str]) -> Numbers:
@@ -177,11 +183,11 @@ def probe_settings(reads: str, config: SweepConfig, train: Images) -> str:
     )
 
 
-def augmented(
+def augmented_batches(
     tokenizer: Tokenizer,
     reads: ProbeFeatures,
     train: Images,
-    place: Workplace,
+    place: ExtractConfig,
     config: SweepConfig,
     first_step: int,
 ) -> Batches:
@@ -223,18 +229,20 @@ def augmented(
         yield found, np.array([label for _, label in batch])
 
 
-def kept(
+def cached_batches(
     tokenizer: Tokenizer,
     reads: ProbeFeatures,
     train: Images,
-    place: Workplace,
+    place: ExtractConfig,
     config: SweepConfig,
     first_step: int,
 ) -> Batches:
     """Features of the training images as `train.crop` shows them, read only once."""
     of = {"tokenizer": weights_hash(tokenizer)}
     read = READERS[reads]
-    seen = survey(read, tokenizer, train, place, stage="training features", of=of)
+    seen = extract_features(
+        read, tokenizer, train, place, stage="training features", of=of
+    )
     labels = seen.column("label")
     size = train.crop.size
     image = jax.ShapeDtypeStruct((size, size, 3), jnp.float32)
@@ -249,7 +257,7 @@ def kept(
 
 
 def save(path: Path, sweep: Sweep, scores: list[dict[str, float]]) -> None:
-    """Writes what `restored` reads."""
+    """Writes what `restore` reads."""
     arrays = {name: np.asarray(leaf) for name, leaf in named_arrays(sweep).items()}
     with atomic_path(path) as unfinished, unfinished.open("wb") as file:
         np.savez(
@@ -257,7 +265,7 @@ def save(path: Path, sweep: Sweep, scores: list[dict[str, float]]) -> None:
         )
 
 
-def restored(path: Path, fresh: Sweep) -> tuple[Sweep, list[dict[str, float]]]:
+def restore(path: Path, fresh: Sweep) -> tuple[Sweep, list[dict[str, float]]]:
     """A saved sweep and its scores, or `fresh` and none where there is no whole one."""
     try:
         with path.open("rb") as file, np.load(file) as content:

@@ -9,8 +9,8 @@ from vtp_eqx.data.crops import CenterCrop
 from vtp_eqx.data.folders import FolderSource
 from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.evaluation import survey as surveys
+from vtp_eqx.evaluation.extract import extract_features, ExtractConfig, Images
 from vtp_eqx.evaluation.frechet import Moments
-from vtp_eqx.evaluation.survey import Images, survey, Workplace
 from vtp_eqx.mesh import data_mesh
 
 
@@ -47,7 +47,7 @@ def small_files(monkeypatch):
 
 def place(folder, **changes):
     options = dict(batch_size=4, num_threads=2, mesh=data_mesh(1))
-    return Workplace(folder=folder, **{**options, **changes})
+    return ExtractConfig(folder=folder, **{**options, **changes})
 
 
 def images_of(source, **changes):
@@ -55,7 +55,9 @@ def images_of(source, **changes):
 
 
 def look(images, where, scale=2.0, of="a"):
-    return survey(colors, jnp.array(scale), images, where, stage="x", of={"scale": of})
+    return extract_features(
+        colors, jnp.array(scale), images, where, stage="x", of={"scale": of}
+    )
 
 
 def test_every_image_has_its_answer_in_order(tmp_path):
@@ -195,7 +197,7 @@ def test_an_image_that_no_crop_takes_is_left_out(tmp_path):
     long = np.zeros((1, 60000, 3), np.uint8)
     Image.fromarray(long).save(tmp_path / "images" / "03.png")
     crop = CenterCrop(64)
-    seen = survey(
+    seen = extract_features(
         colors, jnp.array(1.0), Images(source=source, crop=crop),
         place(tmp_path / "out"), stage="x", of={},
     )  # fmt: skip

@@ -10,16 +10,16 @@ from vtp_eqx.data.crops import CenterCrop
 from vtp_eqx.data.folders import FolderSource
 from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.evaluation.card import read
-from vtp_eqx.evaluation.probe import (
-    augmented,
+from vtp_eqx.evaluation.extract import ExtractConfig, Images
+from vtp_eqx.evaluation.linear_probe import (
+    augmented_batches,
     blocks,
     last,
     latents,
     mean_latents,
     probe,
 )
-from vtp_eqx.evaluation.survey import Images, Workplace
-from vtp_eqx.evaluation.sweep import SweepConfig
+from vtp_eqx.evaluation.probe_sweep import SweepConfig
 from vtp_eqx.mesh import data_mesh
 
 
@@ -30,7 +30,7 @@ CONFIG = SweepConfig(
 
 def workplace(folder, **changes):
     options = dict(batch_size=24, num_threads=2, mesh=data_mesh(1))
-    return Workplace(folder=folder, **{**options, **changes})
+    return ExtractConfig(folder=folder, **{**options, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_an_unreadable_training_image_is_replaced(tokenizer, tmp_path):
     (tmp_path / "images" / "a" / "3.png").write_bytes(b"torn")
     config = dataclasses.replace(CONFIG, batch_size=8, augment=True)
     train = Images(source=source, crop=CenterCrop(32))
-    batches = augmented(
+    batches = augmented_batches(
         tokenizer, "mean latents", train, workplace(tmp_path / "out"), config, 0
     )
     _, labels = next(batches)

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from vtp_eqx.config import TextConfig, TokenizerConfig, VIT_FEMTO
-from vtp_eqx.evaluation.batches import reconstructed
-from vtp_eqx.evaluation.online import judge, Labeled
+from vtp_eqx.evaluation.batches import reconstruct_images
+from vtp_eqx.evaluation.in_training import evaluate_tokenizer, LabeledImages
 from vtp_eqx.models.tokenizer import Tokenizer
 
 
@@ -21,19 +21,21 @@ def bright_and_dark(count, seed):
     """Two classes that any features tell apart."""
     draw, label = np.random.default_rng(seed), np.arange(count) % 2
     noise = draw.integers(0, 60, (count, 16, 16, 3))
-    return Labeled((noise + 180 * label[:, None, None, None]).astype(np.uint8), label)
+    return LabeledImages(
+        (noise + 180 * label[:, None, None, None]).astype(np.uint8), label
+    )
 
 
 def test_what_can_be_taken_is_taken(tokenizer):
     known, judged = bright_and_dark(70, 0), bright_and_dark(66, 1)
     prompts = np.random.default_rng(2).integers(1, 18, (2, 1, 6)).astype(np.int32)
     prompts[..., -1] = 19
-    numbers = judge(tokenizer, known, judged, prompts)
+    numbers = evaluate_tokenizer(tokenizer, known, judged, prompts)
     assert numbers.keys() == {"psnr", "probe", "zero_shot"}
     assert numbers["probe"] == 1  # brightness is the first thing that features tell
-    rebuilt = reconstructed(tokenizer, judged.image).astype(np.float64) / 255
+    rebuilt = reconstruct_images(tokenizer, judged.image).astype(np.float64) / 255
     error = np.mean((rebuilt - judged.image / 255) ** 2, axis=(1, 2, 3))
     assert numbers["psnr"] == pytest.approx(np.mean(-10 * np.log10(error)), abs=0.05)
-    unknown = Labeled(judged.image, np.full(66, -1))
-    assert judge(tokenizer, known, unknown, prompts).keys() == {"psnr"}
-    assert judge(tokenizer, None, judged).keys() == {"psnr"}
+    unknown = LabeledImages(judged.image, np.full(66, -1))
+    assert evaluate_tokenizer(tokenizer, known, unknown, prompts).keys() == {"psnr"}
+    assert evaluate_tokenizer(tokenizer, None, judged).keys() == {"psnr"}

@@ -4,8 +4,7 @@ from hypothesis import given, strategies as st
 import numpy as np
 import pytest
 
-from vtp_eqx.evaluation import coverage
-from vtp_eqx.evaluation.coverage import (
+from vtp_eqx.evaluation.precision_recall import (
     inception_score,
     precision_and_recall,
     radii,

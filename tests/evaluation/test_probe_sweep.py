@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from vtp_eqx.evaluation.sweep import (
+from vtp_eqx.evaluation.probe_sweep import (
     accuracies,
     Linears,
     start,
@@ -74,7 +74,7 @@ def test_accuracy_by_hand(monkeypatch):
     sweep = Sweep({"a": Linears(weight, jnp.zeros((2, 2)))}, {})
     rows = np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]], np.float32)
     labels = np.array([0, 1, 1])
-    monkeypatch.setattr("vtp_eqx.evaluation.sweep.EVALUATED", 2)
+    monkeypatch.setattr("vtp_eqx.evaluation.probe_sweep.EVALUATED", 2)
     got = accuracies(sweep, CONFIG, {"a": rows}, labels)
     assert got == {
         "a, rate 0.1": pytest.approx(2 / 3),

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, UInt8
 import numpy as np
 
 from vtp_eqx.evaluation import card
-from vtp_eqx.evaluation.batches import in_batches, rebuild, summarize
+from vtp_eqx.evaluation.batches import cls_and_mean_patch, in_batches, reconstruct
 from vtp_eqx.evaluation.reconstruction import psnr
 from vtp_eqx.evaluation.understanding import (
     class_embeddings,
@@ -28,7 +28,7 @@ PENALTY = 1e-3  # ours: one of those that `linear_probe` would choose from
 
 
 @dataclasses.dataclass(frozen=True)
-class Labeled:
+class LabeledImages:
     """Images with their classes; a label of -1 stands for none."""
 
     image: UInt8[np.ndarray, "num size size 3"]
@@ -40,10 +40,10 @@ class Labeled:
         return bool((self.label >= 0).all()) and len(set(self.label.tolist())) > 1
 
 
-def judge(
+def evaluate_tokenizer(
     tokenizer: Tokenizer,
-    known: Labeled | None,
-    judged: Labeled,
+    known: LabeledImages | None,
+    judged: LabeledImages,
     prompts: Int[np.ndarray, "classes prompts context"] | None = None,
 ) -> dict[str, float]:
     """Numbers by name, each where it can be taken.
@@ -57,9 +57,9 @@ def judge(
     labeled = judged.has_labels
     if labeled and known is not None and known.has_labels:
         numbers["probe"] = linear_probe(
-            in_batches(summarize, tokenizer, known.image),
+            in_batches(cls_and_mean_patch, tokenizer, known.image),
             known.label,
-            in_batches(summarize, tokenizer, judged.image),
+            in_batches(cls_and_mean_patch, tokenizer, judged.image),
             judged.label,
             penalties=(PENALTY,),
         )
@@ -80,8 +80,8 @@ def write_card(
     path: Path,
     numbers: Mapping[str, float],
     tokenizer: Tokenizer,
-    known: Labeled,
-    judged: Labeled,
+    known: LabeledImages,
+    judged: LabeledImages,
     *,
     seed: int,
 ) -> None:
@@ -110,4 +110,4 @@ def write_card(
 def _psnr(
     tokenizer: Tokenizer, image: Float[Array, "height width 3"]
 ) -> Float[Array, ""]:
-    return psnr(jnp.clip(rebuild(tokenizer, image), 0, 1), image)
+    return psnr(jnp.clip(reconstruct(tokenizer, image), 0, 1), image)
