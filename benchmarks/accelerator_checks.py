@@ -22,8 +22,8 @@ from vtp_eqx.mesh import data_mesh, shard_batch
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator
 from vtp_eqx.nn.attention import fused_attention, mix_values
-from vtp_eqx.training.generate import generating
-from vtp_eqx.training.pretrain import pretraining
+from vtp_eqx.training.generate import init_generator_training
+from vtp_eqx.training.pretrain import init_pretraining
 
 
 Rows = Iterator[dict[str, Any]]
@@ -36,7 +36,7 @@ def small_steps(mesh: Mesh) -> Rows:
     batch = jax.tree.map(np.asarray, random_batch(config))
 
     def run(mesh: Mesh) -> Found:
-        state, step = pretraining(config, batch.image[:1], mesh)
+        state, step = init_pretraining(config, batch.image[:1], mesh)
         found = {}
         for number in range(3):
             state, metrics = step(state, shard_batch(batch, mesh))
@@ -55,7 +55,7 @@ def small_generator(mesh: Mesh) -> Rows:
     batch = jax.tree.map(np.asarray, random_latents(SMALL_DIT, 16))
 
     def run(mesh: Mesh) -> Found:
-        state, step = generating(config, mesh)
+        state, step = init_generator_training(config, mesh)
         found = {}
         for number in range(3):
             state, metrics = step(state, shard_batch(batch, mesh))

@@ -33,11 +33,11 @@ from vtp_eqx.frozen.lpips import blank_perceptual, Perceptual
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import guided_velocity
 from vtp_eqx.training.flops import generator_flops, train_flops
-from vtp_eqx.training.generate import generating
-from vtp_eqx.training.generate_objective import Latents
-from vtp_eqx.training.precision import computing
-from vtp_eqx.training.pretrain import first_state, pretrain_step
-from vtp_eqx.training.pretrain_views import Captioned, pretrain_views
+from vtp_eqx.training.generate import init_generator_training
+from vtp_eqx.training.generate_objective import LatentBatch
+from vtp_eqx.training.precision import cast_params
+from vtp_eqx.training.pretrain import initial_state, pretrain_step
+from vtp_eqx.training.pretrain_views import CaptionedBatch, pretrain_views
 
 
 SMALL_DIT = DiTConfig(
@@ -109,7 +109,7 @@ def joint(name: str, config: PretrainConfig, *, traced: bool = False) -> Work:
     perceptual = random_perceptual(config)
 
     def start(mesh: Mesh) -> Started:
-        state = first_state(config, None)
+        state = initial_state(config, None)
         step: Any = pretrain_step(config, state, mesh, perceptual)
         return Started(
             (eqx.filter(state, eqx.is_array), random_batch(config)), step.compiled
@@ -139,7 +139,7 @@ def generator_step(
     config = GenerateConfig(dit=dit, batch_size=batch, precision=precision)
 
     def start(mesh: Mesh) -> Started:
-        state, step = generating(config, mesh)
+        state, step = init_generator_training(config, mesh)
         return Started(
             (eqx.filter(state, eqx.is_array), random_latents(dit, batch)), step.compiled
         )
@@ -153,7 +153,7 @@ def sampling(name: str, dit: DiTConfig, batch: int, attention: str = "fused") ->
     dit, precision = _kind(dit, attention)
 
     def start(mesh: Mesh) -> Started:
-        model = computing(DiT(dit, key=jr.key(0)), precision)
+        model = cast_params(DiT(dit, key=jr.key(0)), precision)
         arrays, static = eqx.partition(model, eqx.is_array)
         latents = random_latents(dit, batch)
 
@@ -189,23 +189,23 @@ def small_config() -> PretrainConfig:
     )  # fmt: skip
 
 
-def random_batch(config: PretrainConfig) -> Captioned:
+def random_batch(config: PretrainConfig) -> CaptionedBatch:
     """Random images and words, as many as a step of `config` takes."""
     size, side, text = (
         config.batch_size, config.tokenizer.image_size, config.tokenizer.text
     )  # fmt: skip
     images = jr.randint(jr.key(3), (size, side, side, 3), 0, 256).astype(jnp.uint8)
     if text is None or config.contrast_weight == 0:
-        return Captioned(images, None)
+        return CaptionedBatch(images, None)
     words = jr.randint(jr.key(4), (size, text.context), 1, text.vocabulary)
-    return Captioned(images, words)
+    return CaptionedBatch(images, words)
 
 
-def random_latents(dit: DiTConfig, batch: int) -> Latents:
+def random_latents(dit: DiTConfig, batch: int) -> LatentBatch:
     """Random latents and labels for a generator."""
     shape = (batch, dit.latent_size, dit.latent_size, dit.latent_width)
     labels = jr.randint(jr.key(5), (batch,), 0, dit.num_classes)
-    return Latents(jr.normal(jr.key(6), shape), labels)
+    return LatentBatch(jr.normal(jr.key(6), shape), labels)
 
 
 def random_perceptual(config: PretrainConfig) -> Perceptual | None:

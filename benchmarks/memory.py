@@ -25,8 +25,8 @@ from vtp_eqx.losses.contrastive import clip_loss
 from vtp_eqx.mesh import data_mesh, fsdp_spec, shard_batch
 from vtp_eqx.models.tokenizer import Pretrainer, Teacher
 from vtp_eqx.training.optimizer import make_optimizer
-from vtp_eqx.training.pretrain import loss_weights, pretraining
-from vtp_eqx.training.pretrain_views import Captioned
+from vtp_eqx.training.pretrain import init_pretraining, loss_weights
+from vtp_eqx.training.pretrain_views import CaptionedBatch
 from vtp_eqx.training.state import SPLIT_PARTS, TrainState
 
 
@@ -86,12 +86,12 @@ def step_bytes(config: PretrainConfig, num_devices: int) -> tuple[int, int]:
     assert text is not None
     images = np.zeros((config.batch_size, size, size, 3), np.uint8)
     captions = np.zeros((config.batch_size, text.context), np.int32)
-    state, step = pretraining(config, images[:1], mesh)
+    state, step = init_pretraining(config, images[:1], mesh)
     arrays = eqx.filter(state, eqx.is_inexact_array)
     resting = sum(
         leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(arrays)
     )
-    batch = shard_batch(Captioned(images, captions), mesh)
+    batch = shard_batch(CaptionedBatch(images, captions), mesh)
     lowered = step.compiled.lower(eqx.filter(state, eqx.is_array), batch)  # type: ignore
     return resting, _temporary(lowered)
 

@@ -27,13 +27,13 @@ from vtp_eqx.data.mixture import make_sampler
 from vtp_eqx.data.prefetch import ExampleReader, Prefetcher
 from vtp_eqx.data.tars import TarSource
 from vtp_eqx.mesh import data_mesh, shard_batch
-from vtp_eqx.training.feed import encode_with, Feed, words_for
+from vtp_eqx.training.batches import Batches, caption_encoder, text_tokenizer_for
 from vtp_eqx.training.flops import device_peak, train_flops
-from vtp_eqx.training.pace import StepCost
-from vtp_eqx.training.pixels import blank_where_looked
-from vtp_eqx.training.pretrain import pretraining
-from vtp_eqx.training.pretrain_views import Captioned
-from vtp_eqx.training.run import run, Watch
+from vtp_eqx.training.loop import Callbacks, run_training
+from vtp_eqx.training.pixels import blank_perceptual_if_used
+from vtp_eqx.training.pretrain import init_pretraining
+from vtp_eqx.training.pretrain_views import CaptionedBatch
+from vtp_eqx.training.throughput import StepCost
 
 
 OBJECTIVES = ("contrast", "distillation", "reconstruction")
@@ -60,17 +60,17 @@ class Bench:
             )
         )  # fmt: skip
         source = TarSource(tars)
-        words = words_for(text, source, folder / "words.json")
+        words = text_tokenizer_for(text, source, folder / "words.json")
         reader = ExampleReader(
             source=source,
             order=make_sampler(source, config.batch_size, seed=0),
             size=size,
-            encode=encode_with(words, text),
+            encode=caption_encoder(words, text),
         )
-        self.feed = Feed(reader=reader, folder=folder, workers=workers)
+        self.feed = Batches(reader=reader, folder=folder, workers=workers)
         self.workers = workers
         # How fast LPIPS is does not depend on its weights.
-        perceptual = blank_where_looked(config.reconstruction)
+        perceptual = blank_perceptual_if_used(config.reconstruction)
         self.given = np.zeros((0, 8, 8, 3), np.uint8), self.mesh, perceptual
 
     def data_alone(self, num_steps: int) -> Cells:
@@ -87,9 +87,9 @@ class Bench:
 
     def step_alone(self, name: str, config: PretrainConfig, num_steps: int) -> Cells:
         """The same batch, on the device."""
-        state, step = pretraining(config, *self.given)
+        state, step = init_pretraining(config, *self.given)
         held, batch = [state], shard_batch(next(self.feed(0)), self.mesh)
-        batch = Captioned(
+        batch = CaptionedBatch(
             batch.image, batch.caption if config.contrast_weight > 0 else None
         )
 
@@ -106,13 +106,13 @@ class Bench:
     def together(self, num_steps: int) -> Cells:
         """A run of its own, of which the second half is measured."""
         config, flops = self.config, train_flops(self.config)
-        state, step = pretraining(config, *self.given)
+        state, step = init_pretraining(config, *self.given)
         cost = StepCost(images=config.batch_size, flops=flops, peak=self.peak)
         place = self.folder / "run"
-        run(
+        run_training(
             state, step, self.feed, num_steps=2 * num_steps, mesh=self.mesh,
             folder=place, log_every=num_steps, save_every=2 * num_steps,
-            watch=Watch(cost=cost),
+            watch=Callbacks(cost=cost),
         )  # fmt: skip
         last = json.loads((place / "metrics.jsonl").read_text().splitlines()[-1])
         rate = last["images_per_second"]

@@ -27,10 +27,10 @@ from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.study.recipe import run
 from vtp_eqx.study.run_spec import RunSpec
 from vtp_eqx.training.flops import generator_flops, num_parameters, pretrain_flops
-from vtp_eqx.training.generate import generating
-from vtp_eqx.training.generate_objective import Latents
-from vtp_eqx.training.pretrain import pretraining
-from vtp_eqx.training.pretrain_views import Captioned
+from vtp_eqx.training.generate import init_generator_training
+from vtp_eqx.training.generate_objective import LatentBatch
+from vtp_eqx.training.pretrain import init_pretraining
+from vtp_eqx.training.pretrain_views import CaptionedBatch
 
 
 SIZE = "96x3"
@@ -66,10 +66,10 @@ def tokenizer_step(method: str, spec: RunSpec) -> Measured:
     """One update of a tokenizer with every objective of its method."""
     config, mesh = spec.pretrain, data_mesh()
     image = np.zeros((config.batch_size, 32, 32, 3), np.uint8)
-    state, step = pretraining(config, image, mesh)
+    state, step = init_pretraining(config, image, mesh)
     text = config.tokenizer.text
     ids = None if text is None else np.ones((len(image), text.context), np.int32)
-    batch = shard_batch(Captioned(image, ids), mesh)
+    batch = shard_batch(CaptionedBatch(image, ids), mesh)
     flops = 3 * pretrain_flops(config) * config.batch_size
     times = _timed_steps(replicate(state, mesh), step, batch)
     return f"tokenizer step, {method} {SIZE}", config.batch_size, *times, flops
@@ -78,11 +78,11 @@ def tokenizer_step(method: str, spec: RunSpec) -> Measured:
 def generator_step(spec: RunSpec) -> Measured:
     """One update of the diffusion transformer."""
     config, mesh = spec.generate, data_mesh()
-    state, step = generating(config, mesh)
+    state, step = init_generator_training(config, mesh)
     side, width = config.dit.latent_size, config.dit.latent_width
     latents = np.ones((config.batch_size, side, side, width), np.float32)
     labels = np.zeros(config.batch_size, np.int32)
-    batch = shard_batch(Latents(latents, labels), mesh)
+    batch = shard_batch(LatentBatch(latents, labels), mesh)
     flops = 3 * generator_flops(config.dit) * config.batch_size
     times = _timed_steps(replicate(state, mesh), step, batch)
     return "DiT step", config.batch_size, *times, flops

@@ -2,7 +2,7 @@
 
 python benchmarks/survive_worker.py FOLDER MODEL [ADDRESS PROCESSES INDEX]
 
-MODEL is `pretraining`, the smallest one with all objectives, or `line`, a single number
+MODEL is `init_pretraining`, the smallest one with all objectives, or `line`, a single number
 that compiles at once. They learn from the tars in `FOLDER/../tars`, read and decoded as
 in a real run. Every batch that a step takes is noted in `taken-INDEX.jsonl`, and the
 hash of the last state in `state.txt`.
@@ -37,10 +37,10 @@ from vtp_eqx.data.tars import TarSource
 from vtp_eqx.losses.weighting import FixedWeights
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.arrays import arrays_hash, named_arrays
+from vtp_eqx.training.loop import run_training, Step
 from vtp_eqx.training.objective import Objective
-from vtp_eqx.training.pretrain import pretraining
-from vtp_eqx.training.pretrain_views import Captioned
-from vtp_eqx.training.run import run, Step
+from vtp_eqx.training.pretrain import init_pretraining
+from vtp_eqx.training.pretrain_views import CaptionedBatch
 from vtp_eqx.training.state import TrainState
 from vtp_eqx.training.step import make_step
 
@@ -71,7 +71,7 @@ class Line(eqx.Module):
 def line(mesh: Mesh) -> tuple[TrainState, Step]:
     """Fits a number, with noise, by a step like any other."""
 
-    def prepare(batch: Captioned, key: Any) -> jax.Array:
+    def prepare(batch: CaptionedBatch, key: Any) -> jax.Array:
         image = jnp.asarray(batch.image)
         rows = jnp.mean(image.astype(jnp.float32), axis=(1, 2, 3)) / 255
         return rows + jax.random.normal(key, rows.shape)
@@ -114,7 +114,7 @@ def tiny(mesh: Mesh) -> tuple[TrainState, Step]:
         reconstruction_batch=8,
         num_steps=NUM_STEPS,
     )
-    return pretraining(config, np.zeros((0, 16, 16, 3), np.uint8), mesh)
+    return init_pretraining(config, np.zeros((0, 16, 16, 3), np.uint8), mesh)
 
 
 def main() -> None:
@@ -127,16 +127,16 @@ def main() -> None:
     reader = reader_of(place.parent / "tars")
     state, step = {"pretraining": tiny, "line": line}[model](mesh)
 
-    def noted(first: int) -> Iterator[Captioned]:
+    def noted(first: int) -> Iterator[CaptionedBatch]:
         stream = Prefetcher(reader, start_step=first, shard=shard, num_workers=2)
         with (place / f"taken-{shard[0]}.jsonl").open("a") as file, stream:
             file.write("\n")  # behind a line that was torn
             for batch in stream:
                 file.write(json.dumps([batch.step + 1, batch.row.tolist()]) + "\n")
                 file.flush()
-                yield Captioned(batch.image, batch.tokens)
+                yield CaptionedBatch(batch.image, batch.tokens)
 
-    state = run(
+    state = run_training(
         state, step, noted, num_steps=NUM_STEPS, mesh=mesh, folder=place, log_every=1,
         save_every=3,
     )  # fmt: skip

@@ -50,40 +50,40 @@ from vtp_eqx.scenes.tfds_builder import prepare_scenes
 from vtp_eqx.study.pictures import save_grid
 from vtp_eqx.study.recipe import METHODS, pretrain_config, RECIPES
 from vtp_eqx.tokenizer import save, Tokenizer
-from vtp_eqx.training.curves import draw_curves
-from vtp_eqx.training.feed import (
-    encode_with,
-    Feed,
+from vtp_eqx.training.batches import (
+    Batches,
+    caption_encoder,
+    encode_prompts,
     open_sources,
-    prompts_for,
-    some_examples,
-    words_for,
+    random_examples,
+    text_tokenizer_for,
 )
-from vtp_eqx.training.folder import (
-    check_begun_alike,
-    check_same_data,
-    FolderInUseError,
-    locked,
-    note_begun,
-)
-from vtp_eqx.training.forecast import Forecast, forecast, forecast_lines
+from vtp_eqx.training.curves import draw_curves
+from vtp_eqx.training.dry_run import dry_run, dry_run_lines, DryRun
 from vtp_eqx.training.log import Sink
+from vtp_eqx.training.loop import Callbacks, FaultTolerance, run_training
 from vtp_eqx.training.monitors import collapse_monitor
-from vtp_eqx.training.pace import now_and_then, progress_line, StepCost
-from vtp_eqx.training.pixels import require_perceptual
+from vtp_eqx.training.multihost import is_main_process, OtherProcessError, raise_on_all
+from vtp_eqx.training.pixels import require_perceptual_weights
 from vtp_eqx.training.pretrain import (
-    first_state,
+    init_pretraining,
+    initial_state,
     latent_statistics,
     PCA_IMAGES,
     pretrain_step,
-    pretraining,
 )
 from vtp_eqx.training.pretrain_options import is_fixed, open_sinks, Options
-from vtp_eqx.training.processes import all_or_none, ElsewhereError, leads
+from vtp_eqx.training.recovery import read_postmortem, replay as replay_steps
 from vtp_eqx.training.report import write_report
-from vtp_eqx.training.rescue import read_postmortem, replay as replay_steps
-from vtp_eqx.training.run import Endurance, run, Watch
+from vtp_eqx.training.run_dir import (
+    check_config_unchanged,
+    check_data_unchanged,
+    FolderInUseError,
+    lock_folder,
+    write_config,
+)
 from vtp_eqx.training.state import TrainState
+from vtp_eqx.training.throughput import progress_line, StepCost, throttled_print
 from vtp_eqx.training.watchdog import StallConfig
 
 
@@ -122,7 +122,7 @@ class Setting:
         if options.data:
             self.train = open_sources(
                 options.data, options.split, options.weights,
-                progress=now_and_then("tars indexed: {} of {}"),
+                progress=throttled_print("tars indexed: {} of {}"),
             )  # fmt: skip
             self.validation = self.train
             if options.validation:
@@ -139,12 +139,12 @@ class Setting:
         text = config.tokenizer.text if config.contrast_weight > 0 else None
         self.encode = self.prompts = self.words = None
         if text is not None:
-            self.words = words_for(text, self.train, out / "words.json")
-            self.encode = encode_with(self.words, text)
+            self.words = text_tokenizer_for(text, self.train, out / "words.json")
+            self.encode = caption_encoder(self.words, text)
             templates = lines_of(options.templates) or templates
             if names:
-                self.prompts = prompts_for(self.encode, text, names, templates)
-        self.feed = Feed(
+                self.prompts = encode_prompts(self.encode, text, names, templates)
+        self.feed = Batches(
             reader=ExampleReader(
                 source=self.train,
                 order=make_sampler(
@@ -171,14 +171,12 @@ class Setting:
         return self._labeled(self.validation, self.options.num_judged, seed=2)
 
     @functools.cached_property
-    def forecast(self) -> Forecast:
-        return forecast(
-            self.config, self.mesh, self.size, compiles=self.options.dry_run
-        )
+    def forecast(self) -> DryRun:
+        return dry_run(self.config, self.mesh, self.size, compiles=self.options.dry_run)
 
     def _labeled(self, source: Source, count: int, seed: int) -> LabeledImages:
         size = self.config.tokenizer.image_size
-        found = some_examples(source, count, size, seed=seed)
+        found = random_examples(source, count, size, seed=seed)
         return LabeledImages(found.image, found.label)
 
 
@@ -189,8 +187,8 @@ def pretrain(options: Options) -> None:
             setting = begun(options, held)
             if options.dry_run:
                 return
-            with all_or_none():
-                watchers = open_sinks(options) if leads() else []
+            with raise_on_all():
+                watchers = open_sinks(options) if is_main_process() else []
         train(setting, watchers)
 
 
@@ -204,32 +202,32 @@ def begun(options: Options, held: contextlib.ExitStack) -> Setting:
     out = Path(options.out)
     # A run that is continued, or is begun after its forecast, compiles nothing anew.
     jax.config.update("jax_compilation_cache_dir", str(out.parent / "compiled"))
-    with all_or_none():
-        if leads() and not options.dry_run:
-            held.enter_context(locked(out))
-        check_begun_alike(out, options, is_fixed)
+    with raise_on_all():
+        if is_main_process() and not options.dry_run:
+            held.enter_context(lock_folder(out))
+        check_config_unchanged(out, options, is_fixed)
         if options.config.reconstruction_weight > 0 and not options.dry_run:
             network = perceptual_of(options.perceptual)
-            require_perceptual(options.config.reconstruction, network)
+            require_perceptual_weights(options.config.reconstruction, network)
         setting = Setting(options)
-        lines = forecast_lines(
+        lines = dry_run_lines(
             setting.config, setting.forecast, setting.mesh, len(setting.train)
         )
     data = source_fingerprint(setting.train)
-    check_same_data(out, data)
-    if leads():
+    check_data_unchanged(out, data)
+    if is_main_process():
         print("\n".join(lines))
     if options.dry_run:
         return setting
-    with all_or_none():
+    with raise_on_all():
         for some in (setting.known, setting.judged):
             require(
                 len(some.image) >= 2,
                 "What a run looks at are two images or more; got "
                 f"{len(some.image)}: name larger data, or raise `num_judged`.",
             )
-        if leads():
-            note_begun(out, options, data)
+        if is_main_process():
+            write_config(out, options, data)
     return setting
 
 
@@ -242,7 +240,7 @@ def train(setting: Setting, watchers: list[Sink]) -> None:
         tokenizer = gather_to_host(state.student.tokenizer)
         some = judged.image[:8]
         rows = np.concatenate([some, reconstruct_images(tokenizer, some)])
-        if leads():
+        if is_main_process():
             save_grid(rows, out / "figures" / f"reconstructions-{step:07d}.png", 8)
         return evaluate_tokenizer(tokenizer, known, judged, setting.prompts)
 
@@ -254,18 +252,20 @@ def train(setting: Setting, watchers: list[Sink]) -> None:
         print(progress_line(step, num_steps, values), flush=True)
 
     network = perceptual_of(options.perceptual)
-    state, step = pretraining(config, known.image[:PCA_IMAGES], setting.mesh, network)
-    state = run(
+    state, step = init_pretraining(
+        config, known.image[:PCA_IMAGES], setting.mesh, network
+    )
+    state = run_training(
         state, step, setting.feed,
         num_steps=config.num_steps, mesh=setting.mesh, folder=out, progress=progress,
         log_every=options.log_every, save_every=options.save_every,
-        endurance=Endurance(
+        endurance=FaultTolerance(
             keep=options.keep, keep_best=options.keep_best, rollbacks=options.rollbacks,
             stall=StallConfig(
                 seconds=options.stall_seconds, ends=options.ends_stalled
             ),
         ),
-        watch=Watch(
+        watch=Callbacks(
             monitor=collapse_monitor(
                 judged.image[:64],
                 temperature=config.distillation.student_temperature,
@@ -281,7 +281,7 @@ def train(setting: Setting, watchers: list[Sink]) -> None:
         holds_folder=True,
     )  # fmt: skip
     tokenizer = gather_to_host(state.student.tokenizer)  # by all processes
-    if leads():
+    if is_main_process():
         finish(setting, tokenizer)
 
 
@@ -315,7 +315,7 @@ def replay(folder: Path) -> None:
     with in_a_sentence():
         setting = setting_of(folder.absolute().parent.parent)
     mesh = setting.mesh
-    template = first_state(setting.config, None)
+    template = initial_state(setting.config, None)
     network = perceptual_of(setting.options.perceptual)
     step = pretrain_step(setting.config, template, mesh, network)
     # What is wrong with examples was written down by the run itself.
@@ -395,5 +395,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, FolderInUseError, FloatingPointError, ElsewhereError) as error:
+    except (OSError, FolderInUseError, FloatingPointError, OtherProcessError) as error:
         raise SystemExit(str(error)) from error

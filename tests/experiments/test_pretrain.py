@@ -20,9 +20,9 @@ from vtp_eqx.config import (
     TransformerConfig,
 )
 from vtp_eqx.data.text.caption_bpe import train_tokenizer
-from vtp_eqx.training.folder import FolderInUseError, locked, note_begun
+from vtp_eqx.training.loop import TERMINATED
 from vtp_eqx.training.pretrain_options import Options
-from vtp_eqx.training.run import TERMINATED
+from vtp_eqx.training.run_dir import FolderInUseError, lock_folder, write_config
 
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "pretrain.py"
@@ -88,7 +88,7 @@ def test_a_missing_extra_is_a_sentence_before_the_run(options, monkeypatch):
 
 def test_a_folder_in_use_is_left_as_it_is(options):
     out = Path(options.out)
-    with locked(out):
+    with lock_folder(out):
         (out / "config.json").write_text("what the first one wrote")
         with pytest.raises(FolderInUseError, match="one writer at a time"):
             pretrain(options)
@@ -97,7 +97,7 @@ def test_a_folder_in_use_is_left_as_it_is(options):
 
 
 def test_other_data_than_the_run_was_begun_on_is_refused(options):
-    note_begun(Path(options.out), options, "9 examples of others")
+    write_config(Path(options.out), options, "9 examples of others")
     with pytest.raises(SystemExit, match="data it was begun on; got '8 examples"):
         pretrain(dataclasses.replace(options, devices=1))
 
@@ -105,7 +105,7 @@ def test_other_data_than_the_run_was_begun_on_is_refused(options):
 def test_a_run_is_looked_at_again_on_one_device_and_wherever_it_is(options, tmp_path):
     config = dataclasses.replace(options.config, contrast_weight=1.0)
     begun = dataclasses.replace(options, config=config, devices=64)
-    note_begun(Path(begun.out), begun, "")
+    write_config(Path(begun.out), begun, "")
     train_tokenizer(["a red dot", "a dot"], 300).save(Path(begun.out) / "words.json")
     moved = Path(begun.out).rename(tmp_path / "moved")
     setting = setting_of(moved)

@@ -17,8 +17,8 @@ from vtp_eqx.study.recipe import LAPTOP, METHODS, pretrain_config, run
 from vtp_eqx.study.run_spec import spec_hash
 from vtp_eqx.training.flops import run_flops
 from vtp_eqx.training.optimizer import learning_rate
-from vtp_eqx.training.pretrain import pretraining
-from vtp_eqx.training.pretrain_views import Captioned
+from vtp_eqx.training.pretrain import init_pretraining
+from vtp_eqx.training.pretrain_views import CaptionedBatch
 
 
 SEEDS = [0, 1, 2]
@@ -158,13 +158,13 @@ def test_the_first_steps_do_not_wreck_the_start(method):
     config = pretrain_config(recipe, METHODS[method], 0)
     scenes = render(recipe.data, recipe.data.train_indices[:2048])
     mesh = data_mesh(1)
-    state, step = pretraining(config, scenes.image, mesh)
+    state, step = init_pretraining(config, scenes.image, mesh)
     losses, rng = [], np.random.default_rng(0)
     text = config.tokenizer.text
     for _ in range(200):
         rows = rng.integers(0, len(scenes.image), config.batch_size)
         ids = None if text is None else np.ones((len(rows), text.context), np.int32)
-        batch = shard_batch(Captioned(scenes.image[rows], ids), mesh)
+        batch = shard_batch(CaptionedBatch(scenes.image[rows], ids), mesh)
         state, metrics = step(state, batch)
         losses.append(metrics["reconstruction"])
     losses = np.array(jax.device_get(losses))

@@ -31,11 +31,11 @@ from vtp_eqx.losses.cosines import unit_norm
 from vtp_eqx.losses.weighting import LearnedWeights
 from vtp_eqx.mesh import DATA, data_mesh, replicate, shard_batch
 from vtp_eqx.nn.linear import Linear
+from vtp_eqx.training.loop import Step
 from vtp_eqx.training.objective import Objective
-from vtp_eqx.training.pretrain import pretraining
-from vtp_eqx.training.pretrain_views import Captioned
-from vtp_eqx.training.run import Step
-from vtp_eqx.training.state import copied, placed, TrainState
+from vtp_eqx.training.pretrain import init_pretraining
+from vtp_eqx.training.pretrain_views import CaptionedBatch
+from vtp_eqx.training.state import copy_arrays, shard_state, TrainState
 from vtp_eqx.training.step import make_step
 
 
@@ -88,15 +88,15 @@ class Started(NamedTuple):
     mesh: Mesh
     start: Callable[[], TrainState]  # a new first state: a step donates what it gets
     step: Step
-    batches: Callable[[int], Iterator[Captioned]]
+    batches: Callable[[int], Iterator[CaptionedBatch]]
 
 
 @pytest.fixture(scope="session")
 def started(tiny, data) -> Started:
     mesh = data_mesh(1)
-    state, step = pretraining(tiny, data["image"], mesh)
+    state, step = init_pretraining(tiny, data["image"], mesh)
     batches = functools.partial(captioned, tiny, data)
-    start = lambda: replicate(copied(state), mesh)
+    start = lambda: replicate(copy_arrays(state), mesh)
     return Started(tiny, mesh, start, step, batches)
 
 
@@ -104,7 +104,7 @@ def captioned(config, data, first):
     for batch in loader.batches(
         data, config.batch_size, seed=config.seed, start_step=first
     ):
-        yield Captioned(batch["image"], batch["caption"])
+        yield CaptionedBatch(batch["image"], batch["caption"])
 
 
 BATCH, WIDTH = 16, 24
@@ -162,7 +162,9 @@ def pairs_state(optimizer: optax.GradientTransformation) -> TrainState:
     student = Pairs(tower(image_key), tower(text_key), jnp.ones((), jnp.float32))
     teacher = eqx.tree_at(lambda pairs: pairs.image, student, tower(teacher_key))
     weights = LearnedWeights({"contrast": 1.0, "error": 0.5})
-    return TrainState.start(student, copied(teacher), weights, optimizer, key=jr.key(1))
+    return TrainState.start(
+        student, copy_arrays(teacher), weights, optimizer, key=jr.key(1)
+    )
 
 
 def pairs_training(
@@ -171,13 +173,13 @@ def pairs_training(
 ):  # fmt: skip
     """The state before and after some steps, and the metrics of each."""
     mesh, optimizer = data_mesh(num_devices), optax.adamw(0.01, eps=1e-3)
-    state = placed(pairs_state(optimizer), mesh, sharding)
+    state = shard_state(pairs_state(optimizer), mesh, sharding)
     step = make_step(
         state, pairs_objective(), optimizer, mesh,
         momentum=lambda step: jnp.asarray(0.9, jnp.float32),
         followed=lambda student: student, sharding=sharding, **how,
     )  # fmt: skip
-    before, logged = copied(state), []
+    before, logged = copy_arrays(state), []
     for batch in itertools.islice(pairs_batches(poisoned, spiking), num_steps):
         state, metrics = step(
             state, shard_batch(jax.tree.map(of_this_process, batch), mesh)

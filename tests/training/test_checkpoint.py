@@ -9,7 +9,7 @@ import pytest
 
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.training.checkpoint import Checkpoints
-from vtp_eqx.training.run import run
+from vtp_eqx.training.loop import run_training
 from vtp_eqx.training.state import TrainState
 
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 def advance(started, folder, num_steps):
-    return run(
+    return run_training(
         started.start(), started.step, started.batches,
         num_steps=num_steps, mesh=started.mesh, folder=folder, log_every=1,
         save_every=2,

@@ -10,7 +10,7 @@ import pytest
 
 from vtp_eqx.config import DecodeConfig, OptimizerConfig, TransformerConfig
 from vtp_eqx.models.tokenizer import Tokenizer
-from vtp_eqx.training.decode import decode_objective, Encoded, train_decoder
+from vtp_eqx.training.decode import decode_objective, EncodedBatch, train_decoder
 from vtp_eqx.training.pretrain import latent_statistics
 
 
@@ -88,7 +88,7 @@ def test_a_run_that_has_ended_is_found(decoded, tokenizer, data):
 
 def test_noise_is_in_units_of_a_channels_deviation(tokenizer, data):
     latents = jnp.asarray(np.tile(encoded(tokenizer, data), (8, 1, 1, 1)))
-    batch = Encoded(np.tile(data["image"], (8, 1, 1, 1)), latents)
+    batch = EncodedBatch(np.tile(data["image"], (8, 1, 1, 1)), latents)
     config = dataclasses.replace(CONFIG, latent_noise=0.3)
     views = decode_objective(config, tokenizer).prepare(batch, jr.key(0))
     spread = np.std(views.latents - latents, axis=(0, 1, 2)) / tokenizer.latent_std

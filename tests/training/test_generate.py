@@ -8,8 +8,8 @@ import pytest
 
 from vtp_eqx.config import DiTConfig, GenerateConfig, OptimizerConfig
 from vtp_eqx.mesh import data_mesh, shard_batch
-from vtp_eqx.training.generate import generating, train_generator
-from vtp_eqx.training.generate_objective import Latents
+from vtp_eqx.training.generate import init_generator_training, train_generator
+from vtp_eqx.training.generate_objective import LatentBatch
 
 
 CONFIG = GenerateConfig(
@@ -60,9 +60,9 @@ def test_a_warm_average_leaves_its_start_at_once():
     moved = {}
     for warmup in (False, True):
         config = dataclasses.replace(CONFIG, ema_warmup=warmup)
-        state, step = generating(config, data_mesh(1))
+        state, step = init_generator_training(config, data_mesh(1))
         start = jax.device_get(state.teacher)
-        batch = shard_batch(Latents(LATENTS[:8], LABELS[:8]), data_mesh(1))
+        batch = shard_batch(LatentBatch(LATENTS[:8], LABELS[:8]), data_mesh(1))
         for _ in range(2):
             state, _ = step(state, batch)
         moved[warmup] = distance(state.teacher, start) / distance(state.student, start)

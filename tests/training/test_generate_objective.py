@@ -7,7 +7,7 @@ import pytest
 
 from vtp_eqx.config import DiTConfig, GenerateConfig
 from vtp_eqx.models.dit import DiT
-from vtp_eqx.training.generate_objective import generate_objective, Latents
+from vtp_eqx.training.generate_objective import generate_objective, LatentBatch
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def generating():
         label_drop_rate=0.5,
     )  # fmt: skip
     config = GenerateConfig(dit=dit, batch_size=64)
-    latents = Latents(jr.normal(jr.key(1), (64, 2, 2, 3)), jnp.arange(64) % 5)
+    latents = LatentBatch(jr.normal(jr.key(1), (64, 2, 2, 3)), jnp.arange(64) % 5)
     objective = generate_objective(config)
     return config, objective, latents, jax.jit(objective.prepare)(latents, jr.key(0))
 

@@ -14,7 +14,7 @@ from vtp_eqx.training.monitors import (
     collapse_monitor,
     effective_rank,
     neighbor_distance,
-    prototypes_used,
+    num_prototypes_used,
 )
 
 
@@ -48,11 +48,11 @@ def test_prototypes_used_falls_to_one_where_all_choose_the_same():
     )
     head = PrototypeHead(6, config, key=jr.key(0))
     tokens = jr.normal(jr.key(1), (5, 3, 6))
-    used_at = functools.partial(prototypes_used, temperature=0.1)
+    used_at = functools.partial(num_prototypes_used, temperature=0.1)
     used = used_at(head, tokens)
     assert 1 < used < 8
     # A cold choice is a surer one.
-    assert prototypes_used(head, tokens, temperature=0.01) < used
+    assert num_prototypes_used(head, tokens, temperature=0.01) < used
     # A scale of 0 leaves no choice: all are alike.
     blind = eqx.tree_at(lambda head: head.scale, head, jnp.zeros(8))
     np.testing.assert_allclose(used_at(blind, tokens), 8, rtol=1e-5)

@@ -12,12 +12,12 @@ from vtp_eqx.config import DiTConfig, GenerateConfig
 from vtp_eqx.mesh import DATA, data_mesh, REPLICATED, shard_batch
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.tokenizer import Pretrainer, Teacher
-from vtp_eqx.training.generate_objective import FlowViews, generate_objective
+from vtp_eqx.training.generate_objective import FlowPoints, generate_objective
 from vtp_eqx.training.optimizer import leaf_path
-from vtp_eqx.training.precision import computing, EXACT
-from vtp_eqx.training.pretrain import pretraining
+from vtp_eqx.training.precision import ALWAYS_FLOAT32, cast_params
+from vtp_eqx.training.pretrain import init_pretraining
 from vtp_eqx.training.pretrain_objective import pretrain_objective
-from vtp_eqx.training.pretrain_views import Captioned
+from vtp_eqx.training.pretrain_views import CaptionedBatch
 
 
 def float_types(tree):
@@ -59,12 +59,12 @@ def generator():
 
 
 def test_float32_is_the_model_itself(pretrainer):
-    assert computing(pretrainer, "float32") is pretrainer
+    assert cast_params(pretrainer, "float32") is pretrainer
 
 
 def test_what_scales_logits_stays_float32(pretrainer):
-    types = float_types(computing(pretrainer, "bfloat16"))
-    exact = {path for path in types if path.split(".")[-1] in EXACT}
+    types = float_types(cast_params(pretrainer, "bfloat16"))
+    exact = {path for path in types if path.split(".")[-1] in ALWAYS_FLOAT32}
     assert "tokenizer.logit_scale" in exact
     assert "prototypes.scale" in exact
     for path, found in types.items():
@@ -73,7 +73,7 @@ def test_what_scales_logits_stays_float32(pretrainer):
 
 def test_gradients_come_back_in_float32(pretrainer):
     weight = pretrainer.tokenizer.bottleneck.weight
-    loss = lambda weight: computing({"weight": weight}, "bfloat16")["weight"].sum()
+    loss = lambda weight: cast_params({"weight": weight}, "bfloat16")["weight"].sum()
     gradient = jax.grad(loss)(weight)
     assert gradient.dtype == jnp.float32
     np.testing.assert_array_equal(gradient, 1)
@@ -84,9 +84,9 @@ def operations(tiny, data, pretrainer):
     """What goes into what in bfloat16: as rows are seen, and as terms are made."""
     objective = pretrain_objective(tiny, num_shards=1)
     step, size = jnp.zeros((), jnp.int32), tiny.batch_size
-    batch = Captioned(data["image"][:size], data["caption"][:size])
+    batch = CaptionedBatch(data["image"][:size], data["caption"][:size])
     views = jax.eval_shape(objective.prepare, batch, jr.key(0))
-    student = computing(pretrainer, "bfloat16")
+    student = cast_params(pretrainer, "bfloat16")
     teacher = Teacher.of(student)
 
     def see(views):
@@ -122,9 +122,9 @@ def test_terms_are_float32(operations):
 
 def test_a_generator_multiplies_in_bfloat16(generator):
     objective = generate_objective(GenerateConfig(dit=generator.config))
-    model = computing(generator, "bfloat16")
+    model = cast_params(generator, "bfloat16")
     latents = jnp.zeros((4, 2, 2, 3))
-    views = FlowViews(latents, latents, jnp.full(4, 0.5), jnp.zeros(4, jnp.int32))
+    views = FlowPoints(latents, latents, jnp.full(4, 0.5), jnp.zeros(4, jnp.int32))
     step = jnp.zeros((), jnp.int32)
     see = lambda views: objective.see(model, None, views, step, jr.key(0))
     found = operand_types(see, views)
@@ -140,7 +140,7 @@ def test_bfloat16_learns_what_float32_does(started):
     config = dataclasses.replace(started.config, precision="bfloat16")
     batch = shard_batch(next(started.batches(0)), started.mesh)
     images = np.zeros((1, 16, 16, 3), np.uint8)
-    state, step = pretraining(config, images, started.mesh)
+    state, step = init_pretraining(config, images, started.mesh)
     state, metrics = step(state, batch)
     _, expected = started.step(started.start(), batch)
     for name, value in expected.items():

@@ -10,9 +10,9 @@ import pytest
 
 from vtp_eqx.mesh import data_mesh, REPLICATED, shard_batch
 from vtp_eqx.models.tokenizer import Pretrainer, Teacher
-from vtp_eqx.training.pretrain import pretraining
-from vtp_eqx.training.pretrain_objective import clamped, pretrain_objective
-from vtp_eqx.training.pretrain_views import Captioned, pick, PretrainViews
+from vtp_eqx.training.pretrain import init_pretraining
+from vtp_eqx.training.pretrain_objective import clamp_logit_scale, pretrain_objective
+from vtp_eqx.training.pretrain_views import CaptionedBatch, PretrainViews, select_rows
 
 
 NAMES = ("contrast", "distillation", "reconstruction")
@@ -56,7 +56,7 @@ def models(tiny):
 @pytest.fixture(scope="module")
 def batch(tiny, data):
     size = tiny.batch_size
-    return Captioned(data["image"][:size], data["caption"][:size])
+    return CaptionedBatch(data["image"][:size], data["caption"][:size])
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def views(tiny, batch):
 def test_a_picked_subset_has_one_row_of_every_stretch(seed, chosen):
     stretch = 8 // chosen
     offsets = np.random.default_rng(seed).integers(0, stretch, chosen)
-    found = np.asarray(pick(jnp.arange(8), jnp.asarray(offsets)))
+    found = np.asarray(select_rows(jnp.arange(8), jnp.asarray(offsets)))
     np.testing.assert_array_equal(found // stretch, np.arange(chosen))
     np.testing.assert_array_equal(found % stretch, offsets)
 
@@ -209,8 +209,8 @@ def test_distillation_needs_no_local_crops_and_no_warmup(tiny, data):
         distillation=dataclasses.replace(tiny.distillation, teacher_warmup=0.0),
     )  # fmt: skip
     mesh = data_mesh(1)
-    state, step = pretraining(config, data["image"], mesh)
-    batch = Captioned(data["image"][: config.batch_size], None)
+    state, step = init_pretraining(config, data["image"], mesh)
+    batch = CaptionedBatch(data["image"][: config.batch_size], None)
     state, metrics = step(state, shard_batch(batch, mesh))
     assert all(map(jnp.isfinite, metrics.values()))
     assert int(metrics["num_skipped"]) == 0
@@ -279,6 +279,6 @@ def test_a_subset_smaller_than_the_mesh_is_refused(changes, message, tiny):
 def test_the_logit_multiplier_stays_between_1_and_100(scale, expected, models):
     where = lambda student: student.tokenizer.logit_scale
     student = eqx.tree_at(where, models[0], jnp.asarray(scale, jnp.float32))
-    found = where(clamped(student))
+    found = where(clamp_logit_scale(student))
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -11,8 +11,8 @@ from vtp_eqx.config import (
     ReconstructionConfig,
     VIT_FEMTO,
 )
-from vtp_eqx.training.folder import check_begun_alike
 from vtp_eqx.training.pretrain_options import is_fixed, Options
+from vtp_eqx.training.run_dir import check_config_unchanged
 
 
 CONFIG = PretrainConfig(tokenizer=published(VIT_FEMTO), prototypes=PrototypeConfig())
@@ -22,7 +22,7 @@ SILENT = dataclasses.replace(CONFIG, contrast_weight=0.0)
 def begun(path, **changes):
     """What is said of a run that was begun as `path` tells, with `changes` now."""
     options = dataclasses.replace(Options(config=CONFIG), **changes)
-    check_begun_alike(path.parent, options, is_fixed)
+    check_config_unchanged(path.parent, options, is_fixed)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.tokenizer import Pretrainer, Teacher
 from vtp_eqx.nn.linear import Linear
 from vtp_eqx.training.checkpoint import Checkpoints
-from vtp_eqx.training.state import copied, moving_average, placed, TrainState
+from vtp_eqx.training.state import copy_arrays, moving_average, shard_state, TrainState
 
 
 seeds = st.integers(0, 2**31 - 1)
@@ -61,7 +61,7 @@ def test_a_moving_average_keeps_the_teachers_type():
 
 def test_copies_share_no_buffer():
     tree = counted(0)
-    twin = copied(tree)
+    twin = copy_arrays(tree)
     assert eqx.tree_equal(twin, tree)
     tree.weight.delete()
     assert jnp.isfinite(twin.weight).all()
@@ -107,7 +107,7 @@ PARTS = ("student", "teacher", "opt_state")
 def test_what_is_split_falls_with_the_number_of_devices(
     sharding, split, num_devices, skeleton
 ):
-    state = placed(skeleton, data_mesh(num_devices), sharding)
+    state = shard_state(skeleton, data_mesh(num_devices), sharding)
     for part in PARTS:
         whole = bytes_of_a_device(getattr(skeleton, part))
         share = bytes_of_a_device(getattr(state, part))
@@ -119,7 +119,7 @@ def test_what_is_split_falls_with_the_number_of_devices(
 
 
 def test_placing_changes_no_number(skeleton):
-    state = placed(skeleton, data_mesh(8), "fsdp")
+    state = shard_state(skeleton, data_mesh(8), "fsdp")
     assert eqx.tree_equal(
         jax.device_get(eqx.filter(state, eqx.is_inexact_array)),
         jax.device_get(eqx.filter(skeleton, eqx.is_inexact_array)),
@@ -131,8 +131,8 @@ def test_a_state_split_over_8_devices_is_restored_on_fewer(
     num_devices, skeleton, tmp_path
 ):
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(placed(skeleton, data_mesh(8), "fsdp"))
-    template = placed(skeleton, data_mesh(num_devices), "zero")
+        checkpoints.save(shard_state(skeleton, data_mesh(8), "fsdp"))
+    template = shard_state(skeleton, data_mesh(num_devices), "zero")
     with Checkpoints(tmp_path) as checkpoints:
         restored = checkpoints.restore(template)
     arrays = lambda tree: jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))

@@ -8,8 +8,8 @@ import pytest
 
 from vtp_eqx.mesh import data_mesh, shard_batch
 from vtp_eqx.training.optimizer import leaf_path
-from vtp_eqx.training.pretrain import pretraining
-from vtp_eqx.training.state import copied
+from vtp_eqx.training.pretrain import init_pretraining
+from vtp_eqx.training.state import copy_arrays
 
 
 # Float32 sums run in another order on every number of devices, and KoLeo divides by
@@ -38,7 +38,7 @@ def alone(started):
     """The state before and after 3 steps on one device, and the metrics of each."""
     before = started.start()
     # Not `device_get`: what NumPy looks at cannot be donated.
-    kept = copied(before)
+    kept = copy_arrays(before)
     state, logged = after(3, before, started.step, started.mesh, started.batches)
     return kept, before, state, logged
 
@@ -55,7 +55,7 @@ def test_devices_and_stretches_do_not_change_the_update(
     config = dataclasses.replace(
         started.config, accumulate=accumulate, sharding=sharding
     )
-    state, step = pretraining(config, data["image"], mesh)
+    state, step = init_pretraining(config, data["image"], mesh)
     state, logged = after(3, state, step, mesh, started.batches)
     _, _, expected, expected_logged = alone
     for found, wanted in zip(logged, expected_logged, strict=True):

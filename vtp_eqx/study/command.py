@@ -33,7 +33,7 @@ from vtp_eqx.study.table import (
     terminal_table,
 )
 from vtp_eqx.training.flops import generator_flops, run_flops
-from vtp_eqx.training.folder import check_room, NoRoomError, said_when_full
+from vtp_eqx.training.run_dir import check_disk_space, disk_errors, DiskSpaceError
 
 
 Scale = Literal["smoke", "laptop", "workstation"]
@@ -222,8 +222,8 @@ def _room(*folders: Path) -> Iterator[None]:
     """Ends with a sentence where the folders cannot be written, now or later."""
     try:
         for folder in folders:
-            check_room(folder, SPACE_NEEDED)
-        with said_when_full(folders[0]):
+            check_disk_space(folder, SPACE_NEEDED)
+        with disk_errors(folders[0]):
             yield
-    except NoRoomError as error:
+    except DiskSpaceError as error:
         raise SystemExit(error.strerror) from error

@@ -20,7 +20,7 @@ from orbax.checkpoint.checkpoint_managers import (
 
 from vtp_eqx.models.arrays import named_arrays
 from vtp_eqx.training.log import warn
-from vtp_eqx.training.processes import all_or_none, leads, worst
+from vtp_eqx.training.multihost import all_max, is_main_process, raise_on_all
 from vtp_eqx.training.state import TrainState
 
 
@@ -134,16 +134,16 @@ class Checkpoints:
         arrays, static = eqx.partition(template, _is_shaped)
         wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, named_arrays(arrays))
         try:
-            with all_or_none():
+            with raise_on_all():
                 self._check_same_model(step, wanted)
-            with all_or_none():
+            with raise_on_all():
                 restored, sums = self._read(step, wanted)
             # All have their part of the arrays, and sum them together.
             found = jax.device_get(_sums(restored))
-            with all_or_none():
+            with raise_on_all():
                 _check_sums(found, sums)
         except Exception as error:  # whatever a library says of broken files
-            if worst(isinstance(error, _OtherModelError)):
+            if all_max(isinstance(error, _OtherModelError)):
                 raise
             return None, f"{type(error).__name__}: {error}".splitlines()[0][:200]
         # Named leaves come back in the order of their names; put each in its place.
@@ -194,8 +194,8 @@ class Checkpoints:
     def _set_aside(self, step: int, reason: str) -> None:
         folder = Path(self._manager.directory)
         self._say(f"Checkpoint {step} in {folder} is damaged: {reason}")
-        with all_or_none():  # none looks again before it is gone
-            if leads():
+        with raise_on_all():  # none looks again before it is gone
+            if is_main_process():
                 aside = folder.with_name("damaged")
                 aside.mkdir(exist_ok=True)
                 shutil.rmtree(aside / str(step), ignore_errors=True)

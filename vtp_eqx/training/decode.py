@@ -19,26 +19,26 @@ from vtp_eqx.losses.weighting import FixedWeights
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.decoder import PixelDecoder
 from vtp_eqx.models.tokenizer import Tokenizer
+from vtp_eqx.training.loop import Progress, run_training, Step
 from vtp_eqx.training.objective import Objective
 from vtp_eqx.training.optimizer import make_optimizer
 from vtp_eqx.training.pca_start import solve_decoder
-from vtp_eqx.training.pixels import pixel_loss, require_perceptual
-from vtp_eqx.training.run import Progress, run, Step
-from vtp_eqx.training.state import copied, TrainState
+from vtp_eqx.training.pixels import pixel_loss, require_perceptual_weights
+from vtp_eqx.training.state import copy_arrays, TrainState
 from vtp_eqx.training.step import make_step
 
 
 START_IMAGES = 2048  # images that the linear start is solved on
 
 
-class Encoded(eqx.Module):
+class EncodedBatch(eqx.Module):
     """A batch for the decoder: images, and their raw latents."""
 
     image: UInt8[Array | np.ndarray, "batch height width 3"]
     latents: Float[Array | np.ndarray, "batch rows columns channels"]
 
 
-class DecodeViews(eqx.Module):
+class DecoderBatch(eqx.Module):
     """Raw latents, noisy where asked for, and the normalized pixels they stand for."""
 
     latents: Float[Array, "batch rows columns channels"]
@@ -67,23 +67,23 @@ def train_decoder(
     begun = with_new_decoder(tokenizer, config.decoder, key=jr.key(config.seed))
     if config.linear_start:
         begun = solve_decoder(begun, images[:START_IMAGES])
-    state, step = decoding(config, begun, mesh, perceptual)
+    state, step = init_decoder_training(config, begun, mesh, perceptual)
     arrays = {"image": images, "latents": latents}
 
-    def encoded(first: int) -> Iterator[Encoded]:
+    def encoded(first: int) -> Iterator[EncodedBatch]:
         for batch in batches(
             arrays, config.batch_size, seed=config.seed, start_step=first
         ):
-            yield Encoded(batch["image"], batch["latents"])
+            yield EncodedBatch(batch["image"], batch["latents"])
 
-    state = run(
+    state = run_training(
         state, step, encoded,
         num_steps=config.num_steps, mesh=mesh, folder=folder, progress=progress,
     )  # fmt: skip
     return eqx.tree_at(lambda tokenizer: tokenizer.decoder, begun, state.teacher)
 
 
-def decoding(
+def init_decoder_training(
     config: DecodeConfig,
     tokenizer: Tokenizer,
     mesh: Mesh,
@@ -92,8 +92,8 @@ def decoding(
     """The first state of a training of `tokenizer.decoder`, and its compiled step."""
     optimizer = make_optimizer(config.optimizer, config.num_steps)
     state = TrainState.start(
-        copied(tokenizer.decoder),
-        copied(tokenizer.decoder),
+        copy_arrays(tokenizer.decoder),
+        copy_arrays(tokenizer.decoder),
         FixedWeights({"reconstruction": 1.0}),
         optimizer,
         key=jr.fold_in(jr.key(config.seed), 1),
@@ -114,18 +114,18 @@ def decode_objective(
     config: DecodeConfig, tokenizer: Tokenizer, perceptual: Perceptual | None = None
 ) -> Objective:
     """Reconstruction of pixels from latents of `tokenizer`, which gets no gradient."""
-    require_perceptual(config.reconstruction, perceptual)
+    require_perceptual_weights(config.reconstruction, perceptual)
 
-    def prepare(batch: Encoded, key: PRNGKeyArray) -> DecodeViews:
+    def prepare(batch: EncodedBatch, key: PRNGKeyArray) -> DecoderBatch:
         latents = jnp.asarray(batch.latents)
         if config.latent_noise > 0:
             noise = jr.normal(key, latents.shape, jnp.float32)
             latents += config.latent_noise * tokenizer.latent_std * noise
         unit = jnp.asarray(batch.image).astype(jnp.float32) / 255
-        return DecodeViews(latents, tokenizer.normalize(unit))
+        return DecoderBatch(latents, tokenizer.normalize(unit))
 
     def see(
-        student: PixelDecoder, teacher: Any, views: DecodeViews, step: Array,
+        student: PixelDecoder, teacher: Any, views: DecoderBatch, step: Array,
         key: PRNGKeyArray,
     ) -> tuple[dict[str, Array], dict[str, Array]]:  # fmt: skip
         rebuilt = student.batch(views.latents)

@@ -15,10 +15,10 @@ from vtp_eqx.data.loader import batches
 from vtp_eqx.losses.weighting import FixedWeights
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.dit import DiT
-from vtp_eqx.training.generate_objective import generate_objective, Latents
+from vtp_eqx.training.generate_objective import generate_objective, LatentBatch
+from vtp_eqx.training.loop import Callbacks, Progress, run_training, Step
 from vtp_eqx.training.optimizer import make_optimizer
-from vtp_eqx.training.run import Progress, run, Step, Watch
-from vtp_eqx.training.state import copied, placed, TrainState
+from vtp_eqx.training.state import copy_arrays, shard_state, TrainState
 from vtp_eqx.training.step import make_step
 
 
@@ -48,29 +48,31 @@ def train_generator(
         f"{deviation:.3g}: measure the tokenizer's statistics and use them.",
     )
     mesh = data_mesh() if mesh is None else mesh
-    state, step = generating(config, mesh)
+    state, step = init_generator_training(config, mesh)
     arrays = {"latents": latents, "label": labels}
 
-    def labeled(first: int) -> Iterator[Latents]:
+    def labeled(first: int) -> Iterator[LatentBatch]:
         for batch in batches(
             arrays, config.batch_size, seed=config.seed, start_step=first
         ):
-            yield Latents(batch["latents"], batch["label"])
+            yield LatentBatch(batch["latents"], batch["label"])
 
     def keep(state: TrainState, done: int) -> dict[str, float]:
         snapshot(done, state.teacher)
         return {}
 
-    state = run(
+    state = run_training(
         state, step, labeled,
         num_steps=config.num_steps, mesh=mesh, folder=folder, progress=progress,
-        watch=Watch(evaluate=keep, evaluate_every=max(config.num_steps, 1),
+        watch=Callbacks(evaluate=keep, evaluate_every=max(config.num_steps, 1),
                     evaluate_steps=snapshot_steps),
     )  # fmt: skip
     return state.teacher
 
 
-def generating(config: GenerateConfig, mesh: Mesh) -> tuple[TrainState, Step]:
+def init_generator_training(
+    config: GenerateConfig, mesh: Mesh
+) -> tuple[TrainState, Step]:
     """The first state of a generator's training, and its compiled step."""
     model_key, run_key = jr.split(jr.key(config.seed))
     optimizer = make_optimizer(config.optimizer, config.num_steps)
@@ -80,11 +82,11 @@ def generating(config: GenerateConfig, mesh: Mesh) -> tuple[TrainState, Step]:
         student = DiT(config.dit, key=model_key)
         weights = FixedWeights({"flow": 1.0})
         return TrainState.start(
-            student, copied(student), weights, optimizer, key=run_key
+            student, copy_arrays(student), weights, optimizer, key=run_key
         )
 
     state = start(model_key, run_key)
-    state = placed(state, mesh, config.sharding)
+    state = shard_state(state, mesh, config.sharding)
     step = make_step(
         state,
         generate_objective(config),

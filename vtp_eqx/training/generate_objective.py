@@ -14,14 +14,14 @@ from vtp_eqx.models.dit import DiT, drop_labels
 from vtp_eqx.training.objective import Objective
 
 
-class Latents(eqx.Module):
+class LatentBatch(eqx.Module):
     """A batch for the generator: normalized latents and their classes."""
 
     latents: Float[Array | np.ndarray, "batch height width channels"]
     label: Int[Array | np.ndarray, " batch"]
 
 
-class FlowViews(eqx.Module):
+class FlowPoints(eqx.Module):
     """Points on the paths from noise to latents, and the velocities there."""
 
     point: Float[Array, "batch height width channels"]
@@ -33,7 +33,7 @@ class FlowViews(eqx.Module):
 def generate_objective(config: GenerateConfig) -> Objective:
     """Flow matching in latent space (LightningDiT; RECIPE 8.2)."""
 
-    def prepare(batch: Latents, key: PRNGKeyArray) -> FlowViews:
+    def prepare(batch: LatentBatch, key: PRNGKeyArray) -> FlowPoints:
         noise_key, time_key, drop_key = jr.split(key, 3)
         noise = jr.normal(noise_key, batch.latents.shape, jnp.float32)
         t = time_samples(
@@ -41,10 +41,10 @@ def generate_objective(config: GenerateConfig) -> Objective:
         )
         point, velocity = interpolate(noise, jnp.asarray(batch.latents), t)
         label = drop_labels(jnp.asarray(batch.label), config.dit, key=drop_key)
-        return FlowViews(point=point, velocity=velocity, t=t, label=label)
+        return FlowPoints(point=point, velocity=velocity, t=t, label=label)
 
     def see(
-        student: DiT, teacher: Any, views: FlowViews, step: Array, key: PRNGKeyArray
+        student: DiT, teacher: Any, views: FlowPoints, step: Array, key: PRNGKeyArray
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         predicted = student.batch(views.point, views.t, views.label).astype(jnp.float32)
         loss = flow_loss(predicted, views.velocity, cosine_weight=config.cosine_weight)

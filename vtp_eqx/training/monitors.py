@@ -31,7 +31,7 @@ def collapse_monitor(
     - `neighbor_distance`: from each unit-norm summary to the nearest other one.
     - `latent_deviation_least` and `latent_deviation_mean`: over the channels; a channel
       of deviation 0 says nothing.
-    - `prototypes_used`: the effective number of prototypes that the patches and
+    - `num_prototypes_used`: the effective number of prototypes that the patches and
       summaries choose at the student's `temperature`, where there are any.
 
     Each process computes them by itself; all call it, where a state is split over them.
@@ -40,7 +40,7 @@ def collapse_monitor(
 
     def monitor(state: TrainState) -> dict[str, float]:
         found = jax.device_get(
-            _signs(gather_to_host(state.student), pixels, temperature)
+            _collapse_signs(gather_to_host(state.student), pixels, temperature)
         )
         return {name: float(value) for name, value in found.items()}
 
@@ -48,7 +48,7 @@ def collapse_monitor(
 
 
 @eqx.filter_jit
-def _signs(
+def _collapse_signs(
     student: Pretrainer,
     images: Float[Array, "num height width 3"],
     temperature: float,
@@ -65,7 +65,7 @@ def _signs(
     if student.prototypes is not None:
         read = tokenizer.head_features(seen)
         tokens = jnp.concatenate([read.cls[:, None], read.patches], axis=1)
-        signs["prototypes_used"] = prototypes_used(
+        signs["prototypes_used"] = num_prototypes_used(
             student.prototypes, tokens, temperature=temperature
         )
     return signs
@@ -90,7 +90,7 @@ def neighbor_distance(rows: Float[Array, "num width"]) -> Float[Array, ""]:
     return jnp.mean(jnp.min(apart + 4 * jnp.eye(len(rows)), axis=1))
 
 
-def prototypes_used(
+def num_prototypes_used(
     head: PrototypeHead,
     tokens: Float[Array, "num tokens width"],
     *,

@@ -43,12 +43,12 @@ def pixel_loss(
     return sum(used, jnp.zeros(len(targets), jnp.float32))
 
 
-def blank_where_looked(config: ReconstructionConfig) -> Perceptual | None:
+def blank_perceptual_if_used(config: ReconstructionConfig) -> Perceptual | None:
     """A network without weights where LPIPS is learned from: for costs, not numbers."""
     return blank_perceptual() if config.perceptual_weight > 0 else None
 
 
-def require_perceptual(
+def require_perceptual_weights(
     config: ReconstructionConfig, perceptual: Perceptual | None
 ) -> None:
     """Raises `ValueError` where LPIPS is asked for without its network."""

@@ -10,10 +10,10 @@ from vtp_eqx.models.arrays import leaf_path
 
 
 # What multiplies or shifts logits and latents: 8 bits of `log 100` are off by 1%.
-EXACT = ("logit_scale", "logit_bias", "scale", "latent_mean", "latent_std")
+ALWAYS_FLOAT32 = ("logit_scale", "logit_bias", "scale", "latent_mean", "latent_std")
 
 
-def computing(model: PyTree, precision: Precision) -> PyTree:
+def cast_params(model: PyTree, precision: Precision) -> PyTree:
     """`model` as its passes use it: its float32 arrays in `precision`.
 
     A layer computes in the type of its weights; norms, softmax, logits and losses are
@@ -26,6 +26,6 @@ def computing(model: PyTree, precision: Precision) -> PyTree:
         if not eqx.is_array(leaf) or leaf.dtype != jnp.float32:
             return leaf
         name = leaf_path(path).split(".")[-1]
-        return leaf if name in EXACT else leaf.astype(jnp.bfloat16)
+        return leaf if name in ALWAYS_FLOAT32 else leaf.astype(jnp.bfloat16)
 
     return jax.tree_util.tree_map_with_path(rounded, model)

@@ -16,12 +16,12 @@ from vtp_eqx.frozen.lpips import Perceptual
 from vtp_eqx.losses.weighting import FixedWeights, LearnedWeights
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.tokenizer import Pretrainer, Teacher, Tokenizer
+from vtp_eqx.training.loop import Progress, run_training, Step
 from vtp_eqx.training.optimizer import cosine, make_optimizer
 from vtp_eqx.training.pca_start import start_from_pca
-from vtp_eqx.training.pretrain_objective import clamped, pretrain_objective
-from vtp_eqx.training.pretrain_views import Captioned
-from vtp_eqx.training.run import Progress, run, Step
-from vtp_eqx.training.state import copied, placed, TrainState
+from vtp_eqx.training.pretrain_objective import clamp_logit_scale, pretrain_objective
+from vtp_eqx.training.pretrain_views import CaptionedBatch
+from vtp_eqx.training.state import copy_arrays, shard_state, TrainState
 from vtp_eqx.training.step import make_step
 
 
@@ -50,24 +50,24 @@ def pretrain(
     """
     check_data(config, data)
     mesh = data_mesh() if mesh is None else mesh
-    state, step = pretraining(config, data["image"][:PCA_IMAGES], mesh, perceptual)
+    state, step = init_pretraining(config, data["image"][:PCA_IMAGES], mesh, perceptual)
     names = ["image", "caption"] if config.contrast_weight > 0 else ["image"]
     arrays = {name: data[name] for name in names}
 
-    def captioned(first: int) -> Iterator[Captioned]:
+    def captioned(first: int) -> Iterator[CaptionedBatch]:
         for batch in batches(
             arrays, config.batch_size, seed=config.seed, start_step=first, group=group
         ):
-            yield Captioned(batch["image"], batch.get("caption"))
+            yield CaptionedBatch(batch["image"], batch.get("caption"))
 
-    state = run(
+    state = run_training(
         state, step, captioned,
         num_steps=config.num_steps, mesh=mesh, folder=folder, progress=progress,
     )  # fmt: skip
     return state.student.tokenizer
 
 
-def pretraining(
+def init_pretraining(
     config: PretrainConfig,
     images: np.ndarray,
     mesh: Mesh,
@@ -78,11 +78,11 @@ def pretraining(
     `images` are what the linear start is solved on, where `config` asks for it, and
     `perceptual` is the network of LPIPS, where that has a weight.
     """
-    state = placed(first_state(config, images), mesh, config.sharding)
+    state = shard_state(initial_state(config, images), mesh, config.sharding)
     return state, pretrain_step(config, state, mesh, perceptual)
 
 
-def first_state(config: PretrainConfig, images: np.ndarray | None) -> TrainState:
+def initial_state(config: PretrainConfig, images: np.ndarray | None) -> TrainState:
     """The state before the first step.
 
     The linear start is left out where there are no `images` to solve it on, which
@@ -96,7 +96,7 @@ def first_state(config: PretrainConfig, images: np.ndarray | None) -> TrainState
         return Pretrainer(config.tokenizer, prototypes, key=key)
 
     def start(student: Pretrainer, key: PRNGKeyArray) -> TrainState:
-        student = copied(student)
+        student = copy_arrays(student)
         teacher = None if prototypes is None else Teacher.of(student)
         return TrainState.start(
             student, teacher, loss_weights(config), optimizer, key=key
@@ -125,8 +125,8 @@ def pretrain_step(
         make_optimizer(config.optimizer, config.num_steps),
         mesh,
         momentum=lambda step: cosine(start, end, step / config.num_steps),
-        followed=_taught,
-        constrain=clamped,
+        followed=_ema_source,
+        constrain=clamp_logit_scale,
         accumulate=config.accumulate,
         precision=config.precision,
         sharding=config.sharding,
@@ -184,7 +184,7 @@ def with_tokenizer(student: Pretrainer, tokenizer: Tokenizer) -> Pretrainer:
     return eqx.tree_at(lambda student: student.tokenizer, student, tokenizer)
 
 
-def _taught(student: Pretrainer) -> Teacher | None:
+def _ema_source(student: Pretrainer) -> Teacher | None:
     """The student's parts that the teacher is a moving average of."""
     if student.prototypes is None:
         return None

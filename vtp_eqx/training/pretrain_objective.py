@@ -15,15 +15,19 @@ from vtp_eqx.mesh import DATA
 from vtp_eqx.models.encoder import Features
 from vtp_eqx.models.tokenizer import Pretrainer, Teacher, Tokenizer
 from vtp_eqx.nn.norms import unit_norm
-from vtp_eqx.training.distill import distillation, learned, taught
 from vtp_eqx.training.objective import Objective
-from vtp_eqx.training.pixels import pixel_loss, require_perceptual
-from vtp_eqx.training.precision import computing
+from vtp_eqx.training.pixels import pixel_loss, require_perceptual_weights
+from vtp_eqx.training.precision import cast_params
 from vtp_eqx.training.pretrain_views import (
-    hidden_counts,
-    pick,
+    masked_patch_counts,
     pretrain_views,
     PretrainViews,
+    select_rows,
+)
+from vtp_eqx.training.self_distillation import (
+    add_teacher_targets,
+    self_distillation_loss,
+    student_outputs,
 )
 from vtp_eqx.views.masking import shard_capacity
 
@@ -46,7 +50,7 @@ def pretrain_objective(
     distills = config.distillation_weight > 0
     rebuilds = config.reconstruction_weight > 0
     if rebuilds:
-        require_perceptual(config.reconstruction, perceptual)
+        require_perceptual_weights(config.reconstruction, perceptual)
     num_stretches = num_shards * config.accumulate
     for is_used, name in (
         (contrasts, "batch_size"),
@@ -54,10 +58,12 @@ def pretrain_objective(
         (rebuilds, "reconstruction_batch"),
     ):
         if is_used:
-            _require_shares(name, getattr(config, name), num_shards, config.accumulate)
+            _require_divisible(
+                name, getattr(config, name), num_shards, config.accumulate
+            )
     capacity = 0
     if distills:
-        capacity = shard_capacity(hidden_counts(config), num_stretches)
+        capacity = shard_capacity(masked_patch_counts(config), num_stretches)
         require(
             capacity > 0,
             "Self-distillation needs hidden patches; got none in any crop: raise "
@@ -70,7 +76,7 @@ def pretrain_objective(
         if not distills:
             return views
         assert teacher is not None
-        return taught(teacher, views, step, config, capacity)
+        return add_teacher_targets(teacher, views, step, config, capacity)
 
     def see(
         student: Pretrainer,
@@ -92,19 +98,19 @@ def pretrain_objective(
             seen |= _embeddings(tokenizer, features, views)
         if distills:
             assert teacher is not None
-            seen |= learned(
+            seen |= student_outputs(
                 student, teacher, views, step, config, capacity, key=distill_key
             )
         if rebuilds:
             assert pixels is not None
             assert views.rebuilt is not None
-            targets = pick(pixels, views.rebuilt)
+            targets = select_rows(pixels, views.rebuilt)
             if (
                 features is not None
                 and config.contrast_drop == config.reconstruction_drop == 0
             ):
                 # The same images through the same network: no second pass is needed.
-                patches = pick(features.patches, views.rebuilt)
+                patches = select_rows(features.patches, views.rebuilt)
             else:
                 patches = tokenizer.encoder.batch(
                     targets, drop_rate=config.reconstruction_drop, key=rebuild_key
@@ -119,7 +125,7 @@ def pretrain_objective(
                 latents += config.latent_noise * lax.stop_gradient(spread) * views.noise
             seen["reconstruction"] = pixel_loss(
                 tokenizer.decoder.batch(latents), targets, config.reconstruction,
-                computing(perceptual, config.precision), tokenizer.denormalize,
+                cast_params(perceptual, config.precision), tokenizer.denormalize,
             )  # fmt: skip
         return seen
 
@@ -132,13 +138,13 @@ def pretrain_objective(
         if contrasts:
             found["contrast"] = _contrast(student.tokenizer, seen, config)
         if distills:
-            found["distillation"], monitors = distillation(seen, config)
+            found["distillation"], monitors = self_distillation_loss(seen, config)
         return found, monitors
 
     return Objective(pretrain_views(config), see, terms, teach)
 
 
-def clamped(student: Pretrainer) -> Pretrainer:
+def clamp_logit_scale(student: Pretrainer) -> Pretrainer:
     """`student` with its logit multiplier between 1 and 100 (OpenCLIP)."""
     scale = student.tokenizer.logit_scale
     return eqx.tree_at(
@@ -186,7 +192,7 @@ def _latents(
     return latents.reshape(len(patches), rows, columns, -1)
 
 
-def _require_shares(name: str, size: int, num_shards: int, accumulate: int) -> None:
+def _require_divisible(name: str, size: int, num_shards: int, accumulate: int) -> None:
     require(
         size % (num_shards * accumulate) == 0,
         f"`{name}` must divide evenly over the devices and stretches; got {size} images"

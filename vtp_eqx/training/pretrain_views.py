@@ -14,14 +14,14 @@ from vtp_eqx.views.augment import contrast_view, distillation_views
 from vtp_eqx.views.masking import block_mask, mask_counts
 
 
-class Captioned(eqx.Module):
+class CaptionedBatch(eqx.Module):
     """A batch as the loader gives it; no `caption` where there is no contrast."""
 
     image: UInt8[Array | np.ndarray, "batch height width 3"]
     caption: Int[Array | np.ndarray, "batch words"] | None
 
 
-class Lesson(eqx.Module):
+class TeacherTargets(eqx.Module):
     """What the teacher says of the global crops.
 
     `summary` and `masked` are bottlenecks of its prototype head, of the two crops of
@@ -51,12 +51,12 @@ class PretrainViews(eqx.Module):
     global_crops: Float[Array, "some 2 large large 3"] | None
     local_crops: Float[Array, "some crops small small 3"] | None
     hidden: Bool[Array, "some 2 patches"] | None
-    lesson: Lesson | None = None
+    lesson: TeacherTargets | None = None
 
 
 def pretrain_views(
     config: PretrainConfig,
-) -> Callable[[Captioned, PRNGKeyArray], PretrainViews]:
+) -> Callable[[CaptionedBatch, PRNGKeyArray], PretrainViews]:
     """The function from a batch and a key to its views, without what no term needs.
 
     The distillation and reconstruction batches are random subsets of the contrastive
@@ -67,16 +67,16 @@ def pretrain_views(
     contrasts = config.contrast_weight > 0
     distills = config.distillation_weight > 0
     rebuilds = config.reconstruction_weight > 0
-    counts = hidden_counts(config) if distills else np.zeros(0, int)
+    counts = masked_patch_counts(config) if distills else np.zeros(0, int)
 
-    def prepare(batch: Captioned, key: PRNGKeyArray) -> PretrainViews:
+    def prepare(batch: CaptionedBatch, key: PRNGKeyArray) -> PretrainViews:
         whole_key, subset_key, view_key, mask_key, noise_key = jr.split(key, 5)
         image = sources = jnp.asarray(batch.image)
         rebuilt_key, chosen_key = jr.split(subset_key)
         whole = caption = rebuilt = noise = views = hidden = None
         if rebuilds:
             size = config.reconstruction_batch
-            rebuilt = _choose(rebuilt_key, size, config.batch_size)
+            rebuilt = _random_offsets(rebuilt_key, size, config.batch_size)
             if config.latent_noise > 0:
                 grid = [tokenizer.image_size // tokenizer.patch_size] * 2
                 noise = jr.normal(noise_key, (size, *grid, tokenizer.latent_width))
@@ -84,21 +84,23 @@ def pretrain_views(
             caption = jnp.asarray(batch.caption)
         elif rebuilt is not None:
             # Only reconstruction looks at the whole image: crop no others.
-            image, rebuilt = pick(image, rebuilt), jnp.zeros_like(rebuilt)
+            image, rebuilt = select_rows(image, rebuilt), jnp.zeros_like(rebuilt)
         if contrasts or rebuilds:
-            whole = _each(
+            whole = _vmap_with_keys(
                 lambda one, key: contrast_view(
-                    _unit(one), config.views, tokenizer.image_size, key=key
+                    _to_float(one), config.views, tokenizer.image_size, key=key
                 ),
                 image, key=whole_key,
             )  # fmt: skip
         if distills:
-            chosen = _choose(chosen_key, config.distillation_batch, config.batch_size)
-            views = _each(
-                lambda one, key: distillation_views(_unit(one), config.views, key=key),
-                pick(sources, chosen), key=view_key,
+            chosen = _random_offsets(
+                chosen_key, config.distillation_batch, config.batch_size
+            )
+            views = _vmap_with_keys(
+                lambda one, key: distillation_views(_to_float(one), config.views, key=key),
+                select_rows(sources, chosen), key=view_key,
             )  # fmt: skip
-            hidden = _hidden(counts, config, key=mask_key)
+            hidden = _random_masks(counts, config, key=mask_key)
         return PretrainViews(
             whole=whole,
             caption=caption,
@@ -112,7 +114,7 @@ def pretrain_views(
     return prepare
 
 
-def pick(
+def select_rows(
     rows: Num[Array, "batch *shape"], offsets: Int[Array, " chosen"]
 ) -> Num[Array, "chosen *shape"]:
     """Row `offsets[i]` of the i-th of `chosen` equal stretches of `rows`."""
@@ -120,7 +122,7 @@ def pick(
     return jax.vmap(lambda stretch, offset: stretch[offset])(stretches, offsets)
 
 
-def hidden_counts(config: PretrainConfig) -> Int[np.ndarray, " slots"]:
+def masked_patch_counts(config: PretrainConfig) -> Int[np.ndarray, " slots"]:
     """How many patches each crop hides: (image 0: 0, 1; image 1: 0, 1; ...)."""
     views, patch = config.views, config.tokenizer.patch_size
     num_patches = (views.global_size // patch) ** 2
@@ -129,25 +131,27 @@ def hidden_counts(config: PretrainConfig) -> Int[np.ndarray, " slots"]:
     )
 
 
-def _hidden(
+def _random_masks(
     counts: Int[np.ndarray, " slots"], config: PretrainConfig, *, key: PRNGKeyArray
 ) -> Bool[Array, "some 2 patches"]:
     side = config.views.global_size // config.tokenizer.patch_size
-    masks = _each(
+    masks = _vmap_with_keys(
         lambda count, key: block_mask(count, (side, side), key=key),
         jnp.asarray(counts), key=key,
     )  # fmt: skip
     return masks.reshape(-1, 2, side * side)
 
 
-def _choose(key: PRNGKeyArray, chosen: int, batch: int) -> Int[Array, " {chosen}"]:
+def _random_offsets(
+    key: PRNGKeyArray, chosen: int, batch: int
+) -> Int[Array, " {chosen}"]:
     return jr.randint(key, (chosen,), 0, batch // chosen)
 
 
-def _each(function: Callable, rows: Array, *, key: PRNGKeyArray):
+def _vmap_with_keys(function: Callable, rows: Array, *, key: PRNGKeyArray):
     """`function(row, key)` on every row, each with a key of its own."""
     return jax.vmap(function)(rows, jr.split(key, len(rows)))
 
 
-def _unit(image: Num[Array, "height width 3"]) -> Float[Array, "height width 3"]:
+def _to_float(image: Num[Array, "height width 3"]) -> Float[Array, "height width 3"]:
     return image.astype(jnp.float32) / 255

@@ -25,7 +25,7 @@ def write_report(
     parts = [
         "# A pre-trained tokenizer",
         f"`{command}`",
-        f"{text} {_troubles(folder, last)}",
+        f"{text} {_problems(folder, last)}",
         _table("the finished tokenizer", numbers),
         "What they depend on is in [card.json](card.json). They are for curves; those "
         "for comparisons are made by `experiments/evaluate.py`.",
@@ -40,7 +40,7 @@ def write_report(
         unfinished.write_text("\n\n".join(parts) + "\n")
 
 
-def _troubles(folder: Path, last: Mapping[str, float]) -> str:
+def _problems(folder: Path, last: Mapping[str, float]) -> str:
     counts = Counter(
         remark.skipped
         for path in folder.glob("remarks-*.jsonl")

@@ -88,7 +88,7 @@ def placement(state: TrainState, mesh: Mesh, sharding: Sharding) -> Placement:
     )
 
 
-def placed(state: TrainState, mesh: Mesh, sharding: Sharding) -> TrainState:
+def shard_state(state: TrainState, mesh: Mesh, sharding: Sharding) -> TrainState:
     """`state` on the devices of `mesh`, split as `sharding` says."""
     arrays, static = eqx.partition(state, eqx.is_array)
     places = placement(state, mesh, sharding).state
@@ -114,7 +114,7 @@ def moving_average(
     return jax.tree.map(mix, teacher, student)
 
 
-def copied(tree: PyTree) -> PyTree:
+def copy_arrays(tree: PyTree) -> PyTree:
     """`tree` with arrays of its own, so that donating one copy spares the other."""
     return jax.tree.map(
         lambda leaf: jnp.copy(leaf) if eqx.is_array(leaf) else leaf, tree

@@ -14,9 +14,9 @@ import optax
 
 from vtp_eqx.config import Precision, Sharding
 from vtp_eqx.mesh import DATA, REPLICATED, SPLIT
-from vtp_eqx.training.accumulation import loss_and_gradient
+from vtp_eqx.training.microbatches import loss_and_gradient
 from vtp_eqx.training.objective import Objective
-from vtp_eqx.training.precision import computing
+from vtp_eqx.training.precision import cast_params
 from vtp_eqx.training.state import moving_average, placement, TrainState
 
 
@@ -69,10 +69,10 @@ def make_step(
 
         def assemble(trainable):
             student, weights = cast(tuple, eqx.combine(trainable, rest))
-            return computing(student, precision), weights
+            return cast_params(student, precision), weights
 
         return loss_and_gradient(
-            objective, trainable, assemble, computing(state.teacher, precision), views,
+            objective, trainable, assemble, cast_params(state.teacher, precision), views,
             state.step, accumulate=accumulate,
             key=jr.fold_in(key, lax.axis_index(DATA)),
         )  # fmt: skip
@@ -97,7 +97,9 @@ def make_step(
         teacher = moving_average(state.teacher, followed(student), momentum(state.step))
 
         old = (arrays.student, arrays.teacher, arrays.weights, arrays.opt_state)
-        is_good, typical_norm = _judged(total, norm, state.typical_norm, spike_factor)
+        is_good, typical_norm = _check_step(
+            total, norm, state.typical_norm, spike_factor
+        )
         new = eqx.filter((student, teacher, weights, opt_state), eqx.is_array)
         student, teacher, weights, opt_state = jax.tree.map(
             lambda new, old: jnp.where(is_good, new, old), new, old
@@ -141,7 +143,7 @@ def _without_optimizer(arrays: TrainState) -> TrainState:
     return eqx.tree_at(lambda state: state.opt_state, arrays, nothing)
 
 
-def _judged(
+def _check_step(
     total: Float[Array, ""],
     norm: Float[Array, ""],
     typical: Float[Array, ""],

@@ -15,8 +15,8 @@ from vtp_eqx.training.log import warn
 
 
 STALLED = 75  # exit status of a run that its watchdog ended: EX_TEMPFAIL, try again
-_LEAST = 10.0  # seconds: below, a busy machine looks like a stalled one
-_ENOUGH = 10  # steps that make a median
+_MIN_SECONDS = 10.0  # seconds: below, a busy machine looks like a stalled one
+_MIN_STEPS = 10  # steps that make a median
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,10 +79,10 @@ class Watchdog:
     def limit(self) -> float:
         """Seconds without a beat from which on the run counts as stalled."""
         whole = self._config.seconds
-        if self._resting or len(self._steps) < _ENOUGH:
+        if self._resting or len(self._steps) < _MIN_STEPS:
             return whole
         median = statistics.median(list(self._steps))
-        return min(whole, max(self._config.factor * median, min(_LEAST, whole)))
+        return min(whole, max(self._config.factor * median, min(_MIN_SECONDS, whole)))
 
     def _watch(self) -> None:
         while not self._over.wait(min(1.0, self._config.seconds / 4)):

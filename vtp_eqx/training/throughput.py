@@ -15,7 +15,7 @@ class StepCost:
     peak: float | None = None  # FLOP/s of all devices
 
 
-class Pace:
+class Throughput:
     """Measures steps between two readings, without what is no step."""
 
     def __init__(self, cost: StepCost | None):
@@ -81,11 +81,11 @@ def progress_line(step: int, num_steps: int, values: Mapping[str, float]) -> str
     if "waiting" in values:
         parts.append(f"waiting {values['waiting']:.0%}")
     if "seconds_left" in values:
-        parts.append(f"{duration(values['seconds_left'])} left")
+        parts.append(f"{format_duration(values['seconds_left'])} left")
     return "  ".join(parts)
 
 
-def now_and_then(text: str, seconds: float = 5.0) -> Callable[[int, int], None]:
+def throttled_print(text: str, seconds: float = 5.0) -> Callable[[int, int], None]:
     """Prints `text` with both numbers, at most every so many seconds."""
     last = time.monotonic()
 
@@ -98,7 +98,7 @@ def now_and_then(text: str, seconds: float = 5.0) -> Callable[[int, int], None]:
     return say
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Days, hours and minutes, or minutes and seconds, whichever fit."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

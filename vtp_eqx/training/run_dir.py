@@ -14,26 +14,26 @@ from typing import Any
 
 from vtp_eqx.config import as_json, changed_fields, from_dict, require
 from vtp_eqx.files import atomic_path
-from vtp_eqx.training.processes import all_or_none, same_everywhere
+from vtp_eqx.training.multihost import all_equal, raise_on_all
 
 
 LOCK = "run.lock"
-OPTIONS = "config.json"
-DATA = "data.txt"
+CONFIG_FILE = "config.json"
+DATA_FILE = "data.txt"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_SHUT = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class FolderInUseError(RuntimeError):
     """Another process writes the folder."""
 
 
-class NoRoomError(OSError):
+class DiskSpaceError(OSError):
     """A folder cannot take what a run has to write."""
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Holds `folder` for this process, or raises `FolderInUseError` where another does.
 
     The lock is the system's: one of a process that was killed is free at once, also
@@ -57,17 +57,17 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def note_begun(folder: Path, options: Any, data: str) -> None:
+def write_config(folder: Path, options: Any, data: str) -> None:
     """Writes down what a run was begun with: its options, and the identity of its data.
 
     That is what the two checks below compare with.
     """
-    for name, text in ((OPTIONS, as_json(options)), (DATA, data)):
+    for name, text in ((CONFIG_FILE, as_json(options)), (DATA_FILE, data)):
         with atomic_path(folder / name) as unfinished:
             unfinished.write_text(text + "\n")
 
 
-def check_begun_alike(
+def check_config_unchanged(
     folder: Path, options: Any, is_fixed: Callable[[str], bool]
 ) -> None:
     """Raises `ValueError` where a run was begun with other values of fixed fields.
@@ -75,7 +75,7 @@ def check_begun_alike(
     Fields that its file lacks had their defaults. `is_fixed` is asked of names such as
     `config.optimizer.b1`.
     """
-    path = folder / OPTIONS
+    path = folder / CONFIG_FILE
     if not path.exists():
         return
     begun = from_dict(type(options), json.loads(path.read_text()))
@@ -87,18 +87,18 @@ def check_begun_alike(
         )
 
 
-def check_same_data(folder: Path, data: str) -> None:
+def check_data_unchanged(folder: Path, data: str) -> None:
     """Raises `ValueError` where a run was begun on other data, or processes see others.
 
     `data` is its identity. All processes call this.
     """
     require(
-        same_everywhere(data),
+        all_equal(data),
         f"All processes of a run read the same data; got {data!r} here and others "
         "elsewhere: copy the same data to all hosts.",
     )
-    path = folder / DATA
-    with all_or_none():
+    path = folder / DATA_FILE
+    with raise_on_all():
         begun = path.read_text().strip() if path.exists() else data
         require(
             begun == data,
@@ -107,8 +107,8 @@ def check_same_data(folder: Path, data: str) -> None:
         )
 
 
-def check_room(folder: Path, needed: float) -> None:
-    """Raises `NoRoomError` where `folder` cannot take `needed` bytes more, or none.
+def check_disk_space(folder: Path, needed: float) -> None:
+    """Raises `DiskSpaceError` where `folder` cannot take `needed` bytes more, or none.
 
     The folder is made where it is missing.
     """
@@ -118,14 +118,14 @@ def check_room(folder: Path, needed: float) -> None:
         trial.write_text("")
         trial.unlink()
     except OSError as error:
-        raise NoRoomError(
+        raise DiskSpaceError(
             error.errno,
             f"A run needs a folder that it can write to; got {folder} "
             f"({error.strerror}): choose another one.",
         ) from error
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise NoRoomError(
+        raise DiskSpaceError(
             errno.ENOSPC,
             f"A run needs {needed / 1e9:.3g} GB of free disk; got {free / 1e9:.3g} GB "
             f"at {folder}: free some, or choose another folder.",
@@ -133,25 +133,25 @@ def check_room(folder: Path, needed: float) -> None:
 
 
 @contextlib.contextmanager
-def said_when_full(folder: Path) -> Iterator[None]:
-    """Turns what libraries say of a full or shut disk into a `NoRoomError`.
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turns what libraries say of a full or shut disk into a `DiskSpaceError`.
 
     Checkpoints are written through libraries whose errors have types of their own, so
     that the text decides there.
     """
     try:
         yield
-    except NoRoomError:
+    except DiskSpaceError:
         raise
     except Exception as error:
         number = getattr(error, "errno", None)
         said = str(error)
         full = number in _FULL or any(os.strerror(code) in said for code in _FULL)
-        shut = number in _SHUT and isinstance(error, OSError)
+        shut = number in _NOT_WRITABLE and isinstance(error, OSError)
         if not (full or shut):
             raise
         what = "a full disk" if full else f"one that is shut ({said})"
-        raise NoRoomError(
+        raise DiskSpaceError(
             number or errno.ENOSPC,
             f"A run needs room to write; got {what} at {folder}: make room and run the "
             "same command again, which continues from what it has saved.",

@@ -10,16 +10,16 @@ import pytest
 from vtp_eqx.losses.weighting import FixedWeights
 from vtp_eqx.mesh import data_mesh, replicate
 from vtp_eqx.training.log import read_log
-from vtp_eqx.training.pace import StepCost
-from vtp_eqx.training.rescue import (
-    DerailedError,
-    LeftOut,
+from vtp_eqx.training.loop import Callbacks, FaultTolerance, run_training
+from vtp_eqx.training.recovery import (
+    DivergedError,
+    FailureCounter,
     read_postmortem,
     replay,
-    Tally,
+    SkippedBatches,
 )
-from vtp_eqx.training.run import Endurance, run, Watch
 from vtp_eqx.training.state import TrainState
+from vtp_eqx.training.throughput import StepCost
 
 
 class Sum(eqx.Module):
@@ -76,11 +76,11 @@ def batches_with(bad):
 
 
 def go(folder, bad, step=skipping, num_steps=10, **endurance):
-    return run(
+    return run_training(
         start(), step, batches_with(bad), num_steps=num_steps, mesh=MESH,
         folder=folder, log_every=1, save_every=2,
-        endurance=Endurance(**{"rollbacks": 2, "in_a_row": 3, **endurance}),
-        watch=Watch(rows=lambda batch: [10 * batch, 10 * batch + 1]),
+        endurance=FaultTolerance(**{"rollbacks": 2, "in_a_row": 3, **endurance}),
+        watch=Callbacks(rows=lambda batch: [10 * batch, 10 * batch + 1]),
     )  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def test_several_in_a_row_go_back_and_around_the_batches(tmp_path):
     lines = read_log(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, 11))
     assert lines[-1]["rollbacks"] == 1
-    assert LeftOut(tmp_path / "left_out.json").batches == {5, 6, 7}
+    assert SkippedBatches(tmp_path / "left_out.json").batches == {5, 6, 7}
 
 
 def test_a_broken_state_goes_back_at_once(tmp_path):
@@ -115,10 +115,10 @@ def test_a_broken_state_goes_back_at_once(tmp_path):
 
 
 def test_the_pace_behind_a_rollback_is_that_of_steps_done_again(tmp_path):
-    run(
+    run_training(
         start(), breaking, batches_with({7}), num_steps=12, mesh=MESH, folder=tmp_path,
-        log_every=3, save_every=4, endurance=Endurance(rollbacks=1),
-        watch=Watch(cost=StepCost(images=1)),
+        log_every=3, save_every=4, endurance=FaultTolerance(rollbacks=1),
+        watch=Callbacks(cost=StepCost(images=1)),
     )  # fmt: skip
     lines = read_log(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 3, 4, 5, 6, 8, 9, 12]
@@ -189,18 +189,18 @@ def test_a_folder_that_is_no_postmortem_is_named(tmp_path):
 def test_steps_read_the_batches_that_are_left(left_out, step, first, tmp_path):
     path = tmp_path / "left_out.json"
     path.write_text(json.dumps([{"step": 9, "batches": left_out}]))
-    assert LeftOut(path).first(step) == first
-    source = LeftOut(path).around(lambda first: iter(range(first, 100)), step)
+    assert SkippedBatches(path).first(step) == first
+    source = SkippedBatches(path).around(lambda first: iter(range(first, 100)), step)
     kept = [place for place in range(20) if place not in left_out]
     found = [next(source) for _ in range(3)]
     assert found == [(place, place) for place in kept[step : step + 3]]
 
 
 def test_a_tally_starts_anew_behind_a_good_step():
-    tally = Tally(3)
+    tally = FailureCounter(3)
     for step, skipped in enumerate([1, 1, 0, 1, 1]):
         total = float("nan") if skipped else 1.0
         tally.look(step, step, {"skipped": skipped, "total": total})
-    with pytest.raises(DerailedError, match="total = nan at step 9") as found:
+    with pytest.raises(DivergedError, match="total = nan at step 9") as found:
         tally.look(9, 11, {"skipped": 1, "total": float("nan")})
     assert [one.batch for one in found.value.bad] == [3, 4, 11]

@@ -13,11 +13,11 @@ import pytest
 from vtp_eqx.losses.weighting import FixedWeights
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.training.log import read_log
+from vtp_eqx.training.loop import Callbacks, FaultTolerance, run_training, TERMINATED
 from vtp_eqx.training.objective import Objective
-from vtp_eqx.training.pace import StepCost
-from vtp_eqx.training.run import Endurance, run, TERMINATED, Watch
-from vtp_eqx.training.state import copied, TrainState
+from vtp_eqx.training.state import copy_arrays, TrainState
 from vtp_eqx.training.step import make_step
+from vtp_eqx.training.throughput import StepCost
 from vtp_eqx.training.watchdog import StallConfig
 
 
@@ -42,8 +42,8 @@ def line():
     mesh = data_mesh(2)
     student, optimizer = Line(jnp.zeros((), jnp.float32)), optax.adam(0.1)
     make = lambda: TrainState.start(
-        copied(student),
-        copied(student),
+        copy_arrays(student),
+        copy_arrays(student),
         FixedWeights({"error": 1.0}),
         optimizer,
         key=jax.random.key(0),
@@ -75,7 +75,7 @@ def saved(folder):
 def test_a_run_logs_its_first_and_last_step_and_every_so_many(line, tmp_path):
     mesh, make, step = line
     seen = []
-    state = run(
+    state = run_training(
         make(), step, ones, num_steps=7, mesh=mesh, folder=tmp_path, log_every=3,
         progress=lambda done, num_steps, metrics: seen.append((done, num_steps)),
     )  # fmt: skip
@@ -91,8 +91,8 @@ def test_a_run_logs_its_first_and_last_step_and_every_so_many(line, tmp_path):
 
 def test_a_run_that_has_ended_does_nothing_more(line, tmp_path):
     mesh, make, step = line
-    ended = run(make(), step, ones, num_steps=2, mesh=mesh, folder=tmp_path)
-    again = run(make(), step, ones, num_steps=2, mesh=mesh, folder=tmp_path)
+    ended = run_training(make(), step, ones, num_steps=2, mesh=mesh, folder=tmp_path)
+    again = run_training(make(), step, ones, num_steps=2, mesh=mesh, folder=tmp_path)
     assert eqx.tree_equal(again.student, ended.student)
     assert [entry["step"] for entry in logged(tmp_path)] == [1, 2]
 
@@ -106,16 +106,18 @@ def test_a_run_asks_for_batches_from_where_it_stopped(line, tmp_path):
         return ones(first)
 
     for num_steps in (2, 5):
-        run(make(), step, batches, num_steps=num_steps, mesh=mesh, folder=tmp_path)
+        run_training(
+            make(), step, batches, num_steps=num_steps, mesh=mesh, folder=tmp_path
+        )
     assert asked == [0, 2]
 
 
 def test_a_line_cut_short_is_dropped(line, tmp_path):
     mesh, make, step = line
-    run(make(), step, ones, num_steps=2, mesh=mesh, folder=tmp_path)
+    run_training(make(), step, ones, num_steps=2, mesh=mesh, folder=tmp_path)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "err')
-    run(make(), step, ones, num_steps=3, mesh=mesh, folder=tmp_path)
+    run_training(make(), step, ones, num_steps=3, mesh=mesh, folder=tmp_path)
     assert [entry["step"] for entry in logged(tmp_path)] == [1, 2, 3]
 
 
@@ -129,7 +131,7 @@ def test_a_run_stops_where_a_term_is_not_finite(line, tmp_path):
 
     # A step that is skipped may be an accident; five in a row are none.
     with pytest.raises(FloatingPointError, match=r"got error = nan.* at step 6"):
-        run(
+        run_training(
             make(), step, broken,
             num_steps=9, mesh=mesh, folder=tmp_path, log_every=1, save_every=1,
         )  # fmt: skip
@@ -148,15 +150,15 @@ def test_a_step_between_two_lines_of_the_log_is_looked_at_too(line, tmp_path):
             yield np.full(2, np.nan if 4 <= place < 9 else 1, np.float32)
 
     with pytest.raises(FloatingPointError, match=r"got error = nan.* at step 9"):
-        run(make(), step, broken, num_steps=90, mesh=mesh, folder=tmp_path)
+        run_training(make(), step, broken, num_steps=90, mesh=mesh, folder=tmp_path)
 
 
 def test_the_best_checkpoints_outlive_the_last(line, tmp_path):
     mesh, make, step = line
-    run(
+    run_training(
         make(), step, ones, num_steps=12, mesh=mesh, folder=tmp_path, save_every=2,
-        endurance=Endurance(keep=1, keep_best=1),
-        watch=Watch(score=lambda values: -abs(values["step_number"] - 4.2),
+        endurance=FaultTolerance(keep=1, keep_best=1),
+        watch=Callbacks(score=lambda values: -abs(values["step_number"] - 4.2),
                     evaluate=lambda state, done: {"step_number": done},
                     evaluate_every=1),
     )  # fmt: skip
@@ -166,9 +168,9 @@ def test_the_best_checkpoints_outlive_the_last(line, tmp_path):
 def test_evaluations_and_monitors_are_lines_of_the_log_and_of_its_sinks(line, tmp_path):
     mesh, make, step = line
     seen = []
-    run(
+    run_training(
         make(), step, ones, num_steps=5, mesh=mesh, folder=tmp_path, log_every=2,
-        watch=Watch(
+        watch=Callbacks(
             monitor=lambda state: {"slope": float(state.student.slope)},
             evaluate=lambda state, done: {"probe": done / 10},
             evaluate_every=3,
@@ -198,12 +200,16 @@ def test_sigterm_saves_and_ends_and_the_next_run_continues(line, tmp_path):
             yield np.ones(2, np.float32)
 
     with pytest.raises(SystemExit) as ended:
-        run(make(), step, ending, num_steps=9, mesh=mesh, folder=tmp_path)
+        run_training(make(), step, ending, num_steps=9, mesh=mesh, folder=tmp_path)
     assert ended.value.code == TERMINATED
     assert signal.getsignal(signal.SIGTERM) == before
     assert saved(tmp_path) == [4]
-    resumed = run(make(), step, ending, num_steps=9, mesh=mesh, folder=tmp_path)
-    whole = run(make(), step, ones, num_steps=9, mesh=mesh, folder=tmp_path / "whole")
+    resumed = run_training(
+        make(), step, ending, num_steps=9, mesh=mesh, folder=tmp_path
+    )
+    whole = run_training(
+        make(), step, ones, num_steps=9, mesh=mesh, folder=tmp_path / "whole"
+    )
     assert eqx.tree_equal(resumed.student, whole.student)
 
 
@@ -212,7 +218,9 @@ def test_a_run_outside_the_main_thread_leaves_signals_alone(line, tmp_path):
     ended = []
 
     def work():
-        state = run(make(), step, ones, num_steps=2, mesh=mesh, folder=tmp_path)
+        state = run_training(
+            make(), step, ones, num_steps=2, mesh=mesh, folder=tmp_path
+        )
         ended.append(int(state.step))
 
     thread = threading.Thread(target=work)
@@ -226,10 +234,10 @@ def test_a_folder_in_use_is_refused(line, tmp_path):
 
     def intruded(first):
         with pytest.raises(RuntimeError, match="one writer at a time"):
-            run(make(), step, ones, num_steps=2, mesh=mesh, folder=tmp_path)
+            run_training(make(), step, ones, num_steps=2, mesh=mesh, folder=tmp_path)
         return ones(first)
 
-    run(make(), step, intruded, num_steps=2, mesh=mesh, folder=tmp_path)
+    run_training(make(), step, intruded, num_steps=2, mesh=mesh, folder=tmp_path)
     assert [entry["step"] for entry in logged(tmp_path)] == [1, 2]
 
 
@@ -242,9 +250,9 @@ def test_a_stalled_run_says_where_it_stands(line, tmp_path, capsys):
                 time.sleep(1.5)
             yield np.ones(2, np.float32)
 
-    run(
+    run_training(
         make(), step, slow, num_steps=4, mesh=mesh, folder=tmp_path,
-        endurance=Endurance(stall=StallConfig(seconds=0.5)),
+        endurance=FaultTolerance(stall=StallConfig(seconds=0.5)),
     )  # fmt: skip
     assert "No step ended for" in capsys.readouterr().err
     assert "in slow" in (tmp_path / "stalls.txt").read_text()
@@ -258,7 +266,7 @@ def test_a_run_outlives_who_watches_it(line, tmp_path, capsys):
         there.append(done)
         raise BrokenPipeError("nobody reads")
 
-    run(
+    run_training(
         make(), step, ones, num_steps=4, mesh=mesh, folder=tmp_path, log_every=1,
         save_every=2, progress=watching,
     )  # fmt: skip
@@ -276,7 +284,7 @@ def test_a_checkpoint_that_is_due_comes_before_who_watches(line, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(
+        run_training(
             make(), step, ones, num_steps=4, mesh=mesh, folder=tmp_path, log_every=1,
             save_every=2, progress=watching,
         )  # fmt: skip
@@ -292,10 +300,10 @@ def test_an_error_while_looking_loses_no_step(part, line, tmp_path):
             raise MemoryError("too many images")
         return {"seen": 1.0}
 
-    go = lambda **parts: run(
+    go = lambda **parts: run_training(
         make(), step, ones, num_steps=5, mesh=mesh, folder=tmp_path, log_every=1,
-        watch=Watch(evaluate_every=1, score=lambda values: values["seen"], **parts),
-        endurance=Endurance(keep_best=1),
+        watch=Callbacks(evaluate_every=1, score=lambda values: values["seen"], **parts),
+        endurance=FaultTolerance(keep_best=1),
     )  # fmt: skip
     with pytest.raises(MemoryError, match="too many images"):
         go(**{part: looking})
@@ -309,9 +317,15 @@ def test_an_error_while_looking_loses_no_step(part, line, tmp_path):
 @pytest.mark.parametrize("name", ["log_every", "save_every", "evaluate_every"])
 def test_every_no_steps_is_refused_before_the_first(name, line, tmp_path):
     mesh, make, step = line
-    zero = {name: 0} if name != "evaluate_every" else {"watch": Watch(evaluate_every=0)}
+    zero = (
+        {name: 0}
+        if name != "evaluate_every"
+        else {"watch": Callbacks(evaluate_every=0)}
+    )
     with pytest.raises(ValueError, match=f"`{name}` must be 1 or more steps; got 0"):
-        run(make(), step, ones, num_steps=2, mesh=mesh, folder=tmp_path, **zero)
+        run_training(
+            make(), step, ones, num_steps=2, mesh=mesh, folder=tmp_path, **zero
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -319,11 +333,11 @@ def test_room_is_asked_for_all_that_a_run_may_write(line, tmp_path, monkeypatch)
     mesh, make, step = line
     asked = []
     monkeypatch.setattr(
-        "vtp_eqx.training.run.check_room", lambda folder, needed: asked.append(needed)
+        "vtp_eqx.training.loop.check_room", lambda folder, needed: asked.append(needed)
     )
-    go = lambda **endurance: run(
+    go = lambda **endurance: run_training(
         make(), step, ones, num_steps=1, mesh=mesh, folder=tmp_path,
-        endurance=Endurance(keep=2, **endurance),
+        endurance=FaultTolerance(keep=2, **endurance),
     )  # fmt: skip
     go()
     go(rollbacks=3)  # one checkpoint is there now

@@ -11,19 +11,19 @@ from vtp_eqx.config import (
     VTP_L,
 )
 from vtp_eqx.mesh import data_mesh, on_mesh, shard_batch
+from vtp_eqx.training.dry_run import dry_run, dry_run_lines, lowered_step
 from vtp_eqx.training.flops import pretrain_flops, train_flops
-from vtp_eqx.training.forecast import forecast, forecast_lines, lowered_step
-from vtp_eqx.training.pretrain import pretraining
-from vtp_eqx.training.pretrain_views import Captioned
+from vtp_eqx.training.pretrain import init_pretraining
+from vtp_eqx.training.pretrain_views import CaptionedBatch
 
 
 def test_the_largest_model_is_forecast_without_being_made():
     config = PretrainConfig(tokenizer=VTP_L, prototypes=PrototypeConfig())
-    found = forecast(config, data_mesh(1), 256, compiles=False)
+    found = dry_run(config, data_mesh(1), 256, compiles=False)
     assert found.parameters["encoder"] == pytest.approx(303.1e6, rel=2e-3)
     # Parameters twice (student, teacher) but for decoder and text, and Adam's two.
     assert found.state_bytes > 4 * 3 * sum(found.parameters.values())
-    lines = forecast_lines(config, found, data_mesh(1), 1_000_000)
+    lines = dry_run_lines(config, found, data_mesh(1), 1_000_000)
     text = "\n".join(lines)
     assert "reconstruction 2048 (12%, weight 0.1)" in text
     assert "seen 1.1e+03 times each" in text
@@ -33,7 +33,7 @@ def test_the_largest_model_is_forecast_without_being_made():
 def test_a_state_that_is_split_is_smaller_on_each_device():
     config = PretrainConfig(tokenizer=VTP_L, prototypes=PrototypeConfig())
     whole, split = (
-        forecast(
+        dry_run(
             dataclasses.replace(config, sharding=sharding),
             data_mesh(8),
             256,
@@ -46,7 +46,7 @@ def test_a_state_that_is_split_is_smaller_on_each_device():
 
 @pytest.mark.slow
 def test_a_forecast_knows_the_state_and_the_step_of_the_run(started):
-    found = forecast(started.config, started.mesh, 16)
+    found = dry_run(started.config, started.mesh, 16)
     arrays = eqx.filter(started.start(), eqx.is_array)
     whole = sum(
         (
@@ -70,8 +70,8 @@ def test_a_run_begun_after_its_forecast_compiles_nothing_anew(tiny, data):
         tiny, contrast_weight=0.0, distillation_weight=0.0, sharding="zero"
     )
     mesh = data_mesh(4)
-    state, step = pretraining(config, data["image"], mesh)
-    batch = Captioned(data["image"][: config.batch_size], None)
+    state, step = init_pretraining(config, data["image"], mesh)
+    batch = CaptionedBatch(data["image"][: config.batch_size], None)
     arrays = eqx.filter(on_mesh(state, mesh), eqx.is_array)
     of_run = step.compiled.lower(arrays, shard_batch(batch, mesh))
     assert lowered_step(config, mesh, 16).as_text() == of_run.as_text()

@@ -23,11 +23,11 @@ from vtp_eqx.losses.sinkhorn import balanced_targets, sinkhorn_offsets
 from vtp_eqx.mesh import DATA
 from vtp_eqx.models.tokenizer import Pretrainer, Teacher, Tokenizer
 from vtp_eqx.training.optimizer import ramp
-from vtp_eqx.training.pretrain_views import Lesson, PretrainViews
+from vtp_eqx.training.pretrain_views import PretrainViews, TeacherTargets
 from vtp_eqx.views.masking import masked_rows
 
 
-def taught(
+def add_teacher_targets(
     teacher: Teacher,
     views: PretrainViews,
     step: Int[Array, ""],
@@ -59,7 +59,7 @@ def taught(
     summaries = summary.reshape(-1, summary.shape[-1])
     # The same offsets for all stretches, but each gets its own.
     each = lambda offsets: jnp.broadcast_to(offsets, (len(summary), *offsets.shape))
-    lesson = Lesson(
+    lesson = TeacherTargets(
         summary=summary,
         masked=masked,
         summary_offsets=each(balance(summaries, jnp.ones(len(summaries), bool))),
@@ -70,7 +70,7 @@ def taught(
     )
 
 
-def learned(
+def student_outputs(
     student: Pretrainer,
     teacher: Teacher,
     views: PretrainViews,
@@ -149,7 +149,7 @@ def learned(
     }
 
 
-def distillation(
+def self_distillation_loss(
     seen: dict[str, Array], config: PretrainConfig
 ) -> tuple[Float[Array, " some"], dict[str, Array]]:
     """DINO + iBOT + KoLeo of each image (RECIPE 5.5), and their monitors."""

@@ -13,7 +13,7 @@ import pytest
 from vtp_eqx.evaluation.card import read
 from vtp_eqx.tokenizer import load, weights_hash
 from vtp_eqx.training.log import read_log
-from vtp_eqx.training.processes import all_or_none, same_everywhere, worst
+from vtp_eqx.training.multihost import all_equal, all_max, raise_on_all
 
 
 # Loads the training from the tests' own file, which a new process cannot import.
@@ -27,7 +27,7 @@ print(json.dumps(logged))
 """
 
 AGREE = """
-from vtp_eqx.training.processes import all_or_none, same_everywhere, worst
+from vtp_eqx.training.multihost import all_or_none, same_everywhere, worst
 said = [worst(3 * process), same_everywhere("a"), same_everywhere(f"{process}")]
 for failing in (1, 2):
     try:
@@ -135,11 +135,11 @@ def in_two_processes(program: str, argument: Path | str = "") -> list:
 
 
 def test_one_process_agrees_with_itself():
-    assert worst(3) == 3
-    assert same_everywhere("a")
-    with pytest.raises(KeyError), all_or_none():
+    assert all_max(3) == 3
+    assert all_equal("a")
+    with pytest.raises(KeyError), raise_on_all():
         raise KeyError
-    with all_or_none():
+    with raise_on_all():
         pass
 
 

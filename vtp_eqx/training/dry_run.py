@@ -13,18 +13,18 @@ from vtp_eqx.config import PretrainConfig
 from vtp_eqx.mesh import SPLIT
 from vtp_eqx.training.flops import device_peak, num_parameters, train_flops
 from vtp_eqx.training.optimizer import learning_rate
-from vtp_eqx.training.pace import duration
-from vtp_eqx.training.pixels import blank_where_looked
-from vtp_eqx.training.pretrain import first_state, pretrain_step
-from vtp_eqx.training.pretrain_views import Captioned
+from vtp_eqx.training.pixels import blank_perceptual_if_used
+from vtp_eqx.training.pretrain import initial_state, pretrain_step
+from vtp_eqx.training.pretrain_views import CaptionedBatch
 from vtp_eqx.training.state import placement, TrainState
+from vtp_eqx.training.throughput import format_duration
 
 
-USUAL = 0.3  # ours: the share of its peak that a machine may be hoped to reach
+TYPICAL_MFU = 0.3  # ours: the share of its peak that a machine may be hoped to reach
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Forecast:
+class DryRun:
     """Counts, FLOPs and bytes; those of the compiler are `None` where not compiled."""
 
     parameters: dict[str, int]
@@ -36,15 +36,15 @@ class Forecast:
     peak_source: str
 
 
-def forecast(
+def dry_run(
     config: PretrainConfig, mesh: Mesh, image_side: int, *, compiles: bool = True
-) -> Forecast:
+) -> DryRun:
     """What `config` takes; makes no array.
 
     - `image_side`: of the stored images, in pixels.
     - `compiles`: whether to ask the compiler too, which takes as long as in a run.
     """
-    arrays, _ = _begun(config, mesh)
+    arrays, _ = _initial_shapes(config, mesh)
     student = arrays.student
     parts = {
         "encoder": student.tokenizer.encoder,
@@ -69,7 +69,7 @@ def forecast(
     peak, source = device_peak(mesh.devices.flat[0])
     count = lambda part: num_parameters(lambda: part)
     leaves = jax.tree.leaves(arrays)
-    return Forecast(
+    return DryRun(
         parameters={name: count(part) for name, part in parts.items()},
         formula_flops=train_flops(config),
         compiled_flops=flops,
@@ -87,30 +87,30 @@ def lowered_step(
     config: PretrainConfig, mesh: Mesh, image_side: int
 ) -> jax.stages.Lowered:
     """The step that a run compiles, of arrays placed as there; makes none."""
-    arrays, step = _begun(config, mesh)
+    arrays, step = _initial_shapes(config, mesh)
     text = config.tokenizer.text if config.contrast_weight > 0 else None
     size, side = config.batch_size, image_side
     zeros = lambda shape, kind: jnp.zeros((size, *shape), kind)
     batch = eqx.filter_eval_shape(
-        lambda: Captioned(
+        lambda: CaptionedBatch(
             zeros((side, side, 3), jnp.uint8),
             None if text is None else zeros((text.context,), jnp.int32),
         )
     )
     rows = NamedSharding(mesh, SPLIT)
     return step.compiled.lower(
-        arrays, _placed(batch, jax.tree.map(lambda _: rows, batch))
+        arrays, _with_sharding(batch, jax.tree.map(lambda _: rows, batch))
     )
 
 
-def _begun(config: PretrainConfig, mesh: Mesh) -> tuple[Any, Any]:
+def _initial_shapes(config: PretrainConfig, mesh: Mesh) -> tuple[Any, Any]:
     """The shapes of the first state, placed as in a run, and the step."""
     made: list[Any] = []
     # Made out here: inside, its arrays would be shapes.
-    perceptual = blank_where_looked(config.reconstruction)
+    perceptual = blank_perceptual_if_used(config.reconstruction)
 
     def make() -> TrainState:
-        state = first_state(config, None)
+        state = initial_state(config, None)
         # Here, where shapes still look like arrays; neither keeps one.
         places = placement(state, mesh, config.sharding).state
         made.extend([places, pretrain_step(config, state, mesh, perceptual)])
@@ -119,10 +119,10 @@ def _begun(config: PretrainConfig, mesh: Mesh) -> tuple[Any, Any]:
     state = eqx.filter_eval_shape(make)
     places, step = made
     is_shape = lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)
-    return _placed(eqx.filter(state, is_shape), places), step
+    return _with_sharding(eqx.filter(state, is_shape), places), step
 
 
-def _placed(shapes: Any, places: Any) -> Any:
+def _with_sharding(shapes: Any, places: Any) -> Any:
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=place
@@ -132,8 +132,8 @@ def _placed(shapes: Any, places: Any) -> Any:
     )
 
 
-def forecast_lines(
-    config: PretrainConfig, found: Forecast, mesh: Mesh, num_examples: int
+def dry_run_lines(
+    config: PretrainConfig, found: DryRun, mesh: Mesh, num_examples: int
 ) -> list[str]:
     """The forecast in words and numbers, a line each."""
     size, steps = config.batch_size, config.num_steps
@@ -158,7 +158,7 @@ def forecast_lines(
     rate: Any = learning_rate(config.optimizer, config.num_steps)
     places = sorted({0, config.optimizer.warmup_steps, steps // 2, steps - 1})
     schedule = ", ".join(f"{float(rate(jnp.asarray(at))):.2e} at {at}" for at in places)
-    seconds = found.formula_flops * steps / (USUAL * found.peak)
+    seconds = found.formula_flops * steps / (TYPICAL_MFU * found.peak)
     devices = mesh.devices.size
     lines = [
         f"parameters      {count:,}: {parts}",
@@ -172,22 +172,23 @@ def forecast_lines(
             if found.compiled_flops is not None
             else ""
         ),
-        f"training state  {_bytes(found.state_bytes)} on each device (sharding "
+        f"training state  {_format_bytes(found.state_bytes)} on each device (sharding "
         f"{config.sharding!r}, {config.precision})",
     ]
     if found.compiled_bytes is not None:
         split = ", ".join(
-            f"{_bytes(number)} {name}" for name, number in found.compiled_bytes.items()
+            f"{_format_bytes(number)} {name}"
+            for name, number in found.compiled_bytes.items()
         )
-        total = _bytes(sum(found.compiled_bytes.values()))
+        total = _format_bytes(sum(found.compiled_bytes.values()))
         lines.append(f"each device     {total}: {split} (of {devices} devices)")
     lines += [
         f"peak            {found.peak:.3g} FLOP/s on {devices} devices "
         f"({found.peak_source})",
-        f"time            about {duration(seconds)} at {USUAL:.0%} of it",
+        f"time            about {format_duration(seconds)} at {TYPICAL_MFU:.0%} of it",
     ]
     return lines
 
 
-def _bytes(number: float) -> str:
+def _format_bytes(number: float) -> str:
     return f"{number / 1e9:.3g} GB" if number >= 1e9 else f"{number / 1e6:.3g} MB"

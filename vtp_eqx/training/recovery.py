@@ -18,15 +18,15 @@ from jax.sharding import Mesh
 from vtp_eqx.files import atomic_path
 from vtp_eqx.mesh import shard_batch
 from vtp_eqx.training.checkpoint import Checkpoints
-from vtp_eqx.training.processes import leads
-from vtp_eqx.training.state import copied, TrainState
+from vtp_eqx.training.multihost import is_main_process
+from vtp_eqx.training.state import copy_arrays, TrainState
 
 
 REPORT = "report.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Bad:
+class FailedStep:
     """A step that failed: which, on which batch of the order, and its metrics."""
 
     step: int
@@ -34,10 +34,10 @@ class Bad:
     metrics: dict[str, float]
 
 
-class DerailedError(FloatingPointError):
+class DivergedError(FloatingPointError):
     """A run that should go back: `bad` are the steps in a row that failed."""
 
-    def __init__(self, bad: Sequence[Bad], broken: bool):
+    def __init__(self, bad: Sequence[FailedStep], broken: bool):
         self.bad, self.broken = tuple(bad), broken
         last = self.bad[-1]
         wrong = [
@@ -52,15 +52,15 @@ class DerailedError(FloatingPointError):
         )
 
 
-class Tally:
-    """Follows failed steps, and raises `DerailedError` when a run should go back.
+class FailureCounter:
+    """Follows failed steps, and raises `DivergedError` when a run should go back.
 
     That is at once where the state is broken, and after `in_a_row` skipped steps.
     """
 
     def __init__(self, in_a_row: int):
         self._in_a_row = in_a_row
-        self.row: list[Bad] = []
+        self.row: list[FailedStep] = []
 
     @property
     def at_risk(self) -> bool:
@@ -74,12 +74,12 @@ class Tally:
         if not skipped and not broken:
             self.row = []
             return
-        self.row.append(Bad(step, batch, dict(metrics)))
+        self.row.append(FailedStep(step, batch, dict(metrics)))
         if broken or len(self.row) >= self._in_a_row:
-            raise DerailedError(self.row, broken)
+            raise DivergedError(self.row, broken)
 
 
-class LeftOut:
+class SkippedBatches:
     """The batches that a run goes around, in a file that belongs to the run.
 
     Steps read the batches of the order one after the other but for those; without any,
@@ -100,7 +100,7 @@ class LeftOut:
     def add(self, step: int, batches: Sequence[int]) -> None:
         """Leaves out `batches` from now on, because of which step `step` failed."""
         self.rollbacks.append({"step": step, "batches": sorted(batches)})
-        if leads():
+        if is_main_process():
             with atomic_path(self._path) as unfinished:
                 unfinished.write_text(json.dumps(self.rollbacks) + "\n")
 
@@ -128,7 +128,7 @@ class LeftOut:
 def write_postmortem(
     folder: Path,
     state: TrainState,
-    error: DerailedError,
+    error: DivergedError,
     *,
     of: str,
     rows: Callable[[int], Sequence[int]] | None,
@@ -141,14 +141,16 @@ def write_postmortem(
     with Checkpoints(folder / "state", keep=1) as checkpoints:
         if checkpoints.latest_step() is None:
             checkpoints.save(state)
-    if not leads():
+    if not is_main_process():
         return
     bad = [
         {
             "step": one.step,
             "batch": one.batch,
             "rows": [] if rows is None else [int(row) for row in rows(one.batch)],
-            "metrics": {name: _written(value) for name, value in one.metrics.items()},
+            "metrics": {
+                name: _json_number(value) for name, value in one.metrics.items()
+            },
         }
         for one in error.bad
     ]
@@ -174,7 +176,7 @@ def replay(
     step: Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]],
     batches: Callable[[int], Iterator[Any]],
     mesh: Mesh,
-) -> list[Bad]:
+) -> list[FailedStep]:
     """The failed steps of a postmortem once more, with the metrics they have here.
 
     Each starts from the state that was kept, at its own step number, so that its random
@@ -186,14 +188,14 @@ def replay(
     found = []
     for one in report["bad"]:
         before = jnp.asarray(one["step"] - 1, state.step.dtype)
-        again = eqx.tree_at(lambda state: state.step, copied(state), before)
+        again = eqx.tree_at(lambda state: state.step, copy_arrays(state), before)
         batch = shard_batch(next(iter(batches(one["batch"]))), mesh)
         _, metrics = step(again, batch)
         values = {name: float(value) for name, value in metrics.items()}
-        found.append(Bad(one["step"], one["batch"], values))
+        found.append(FailedStep(one["step"], one["batch"], values))
     return found
 
 
-def _written(value: float) -> float | str:
+def _json_number(value: float) -> float | str:
     """JSON has no word for what is not finite; `float` reads ours."""
     return value if math.isfinite(value) else str(value)

@@ -21,8 +21,8 @@ from vtp_eqx.data.text.caption_bpe import CaptionTokenizer, train_tokenizer
 from vtp_eqx.data.text.clip_bpe import clip_tokenizer
 from vtp_eqx.data.text.prompt_templates import IMAGENET_TEMPLATES
 from vtp_eqx.training.log import warn
-from vtp_eqx.training.pretrain_views import Captioned
-from vtp_eqx.training.processes import leads
+from vtp_eqx.training.multihost import is_main_process
+from vtp_eqx.training.pretrain_views import CaptionedBatch
 
 
 CLIP_VOCABULARY = 49408
@@ -30,7 +30,7 @@ _CAPTIONS = 20_000  # ours: what a vocabulary of its own is learned from
 
 
 @runtime_checkable
-class Words(Protocol):
+class TextTokenizer(Protocol):
     """What maps texts to ids: CLIP's vocabulary, or one of our own."""
 
     @property
@@ -42,7 +42,7 @@ class Words(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Feed:
+class Batches:
     """`feed(first)` yields the batches of this process from place `first` on.
 
     - `folder`: where what was wrong with examples is kept, a file a process.
@@ -56,7 +56,7 @@ class Feed:
     processes: bool = False
     max_skip_rate: float = 0.1
 
-    def __call__(self, first: int) -> Iterator[Captioned]:
+    def __call__(self, first: int) -> Iterator[CaptionedBatch]:
         index, count = jax.process_index(), jax.process_count()
         log = BadExampleLog(
             self.folder / f"remarks-{index}.jsonl",
@@ -75,7 +75,7 @@ class Feed:
             self._cut_orphans(first, count)
         with contextlib.closing(log), stream:
             for examples in stream:
-                yield Captioned(examples.image, examples.tokens)
+                yield CaptionedBatch(examples.image, examples.tokens)
 
     def rows(self, batch: int) -> Sequence[int]:
         """The rows of the source that the order has for a batch of all processes."""
@@ -124,12 +124,12 @@ def open_sources(
     ]
     for path, source in zip(paths, sources, strict=True):
         losses = getattr(source, "losses", "")
-        if losses and leads():
+        if losses and is_main_process():
             say(f"{path}: {losses}")
     return sources[0] if len(sources) == 1 else Mixture(sources, weights or None)
 
 
-def some_examples(
+def random_examples(
     source: Source,
     count: int,
     size: int,
@@ -150,7 +150,7 @@ def some_examples(
     return reader.read(0, np.arange(count))
 
 
-def words_for(text: TextConfig, source: Source, path: Path) -> Words:
+def text_tokenizer_for(text: TextConfig, source: Source, path: Path) -> TextTokenizer:
     """CLIP's vocabulary where `text` has its size, or else one of the source's own.
 
     That is learned from some captions the first time, and kept at `path`.
@@ -172,7 +172,7 @@ def words_for(text: TextConfig, source: Source, path: Path) -> Words:
     return words
 
 
-def encode_with(words: Words, text: TextConfig) -> Encode:
+def caption_encoder(words: TextTokenizer, text: TextConfig) -> Encode:
     """Captions to ids for that text tower; what does not fit is cut."""
     require(
         words.vocabulary <= text.vocabulary,
@@ -182,7 +182,7 @@ def encode_with(words: Words, text: TextConfig) -> Encode:
     return functools.partial(words.encode, context=text.context, truncate=True)
 
 
-def prompts_for(
+def encode_prompts(
     encode: Encode, text: TextConfig, names: Sequence[str], templates: Sequence[str]
 ) -> Int32[np.ndarray, "classes prompts context"]:
     """Ids of every class name in every template, which has `{}` for it.

@@ -12,23 +12,23 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 
-class ElsewhereError(RuntimeError):
+class OtherProcessError(RuntimeError):
     """Another process of the run has raised an error."""
 
 
-def leads() -> bool:
+def is_main_process() -> bool:
     """Whether this is the process that writes what all have in common."""
     return jax.process_index() == 0
 
 
-def worst(number: int) -> int:
+def all_max(number: int) -> int:
     """The largest number that any process has."""
     if jax.process_count() == 1:
         return number
     return int(np.max(multihost_utils.process_allgather(np.int32(number))))
 
 
-def same_everywhere(text: str) -> bool:
+def all_equal(text: str) -> bool:
     """Whether all processes have the same text."""
     if jax.process_count() == 1:
         return True
@@ -38,19 +38,19 @@ def same_everywhere(text: str) -> bool:
 
 
 @contextlib.contextmanager
-def all_or_none() -> Iterator[None]:
+def raise_on_all() -> Iterator[None]:
     """A block that ends well in every process, or raises in every one.
 
-    What went wrong is raised where it did, and an `ElsewhereError` in the others. The
+    What went wrong is raised where it did, and an `OtherProcessError` in the others. The
     block itself may not hold a collective: one that failed would not come to it.
     """
     try:
         yield
     except Exception:
-        worst(1)
+        all_max(1)
         raise
-    if worst(0):
-        raise ElsewhereError(
+    if all_max(0):
+        raise OtherProcessError(
             "The processes of a run go on together; got an error in another one: see "
             "what it said."
         )

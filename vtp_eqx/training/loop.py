@@ -22,12 +22,17 @@ from jaxtyping import Array
 from vtp_eqx.config import require
 from vtp_eqx.mesh import on_mesh, shard_batch
 from vtp_eqx.training.checkpoint import Checkpoints
-from vtp_eqx.training.folder import check_room, locked, said_when_full
 from vtp_eqx.training.log import Log, Sink, warn
-from vtp_eqx.training.pace import Pace, StepCost
-from vtp_eqx.training.processes import all_or_none, leads
-from vtp_eqx.training.rescue import DerailedError, LeftOut, Tally, write_postmortem
+from vtp_eqx.training.multihost import is_main_process, raise_on_all
+from vtp_eqx.training.recovery import (
+    DivergedError,
+    FailureCounter,
+    SkippedBatches,
+    write_postmortem,
+)
+from vtp_eqx.training.run_dir import check_disk_space, disk_errors, lock_folder
 from vtp_eqx.training.state import TrainState
+from vtp_eqx.training.throughput import StepCost, Throughput
 from vtp_eqx.training.watchdog import StallConfig, Watchdog
 
 
@@ -37,7 +42,7 @@ TERMINATED = 143  # exit status of a run that SIGTERM ended, its state saved: 12
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Endurance:
+class FaultTolerance:
     """What a run keeps and how much it takes. All values are ours."""
 
     keep: int = 2  # last checkpoints
@@ -48,7 +53,7 @@ class Endurance:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Watch:
+class Callbacks:
     """What else is looked at; each part is optional.
 
     - `monitor(state)` gives further numbers for every line of the log.
@@ -72,7 +77,7 @@ class Watch:
     rows: Callable[[int], Sequence[int]] | None = None
 
 
-def run(
+def run_training(
     state: TrainState,
     step: Step,
     batches: Callable[[int], Iterator[Any]],
@@ -83,8 +88,8 @@ def run(
     log_every: int = 50,
     save_every: int = 1000,
     progress: Progress = lambda step, num_steps, metrics: None,
-    endurance: Endurance = Endurance(),
-    watch: Watch = Watch(),
+    endurance: FaultTolerance = FaultTolerance(),
+    watch: Callbacks = Callbacks(),
     holds_folder: bool = False,
 ) -> TrainState:
     """The state after `num_steps` steps. Running it again continues where it stopped.
@@ -92,7 +97,7 @@ def run(
     - `batches(first)` yields the batches of the order from place `first` on.
     - `folder` receives `metrics.jsonl`, `checkpoints/` and, where a step failed,
       `postmortem/`; a second process is refused. `holds_folder` says that the caller
-      has it `locked` already.
+      has it `lock_folder` already.
     - `progress(done, num_steps, metrics)` is called whenever a line is logged.
 
     Every step is looked at, one step behind. Where a metric is not finite, or too many
@@ -114,19 +119,19 @@ def run(
                endurance, watch)  # fmt: skip
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
-        enter(said_when_full(folder))
+        enter(disk_errors(folder))
         state = on_mesh(state, mesh)
-        with all_or_none():
-            if leads():
-                check_room(folder, _bytes_to_write(state, folder, endurance))
+        with raise_on_all():
+            if is_main_process():
+                check_disk_space(folder, _disk_space_needed(state, folder, endurance))
                 if not holds_folder:
-                    enter(locked(folder))
+                    enter(lock_folder(folder))
         saved = folder / "checkpoints"
         run.checkpoints = enter(
             Checkpoints(saved, keep=endurance.keep, keep_best=endurance.keep_best)
         )
         run.watchdog = enter(Watchdog(folder / "stalls.txt", endurance.stall))
-        run.asked = enter(_termination())
+        run.asked = enter(_sigterm_requested())
         return run.through(state)
 
 
@@ -147,8 +152,8 @@ class _Run:
         )  # fmt: skip
         self.folder, self.log_every, self.save_every = folder, log_every, save_every
         self.progress, self.endurance, self.watch = progress, endurance, watch
-        self.left_out = LeftOut(folder / "left_out.json")
-        self.pace = Pace(watch.cost)
+        self.left_out = SkippedBatches(folder / "left_out.json")
+        self.pace = Throughput(watch.cost)
 
     def through(self, state: TrainState) -> TrainState:
         template = jax.tree.map(
@@ -163,20 +168,20 @@ class _Run:
             state = self.checkpoints.restore(template)
         elif self.endurance.rollbacks > 0:
             self.checkpoints.save(state)  # something to go back to
-        path = self.folder / "metrics.jsonl" if leads() else None
-        sinks = [*self.watch.sinks, self.progress_sink] if leads() else []
+        path = self.folder / "metrics.jsonl" if is_main_process() else None
+        sinks = [*self.watch.sinks, self.progress_sink] if is_main_process() else []
         self.log = Log(path, int(state.step), sinks)
         while True:
             self.state = state
-            self.tally = Tally(self.endurance.in_a_row)
+            self.tally = FailureCounter(self.endurance.in_a_row)
             try:
                 self.advance()
                 return self.state
-            except DerailedError as error:
+            except DivergedError as error:
                 state = self.go_back(error, template)
 
     def advance(self) -> None:
-        """All steps that are left; `DerailedError` where they lead nowhere."""
+        """All steps that are left; `DivergedError` where they lead nowhere."""
         first = int(self.state.step)
         with contextlib.closing(self.left_out.around(self.batches, first)) as source:
             self.steps(source, first)
@@ -243,11 +248,11 @@ class _Run:
     def looked_at(self, done: int, tests: bool) -> dict[str, float]:
         values = {}
         if self.watch.monitor is not None:
-            with all_or_none():
+            with raise_on_all():
                 values |= self.watch.monitor(self.state)
         if tests:
             assert self.watch.evaluate is not None
-            with all_or_none():
+            with raise_on_all():
                 values |= self.watch.evaluate(self.state, done)
         return values
 
@@ -260,7 +265,7 @@ class _Run:
             score = self.watch.score(values)
         self.checkpoints.save(self.state, score)
 
-    def go_back(self, error: DerailedError, template: TrainState) -> TrainState:
+    def go_back(self, error: DivergedError, template: TrainState) -> TrainState:
         """The last good state, behind which the batches that failed are left out."""
         count = len(self.left_out.rollbacks)
         limit = self.endurance.rollbacks
@@ -291,7 +296,7 @@ class _Run:
 
 
 @contextlib.contextmanager
-def _termination() -> Iterator[Callable[[int], bool]]:
+def _sigterm_requested() -> Iterator[Callable[[int], bool]]:
     """Whether to end behind a step: all processes are told the same.
 
     With several processes JAX passes the wish on by itself; with one it is ours to
@@ -316,7 +321,9 @@ def _termination() -> Iterator[Callable[[int], bool]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _bytes_to_write(state: TrainState, folder: Path, endurance: Endurance) -> float:
+def _disk_space_needed(
+    state: TrainState, folder: Path, endurance: FaultTolerance
+) -> float:
     """Room that checkpoints still take, all that are kept and one more, and rescues."""
     one = sum(leaf.nbytes for leaf in jax.tree.leaves(eqx.filter(state, eqx.is_array)))
     there = lambda name: len([*(folder / name).glob("*")])

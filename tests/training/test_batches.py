@@ -14,14 +14,14 @@ from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.data.text.prompt_templates import IMAGENET_TEMPLATES
 from vtp_eqx.scenes.render import SceneConfig
 from vtp_eqx.scenes.tfds_builder import prepare_scenes
-from vtp_eqx.training.feed import (
+from vtp_eqx.training.batches import (
+    Batches,
+    caption_encoder,
     CLIP_VOCABULARY,
-    encode_with,
-    Feed,
+    encode_prompts,
     open_sources,
-    prompts_for,
-    some_examples,
-    words_for,
+    random_examples,
+    text_tokenizer_for,
 )
 
 
@@ -39,12 +39,12 @@ def captioned(count):
 
 def test_a_feed_gives_the_batches_of_the_order_from_any_place(tmp_path):
     source = captioned(40)
-    words = words_for(TEXT, source, tmp_path / "words.json")
+    words = text_tokenizer_for(TEXT, source, tmp_path / "words.json")
     order = make_sampler(source, 8, seed=3)
     reader = ExampleReader(
-        source=source, order=order, size=16, encode=encode_with(words, TEXT)
+        source=source, order=order, size=16, encode=caption_encoder(words, TEXT)
     )
-    feed = Feed(reader=reader, folder=tmp_path, workers=2)
+    feed = Batches(reader=reader, folder=tmp_path, workers=2)
     batches = feed(0)
     first, second, third = (next(batches) for _ in range(3))
     batches.close()
@@ -75,7 +75,7 @@ def test_steps_that_fewer_processes_do_again_are_remarked_on_once(
     )
 
     def run(folder, first, last, count):
-        feed = Feed(reader=reader, folder=folder, workers=1, max_skip_rate=1.0)
+        feed = Batches(reader=reader, folder=folder, workers=1, max_skip_rate=1.0)
         monkeypatch.setattr("jax.process_count", lambda: count)
         for index in range(count):
             monkeypatch.setattr("jax.process_index", lambda index=index: index)
@@ -98,11 +98,11 @@ def test_steps_that_fewer_processes_do_again_are_remarked_on_once(
 
 def test_words_are_learned_once(tmp_path):
     path = tmp_path / "words.json"
-    words = words_for(TEXT, captioned(8), path)
+    words = text_tokenizer_for(TEXT, captioned(8), path)
     written = path.read_bytes()
-    again = words_for(TEXT, captioned(40), path)
+    again = text_tokenizer_for(TEXT, captioned(40), path)
     assert path.read_bytes() == written
-    ids = encode_with(again, TEXT)(["a red wall", "a wall " * 20])
+    ids = caption_encoder(again, TEXT)(["a red wall", "a wall " * 20])
     np.testing.assert_array_equal(ids[:1], words.encode(["a red wall"], 6))
     assert ids.shape == (2, 6)  # what does not fit is cut
 
@@ -110,20 +110,20 @@ def test_words_are_learned_once(tmp_path):
 def test_captions_that_contrast_needs_are_asked_for(tmp_path):
     bare = ArraySource({"image": np.zeros((4, 16, 16, 3), np.uint8)})
     with pytest.raises(ValueError, match="needs captions; got none in 4 of 4 examples"):
-        words_for(TEXT, bare, tmp_path / "words.json")
+        text_tokenizer_for(TEXT, bare, tmp_path / "words.json")
 
 
 def test_a_vocabulary_that_is_too_large_is_refused(tmp_path):
-    words = words_for(TEXT, captioned(8), tmp_path / "words.json")
+    words = text_tokenizer_for(TEXT, captioned(8), tmp_path / "words.json")
     small = TextConfig(context=6, vocabulary=8, width=8, depth=1, num_heads=2)
     with pytest.raises(ValueError, match=r"got a vocabulary of .* for 8: raise"):
-        encode_with(words, small)
+        caption_encoder(words, small)
 
 
 def test_some_examples_are_as_many_as_there_are_and_each_once():
-    found = some_examples(captioned(10), 100, 16, seed=0, group=2)
+    found = random_examples(captioned(10), 100, 16, seed=0, group=2)
     assert sorted(found.label.tolist()) == list(range(10))
-    few = some_examples(captioned(10), 4, 16, seed=0)
+    few = random_examples(captioned(10), 4, 16, seed=0)
     assert len({*few.label.tolist()}) == 4
 
 
@@ -211,7 +211,7 @@ def test_prompts_are_names_in_templates(vocabulary, templates, told):
         return np.full((len(some), 4), len(texts), np.int32)
 
     text = TextConfig(context=4, vocabulary=vocabulary, width=8, depth=1, num_heads=2)
-    ids = prompts_for(encode, text, ["cat", "dog"], templates)
+    ids = encode_prompts(encode, text, ["cat", "dog"], templates)
     assert texts == [told, [line.replace("cat", "dog") for line in told]]
     assert ids.shape == (2, len(told), 4)
     assert ids[1, 0, 0] == 2

@@ -2,7 +2,13 @@ import time
 
 import pytest
 
-from vtp_eqx.training.pace import duration, now_and_then, Pace, progress_line, StepCost
+from vtp_eqx.training.throughput import (
+    format_duration,
+    progress_line,
+    StepCost,
+    throttled_print,
+    Throughput,
+)
 
 
 @pytest.fixture
@@ -13,7 +19,7 @@ def clock(monkeypatch):
 
 
 def test_the_pace_of_ten_steps_by_hand(clock):
-    pace = Pace(StepCost(images=32, flops=1e9, peak=1e10))
+    pace = Throughput(StepCost(images=32, flops=1e9, peak=1e10))
     assert pace.read(1, 100) == {}  # the first step compiled
     clock[0] += 4
     with pace.waiting():
@@ -31,14 +37,14 @@ def test_the_pace_of_ten_steps_by_hand(clock):
 
 
 def test_without_a_cost_nothing_is_said(clock):
-    pace = Pace(None)
+    pace = Throughput(None)
     pace.read(1, 10)
     clock[0] += 1
     assert pace.read(2, 10) == {}
 
 
 def test_what_is_said_now_and_then_waits_between(clock, capsys):
-    say = now_and_then("{} of {}", seconds=5)
+    say = throttled_print("{} of {}", seconds=5)
     for done in range(1, 8):
         clock[0] += 2
         say(done, 7)
@@ -57,4 +63,4 @@ def test_a_line_for_the_terminal():
     [(7, "0:07 min"), (3600, "1 h 00 min"), (200_000, "2 d 7 h")],
 )
 def test_durations_in_words(seconds, words):
-    assert duration(seconds) == words
+    assert format_duration(seconds) == words
