@@ -27,7 +27,7 @@ from vtp_eqx.study.scheduler import execute_runs, usable_cores
 from vtp_eqx.study.table import (
     Column,
     COLUMNS,
-    finished as finished_rows,
+    finished_rows as finished_rows,
     num_runs,
     Row,
     terminal_table,

@@ -16,7 +16,7 @@ import numpy as np
 
 from vtp_eqx.files import atomic_path
 from vtp_eqx.study.statistics import Group, mean
-from vtp_eqx.study.table import finished, groups, methods, real_distance, Row
+from vtp_eqx.study.table import finished_rows, groups, methods, real_distance, Row
 
 
 COLORS = (
@@ -195,7 +195,7 @@ def _draw_bars(
 def _draw_floor(
     axes: Sequence[Axes], names: Sequence[str], rows: Sequence[Row]
 ) -> None:
-    if not finished(rows):
+    if not finished_rows(rows):
         return
     for axis, name in zip(axes, names, strict=True):
         if name.startswith("FD-scenes"):

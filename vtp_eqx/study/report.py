@@ -19,7 +19,7 @@ from vtp_eqx.study.run_spec import RunPaths, RunSpec, spec_hash
 from vtp_eqx.study.table import (
     Column,
     differences_table,
-    finished,
+    finished_rows,
     means_table,
     num_runs,
     Row,
@@ -159,7 +159,7 @@ def read_records(paths: Iterable[Path]) -> dict[str, RunResult]:
 
 
 def _made_by(origin: Origin, rows: Sequence[Row]) -> str:
-    done = finished(rows)
+    done = finished_rows(rows)
     made = [row.result for row in done if row.result]
     line = (
         f"`{origin.command}`, drawn at commit `{commit()}`, {_machine()}, "
@@ -211,7 +211,7 @@ def _result(record: Mapping[str, Any]) -> RunResult:
 def _pictures(rows: Sequence[Row], paths: RunPaths, out: Path) -> list[str]:
     """One run of each method and setting: more would be no more to look at."""
     parts: dict[tuple[str, str], str] = {}
-    for row in finished(rows):
+    for row in finished_rows(rows):
         name = row.spec.method, row.spec.setting
         # None where a run's numbers alone are known.
         if name not in parts and (lines := _grids(row.spec, paths, out)):

@@ -71,7 +71,7 @@ def execute_runs(
                     workers.append(worker)
                 time.sleep(POLL_SECONDS)
                 for worker in list(workers):
-                    bars.update(worker.task, **_bar(worker.progress))
+                    bars.update(worker.task, **_progress_bar(worker.progress))
                     if worker.process.poll() is None:
                         continue
                     workers.remove(worker)
@@ -88,7 +88,7 @@ def execute_runs(
                 bars.update(overall, completed=done, note=left)
                 if not console.is_terminal and clock.is_line_due():
                     now = "; ".join(
-                        f"{worker.spec.name}: {_note(read_progress(worker.progress))}"
+                        f"{worker.spec.name}: {_progress_note(read_progress(worker.progress))}"
                         for worker in workers
                     )
                     console.print(
@@ -205,15 +205,19 @@ def _stop(workers: Sequence[subprocess.Popen]) -> None:
             worker.wait()
 
 
-def _bar(path: Path) -> dict[str, Any]:
+def _progress_bar(path: Path) -> dict[str, Any]:
     progress = read_progress(path)
     if progress is None:
         return {}
     total = max(progress.total, 1)
-    return {"completed": progress.done, "total": total, "note": _note(progress)}
+    return {
+        "completed": progress.done,
+        "total": total,
+        "note": _progress_note(progress),
+    }
 
 
-def _note(progress: StageProgress | None) -> str:
+def _progress_note(progress: StageProgress | None) -> str:
     if progress is None:
         return "starting"
     left = progress.seconds_left

@@ -13,12 +13,12 @@ from vtp_eqx.study.statistics import (
     paired_differences,
     pairs,
 )
-from vtp_eqx.study.table import finished, groups, num_runs, real_distance, Row
+from vtp_eqx.study.table import finished_rows, groups, num_runs, real_distance, Row
 
 
 def progress_sentence(rows: Sequence[Row]) -> list[str]:
     """That runs are missing, where they are."""
-    done, planned = num_runs(finished(rows)), num_runs(rows)
+    done, planned = num_runs(finished_rows(rows)), num_runs(rows)
     if done == planned:
         return []
     return [f"{done} of {planned} runs are finished; what follows is about those."]

@@ -50,7 +50,7 @@ DIFFERENCES = (
 SIGNS = {"FD-scenes": -1.0, "class accuracy": 100.0}
 
 
-def finished(rows: Sequence[Row]) -> list[Row]:
+def finished_rows(rows: Sequence[Row]) -> list[Row]:
     """The rows that have a result."""
     return [row for row in rows if row.result is not None]
 
