@@ -2,7 +2,7 @@
 
 python benchmarks/survive_worker.py FOLDER MODEL [ADDRESS PROCESSES INDEX]
 
-MODEL is `init_pretraining`, the smallest one with all objectives, or `line`, a single number
+MODEL is `pretraining`, the smallest one with all objectives, or `line`, a single number
 that compiles at once. They learn from the tars in `FOLDER/../tars`, read and decoded as
 in a real run. Every batch that a step takes is noted in `taken-INDEX.jsonl`, and the
 hash of the last state in `state.txt`.

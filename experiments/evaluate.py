@@ -42,7 +42,8 @@ from vtp_eqx.data.sources import open_source
 from vtp_eqx.data.text.caption_bpe import CaptionTokenizer, train_tokenizer
 from vtp_eqx.data.text.clip_bpe import clip_tokenizer
 from vtp_eqx.data.text.prompt_templates import IMAGENET_TEMPLATES
-from vtp_eqx.evaluation import card, display, frechet, protocols
+from vtp_eqx.evaluation import card, frechet, protocols
+from vtp_eqx.evaluation.console import list_names, numbers_table, progress
 from vtp_eqx.evaluation.extract import ExtractConfig, Images, Report
 from vtp_eqx.evaluation.linear_probe import probe as probe_protocol, ProbeFeatures
 from vtp_eqx.evaluation.networks import feature_network, lpips
@@ -85,10 +86,10 @@ class Options:
     def images(self, crop: Crop) -> Images:
         source = open_source(self.data, self.split)
         if ignored := getattr(source, "ignored", None):
-            console.print(display.list_names("files are no images by name", ignored))
+            console.print(list_names("files are no images by name", ignored))
         if damaged := getattr(source, "damaged", None):
             lines = [f"{name} ({what})" for name, what in damaged.items()]
-            console.print(display.list_names("tars are damaged", lines), markup=False)
+            console.print(list_names("tars are damaged", lines), markup=False)
         return Images(source=source, crop=crop, limit=self.limit)
 
     def place(self, report: Report) -> ExtractConfig:
@@ -147,16 +148,14 @@ def measure(
 ):
     """Runs one protocol with its progress, and shows its numbers."""
     frechet.self_test()
-    with display.progress(console) as report:
+    with progress(console) as report:
         numbers = run(options.place(report))
     path = options.out / f"card_{name}.json"
-    console.print(display.numbers_table(numbers, card.read(path)[1]))
+    console.print(numbers_table(numbers, card.read(path)[1]))
     skipped = json.loads(path.read_text())["skipped"]
     if skipped:
         lines = [f"{name} ({reason})" for name, reason in skipped.items()]
-        console.print(
-            display.list_names("files could not be read", lines), markup=False
-        )
+        console.print(list_names("files could not be read", lines), markup=False)
     console.print(f"Card: {path}")
 
 
@@ -283,7 +282,7 @@ def reference(
 ) -> None:
     """Writes the statistics of real images (ADM's center crop) to an .npz."""
     images = options.images(CenterCrop(size))
-    with display.progress(console) as report:
+    with progress(console) as report:
         made = make_reference(
             images, feature_network(network, weights), options.place(report),
             keep_features=keep_features, num_samples=options.num_samples,

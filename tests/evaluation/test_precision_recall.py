@@ -58,7 +58,7 @@ def test_blocks_change_nothing(monkeypatch):
     rng = np.random.default_rng(0)
     rows, others = (rng.normal(size=(50, 4)).astype(np.float32) for _ in range(2))
     whole = radii(rows, 3), within(others, rows, radii(rows, 3))
-    monkeypatch.setattr(coverage, "BLOCK", 16)
+    monkeypatch.setattr("vtp_eqx.evaluation.precision_recall.BLOCK", 16)
     np.testing.assert_allclose(radii(rows, 3), whole[0], rtol=1e-5)
     assert (within(others, rows, whole[0]) == whole[1]).all()
     distances = ((rows[:, None] - rows) ** 2).sum(axis=-1)

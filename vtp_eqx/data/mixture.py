@@ -19,8 +19,9 @@ _PART = 2**16
 class Mixture:
     """The examples of several sources, one source after the other.
 
-    `weights` are their shares in the batches of `make_sampler` it, by default in proportion
-    to their sizes. Examples are those of the sources, with `id` the row of the mixture.
+    `weights` are their shares in the batches of its `make_sampler`, by default in
+    proportion to their sizes. Examples are those of the sources, with `id` the row of
+    the mixture.
     """
 
     def __init__(
@@ -75,9 +76,9 @@ def make_sampler(
     lanes: int = 1,
     group: int = 1,
 ) -> ShardedSampler:
-    """The `ShardedSampler` of any source: shuffled by its shards where it has `shard_sizes`.
+    """The `ShardedSampler` of any source, shuffled by its `shard_sizes` if it has them.
 
-    Others are cut into parts of 65,536 rows, each of which counts as a shard.
+    Other sources are cut into parts of 65,536 rows, each of which counts as a shard.
     """
     mixed = isinstance(source, Mixture)
     sources = source.sources if mixed else (source,)

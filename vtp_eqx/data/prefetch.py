@@ -202,7 +202,7 @@ class Prefetcher(Iterator[ExampleBatch]):
         """Ends the workers; what was read ahead is dropped."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def __enter__(self) -> "Stream":
+    def __enter__(self) -> "Prefetcher":
         return self
 
     def __exit__(self, *error: object) -> None:

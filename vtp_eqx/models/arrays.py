@@ -30,8 +30,8 @@ def check_arrays(arrays: Mapping[str, Any], expected: Mapping[str, Any]) -> None
         arrays.keys() == expected.keys(),
         "A checkpoint has exactly the tensors that its config describes; got "
         f"{_list_names(arrays.keys() - expected.keys())} too many and "
-        f"{_list_names(expected.keys() - arrays.keys())} missing: check that config and "
-        "weights belong together.",
+        f"{_list_names(expected.keys() - arrays.keys())} missing: check that config "
+        "and weights belong together.",
     )
     wrong = [
         f"{name} {tuple(arrays[name].shape)} for {tuple(array.shape)}"
@@ -40,8 +40,8 @@ def check_arrays(arrays: Mapping[str, Any], expected: Mapping[str, Any]) -> None
     ]
     require(
         not wrong,
-        f"Tensors have the shapes that their config describes; got {_list_names(wrong)}: "
-        "check that config and weights belong together.",
+        "Tensors have the shapes that their config describes; got "
+        f"{_list_names(wrong)}: check that config and weights belong together.",
     )
 
 

@@ -102,8 +102,8 @@ class DiT(eqx.Module):
     modulation: Linear
     to_velocity: Linear
     config: DiTConfig = eqx.field(static=True)
-    # What a published checkpoint said beyond this model (`vtp_eqx.interop.passthrough`); no number
-    # depends on it.
+    # What a published checkpoint has beyond this model; no number depends on it
+    # (`vtp_eqx.interop.passthrough`).
     origin: str = eqx.field(static=True)
 
     def __init__(self, config: DiTConfig, *, origin: str = "", key: PRNGKeyArray):

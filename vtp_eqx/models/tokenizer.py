@@ -51,8 +51,8 @@ class Tokenizer(eqx.Module):
     latent_mean: Float[Array, " channels"]
     latent_std: Float[Array, " channels"]
     config: TokenizerConfig = eqx.field(static=True)
-    # What a published checkpoint said beyond this model (`vtp_eqx.interop.passthrough`); no number
-    # depends on it.
+    # What a published checkpoint has beyond this model; no number depends on it
+    # (`vtp_eqx.interop.passthrough`).
     origin: str = eqx.field(static=True)
 
     def __init__(self, config: TokenizerConfig, *, origin: str = "", key: PRNGKeyArray):

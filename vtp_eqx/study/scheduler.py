@@ -87,9 +87,13 @@ def execute_runs(
                 left = clock.time_left([worker.begun for worker in workers])
                 bars.update(overall, completed=done, note=left)
                 if not console.is_terminal and clock.is_line_due():
-                    now = "; ".join(
-                        f"{worker.spec.name}: {_progress_note(read_progress(worker.progress))}"
+                    notes = [
+                        _progress_note(read_progress(worker.progress))
                         for worker in workers
+                    ]
+                    now = "; ".join(
+                        f"{worker.spec.name}: {note}"
+                        for worker, note in zip(workers, notes, strict=True)
                     )
                     console.print(
                         f"{done} of {len(specs)} runs done, {clock.elapsed()} gone"

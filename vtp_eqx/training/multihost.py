@@ -39,10 +39,10 @@ def all_equal(text: str) -> bool:
 
 @contextlib.contextmanager
 def raise_on_all() -> Iterator[None]:
-    """A block that ends well in every process, or raises in every one.
+    """A block that succeeds in every process, or raises in every one.
 
-    What went wrong is raised where it did, and an `OtherProcessError` in the others. The
-    block itself may not hold a collective: one that failed would not come to it.
+    The process that failed raises its error, and the others an `OtherProcessError`. The
+    block may not contain a collective, which a process that failed would not reach.
     """
     try:
         yield

@@ -97,9 +97,12 @@ def pretrain_views(
                 chosen_key, config.distillation_batch, config.batch_size
             )
             views = _vmap_with_keys(
-                lambda one, key: distillation_views(_to_float(one), config.views, key=key),
-                select_rows(sources, chosen), key=view_key,
-            )  # fmt: skip
+                lambda image, key: distillation_views(
+                    _to_float(image), config.views, key=key
+                ),
+                select_rows(sources, chosen),
+                key=view_key,
+            )
             hidden = _random_masks(counts, config, key=mask_key)
         return PretrainViews(
             whole=whole,

@@ -71,10 +71,10 @@ def make_step(
             student, weights = cast(tuple, eqx.combine(trainable, rest))
             return cast_params(student, precision), weights
 
+        teacher = cast_params(state.teacher, precision)
         return loss_and_gradient(
-            objective, trainable, assemble, cast_params(state.teacher, precision), views,
-            state.step, accumulate=accumulate,
-            key=jr.fold_in(key, lax.axis_index(DATA)),
+            objective, trainable, assemble, teacher, views, state.step,
+            accumulate=accumulate, key=jr.fold_in(key, lax.axis_index(DATA)),
         )  # fmt: skip
 
     def on_arrays(arrays, batch):
