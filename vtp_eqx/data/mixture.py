@@ -40,17 +40,17 @@ class Mixture:
         return int(self._ends[-1])
 
     def __getitem__(self, row: int) -> Mapping[str, Any]:
-        source, own = self._place_of(row)
+        source, own = self._source_and_row(row)
         return {**source[own], "id": row}
 
     def encoded(self, row: int) -> Mapping[str, Any]:
         """The same, with `image` as the bytes of its file where the source has them."""
-        source, own = self._place_of(row)
+        source, own = self._source_and_row(row)
         return {**read_encoded(source, own), "id": row}
 
     def name(self, row: int) -> str:
         """What the source calls that row."""
-        return example_name(*self._place_of(row))
+        return example_name(*self._source_and_row(row))
 
     @property
     def fingerprint(self) -> str:
@@ -59,7 +59,7 @@ class Mixture:
         content = f"{prints} {self.weights}".encode()
         return hashlib.sha256(content).hexdigest()[:12]
 
-    def _place_of(self, row: int) -> tuple[Source, int]:
+    def _source_and_row(self, row: int) -> tuple[Source, int]:
         if not 0 <= row < len(self):
             raise IndexError(f"The mixture has {len(self)} rows; got {row}.")
         source = self.sources[int(np.searchsorted(self._ends, row, side="right"))]
@@ -73,7 +73,6 @@ def make_sampler(
     *,
     seed: int,
     window: int = 16,
-    lanes: int = 1,
     group: int = 1,
 ) -> ShardedSampler:
     """The `ShardedSampler` of any source, shuffled by its `shard_sizes` if it has them.
@@ -88,7 +87,6 @@ def make_sampler(
         seed=seed,
         weights=source.weights if mixed else None,
         window=window,
-        lanes=lanes,
         group=group,
     )
 
