@@ -83,7 +83,7 @@ def main() -> None:
             indexed = 2 * len(source) / (time.perf_counter() - started)
             reader = ExampleReader(
                 source=source,
-                order=make_sampler(source, BATCH, seed=0),
+                sampler=make_sampler(source, BATCH, seed=0),
                 size=SIZE,
                 encode=lambda texts: words.encode(texts, 32, truncate=True),
             )

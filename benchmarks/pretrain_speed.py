@@ -63,7 +63,7 @@ class Bench:
         words = text_tokenizer_for(text, source, folder / "words.json")
         reader = ExampleReader(
             source=source,
-            order=make_sampler(source, config.batch_size, seed=0),
+            sampler=make_sampler(source, config.batch_size, seed=0),
             size=size,
             encode=caption_encoder(words, text),
         )
@@ -112,7 +112,7 @@ class Bench:
         run_training(
             state, step, self.feed, num_steps=2 * num_steps, mesh=self.mesh,
             folder=place, log_every=num_steps, save_every=2 * num_steps,
-            watch=Callbacks(cost=cost),
+            callbacks=Callbacks(cost=cost),
         )  # fmt: skip
         last = json.loads((place / "metrics.jsonl").read_text().splitlines()[-1])
         rate = last["images_per_second"]
@@ -122,7 +122,7 @@ class Bench:
             f"{rate:.0f}",
             f"{gigaflops:.1f}",
             f"{last['mfu']:.1%}",
-            f"{last['waiting']:.1%}",
+            f"{last['data_wait']:.1%}",
         )
 
 

@@ -52,8 +52,8 @@ NUM_STEPS, BATCH = 24, 16
 def reader_of(tars: Path) -> ExampleReader:
     """Reads the tars, from two shards at a time."""
     source = TarSource(tars)
-    order = make_sampler(source, BATCH, seed=0, window=2)
-    return ExampleReader(source=source, order=order, size=16, encode=_ids)
+    sampler = make_sampler(source, BATCH, seed=0, window=2)
+    return ExampleReader(source=source, sampler=sampler, size=16, encode=_ids)
 
 
 def _ids(captions: list[str]) -> np.ndarray:

@@ -12,10 +12,10 @@ behind one lists its values, each an option. Data are tars of pairs, prepared da
 of TensorFlow Datasets, or folders of images; by default the scenes. The same command
 again continues where the run was, bit for bit. Exit status: 0 at the end of the run,
 143 where SIGTERM ended it with its state saved, 75 where it stalled (with
-`--ends-stalled`), 2 where an option is none, and 1 with a sentence else.
+`--exit-on-stall`), 2 where an option is none, and 1 with a sentence else.
 
 A run's folder has config.json, data.txt, metrics.jsonl, checkpoints, figures,
-report.md, and in the end tokenizer and card.json; what went wrong is in remarks-*.jsonl
+report.md, and at the end tokenizer and card.json. Failures are in bad_examples-*.jsonl
 (examples), postmortem (steps, for `--replay`) and stalls.txt.
 """
 
@@ -66,13 +66,9 @@ from vtp_eqx.training.monitors import collapse_monitor
 from vtp_eqx.training.multihost import is_main_process, OtherProcessError, raise_on_all
 from vtp_eqx.training.pixels import require_perceptual_weights
 from vtp_eqx.training.pretrain import (
-    init_pretraining,
-    initial_state,
-    latent_statistics,
-    PCA_IMAGES,
-    pretrain_step,
-)
-from vtp_eqx.training.pretrain_options import is_fixed, open_sinks, Options
+    init_pretraining, initial_state, latent_statistics, PCA_IMAGES, pretrain_step
+)  # fmt: skip
+from vtp_eqx.training.pretrain_options import is_fixed, open_sinks, PretrainOptions
 from vtp_eqx.training.recovery import read_postmortem, replay as replay_steps
 from vtp_eqx.training.report import write_report
 from vtp_eqx.training.run_dir import (
@@ -102,10 +98,13 @@ PUBLISHED = {
     "S-8-gpus": ("VTP-S on 4e8 pairs, eight.", presets.PRETRAIN_S_8_GPUS),
     "B-8-gpus": ("VTP-B on 4e8 pairs, eight.", presets.PRETRAIN_B_8_GPUS),
 }
-PRESETS: Mapping[str, tuple[str, Options]] = {
-    "laptop": ("A small tokenizer of 32 pixels, for CPUs.", Options(config=LAPTOP)),
+PRESETS: Mapping[str, tuple[str, PretrainOptions]] = {
+    "laptop": (
+        "A small tokenizer of 32 pixels, for CPUs.",
+        PretrainOptions(config=LAPTOP),
+    ),
 } | {
-    name: (text, Options(config=config, stored_size=STORED))
+    name: (text, PretrainOptions(config=config, load_size=STORED))
     for name, (text, config) in PUBLISHED.items()
 }
 
@@ -113,11 +112,11 @@ PRESETS: Mapping[str, tuple[str, Options]] = {
 class Setting:
     """The data of a run and what is looked at, opened from its options."""
 
-    def __init__(self, options: Options):
+    def __init__(self, options: PretrainOptions):
         config, out = options.config, Path(options.out)
         self.options, self.config, self.out = options, config, out
         self.mesh = data_mesh(options.devices)
-        self.size = options.stored_size or config.tokenizer.image_size
+        self.size = options.load_size or config.tokenizer.image_size
         group, names, templates = options.group or 1, [], []
         if options.data:
             self.train = open_sources(
@@ -147,7 +146,7 @@ class Setting:
         self.feed = Batches(
             reader=ExampleReader(
                 source=self.train,
-                order=make_sampler(
+                sampler=make_sampler(
                     self.train, config.batch_size, seed=config.seed,
                     window=options.window, group=group,
                 ),
@@ -163,12 +162,12 @@ class Setting:
     @functools.cached_property
     def known(self) -> LabeledImages:
         """What a probe is fitted to."""
-        return self._labeled(self.train, 2 * self.options.num_judged, seed=1)
+        return self._labeled(self.train, 2 * self.options.num_eval, seed=1)
 
     @functools.cached_property
     def judged(self) -> LabeledImages:
         """What is judged during the run and at its end."""
-        return self._labeled(self.validation, self.options.num_judged, seed=2)
+        return self._labeled(self.validation, self.options.num_eval, seed=2)
 
     @functools.cached_property
     def forecast(self) -> DryRun:
@@ -180,7 +179,7 @@ class Setting:
         return LabeledImages(found.image, found.label)
 
 
-def pretrain(options: Options) -> None:
+def pretrain(options: PretrainOptions) -> None:
     """Runs to the end, or says what that would take."""
     with contextlib.ExitStack() as held:
         with in_a_sentence():
@@ -192,7 +191,7 @@ def pretrain(options: Options) -> None:
         train(setting, watchers)
 
 
-def begun(options: Options, held: contextlib.ExitStack) -> Setting:
+def begun(options: PretrainOptions, held: contextlib.ExitStack) -> Setting:
     """The setting of a run that may begin, or go on as it was begun.
 
     Its folder is `held` from before anything is written on, but for a dry run.
@@ -220,12 +219,11 @@ def begun(options: Options, held: contextlib.ExitStack) -> Setting:
     if options.dry_run:
         return setting
     with raise_on_all():
-        for some in (setting.known, setting.judged):
-            require(
-                len(some.image) >= 2,
-                "What a run looks at are two images or more; got "
-                f"{len(some.image)}: name larger data, or raise `num_judged`.",
-            )
+        least = min(len(setting.known.image), len(setting.judged.image))
+        require(
+            least >= 2,
+            f"`num_eval` leaves {least} images to evaluate on; 2 are needed: raise it.",
+        )
         if is_main_process():
             write_config(out, options, data)
     return setting
@@ -252,20 +250,18 @@ def train(setting: Setting, watchers: list[Sink]) -> None:
         print(progress_line(step, num_steps, values), flush=True)
 
     network = perceptual_of(options.perceptual)
-    state, step = init_pretraining(
-        config, known.image[:PCA_IMAGES], setting.mesh, network
-    )
+    first = known.image[:PCA_IMAGES]
+    stall = StallConfig(seconds=options.stall_seconds, ends=options.exit_on_stall)
+    state, step = init_pretraining(config, first, setting.mesh, network)
     state = run_training(
         state, step, setting.feed,
         num_steps=config.num_steps, mesh=setting.mesh, folder=out, progress=progress,
         log_every=options.log_every, save_every=options.save_every,
-        endurance=FaultTolerance(
-            keep=options.keep, keep_best=options.keep_best, rollbacks=options.rollbacks,
-            stall=StallConfig(
-                seconds=options.stall_seconds, ends=options.ends_stalled
-            ),
+        fault_tolerance=FaultTolerance(
+            keep=options.keep, keep_best=options.keep_best,
+            max_rollbacks=options.max_rollbacks, stall=stall,
         ),
-        watch=Callbacks(
+        callbacks=Callbacks(
             monitor=collapse_monitor(
                 judged.image[:64],
                 temperature=config.distillation.student_temperature,
@@ -331,7 +327,9 @@ def replay(folder: Path) -> None:
 
 def setting_of(run_folder: Path) -> Setting:
     """That of a run which was begun, wherever its folder is now, on one device."""
-    options = from_dict(Options, json.loads((run_folder / "config.json").read_text()))
+    options = from_dict(
+        PretrainOptions, json.loads((run_folder / "config.json").read_text())
+    )
     return Setting(dataclasses.replace(options, devices=1, out=str(run_folder)))
 
 
@@ -368,8 +366,8 @@ def smoke() -> None:
     """A tiny run that is cut off, continued, and looked at from all sides."""
     config = pretrain_config(RECIPES["smoke"], METHODS["VTP"], 0)
     with tempfile.TemporaryDirectory() as scratch:
-        options = Options(
-            config=config, out=f"{scratch}/run", num_scenes=480, num_judged=96,
+        options = PretrainOptions(
+            config=config, out=f"{scratch}/run", num_scenes=480, num_eval=96,
             log_every=2, save_every=2, evaluate_every=4, workers=2, devices=1,
         )  # fmt: skip
         pretrain(options)

@@ -162,6 +162,6 @@ def test_terms_without_weight_need_nothing(changes):
     pretrain(**changes)
 
 
-@pytest.mark.parametrize(("heads_on", "width"), [("full", 48), ("latent", 64)])
-def test_heads_are_as_wide_as_what_they_read(heads_on, width):
-    assert tokenizer(heads_on=heads_on).head_width == width
+@pytest.mark.parametrize(("heads_input", "width"), [("full", 48), ("latent", 64)])
+def test_heads_are_as_wide_as_what_they_read(heads_input, width):
+    assert tokenizer(heads_input=heads_input).head_width == width

@@ -67,8 +67,8 @@ def test_large_photographs_are_read_by_a_stream_at_the_scale_that_is_wanted(
         "vtp_eqx.data.prefetch.decode_image",
         lambda *where, **how: (asked.append(how), decode_image(*where, **how))[1],
     )
-    order = make_sampler(source, 1, seed=0)
-    ExampleReader(source=source, order=order, size=16).read(0, np.arange(1))
+    sampler = make_sampler(source, 1, seed=0)
+    ExampleReader(source=source, sampler=sampler, size=16).read(0, np.arange(1))
     assert asked == [{"least": 16, "min_side": 16}]
 
 

@@ -32,7 +32,7 @@ def ids(texts):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, write_tar, captioned, encoded):
-    """Four tars of 8, 8, 8 and 6 examples, of which five are bad and one is mended."""
+    """Four tars of 8, 8, 8 and 6 examples: five of them bad, one repaired."""
     folder = tmp_path_factory.mktemp("stream")
     members = captioned(0, 30)
     members["000003.jpg"] = members["000003.jpg"][:200]
@@ -51,8 +51,8 @@ def folder(tmp_path_factory, write_tar, captioned, encoded):
 @pytest.fixture
 def reader(folder):
     source = TarSource(folder)
-    order = make_sampler(source, 6, seed=0, window=2)
-    return ExampleReader(source=source, order=order, size=16, encode=ids)
+    sampler = make_sampler(source, 6, seed=0, window=2)
+    return ExampleReader(source=source, sampler=sampler, size=16, encode=ids)
 
 
 def first(count, reader, **options):
@@ -61,7 +61,7 @@ def first(count, reader, **options):
 
 
 def assert_equal(batch, other):
-    for name in ("step", "row", "image", "label", "tokens", "remarks"):
+    for name in ("step", "row", "image", "label", "tokens", "bad_examples"):
         np.testing.assert_equal(getattr(batch, name), getattr(other, name))
 
 
@@ -75,47 +75,47 @@ def test_an_example_is_a_square_with_its_tokens_and_label(reader):
         np.testing.assert_array_equal(batch.label, batch.row % 7)
 
 
-def test_bad_examples_are_named_once_an_epoch_and_never_shown(reader):
+def test_bad_examples_are_named_once_an_epoch_and_never_read(reader):
     batches = first(5, reader)  # one epoch
-    shown = np.concatenate([batch.row for batch in batches])
-    assert not set(shown.tolist()) & set(BAD.values())
-    remarks = [remark for batch in batches for remark in batch.remarks]
-    skipped = {remark.row: remark for remark in remarks if remark.skipped}
+    rows = np.concatenate([batch.row for batch in batches])
+    assert not set(rows.tolist()) & set(BAD.values())
+    found = [bad for batch in batches for bad in batch.bad_examples]
+    skipped = {bad.row: bad for bad in found if bad.skipped}
     assert skipped.keys() == set(BAD.values())
-    assert len(remarks) == len(BAD) + 1
+    assert len(found) == len(BAD) + 1
     assert skipped[3].name == "0.tar/000003"
     assert skipped[7].reason == "an empty caption"
     assert skipped[18].reason == "no caption"
     assert skipped[21].reason == "6 x 40 pixels, and 16 are wanted"
-    (mended,) = [remark for remark in remarks if not remark.skipped]
-    assert mended.row == 26
-    assert "UTF-8" in mended.reason
+    (repaired,) = [bad for bad in found if not bad.skipped]
+    assert repaired.row == 26
+    assert "UTF-8" in repaired.reason
 
 
-def test_what_is_shown_instead_comes_from_the_same_place_of_later_steps(reader):
+def test_a_replacement_comes_from_the_same_position_of_later_steps(reader):
     batches = first(5, reader)
     for batch in batches:
-        meant = reader.order(batch.step)
-        for place in np.flatnonzero(batch.row != meant):
-            assert meant[place] in BAD.values()
+        requested = reader.sampler(batch.step)
+        for position in np.flatnonzero(batch.row != requested):
+            assert requested[position] in BAD.values()
             later = [
-                int(reader.order(batch.step + 2**attempt - 1)[place])
+                int(reader.sampler(batch.step + 2**attempt - 1)[position])
                 for attempt in range(1, 6)
             ]
             good = [row for row in later if row not in BAD.values()]
-            assert batch.row[place] == good[0]
-    # Every good example is shown, and only those instead of bad ones are twice.
-    shown = np.concatenate([batch.row for batch in batches]).tolist()
-    assert set(shown) == set(range(30)) - set(BAD.values())
-    assert len(shown) == 30
+            assert batch.row[position] == good[0]
+    # Every good example is read, and only replacements are read twice.
+    rows = np.concatenate([batch.row for batch in batches]).tolist()
+    assert set(rows) == set(range(30)) - set(BAD.values())
+    assert len(rows) == 30
 
 
 @settings(max_examples=5)
 @given(start=st.integers(0, 12))
-def test_a_resumed_stream_shows_what_it_would_have_shown(folder, start):
+def test_a_resumed_prefetcher_reads_what_it_would_have_read(folder, start):
     source = TarSource(folder)
-    order = make_sampler(source, 6, seed=4, window=1, lanes=3)
-    reader = ExampleReader(source=source, order=order, size=16, encode=ids)
+    sampler = make_sampler(source, 6, seed=4, window=1)
+    reader = ExampleReader(source=source, sampler=sampler, size=16, encode=ids)
     whole, rest = first(14, reader), first(14 - start, reader, start_step=start)
     for batch, other in zip(whole[start:], rest, strict=True):
         assert_equal(batch, other)
@@ -138,8 +138,8 @@ def test_shards_read_disjoint_parts_of_the_batch_of_one(reader):
                 np.testing.assert_array_equal(
                     np.concatenate(joined), getattr(batch, name)
                 )
-            names = [remark for part in parts for remark in part[step].remarks]
-            assert names == list(batch.remarks)
+            names = [bad for part in parts for bad in part[step].bad_examples]
+            assert names == list(batch.bad_examples)
 
 
 def test_the_log_of_a_resumed_run_is_that_of_one_that_never_stopped(reader, tmp_path):
@@ -173,13 +173,13 @@ def test_squares_lie_at_random_on_the_long_side_but_the_same_each_time(
         tmp_path / "0.tar", {f"{n}.png": content.getvalue() for n in "abcd"}
     )
     source = TarSource(path)
-    order = make_sampler(source, 4, seed=1)
-    make = functools.partial(ExampleReader, source=source, order=order, size=32)
+    sampler = make_sampler(source, 4, seed=1)
+    make = functools.partial(ExampleReader, source=source, sampler=sampler, size=32)
     batches = [make().read(step, np.arange(4)).image for step in (0, 1, 0)]
     np.testing.assert_array_equal(batches[0], batches[2])
     seen = [image.tobytes() for batch in batches[:2] for image in batch]
     assert len(set(seen)) == 8
-    middle = make(random_place=False).read(0, np.arange(4)).image
+    middle = make(random_crop=False).read(0, np.arange(4)).image
     assert len({image.tobytes() for image in middle}) == 1
 
 
@@ -187,8 +187,8 @@ def test_any_source_can_be_streamed(folder):
     images = np.random.default_rng(0).integers(0, 256, (9, 20, 20, 3), dtype=np.uint8)
     arrays = ArraySource({"image": images, "label": np.arange(9)})
     mixture = Mixture([arrays, TarSource(folder)], weights=[1, 1])
-    order = make_sampler(mixture, 8, seed=0)
-    for batch in first(6, ExampleReader(source=mixture, order=order, size=20)):
+    sampler = make_sampler(mixture, 8, seed=0)
+    for batch in first(6, ExampleReader(source=mixture, sampler=sampler, size=20)):
         assert ((batch.row < 9).sum()) == 4
         assert batch.tokens is None
         for row, image in zip(batch.row, batch.image, strict=True):
@@ -203,7 +203,7 @@ def test_a_tar_that_vanishes_is_replaced_and_too_many_stop_the_run(
         write_tar(tmp_path / f"{shard}.tar", captioned(64 * shard, 64))
     source = TarSource(tmp_path)
     reader = ExampleReader(
-        source=source, order=make_sampler(source, 32, seed=0), size=16
+        source=source, sampler=make_sampler(source, 32, seed=0), size=16
     )
     (tmp_path / "3.tar").unlink()
     log = BadExampleLog(None, max_skip_rate=0.3)
@@ -223,11 +223,14 @@ def test_a_set_without_a_good_example_stops_with_a_sentence(tmp_path, write_tar)
     path = write_tar(tmp_path / "0.tar", {f"{n}.jpg": b"torn" for n in "abcd"})
     source = TarSource(path)
     reader = ExampleReader(
-        source=source, order=make_sampler(source, 2, seed=0), size=16
+        source=source, sampler=make_sampler(source, 2, seed=0), size=16
     )
     with (
         Prefetcher(reader, num_workers=1) as stream,
-        pytest.raises(ValueError, match=r"0.tar/. \(not an image\) and none in 23"),
+        pytest.raises(
+            ValueError,
+            match=r"0.tar/. \(not an image\) cannot be read, nor can any of 23",
+        ),
     ):
         next(stream)
 
@@ -251,7 +254,7 @@ class Slow:
 def test_reading_ahead_is_bounded_and_waiting_is_measured():
     source = Slow()
     reader = ExampleReader(
-        source=source, order=make_sampler(source, 4, seed=0), size=16
+        source=source, sampler=make_sampler(source, 4, seed=0), size=16
     )
     with Prefetcher(reader, num_workers=4, num_ahead=3) as stream:
         next(stream)
@@ -302,5 +305,5 @@ def test_a_reader_travels_to_another_process(reader):
 
 
 def test_a_stream_without_workers_is_refused(reader):
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="must be 1 or more"):
         Prefetcher(reader, num_workers=0)

@@ -35,7 +35,7 @@ def test_rows_run_through_one_tar_after_the_other(shards):
         assert abs(value_of(example) - row) <= 2
         assert example["image"].shape == (24, 32, 3)
         assert (example["id"], example["caption"]) == (row, f"picture {row}")
-        assert (example["label"], example["remark"]) == (row % 7, "")
+        assert (example["label"], example["repair"]) == (row % 7, "")
     assert source.names[4:6] == ["00000.tar/000004", "00001.tar/000005"]
     for row in (-1, 12):
         with pytest.raises(IndexError):
@@ -49,12 +49,12 @@ def test_a_part_alone_is_read_alone(tmp_path, write_tar, encoded):
     source = TarSource(write_tar(tmp_path / "0.tar", members))
     assert source[0]["caption"] == "far away"
     assert value_of(source[2]) == 3
-    assert source[1].keys() == {"id", "image", "remark"}
+    assert source[1].keys() == {"id", "image", "repair"}
     assert source.encoded(2)["image"] == members["3.png"]
 
 
 @pytest.mark.parametrize(
-    ("parts", "caption", "label", "remark"),
+    ("parts", "caption", "label", "repair"),
     [
         ({"txt": b" a cat \n", "json": b'{"caption": "no"}'}, "a cat", None, ""),
         ({"json": b'{"caption": "a dog", "label": 4}'}, "a dog", 4, ""),
@@ -77,7 +77,7 @@ def test_a_part_alone_is_read_alone(tmp_path, write_tar, encoded):
     ],
 )
 def test_captions_and_labels_come_from_what_is_there(
-    tmp_path, write_tar, encoded, parts, caption, label, remark
+    tmp_path, write_tar, encoded, parts, caption, label, repair
 ):
     members = {
         "1.jpg": encoded(1),
@@ -86,8 +86,8 @@ def test_captions_and_labels_come_from_what_is_there(
     example = TarSource(write_tar(tmp_path / "0.tar", members))[0]
     assert example.get("caption") == caption
     assert example.get("label") == label
-    assert remark in example["remark"]
-    assert bool(remark) == bool(example["remark"])
+    assert repair in example["repair"]
+    assert bool(repair) == bool(example["repair"])
     if caption:
         caption.encode()  # no half characters are left
 
@@ -102,9 +102,9 @@ def test_a_caption_that_is_text_is_kept(text):
 
 @given(st.binary(max_size=80), st.integers(0, 3))
 def test_any_bytes_give_a_caption_that_can_be_written(content, long):
-    text, remark = clean_caption(content * 300**long)
+    text, repair = clean_caption(content * 300**long)
     assert len(text.encode()) <= 4 * MAX_CAPTION
-    assert text == "" or remark or content.decode().strip()
+    assert text == "" or repair or content.decode().strip()
 
 
 def test_bad_members_are_unreadable_by_name(tmp_path, write_tar, encoded):

@@ -116,13 +116,13 @@ def test_the_bytes_are_those_of_the_file(source):
 
 
 def test_a_run_skips_and_counts_what_is_damaged(source):
-    order = make_sampler(source, len(FILES), seed=0)
+    sampler = make_sampler(source, len(FILES), seed=0)
     with Prefetcher(
-        ExampleReader(source=source, order=order, size=16), num_workers=1
+        ExampleReader(source=source, sampler=sampler, size=16), num_workers=1
     ) as stream:
         batch = next(stream)
     bad = [[*FILES].index(name) for name in ("cut", "none")]
-    assert sorted(remark.row for remark in batch.remarks) == bad
+    assert sorted(example.row for example in batch.bad_examples) == bad
     assert not set(batch.row.tolist()) & set(bad)
     assert batch.image.shape == (8, 16, 16, 3)
 

@@ -73,7 +73,7 @@ def test_the_same_command_writes_the_same_bytes(tmp_path):
             reasons.append(error.reason)
             continue
         assert example["image"].shape == (48, 48, 3)
-        reasons.append(example["remark"] or ("" if example["caption"] else "none"))
+        reasons.append(example["repair"] or ("" if example["caption"] else "none"))
     assert 40 < len(source) < 50  # some have no image
     spoiled = [reason for reason in reasons if reason]
     assert 10 < len(spoiled) + 50 - len(source) < 40

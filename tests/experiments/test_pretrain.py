@@ -21,7 +21,7 @@ from vtp_eqx.config import (
 )
 from vtp_eqx.data.text.caption_bpe import train_tokenizer
 from vtp_eqx.training.loop import TERMINATED
-from vtp_eqx.training.pretrain_options import Options
+from vtp_eqx.training.pretrain_options import PretrainOptions
 from vtp_eqx.training.run_dir import FolderInUseError, lock_folder, write_config
 
 
@@ -31,7 +31,7 @@ SCRIPT = Path(__file__).parents[2] / "experiments" / "pretrain.py"
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_a_preset_is_read_back_from_what_a_run_writes(name):
     _, options = PRESETS[name]
-    assert from_dict(Options, json.loads(as_json(options))) == options
+    assert from_dict(PretrainOptions, json.loads(as_json(options))) == options
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def own_cache():
 
 
 @pytest.fixture
-def options(tmp_path, own_cache) -> Options:
+def options(tmp_path, own_cache) -> PretrainOptions:
     """A run on a few images, of which only reconstructing is learned."""
     np.savez(tmp_path / "images.npz", arr_0=np.zeros((8, 16, 16, 3), np.uint8))
     shape = TransformerConfig(width=16, depth=1, num_heads=2)
@@ -61,7 +61,9 @@ def options(tmp_path, own_cache) -> Options:
         reconstruction_batch=8,
     )
     data = (str(tmp_path / "images.npz"),)
-    return Options(config=config, out=str(tmp_path / "runs" / "first"), data=data)
+    return PretrainOptions(
+        config=config, out=str(tmp_path / "runs" / "first"), data=data
+    )
 
 
 def test_an_error_of_data_is_its_sentence_alone(tmp_path, own_cache, monkeypatch):
@@ -120,7 +122,7 @@ def test_a_run_is_looked_at_again_on_one_device_and_wherever_it_is(options, tmp_
 def test_a_terminated_run_says_so_by_its_status_and_is_continued(tmp_path):
     out = tmp_path / "run"
     command = [
-        sys.executable, str(SCRIPT), "laptop", "--out", str(out), "--num-judged", "96",
+        sys.executable, str(SCRIPT), "laptop", "--out", str(out), "--num-eval", "96",
         "--config.num-steps", "100000", "--log-every", "1", "--devices", "1",
         "--evaluate-every", "100000",
     ]  # fmt: skip

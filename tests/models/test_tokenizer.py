@@ -120,7 +120,7 @@ def test_unmeasured_statistics_change_nothing(tokenizer, getkey):
 
 def test_heads_read_full_features_or_latents(tokenizer, features):
     np.testing.assert_array_equal(tokenizer.head_features(features).cls, features.cls)
-    narrow = reading(tokenizer, heads_on="latent")
+    narrow = reading(tokenizer, heads_input="latent")
     read = narrow.head_features(features)
     np.testing.assert_allclose(read.cls, tokenizer.bottleneck(features.cls))
     np.testing.assert_allclose(read.patches, tokenizer.bottleneck(features.patches))
@@ -209,8 +209,8 @@ def test_a_teacher_equals_its_student_and_shares_no_buffer(pretrainer):
 
 
 def test_a_teacher_reads_what_its_student_reads(pretrainer, features):
-    for heads_on in ("full", "latent"):
-        student = reading(pretrainer.tokenizer, heads_on=heads_on)
+    for heads_input in ("full", "latent"):
+        student = reading(pretrainer.tokenizer, heads_input=heads_input)
         teacher = Teacher.of(eqx.tree_at(lambda p: p.tokenizer, pretrainer, student))
         read = teacher.head_features(features)
         assert eqx.tree_equal(read, student.head_features(features))

@@ -20,13 +20,13 @@ SHAPE = config.TokenizerConfig(
     patch_size=8,
     latent_width=12,
     latent_init="orthogonal",
-    heads_on="latent",
+    heads_input="latent",
 )
 
 
-@pytest.mark.parametrize("heads_on", ["latent", "full"])
-def test_rotated_latents_hold_the_same_and_do_the_same(heads_on, getkey):
-    shape = dataclasses.replace(SHAPE, heads_on=heads_on)
+@pytest.mark.parametrize("heads_input", ["latent", "full"])
+def test_rotated_latents_hold_the_same_and_do_the_same(heads_input, getkey):
+    shape = dataclasses.replace(SHAPE, heads_input=heads_input)
     tokenizer = Tokenizer(shape, key=getkey())
     tokenizer = eqx.tree_at(
         lambda t: (t.latent_mean, t.latent_std),

@@ -37,12 +37,12 @@ def captioned(count):
     return ArraySource({"image": image, "caption": captions, "label": np.arange(count)})
 
 
-def test_a_feed_gives_the_batches_of_the_order_from_any_place(tmp_path):
+def test_batches_continue_from_any_number(tmp_path):
     source = captioned(40)
     words = text_tokenizer_for(TEXT, source, tmp_path / "words.json")
-    order = make_sampler(source, 8, seed=3)
+    sampler = make_sampler(source, 8, seed=3)
     reader = ExampleReader(
-        source=source, order=order, size=16, encode=caption_encoder(words, TEXT)
+        source=source, sampler=sampler, size=16, encode=caption_encoder(words, TEXT)
     )
     feed = Batches(reader=reader, folder=tmp_path, workers=2)
     batches = feed(0)
@@ -58,9 +58,7 @@ def test_a_feed_gives_the_batches_of_the_order_from_any_place(tmp_path):
     assert not np.array_equal(first.image, second.image)
 
 
-def test_steps_that_fewer_processes_do_again_are_remarked_on_once(
-    tmp_path, monkeypatch
-):
+def test_steps_that_fewer_processes_do_again_are_logged_once(tmp_path, monkeypatch):
     class Holes(ArraySource):
         """Every fourth example is unreadable."""
 
@@ -71,7 +69,7 @@ def test_steps_that_fewer_processes_do_again_are_remarked_on_once(
 
     source = Holes(captioned(80).arrays)
     reader = ExampleReader(
-        source=source, order=make_sampler(source, 8, seed=3), size=16
+        source=source, sampler=make_sampler(source, 8, seed=3), size=16
     )
 
     def run(folder, first, last, count):
@@ -83,17 +81,17 @@ def test_steps_that_fewer_processes_do_again_are_remarked_on_once(
                 for _ in range(first, last):
                     next(batches)
 
-    def remarks(folder):
-        paths = folder.glob("remarks-*.jsonl")
-        found = [remark for path in paths for remark in read_bad_examples(path)]
-        return sorted((remark.step, remark.place) for remark in found)
+    def logged(folder):
+        paths = folder.glob("bad_examples-*.jsonl")
+        found = [bad for path in paths for bad in read_bad_examples(path)]
+        return sorted((bad.step, bad.position) for bad in found)
 
     run(tmp_path / "never stopped", 0, 10, 1)
     again = tmp_path / "again"
     for first, last, count in ((0, 8, 4), (5, 7, 2), (3, 10, 1)):
         run(again, first, last, count)
-    assert len(remarks(again)) == 20
-    assert remarks(again) == remarks(tmp_path / "never stopped")
+    assert len(logged(again)) == 20
+    assert logged(again) == logged(tmp_path / "never stopped")
 
 
 def test_words_are_learned_once(tmp_path):

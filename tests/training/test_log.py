@@ -22,7 +22,7 @@ def test_a_rewound_log_has_no_line_twice(tmp_path):
     ]  # fmt: skip
 
 
-def test_a_sink_that_fails_is_left_out_and_the_run_goes_on(tmp_path, capsys):
+def test_a_sink_that_fails_is_dropped_and_the_run_goes_on(tmp_path, capsys):
     seen = []
 
     def broken(step, metrics):
@@ -31,10 +31,10 @@ def test_a_sink_that_fails_is_left_out_and_the_run_goes_on(tmp_path, capsys):
     log = Log(tmp_path / "metrics.jsonl", 0, [broken, lambda *line: seen.append(line)])
     for step in (1, 2):
         log.write(step, {"total": float(step)})
-        log.tell(step, {"total": float(step)})
+        log.call_sinks(step, {"total": float(step)})
     assert seen == [(1, {"total": 1.0}), (2, {"total": 2.0})]
     said = capsys.readouterr().err
-    assert said.count("left out from step 1 on: ConnectionError: no network") == 1
+    assert said.count("dropped from step 1 on: ConnectionError: no network") == 1
     assert len(read_log(tmp_path / "metrics.jsonl")) == 2
 
 

@@ -157,8 +157,8 @@ def test_the_best_checkpoints_outlive_the_last(line, tmp_path):
     mesh, make, step = line
     run_training(
         make(), step, ones, num_steps=12, mesh=mesh, folder=tmp_path, save_every=2,
-        endurance=FaultTolerance(keep=1, keep_best=1),
-        watch=Callbacks(score=lambda values: -abs(values["step_number"] - 4.2),
+        fault_tolerance=FaultTolerance(keep=1, keep_best=1),
+        callbacks=Callbacks(score=lambda values: -abs(values["step_number"] - 4.2),
                     evaluate=lambda state, done: {"step_number": done},
                     evaluate_every=1),
     )  # fmt: skip
@@ -170,7 +170,7 @@ def test_evaluations_and_monitors_are_lines_of_the_log_and_of_its_sinks(line, tm
     seen = []
     run_training(
         make(), step, ones, num_steps=5, mesh=mesh, folder=tmp_path, log_every=2,
-        watch=Callbacks(
+        callbacks=Callbacks(
             monitor=lambda state: {"slope": float(state.student.slope)},
             evaluate=lambda state, done: {"probe": done / 10},
             evaluate_every=3,
@@ -252,7 +252,7 @@ def test_a_stalled_run_says_where_it_stands(line, tmp_path, capsys):
 
     run_training(
         make(), step, slow, num_steps=4, mesh=mesh, folder=tmp_path,
-        endurance=FaultTolerance(stall=StallConfig(seconds=0.5)),
+        fault_tolerance=FaultTolerance(stall=StallConfig(seconds=0.5)),
     )  # fmt: skip
     assert "No step ended for" in capsys.readouterr().err
     assert "in slow" in (tmp_path / "stalls.txt").read_text()
@@ -271,7 +271,7 @@ def test_a_run_outlives_who_watches_it(line, tmp_path, capsys):
         save_every=2, progress=watching,
     )  # fmt: skip
     assert there == [1]
-    assert "left out from step 1 on: BrokenPipeError" in capsys.readouterr().err
+    assert "dropped from step 1 on: BrokenPipeError" in capsys.readouterr().err
     assert saved(tmp_path) == [2, 4]
 
 
@@ -302,8 +302,10 @@ def test_an_error_while_looking_loses_no_step(part, line, tmp_path):
 
     go = lambda **parts: run_training(
         make(), step, ones, num_steps=5, mesh=mesh, folder=tmp_path, log_every=1,
-        watch=Callbacks(evaluate_every=1, score=lambda values: values["seen"], **parts),
-        endurance=FaultTolerance(keep_best=1),
+        callbacks=Callbacks(
+            evaluate_every=1, score=lambda values: values["seen"], **parts
+        ),
+        fault_tolerance=FaultTolerance(keep_best=1),
     )  # fmt: skip
     with pytest.raises(MemoryError, match="too many images"):
         go(**{part: looking})
@@ -320,9 +322,9 @@ def test_every_no_steps_is_refused_before_the_first(name, line, tmp_path):
     zero = (
         {name: 0}
         if name != "evaluate_every"
-        else {"watch": Callbacks(evaluate_every=0)}
+        else {"callbacks": Callbacks(evaluate_every=0)}
     )
-    with pytest.raises(ValueError, match=f"`{name}` must be 1 or more steps; got 0"):
+    with pytest.raises(ValueError, match=rf"`{name}` \(0\) must be 1 or more steps"):
         run_training(
             make(), step, ones, num_steps=2, mesh=mesh, folder=tmp_path, **zero
         )
@@ -333,16 +335,17 @@ def test_room_is_asked_for_all_that_a_run_may_write(line, tmp_path, monkeypatch)
     mesh, make, step = line
     asked = []
     monkeypatch.setattr(
-        "vtp_eqx.training.loop.check_room", lambda folder, needed: asked.append(needed)
+        "vtp_eqx.training.loop.check_disk_space",
+        lambda folder, needed: asked.append(needed),
     )
-    go = lambda **endurance: run_training(
+    go = lambda **fault_tolerance: run_training(
         make(), step, ones, num_steps=1, mesh=mesh, folder=tmp_path,
-        endurance=FaultTolerance(keep=2, **endurance),
+        fault_tolerance=FaultTolerance(keep=2, **fault_tolerance),
     )  # fmt: skip
     go()
-    go(rollbacks=3)  # one checkpoint is there now
+    go(max_rollbacks=3)  # one checkpoint is there now
     for name in ("step-2-batch-1", "step-3-batch-4"):
         (tmp_path / "postmortem" / name).mkdir(parents=True)
-    go(rollbacks=3)
+    go(max_rollbacks=3)
     one = asked[0] / 3
     assert asked == [3 * one, (2 + 4) * one, (2 + 2) * one]

@@ -77,7 +77,7 @@ from experiments.pretrain import pretrain
 from vtp_eqx.config import (
     decoder_like, OptimizerConfig, PretrainConfig, TokenizerConfig, TransformerConfig
 )
-from vtp_eqx.training.pretrain_options import Options
+from vtp_eqx.training.pretrain_options import PretrainOptions
 
 jax.distributed.initialize = lambda: None  # it was told where already
 jax.config.update("jax_disable_most_optimizations", True)
@@ -90,9 +90,9 @@ config = PretrainConfig(
     contrast_weight=0.0, distillation_weight=0.0, optimizer=OptimizerConfig(
     warmup_steps=0), batch_size=8, reconstruction_batch=8, num_steps=1, sharding="fsdp",
 )
-pretrain(Options(
+pretrain(PretrainOptions(
     config=config, out=f"{argument}/run", data=(f"{argument}/images.npz",),
-    num_judged=8, log_every=1, evaluate_every=1, workers=1, distributed=True,
+    num_eval=8, log_every=1, evaluate_every=1, workers=1, distributed=True,
 ))
 print(json.dumps(jax.process_count()))
 """

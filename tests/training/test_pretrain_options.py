@@ -11,7 +11,7 @@ from vtp_eqx.config import (
     ReconstructionConfig,
     VIT_FEMTO,
 )
-from vtp_eqx.training.pretrain_options import is_fixed, Options
+from vtp_eqx.training.pretrain_options import is_fixed, PretrainOptions
 from vtp_eqx.training.run_dir import check_config_unchanged
 
 
@@ -21,7 +21,7 @@ SILENT = dataclasses.replace(CONFIG, contrast_weight=0.0)
 
 def begun(path, **changes):
     """What is said of a run that was begun as `path` tells, with `changes` now."""
-    options = dataclasses.replace(Options(config=CONFIG), **changes)
+    options = dataclasses.replace(PretrainOptions(config=CONFIG), **changes)
     check_config_unchanged(path.parent, options, is_fixed)
 
 
@@ -29,7 +29,7 @@ def begun(path, **changes):
 def path(tmp_path):
     path = tmp_path / "config.json"
     begun(path, window=3)  # nothing was begun
-    path.write_text(as_json(Options(config=CONFIG)))
+    path.write_text(as_json(PretrainOptions(config=CONFIG)))
     return path
 
 
@@ -68,32 +68,35 @@ def test_a_run_of_an_older_version_is_continued(path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(validation="a"), "`validation` speaks of your own data"),
-        (dict(split="train"), "`split` speaks of your own data"),
-        (dict(weights=(1.0,)), "`weights` speaks of your own data"),
-        (dict(classes="a.txt"), "`classes` speaks of your own data"),
-        (dict(data=("a",), validation_split="b"), "`validation_split` is a part of"),
-        (dict(data=("a",), templates="b"), "there is no `classes`"),
+        (dict(validation="a"), "`validation` needs `data`"),
+        (dict(split="train"), "`split` needs `data`"),
+        (dict(weights=(1.0,)), "`weights` needs `data`"),
+        (dict(classes="a.txt"), "`classes` needs `data`"),
+        (
+            dict(data=("a",), validation_split="b"),
+            "`validation_split` needs `validation`",
+        ),
+        (dict(data=("a",), templates="b"), "`templates` needs `classes`"),
         (dict(config=SILENT, data=("a",), classes="b"), "`classes` makes prompts"),
         (dict(config=SILENT, templates="b"), "`templates` makes prompts .* got .* 0.0"),
         (dict(data=("a", "b"), weights=(1.0,)), "each source .* got 1 for 2"),
         (dict(log_every=0), "`log_every` must be 1 or more; got 0"),
         (dict(save_every=0), "`save_every` must be 1 or more; got 0"),
         (dict(evaluate_every=0), "`evaluate_every` must be 1 or more; got 0"),
-        (dict(num_judged=0), "`num_judged` must be 1 or more; got 0"),
+        (dict(num_eval=0), "`num_eval` must be 1 or more; got 0"),
     ],
 )
 def test_an_option_that_would_be_ignored_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        Options(**dict(config=CONFIG) | changes)
+        PretrainOptions(**dict(config=CONFIG) | changes)
 
 
 def test_options_that_go_together_are_taken():
-    Options(
+    PretrainOptions(
         config=CONFIG, data=("a", "b"), weights=(1.0, 9.0), validation="c",
         validation_split="d", classes="e", templates="f",
     )  # fmt: skip
-    Options(config=CONFIG, templates="f")  # of the scenes' classes
+    PretrainOptions(config=CONFIG, templates="f")  # of the scenes' classes
 
 
 LOOKING = dataclasses.replace(
@@ -107,4 +110,4 @@ LOOKING = dataclasses.replace(
 )
 def test_files_of_lpips_that_would_not_be_read_are_refused(config, files):
     with pytest.raises(ValueError, match="`perceptual` are two files"):
-        Options(config=config, perceptual=files)
+        PretrainOptions(config=config, perceptual=files)

@@ -75,12 +75,14 @@ def batches_with(bad):
     return batches
 
 
-def go(folder, bad, step=skipping, num_steps=10, **endurance):
+def go(folder, bad, step=skipping, num_steps=10, **fault_tolerance):
     return run_training(
         start(), step, batches_with(bad), num_steps=num_steps, mesh=MESH,
         folder=folder, log_every=1, save_every=2,
-        endurance=FaultTolerance(**{"rollbacks": 2, "in_a_row": 3, **endurance}),
-        watch=Callbacks(rows=lambda batch: [10 * batch, 10 * batch + 1]),
+        fault_tolerance=FaultTolerance(
+            **{"max_rollbacks": 2, "max_consecutive": 3, **fault_tolerance}
+        ),
+        callbacks=Callbacks(rows=lambda batch: [10 * batch, 10 * batch + 1]),
     )  # fmt: skip
 
 
@@ -97,7 +99,7 @@ def test_the_count_goes_on_in_a_resumed_run(tmp_path):
     assert read_log(tmp_path / "metrics.jsonl")[-1]["num_skipped"] == 3
 
 
-def test_several_in_a_row_go_back_and_around_the_batches(tmp_path):
+def test_consecutive_failures_roll_back_and_skip_their_batches(tmp_path):
     state = go(tmp_path, {5, 6, 7})
     # Ten steps, of batches 0 to 4 and 8 to 12.
     assert float(state.student.seen) == sum(range(5)) + sum(range(8, 13))
@@ -111,14 +113,14 @@ def test_a_broken_state_goes_back_at_once(tmp_path):
     state = go(tmp_path, {5}, breaking)
     assert float(state.student.seen) == sum(range(11)) - 5
     (place,) = (tmp_path / "postmortem").iterdir()
-    assert "of the last checkpoint, behind step 4" in read_postmortem(place)["state"]
+    assert "of the last checkpoint, after step 4" in read_postmortem(place)["state"]
 
 
 def test_the_pace_behind_a_rollback_is_that_of_steps_done_again(tmp_path):
     run_training(
         start(), breaking, batches_with({7}), num_steps=12, mesh=MESH, folder=tmp_path,
-        log_every=3, save_every=4, endurance=FaultTolerance(rollbacks=1),
-        watch=Callbacks(cost=StepCost(images=1)),
+        log_every=3, save_every=4, fault_tolerance=FaultTolerance(max_rollbacks=1),
+        callbacks=Callbacks(cost=StepCost(images=1)),
     )  # fmt: skip
     lines = read_log(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 3, 4, 5, 6, 8, 9, 12]
@@ -140,20 +142,20 @@ def test_a_resumed_run_goes_around_the_same_batches(tmp_path):
 
 def test_too_many_rollbacks_stop_the_run_with_a_sentence(tmp_path):
     with pytest.raises(
-        FloatingPointError, match=r"may go back 2 times .* got one more reason: Every"
+        FloatingPointError, match=r"`max_rollbacks` \(2\) would be exceeded: Every"
     ):
         go(tmp_path, {3, 5, 7}, breaking)
     assert len(list((tmp_path / "postmortem").iterdir())) == 3
 
 
-def test_a_run_that_may_not_go_back_stops_at_once(tmp_path):
+def test_a_run_without_rollbacks_stops_at_once(tmp_path):
     with pytest.raises(FloatingPointError, match=r"error = nan"):
-        go(tmp_path, {3, 4, 5}, rollbacks=0)
+        go(tmp_path, {3, 4, 5}, max_rollbacks=0)
     assert not (tmp_path / "postmortem").exists()
 
 
 def test_no_checkpoint_is_written_within_a_row_of_failures(tmp_path):
-    go(tmp_path, {3, 4, 5, 6}, in_a_row=9, num_steps=7)
+    go(tmp_path, {3, 4, 5, 6}, max_consecutive=9, num_steps=7)
     names = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
     assert names == {2, 7}  # the last step is saved: its state is the one of step 3
 
@@ -178,29 +180,31 @@ def test_a_postmortem_names_the_rows_and_is_replayed(tmp_path):
 
 
 def test_a_folder_that_is_no_postmortem_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"got none in .*: name one of the"):
+    with pytest.raises(
+        FileNotFoundError, match=r"has no report.json.*: name one of the"
+    ):
         replay(tmp_path, replicate(start(), MESH), skipping, batches_with(set()), MESH)
 
 
 @pytest.mark.parametrize(
-    ("left_out", "step", "first"),
+    ("skipped", "step", "first"),
     [([], 7, 7), ([0], 0, 1), ([2, 3], 2, 4), ([2, 3], 1, 1), ([2, 5], 4, 6)],
 )
-def test_steps_read_the_batches_that_are_left(left_out, step, first, tmp_path):
+def test_steps_read_the_batches_that_are_left(skipped, step, first, tmp_path):
     path = tmp_path / "left_out.json"
-    path.write_text(json.dumps([{"step": 9, "batches": left_out}]))
+    path.write_text(json.dumps([{"step": 9, "batches": skipped}]))
     assert SkippedBatches(path).first(step) == first
-    source = SkippedBatches(path).around(lambda first: iter(range(first, 100)), step)
-    kept = [place for place in range(20) if place not in left_out]
+    source = SkippedBatches(path).remaining(lambda first: iter(range(first, 100)), step)
+    kept = [place for place in range(20) if place not in skipped]
     found = [next(source) for _ in range(3)]
     assert found == [(place, place) for place in kept[step : step + 3]]
 
 
-def test_a_tally_starts_anew_behind_a_good_step():
-    tally = FailureCounter(3)
+def test_a_counter_starts_anew_after_a_good_step():
+    counter = FailureCounter(3)
     for step, skipped in enumerate([1, 1, 0, 1, 1]):
         total = float("nan") if skipped else 1.0
-        tally.look(step, step, {"skipped": skipped, "total": total})
+        counter.add(step, step, {"skipped": skipped, "total": total})
     with pytest.raises(DivergedError, match="total = nan at step 9") as found:
-        tally.look(9, 11, {"skipped": 1, "total": float("nan")})
-    assert [one.batch for one in found.value.bad] == [3, 4, 11]
+        counter.add(9, 11, {"skipped": 1, "total": float("nan")})
+    assert [step.batch for step in found.value.failed] == [3, 4, 11]

@@ -19,28 +19,28 @@ def clock(monkeypatch):
 
 
 def test_the_pace_of_ten_steps_by_hand(clock):
-    pace = Throughput(StepCost(images=32, flops=1e9, peak=1e10))
-    assert pace.read(1, 100) == {}  # the first step compiled
+    throughput = Throughput(StepCost(images=32, flops=1e9, peak=1e10))
+    assert throughput.read(1, 100) == {}  # the first step compiled
     clock[0] += 4
-    with pace.waiting():
+    with throughput.waiting_for_data():
         clock[0] += 1
-    with pace.resting():
+    with throughput.paused():
         clock[0] += 100  # an evaluation is no step
-    assert pace.read(11, 100) == {
+    assert throughput.read(11, 100) == {
         "images_per_second": 64,  # 10 steps of 32 in 5 seconds
-        "waiting": 0.2,
+        "data_wait": 0.2,
         "seconds_left": 44.5,  # 89 steps at 2 a second
         "mfu": 0.2,
     }
     clock[0] += 2
-    assert pace.read(12, 100)["waiting"] == 0  # of this stretch alone
+    assert throughput.read(12, 100)["data_wait"] == 0  # of this stretch alone
 
 
 def test_without_a_cost_nothing_is_said(clock):
-    pace = Throughput(None)
-    pace.read(1, 10)
+    throughput = Throughput(None)
+    throughput.read(1, 10)
     clock[0] += 1
-    assert pace.read(2, 10) == {}
+    assert throughput.read(2, 10) == {}
 
 
 def test_what_is_said_now_and_then_waits_between(clock, capsys):

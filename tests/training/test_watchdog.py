@@ -74,7 +74,7 @@ def test_the_limit_is_a_multiple_of_the_median_step(tmp_path, monkeypatch):
         now[0] += 2
         watchdog.beat()
     assert watchdog.limit() == 40
-    with watchdog.resting():  # a checkpoint may take longer than steps
+    with watchdog.paused():  # a checkpoint may take longer than steps
         assert watchdog.limit() == 1000
         now[0] += 500
     now[0] += 2

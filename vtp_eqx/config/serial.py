@@ -8,6 +8,7 @@ from typing import Any, get_args, get_type_hints, TypeVar
 
 from vtp_eqx.config.checks import require
 from vtp_eqx.config.fields import NEUTRAL
+from vtp_eqx.config.old_names import FIELDS
 from vtp_eqx.config.shapes import TokenizerConfig
 
 
@@ -26,10 +27,11 @@ def short_hash(config: Any) -> str:
 
 
 def _content(value: Any) -> Any:
-    """`value` as JSON has it, without fields of `later` that are neutral."""
+    """`value` as JSON has it, by old names, without fields of `later` at neutral."""
     if dataclasses.is_dataclass(value):
+        old_names = FIELDS.get(type(value).__name__, {})
         return {
-            field.name: _content(own)
+            old_names.get(field.name, field.name): _content(own)
             for field in dataclasses.fields(value)
             for own in [getattr(value, field.name)]
             if NEUTRAL not in field.metadata or own != field.metadata[NEUTRAL]
@@ -55,9 +57,12 @@ def changed_fields(before: Any, after: Any) -> list[str]:
 def from_dict(kind: type[Config], fields: Mapping[str, Any]) -> Config:
     """The config of class `kind` whose `as_json` was parsed into `fields`.
 
-    Fields that are missing keep their defaults; unknown ones raise `ValueError`.
+    Fields that are missing keep their defaults; unknown ones raise `ValueError`. Names
+    that fields had before are accepted.
     """
     hints = get_type_hints(kind)
+    today = {old: new for new, old in FIELDS.get(kind.__name__, {}).items()}
+    fields = {today.get(name, name): value for name, value in fields.items()}
     unknown = sorted(fields.keys() - hints.keys())
     require(
         not unknown,

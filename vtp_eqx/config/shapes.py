@@ -91,7 +91,7 @@ class TokenizerConfig:
     image_size: int = 256  # paper; other multiples of the patch size also work
     patch_size: int = 16  # paper
     latent_width: int = 64  # paper
-    heads_on: Literal["full", "latent"] = "full"  # code: bottleneck_ae_only = true
+    heads_input: Literal["full", "latent"] = "full"  # code: bottleneck_ae_only = true
     contrast_feature: Literal["cls", "pooled"] = "cls"  # code
     # code: N(0, 0.02^2), which suits widths of about 1000. Ours: random orthogonal maps
     # into the latents and out of them; narrow networks then reach the reconstruction of
@@ -109,7 +109,7 @@ class TokenizerConfig:
     @property
     def head_width(self) -> int:
         """Width of the features that contrast and distillation read."""
-        return self.encoder.width if self.heads_on == "full" else self.latent_width
+        return self.encoder.width if self.heads_input == "full" else self.latent_width
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What was wrong with examples of a run: counted, logged by name, and limited."""
+"""Examples of a run that could not be used as they are: counted, logged, limited."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from vtp_eqx.config import require
 
@@ -16,10 +17,10 @@ _MIN_EXAMPLES = 256  # ours: fewer say nothing about a rate
 
 @dataclasses.dataclass(frozen=True)
 class BadExample:
-    """One example that was not as it should be: left out, or mended and used."""
+    """One example that was skipped, or repaired and used."""
 
     step: int
-    place: int  # in the batch of all processes
+    position: int  # in the batch of all processes
     row: int
     name: str
     reason: str
@@ -27,11 +28,11 @@ class BadExample:
 
 
 class BadExampleLog:
-    """The remarks on a run in the order of its steps, in a file of a JSON a line.
+    """The bad examples of a run in the order of its steps, in a file of a JSON a line.
 
-    Remarks on steps from `start_step` on are taken out of the file when it is opened: a
-    run that continues there makes them again, and counts are those of a run that was
-    never stopped. Every process of a run has a file of its own.
+    Opening the file removes entries of steps from `start_step` on: a run that continues
+    there writes them again, and counts are those of a run that was never stopped. Every
+    process of a run has a file of its own.
     """
 
     def __init__(
@@ -41,11 +42,11 @@ class BadExampleLog:
         start_step: int = 0,
         max_skip_rate: float = 0.1,
     ):
-        """Without a `path`, remarks are counted and not kept."""
+        """Without a `path`, bad examples are counted and not written."""
         require(
             0 <= max_skip_rate <= 1,
-            f"`max_skip_rate` is a share of the examples; got {max_skip_rate}: "
-            "take one between 0 and 1.",
+            f"`max_skip_rate` ({max_skip_rate}) must be a share of the examples: take "
+            "one between 0 and 1.",
         )
         self.path, self.max_skip_rate = path, max_skip_rate
         self.num_skipped = 0
@@ -54,20 +55,22 @@ class BadExampleLog:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a+b")
-            self._take_up(start_step)
+            self._resume(start_step)
 
-    def add(self, step: int, num_examples: int, remarks: Sequence[BadExample]) -> None:
-        """Takes the remarks on the examples of one step of this process.
+    def add(
+        self, step: int, num_examples: int, bad_examples: Sequence[BadExample]
+    ) -> None:
+        """Counts and writes the bad examples of one step of this process.
 
         Raises `ValueError` where more than `max_skip_rate` of the last 4096 examples
         were skipped (or of all, where 256 to 4096 were read).
         """
-        for remark in remarks:
-            self._count(remark)
+        for bad in bad_examples:
+            self._count(bad)
             if self._file is not None:
-                line = json.dumps(dataclasses.asdict(remark)) + "\n"
+                line = json.dumps(dataclasses.asdict(bad)) + "\n"
                 self._file.write(line.encode())
-        if self._file is not None and remarks:
+        if self._file is not None and bad_examples:
             self._file.flush()
         steps = min(step + 1, -(-_RATE_WINDOW // num_examples))
         while self._recent and self._recent[0].step <= step - steps:
@@ -76,9 +79,10 @@ class BadExampleLog:
         if read >= _MIN_EXAMPLES and skipped > self.max_skip_rate * read:
             last = self._recent[-1]
             raise ValueError(
-                f"At most {self.max_skip_rate:.1%} of the examples may be unreadable; "
-                f"got {skipped} of the last {read} up to step {step}, lately "
-                f"{last.name} ({last.reason}): repair the data, or raise the limit."
+                f"{skipped} of the last {read} examples up to step {step} were "
+                f"unreadable, the last {last.name} ({last.reason}), which exceeds "
+                f"`max_skip_rate` ({self.max_skip_rate:.1%}): repair the data, or "
+                "raise the limit."
             )
 
     def close(self) -> None:
@@ -86,19 +90,19 @@ class BadExampleLog:
         if self._file is not None:
             self._file.close()
 
-    def _count(self, remark: BadExample) -> None:
-        if remark.skipped:
+    def _count(self, bad: BadExample) -> None:
+        if bad.skipped:
             self.num_skipped += 1
-            self._recent.append(remark)
+            self._recent.append(bad)
 
-    def _take_up(self, start_step: int) -> None:
+    def _resume(self, start_step: int) -> None:
         assert self.path is not None
         assert self._file is not None
         whole = 0
-        for remark, end in _lines(self.path):
-            if remark.step >= start_step:
+        for bad, end in _lines(self.path):
+            if bad.step >= start_step:
                 break
-            self._count(remark)
+            self._count(bad)
             while self._recent and self._recent[0].step < start_step - _RATE_WINDOW:
                 self._recent.popleft()
             whole = end
@@ -107,20 +111,26 @@ class BadExampleLog:
 
 
 def read_bad_examples(path: Path) -> Iterator[BadExample]:
-    """The remarks in a file one by one, up to a line that a kill has torn."""
-    return (remark for remark, _ in _lines(path))
+    """The bad examples in a file one by one, up to a line that a kill cut short."""
+    return (bad for bad, _ in _lines(path))
 
 
 def _lines(path: Path) -> Iterator[tuple[BadExample, int]]:
-    """Each remark, and where in the file its line ends."""
+    """Each bad example, and where in the file its line ends."""
     end = 0
     with path.open("rb") as file:
         for line in file:
             try:
-                remark = BadExample(**json.loads(line))
+                bad = _from_fields(json.loads(line))
             except (ValueError, TypeError):
                 return
             if not line.endswith(b"\n"):
                 return
             end += len(line)
-            yield remark, end
+            yield bad, end
+
+
+def _from_fields(fields: dict[str, Any]) -> BadExample:
+    """A bad example from its JSON; `position` was called `place` before."""
+    position = {"position": fields.pop("place")} if "place" in fields else {}
+    return BadExample(**fields, **position)

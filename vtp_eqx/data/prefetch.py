@@ -1,16 +1,16 @@
 """Batches for training: read ahead, decoded, made square, with nothing damaged in them.
 
-**What happens to bad examples.** An image that is damaged, too small or gone, and where
-captions are wanted a caption that is missing or empty, is skipped: the place in the
-batch shows what the order has for the same place 1 step later, or if that is bad too 3,
-7, 15, ... steps later. This is a function of the data and (seed, step) alone, so that
-every number of processes and every resumed run sees the same. The example shown instead
-is seen a second time when its own step comes; no other is seen twice, and no place of a
-batch shows what another one shows (but for a batch in which one epoch ends). Each
+**Bad examples.** An example whose image is damaged, too small or missing is skipped,
+and so is one without a caption where captions are wanted. Its position in the batch
+takes the example that the sampler has for the same position 1 step later, or if that is
+bad too 3, 7, 15, ... steps later. This is a function of the data and (seed, step)
+alone, the same for every number of processes and every resumed run. The replacement is
+read a second time when its own step comes; no other example is read twice, and no two
+positions of a batch hold the same one (but for a batch in which one epoch ends). Each
 skipped example is counted and named once, at its own step.
 
 **Squares.** The largest square of each image is resized to `size`. Where on the long
-side it lies is drawn from (seed, step, place). JPEGs are decoded at a reduced scale
+side it lies is drawn from (seed, step, position). JPEGs are decoded at a reduced scale
 where that is enough: by simplejpeg where installed, else by Pillow. Their pixels differ
 by a few levels, so runs are equal bit for bit on equal installations.
 """
@@ -54,8 +54,9 @@ _MAX_TRIES = 24  # the last of them 16 million steps later
 class ExampleBatch:
     """The part of the batch of `step` that a process reads.
 
-    `row` is what is shown; `label` is -1 where there is none; `tokens` are there where
-    captions are encoded. `remarks` are on the examples that the order had meant.
+    `row` is where each example is in the source; `label` is -1 where there is none;
+    `tokens` are there where captions are encoded. `bad_examples` are those of the
+    requested examples that were skipped or repaired.
     """
 
     step: int
@@ -63,73 +64,73 @@ class ExampleBatch:
     image: UInt8[np.ndarray, "local size size 3"]
     label: Int[np.ndarray, " local"]
     tokens: Int32[np.ndarray, "local context"] | None
-    remarks: tuple[BadExample, ...] = ()
+    bad_examples: tuple[BadExample, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExampleReader:
-    """Examples by their places in the batches; a value that goes to any worker."""
+    """Reads examples by their positions in batches; a value that goes to any worker."""
 
     source: Source
-    order: ShardedSampler
+    sampler: ShardedSampler
     size: int
     encode: Encode | None = None  # captions to ids; where `None`, none are wanted
-    random_place: bool = True  # of the square on the long side; or else the middle
+    random_crop: bool = True  # of the square on the long side; or else the middle
     min_side: int = 16  # ours, in pixels: smaller images are skipped
 
-    def read(self, step: int, places: Int[np.ndarray, " n"]) -> ExampleBatch:
-        """What some places of the batch of `step` show."""
-        draws = CounterRNG(self.order.seed, step * self.order.batch_size + places)
-        where = draws.uniform("fit") if self.random_place else np.full(len(places), 0.5)
-        meant = self.order.rows(step, places)
-        remarks: list[BadExample] = []
-        shown = [
-            self._shown(step, place, row, spot, remarks)
-            for place, row, spot in zip(
-                places.tolist(), meant.tolist(), where.tolist(), strict=True
+    def read(self, step: int, positions: Int[np.ndarray, " n"]) -> ExampleBatch:
+        """The examples at some positions of the batch of `step`."""
+        rng = CounterRNG(self.sampler.seed, step * self.sampler.batch_size + positions)
+        offsets = np.full(len(positions), 0.5)
+        if self.random_crop:
+            offsets = rng.uniform("fit")
+        requested = self.sampler.rows(step, positions)
+        bad: list[BadExample] = []
+        examples = [
+            self._example_or_replacement(step, position, row, offset, bad)
+            for position, row, offset in zip(
+                positions.tolist(), requested.tolist(), offsets.tolist(), strict=True
             )
         ]
-        texts = [example["caption"] for example in shown] if self.encode else []
+        texts = [example["caption"] for example in examples] if self.encode else []
         return ExampleBatch(
             step=step,
-            row=np.array([example["row"] for example in shown]),
-            image=np.stack([example["image"] for example in shown]),
-            label=np.array([int(example.get("label", -1)) for example in shown]),
+            row=np.array([example["row"] for example in examples]),
+            image=np.stack([example["image"] for example in examples]),
+            label=np.array([int(example.get("label", -1)) for example in examples]),
             tokens=self.encode(texts) if self.encode else None,
-            remarks=tuple(remarks),
+            bad_examples=tuple(bad),
         )
 
-    def _shown(
-        self, step: int, place: int, row: int, spot: float, remarks: list[BadExample]
+    def _example_or_replacement(
+        self, step: int, position: int, row: int, offset: float, bad: list[BadExample]
     ) -> Mapping[str, Any]:
-        """The example of a row, or the first good one that may stand in its place."""
-        note = lambda reason, skipped: remarks.append(
-            BadExample(
-                step, place, row, example_name(self.source, row), reason, skipped
-            )
+        """The example of a row, or the first readable one of later steps."""
+        name = lambda: example_name(self.source, row)
+        note = lambda reason, skipped: bad.append(
+            BadExample(step, position, row, name(), reason, skipped)
         )
         try:
-            example = self._good(row, spot)
+            example = self._readable(row, offset)
         except UnreadableImageError as error:
             note(error.reason, True)
         else:
-            if example.get("remark"):
-                note(example["remark"], False)
+            if example.get("repair"):
+                note(example["repair"], False)
             return example
         for attempt in range(1, _MAX_TRIES):
             later = step + 2**attempt - 1
-            other = int(self.order.rows(later, np.array([place]))[0])
+            other = int(self.sampler.rows(later, np.array([position]))[0])
             try:
-                return self._good(other, spot)
+                return self._readable(other, offset)
             except UnreadableImageError:
                 continue
         raise ValueError(
-            "An example that cannot be read is replaced by one that can; got "
-            f"{remarks[-1].name} ({remarks[-1].reason}) and none in {_MAX_TRIES - 1} "
-            "others: check the data."
+            f"{bad[-1].name} ({bad[-1].reason}) cannot be read, nor can any of "
+            f"{_MAX_TRIES - 1} replacements: check the data."
         )
 
-    def _good(self, row: int, spot: float) -> Mapping[str, Any]:
+    def _readable(self, row: int, offset: float) -> Mapping[str, Any]:
         """The example with its square, or `UnreadableImageError`."""
         example = read_encoded(self.source, row)
         name = lambda: example_name(self.source, row)
@@ -142,7 +143,7 @@ class ExampleReader:
         height, width, _ = image.shape
         if min(height, width) < self.min_side:
             raise UnreadableImageError(name(), f"{width} x {height} pixels")
-        return {**example, "row": row, "image": SquareCrop(self.size)(image, spot)}
+        return {**example, "row": row, "image": SquareCrop(self.size)(image, offset)}
 
 
 class Prefetcher(Iterator[ExampleBatch]):
@@ -171,31 +172,32 @@ class Prefetcher(Iterator[ExampleBatch]):
         - `processes`: workers are processes and not threads; source and `encode` must
           be picklable. Worth it where Python itself takes more time than decoding.
         - `num_ahead`: batches that are read or wait while one is used.
-        - `log`: takes the remarks on each batch when it is given out.
+        - `log`: counts the bad examples of each batch when it is given out.
         """
         require(
             num_workers > 0 and num_ahead > 0,
-            "Batches are read ahead by workers; got "
-            f"{num_workers} and {num_ahead} batches: at least one of both.",
+            f"`num_workers` ({num_workers}) and `num_ahead` ({num_ahead}) must be 1 or "
+            "more: raise them.",
         )
-        places = reader.order.places(shard)
-        self._chunks = np.array_split(places, min(num_workers, len(places)))
+        positions = reader.sampler.positions(shard)
+        chunks = min(num_workers, len(positions))
+        self._chunks = np.array_split(positions, chunks)
         self._log = BadExampleLog(None) if log is None else log
         self._read, self._pool = _workers(reader, num_workers, processes)
         self._step = start_step  # the next one that workers begin
         self._num_ahead = num_ahead
-        self._begun: deque[Sequence[Future[ExampleBatch]]] = deque()
+        self._pending: deque[Sequence[Future[ExampleBatch]]] = deque()
         self.seconds_waited = 0.0
-        self._begin()
+        self._submit()
 
     def __next__(self) -> ExampleBatch:
-        due = self._begun.popleft()
+        due = self._pending.popleft()
         before = time.perf_counter()
         parts = [future.result() for future in due]
         self.seconds_waited += time.perf_counter() - before
-        self._begin()
+        self._submit()
         batch = _concatenate(parts)
-        self._log.add(batch.step, len(batch.row), batch.remarks)
+        self._log.add(batch.step, len(batch.row), batch.bad_examples)
         return batch
 
     def close(self) -> None:
@@ -208,13 +210,13 @@ class Prefetcher(Iterator[ExampleBatch]):
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _begin(self) -> None:
-        while len(self._begun) < self._num_ahead:
+    def _submit(self) -> None:
+        while len(self._pending) < self._num_ahead:
             futures = [
                 self._pool.submit(self._read, self._step, chunk)
                 for chunk in self._chunks
             ]
-            self._begun.append(futures)
+            self._pending.append(futures)
             self._step += 1
 
 
@@ -226,7 +228,7 @@ def _concatenate(parts: Sequence[ExampleBatch]) -> ExampleBatch:
         image=join("image"),
         label=join("label"),
         tokens=None if parts[0].tokens is None else join("tokens"),
-        remarks=tuple(remark for part in parts for remark in part.remarks),
+        bad_examples=tuple(bad for part in parts for bad in part.bad_examples),
     )
 
 
@@ -282,5 +284,5 @@ def _exit_with_parent() -> None:
     os._exit(1)
 
 
-def _read_in_worker(step: int, places: np.ndarray) -> ExampleBatch:
-    return _worker_reader[0].read(step, places)
+def _read_in_worker(step: int, positions: np.ndarray) -> ExampleBatch:
+    return _worker_reader[0].read(step, positions)

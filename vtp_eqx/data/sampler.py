@@ -24,8 +24,8 @@ PERIOD = 2**16  # draws over which the shares of a mixture are exact
 
 
 class ShardedSampler:
-    """The rows of each step: `sampler(step)` of the whole batch, `sampler(step, (i, n))`
-    of the `i`-th of `n` equal contiguous parts of it.
+    """The rows of each step: `sampler(step)` of the whole batch, and
+    `sampler(step, (i, n))` of the `i`-th of `n` equal contiguous parts of it.
 
     Epochs follow one another without a gap: a batch may hold the end of one and the
     start of the next. Each epoch has every row once.

@@ -4,7 +4,7 @@ An example is `KEY.jpg` (`.jpeg`, `.png`, `.webp`, ...) with `KEY.txt` or `KEY.j
 (`caption`, and `label` if there), and `KEY.cls` for a label alone.
 
 Captions: what is not UTF-8 is replaced by U+FFFD, and what is longer than
-`MAX_CAPTION` characters is cut; `remark` says so. An empty caption is given as it is,
+`MAX_CAPTION` characters is cut; `repair` says so. An empty caption is given as it is,
 a missing one is not there: whether that example is of use is up to the reader.
 """
 
@@ -39,7 +39,7 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 class TarSource:
     """The examples of one tar after the other, in the order of their names.
 
-    `source[row]` has `image` (uint8, of the file's own size), `id`, `remark` ("" where
+    `source[row]` has `image` (uint8, of the file's own size), `id`, `repair` ("" where
     all is well) and, where the tar has them, `caption` and `label`; in
     `source.encoded(row)` the image is the bytes of its file. Both raise
     `images.UnreadableImageError` by name where the image is damaged, or the tar is gone
@@ -344,21 +344,21 @@ def _index_folders(tar: Path, cache: Path | None) -> list[Path]:
 
 def _texts(contents: dict[str, bytes]) -> dict[str, Any]:
     """Caption and label where there are any, and what had to be done to them."""
-    found: dict[str, Any] = {"remark": ""}
+    found: dict[str, Any] = {"repair": ""}
     fields = {}
     if "json" in contents:
         try:
             fields = json.loads(contents["json"])
             require(isinstance(fields, dict), "not a record")
         except (ValueError, RecursionError):
-            fields, found["remark"] = {}, "the JSON cannot be read"
+            fields, found["repair"] = {}, "the JSON cannot be read"
     caption = contents.get("text")
     if caption is None and isinstance(fields.get("caption"), str):
         # Halves of characters that JSON can hold are found below, as bytes.
         caption = fields["caption"].encode("utf-8", "surrogatepass")
     if caption is not None:
-        found["caption"], remark = clean_caption(caption)
-        found["remark"] = remark or found["remark"]
+        found["caption"], repair = clean_caption(caption)
+        found["repair"] = repair or found["repair"]
     label = fields.get("label")
     if "class" in contents:
         text = contents["class"].strip()

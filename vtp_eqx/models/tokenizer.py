@@ -292,6 +292,6 @@ def _pixel_statistics(config: TokenizerConfig, like: Array) -> tuple[Array, Arra
 def _head_features(
     features: Features, bottleneck: Linear, config: TokenizerConfig
 ) -> Features:
-    if config.heads_on == "full":
+    if config.heads_input == "full":
         return features
     return Features(bottleneck(features.cls), bottleneck(features.patches))

@@ -41,7 +41,7 @@ class Method:
     reconstruction: float = 1.0
     # What contrast and self-distillation read: the latents, or (as in the released
     # models) the encoder's features before the bottleneck.
-    heads_on: Literal["latent", "full"] = "latent"
+    heads_input: Literal["latent", "full"] = "latent"
     weighting: Literal["fixed", "learned"] = "fixed"
     smoothness: float = 0.0
     latent_noise: float = 0.0  # in deviations of a channel
@@ -56,7 +56,7 @@ METHODS: Mapping[str, Method] = {
     "CLIP+AE": Method(contrast=1.0),
     "SSL+AE": Method(distillation=1.0),
     "VTP": VTP,
-    "VTP full": dataclasses.replace(VTP, heads_on="full"),
+    "VTP full": dataclasses.replace(VTP, heads_input="full"),
     "AE from PCA": Method(start="pca"),
     "VTP from PCA": dataclasses.replace(VTP, start="pca"),
     # Controls. Is it the basis, or that latents are robust, smooth or never trained?
@@ -282,7 +282,7 @@ def pretrain_config(recipe: Recipe, method: Method, seed: int) -> PretrainConfig
             patch_size=recipe.patch_size,
             latent_width=recipe.latent_width,
             latent_init="orthogonal",
-            heads_on=method.heads_on,
+            heads_input=method.heads_input,
             contrast_feature="pooled",
         ),
         prototypes=PROTOTYPES if method.distillation > 0 else None,

@@ -37,7 +37,7 @@ def rotate_latents(tokenizer: Tokenizer, *, key: PRNGKeyArray) -> Tokenizer:
             jnp.ones(config.latent_width, jnp.float32),
         ),
     )
-    if tokenizer.projection is None or config.heads_on == "full":
+    if tokenizer.projection is None or config.heads_input == "full":
         return rotated
     return eqx.tree_at(
         lambda tokenizer: tokenizer.projection.weight,

@@ -26,6 +26,8 @@ from vtp_eqx.training.pretrain_views import CaptionedBatch
 
 
 CLIP_VOCABULARY = 49408
+BAD_EXAMPLES = "bad_examples-{}.jsonl"  # of each process of a run
+OLD_BAD_EXAMPLES = "remarks-{}.jsonl"  # what these files were called before
 _CAPTIONS = 20_000  # ours: what a vocabulary of its own is learned from
 
 
@@ -43,9 +45,9 @@ class TextTokenizer(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Batches:
-    """`feed(first)` yields the batches of this process from place `first` on.
+    """`batches(first)` yields the batches of this process from number `first` on.
 
-    - `folder`: where what was wrong with examples is kept, a file a process.
+    - `folder`: where bad examples are logged, a file a process.
     - `workers`: threads that read and decode, or `processes`.
     - `max_skip_rate`: share of unreadable examples above which the run stops.
     """
@@ -58,8 +60,10 @@ class Batches:
 
     def __call__(self, first: int) -> Iterator[CaptionedBatch]:
         index, count = jax.process_index(), jax.process_count()
+        if index == 0:
+            self._rename_old_logs()
         log = BadExampleLog(
-            self.folder / f"remarks-{index}.jsonl",
+            self.folder / BAD_EXAMPLES.format(index),
             start_step=first,
             max_skip_rate=self.max_skip_rate,
         )
@@ -72,24 +76,30 @@ class Batches:
             log=log,
         )
         if index == 0:
-            self._cut_orphans(first, count)
+            self._truncate_other_logs(first, count)
         with contextlib.closing(log), stream:
             for examples in stream:
                 yield CaptionedBatch(examples.image, examples.tokens)
 
     def rows(self, batch: int) -> Sequence[int]:
-        """The rows of the source that the order has for a batch of all processes."""
-        return self.reader.order(batch).tolist()
+        """The rows of the source of a batch of all processes."""
+        return self.reader.sampler(batch).tolist()
 
-    def _cut_orphans(self, first: int, count: int) -> None:
-        """Drops what processes that are no more remarked on batches from `first` on.
+    def _truncate_other_logs(self, first: int, count: int) -> None:
+        """Deletes entries of batches >= `first` by processes that no longer exist.
 
-        A run that goes on with fewer processes makes those remarks again.
+        A run that continues with fewer processes writes those entries again.
         """
-        kept = {f"remarks-{index}.jsonl" for index in range(count)}
-        for path in self.folder.glob("remarks-*.jsonl"):
-            if path.name not in kept:
+        current = {BAD_EXAMPLES.format(index) for index in range(count)}
+        for path in self.folder.glob(BAD_EXAMPLES.format("*")):
+            if path.name not in current:
                 BadExampleLog(path, start_step=first).close()
+
+    def _rename_old_logs(self) -> None:
+        """Gives logs of runs that were begun before their present names."""
+        for path in self.folder.glob(OLD_BAD_EXAMPLES.format("*")):
+            index = path.stem.rpartition("-")[2]
+            path.rename(self.folder / BAD_EXAMPLES.format(index))
 
 
 def open_sources(
@@ -143,9 +153,9 @@ def random_examples(
     Those that cannot be read are replaced, as in a run.
     """
     count = min(count, len(source)) // group * group
-    order = make_sampler(source, count, seed=seed, group=group)
+    sampler = make_sampler(source, count, seed=seed, group=group)
     reader = ExampleReader(
-        source=source, order=order, size=size, encode=encode, random_place=False
+        source=source, sampler=sampler, size=size, encode=encode, random_crop=False
     )
     return reader.read(0, np.arange(count))
 

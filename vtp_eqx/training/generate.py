@@ -64,7 +64,7 @@ def train_generator(
     state = run_training(
         state, step, labeled,
         num_steps=config.num_steps, mesh=mesh, folder=folder, progress=progress,
-        watch=Callbacks(evaluate=keep, evaluate_every=max(config.num_steps, 1),
+        callbacks=Callbacks(evaluate=keep, evaluate_every=max(config.num_steps, 1),
                     evaluate_steps=snapshot_steps),
     )  # fmt: skip
     return state.teacher

@@ -1,4 +1,4 @@
-"""The log of a run: `metrics.jsonl`, and where else its lines go."""
+"""The log of a run: `metrics.jsonl` and optional sinks."""
 
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
@@ -8,6 +8,7 @@ import sys
 import time
 from typing import Any
 
+from vtp_eqx.config.old_names import LOG_KEYS
 from vtp_eqx.files import atomic_path
 
 
@@ -18,7 +19,7 @@ class Log:
     """`metrics.jsonl`: a JSON object a line, with `step` and `seconds` since start."""
 
     def __init__(self, path: Path | None, first: int, sinks: Sequence[Sink] = ()):
-        """Lines behind step `first` are dropped: that work will be done again.
+        """Lines after step `first` are dropped: that work will be done again.
 
         Without a `path`, as in all processes but one, nothing is written.
         """
@@ -27,7 +28,7 @@ class Log:
         self.rewind(first)
 
     def rewind(self, first: int) -> None:
-        """Drops the lines behind step `first`; `last` is then the last one left."""
+        """Drops the lines after step `first`; `last` is then the last one left."""
         if self._path is None:
             return
         lines = self._path.read_text().splitlines() if self._path.exists() else []
@@ -45,10 +46,10 @@ class Log:
             with self._path.open("a") as file:
                 file.write(json.dumps(self.last) + "\n")
 
-    def tell(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Hands a line to the sinks.
+    def call_sinks(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Passes a line to the sinks.
 
-        A sink that fails is dropped with a sentence: a run outlives who watches it.
+        A sink that fails is dropped with a warning: it must not end the run.
         """
         for sink in list(self._sinks):
             try:
@@ -56,21 +57,25 @@ class Log:
             except Exception as error:
                 self._sinks.remove(sink)
                 warn(
-                    f"A sink of the log failed and is left out from step {step} on: "
+                    f"A sink of the log failed and is dropped from step {step} on: "
                     f"{type(error).__name__}: {error}"
                 )
 
 
 def warn(text: str) -> None:
-    """Says something, where there still is somebody to say it to."""
+    """Prints to standard error, if that is still open."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The whole lines of a `metrics.jsonl`."""
+    """The complete lines of a `metrics.jsonl`, also of one with former names."""
     lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if _step_of(line) < float("inf")]
+    whole = [json.loads(line) for line in lines if _step_of(line) < float("inf")]
+    return [
+        {LOG_KEYS.get(name, name): value for name, value in line.items()}
+        for line in whole
+    ]
 
 
 def tensorboard_sink(folder: Path) -> Sink:

@@ -1,4 +1,4 @@
-"""A run: steps from wherever it stopped to its end, through whatever happens.
+"""The training loop: steps from wherever a run stopped to its end.
 
 The same call again continues it: bit for bit on the same devices, also after
 `kill -9` at any moment, because what a step reads is a function of its number.
@@ -38,33 +38,37 @@ from vtp_eqx.training.watchdog import StallConfig, Watchdog
 
 Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]
 Progress = Callable[[int, int, dict[str, float]], None]
+SKIPPED_BATCHES = "left_out.json"  # the name in runs that were begun before
 TERMINATED = 143  # exit status of a run that SIGTERM ended, its state saved: 128 + 15
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FaultTolerance:
-    """What a run keeps and how much it takes. All values are ours."""
+    """Which checkpoints are kept, and when a run rolls back or gives up.
+
+    All values are ours.
+    """
 
     keep: int = 2  # last checkpoints
     keep_best: int = 0  # beside them, those of the largest score
-    rollbacks: int = 0  # to the last checkpoint, over the whole run; then it stops
-    in_a_row: int = 5  # skipped steps after which to go back
+    max_rollbacks: int = 0  # to the last checkpoint, over the whole run; then it stops
+    max_consecutive: int = 5  # skipped steps after which to roll back
     stall: StallConfig = dataclasses.field(default_factory=StallConfig)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Callbacks:
-    """What else is looked at; each part is optional.
+    """What is called during a run; each part is optional.
 
     - `monitor(state)` gives further numbers for every line of the log.
     - `evaluate(state, step)` gives numbers every `evaluate_every` steps, after
       `evaluate_steps`, and at the end.
-    - `score(numbers)` of a line says which checkpoints are best: the largest.
+    - `score(numbers)` of a line ranks checkpoints: the largest is the best.
     - `sinks` get every line of the log too.
     - `rows(batch)` are the examples of a batch, named when it made a step fail.
 
-    All processes call the first two, which take what they need of a split state by
-    `mesh.here` before anything in them can fail.
+    All processes call the first two, which gather what they need of a sharded state
+    (`mesh.gather_to_host`) before anything in them can fail.
     """
 
     monitor: Callable[[TrainState], dict[str, float]] | None = None
@@ -88,74 +92,80 @@ def run_training(
     log_every: int = 50,
     save_every: int = 1000,
     progress: Progress = lambda step, num_steps, metrics: None,
-    endurance: FaultTolerance = FaultTolerance(),
-    watch: Callbacks = Callbacks(),
+    fault_tolerance: FaultTolerance = FaultTolerance(),
+    callbacks: Callbacks = Callbacks(),
     holds_folder: bool = False,
 ) -> TrainState:
     """The state after `num_steps` steps. Running it again continues where it stopped.
 
-    - `batches(first)` yields the batches of the order from place `first` on.
+    - `batches(first)` yields batches from number `first` on.
     - `folder` receives `metrics.jsonl`, `checkpoints/` and, where a step failed,
-      `postmortem/`; a second process is refused. `holds_folder` says that the caller
-      has it `lock_folder` already.
+      `postmortem/`; a second process is refused. `holds_folder`: the caller has locked
+      it already (`run_dir.lock_folder`).
     - `progress(done, num_steps, metrics)` is called whenever a line is logged.
 
-    Every step is looked at, one step behind. Where a metric is not finite, or too many
-    steps in a row were skipped (metric `skipped`), the run goes back to the last
-    checkpoint and around those batches, `endurance.rollbacks` times; then it raises
-    `FloatingPointError`. No checkpoint is written behind a failed step.
+    The metrics of every step are checked, one step late. Where one is not finite, or
+    too many steps in a row were skipped (metric `skipped`), the run rolls back to the
+    last checkpoint and skips those batches, `fault_tolerance.max_rollbacks` times; then
+    it raises `FloatingPointError`. No checkpoint is written after a failed step.
 
     SIGTERM saves the state and raises `SystemExit(TERMINATED)`; a second one ends the
     process at once. Raises `FolderInUseError` where another process writes the folder,
-    and `OSError` where there is no room or no right to write.
+    and `OSError` where there is no space or no right to write.
     """
-    for name, every in (
+    for name, interval in (
         ("log_every", log_every),
         ("save_every", save_every),
-        ("evaluate_every", watch.evaluate_every),
+        ("evaluate_every", callbacks.evaluate_every),
     ):
-        require(every >= 1, f"`{name}` must be 1 or more steps; got {every}: raise it.")
+        require(
+            interval >= 1, f"`{name}` ({interval}) must be 1 or more steps: raise it."
+        )
     run = _Run(step, batches, num_steps, mesh, folder, log_every, save_every, progress,
-               endurance, watch)  # fmt: skip
+               fault_tolerance, callbacks)  # fmt: skip
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         enter(disk_errors(folder))
         state = on_mesh(state, mesh)
         with raise_on_all():
             if is_main_process():
-                check_disk_space(folder, _disk_space_needed(state, folder, endurance))
+                needed = _disk_space_needed(state, folder, fault_tolerance)
+                check_disk_space(folder, needed)
                 if not holds_folder:
                     enter(lock_folder(folder))
-        saved = folder / "checkpoints"
-        run.checkpoints = enter(
-            Checkpoints(saved, keep=endurance.keep, keep_best=endurance.keep_best)
+        checkpoints = Checkpoints(
+            folder / "checkpoints",
+            keep=fault_tolerance.keep,
+            keep_best=fault_tolerance.keep_best,
         )
-        run.watchdog = enter(Watchdog(folder / "stalls.txt", endurance.stall))
-        run.asked = enter(_sigterm_requested())
-        return run.through(state)
+        run.checkpoints = enter(checkpoints)
+        run.watchdog = enter(Watchdog(folder / "stalls.txt", fault_tolerance.stall))
+        run.is_stop_requested = enter(_sigterm_requested())
+        return run.run(state)
 
 
 class _Run:
-    """The parts of a run while it lasts."""
+    """The state of a run while it lasts."""
 
     checkpoints: Checkpoints
     watchdog: Watchdog
-    asked: Callable[[int], bool]
+    is_stop_requested: Callable[[int], bool]
     log: Log
 
     def __init__(
         self, step, batches, num_steps, mesh, folder, log_every, save_every, progress,
-        endurance, watch,
+        fault_tolerance, callbacks,
     ):  # fmt: skip
         self.step, self.batches, self.num_steps, self.mesh = (
             step, batches, num_steps, mesh,
         )  # fmt: skip
         self.folder, self.log_every, self.save_every = folder, log_every, save_every
-        self.progress, self.endurance, self.watch = progress, endurance, watch
-        self.left_out = SkippedBatches(folder / "left_out.json")
-        self.pace = Throughput(watch.cost)
+        self.progress, self.callbacks = progress, callbacks
+        self.fault_tolerance = fault_tolerance
+        self.skipped_batches = SkippedBatches(folder / SKIPPED_BATCHES)
+        self.throughput = Throughput(callbacks.cost)
 
-    def through(self, state: TrainState) -> TrainState:
+    def run(self, state: TrainState) -> TrainState:
         template = jax.tree.map(
             lambda leaf: (
                 jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
@@ -166,76 +176,80 @@ class _Run:
         )
         if self.checkpoints.latest_step() is not None:
             state = self.checkpoints.restore(template)
-        elif self.endurance.rollbacks > 0:
-            self.checkpoints.save(state)  # something to go back to
+        elif self.fault_tolerance.max_rollbacks > 0:
+            self.checkpoints.save(state)  # the first to roll back to
         path = self.folder / "metrics.jsonl" if is_main_process() else None
-        sinks = [*self.watch.sinks, self.progress_sink] if is_main_process() else []
+        sinks = [*self.callbacks.sinks, self.progress_sink] if is_main_process() else []
         self.log = Log(path, int(state.step), sinks)
         while True:
             self.state = state
-            self.tally = FailureCounter(self.endurance.in_a_row)
+            self.failures = FailureCounter(self.fault_tolerance.max_consecutive)
             try:
                 self.advance()
                 return self.state
             except DivergedError as error:
-                state = self.go_back(error, template)
+                state = self.roll_back(error, template)
 
     def advance(self) -> None:
-        """All steps that are left; `DivergedError` where they lead nowhere."""
+        """All remaining steps; `DivergedError` where they fail."""
         first = int(self.state.step)
-        with contextlib.closing(self.left_out.around(self.batches, first)) as source:
-            self.steps(source, first)
+        remaining = self.skipped_batches.remaining(self.batches, first)
+        with contextlib.closing(remaining) as numbered:
+            self.steps(numbered, first)
 
-    def steps(self, source: Iterator[tuple[int, Any]], first: int) -> None:
-        unseen = None
+    def steps(self, numbered: Iterator[tuple[int, Any]], first: int) -> None:
+        unchecked = None
         for done in range(first + 1, self.num_steps + 1):
-            with self.pace.waiting():
-                place, batch = next(source)
+            with self.throughput.waiting_for_data():
+                number, batch = next(numbered)
             self.state, metrics = self.step(self.state, shard_batch(batch, self.mesh))
-            if unseen is not None:  # this step computes meanwhile
-                self.look(*unseen)
+            if unchecked is not None:  # this step computes meanwhile
+                self.check(*unchecked)
             self.watchdog.beat()
-            unseen = done, place, metrics
-            asked, is_last = self.asked(done), done == self.num_steps
-            saves = done % self.save_every == 0 or is_last or asked
-            tests = self.watch.evaluate is not None and (
-                done % self.watch.evaluate_every == 0
-                or done in self.watch.evaluate_steps
+            unchecked = done, number, metrics
+            stops, is_last = self.is_stop_requested(done), done == self.num_steps
+            saves = done % self.save_every == 0 or is_last or stops
+            evaluates = self.callbacks.evaluate is not None and (
+                done % self.callbacks.evaluate_every == 0
+                or done in self.callbacks.evaluate_steps
                 or is_last
             )
-            logs = done % self.log_every == 0 or done == first + 1 or saves or tests
-            if logs or self.tally.at_risk:
-                self.look(*unseen)
-                unseen = None
+            is_due = done % self.log_every == 0 or done == first + 1
+            logs = is_due or saves or evaluates
+            if logs or self.failures.is_next_critical:
+                self.check(*unchecked)
+                unchecked = None
             if logs:
                 self.report(
-                    done, metrics, tests=tests, saves=saves, ends=is_last or asked
-                )
-            if asked:
+                    done, metrics, evaluates=evaluates, saves=saves,
+                    ends=is_last or stops,
+                )  # fmt: skip
+            if stops:
                 self.checkpoints.wait()
                 raise SystemExit(TERMINATED)
 
-    def look(self, done: int, place: int, metrics: Mapping[str, Array]) -> None:
+    def check(self, done: int, batch: int, metrics: Mapping[str, Array]) -> None:
+        """Counts a step if it failed; `DivergedError` where too many did."""
         values = jax.device_get(dict(metrics))
-        self.tally.look(done, place, {name: float(values[name]) for name in values})
+        self.failures.add(done, batch, {name: float(values[name]) for name in values})
 
     def report(
-        self, done: int, metrics: Mapping[str, Array], *, tests: bool, saves: bool,
+        self, done: int, metrics: Mapping[str, Array], *, evaluates: bool, saves: bool,
         ends: bool,
     ) -> None:  # fmt: skip
-        """A line of the log, a checkpoint where one is due, and then who watches."""
+        """Logs metrics, saves a checkpoint if due, then calls the sinks."""
         values = {name: float(value) for name, value in metrics.items()}
-        if self.left_out.rollbacks:
-            values["rollbacks"] = len(self.left_out.rollbacks)
+        if self.skipped_batches.rollbacks:
+            values["rollbacks"] = len(self.skipped_batches.rollbacks)
         # A skipped step has terms that no JSON can hold.
         values = {name: value for name, value in values.items() if isfinite(value)}
-        values |= self.pace.read(done, self.num_steps)
-        may_save = not self.tally.row or ends
-        with self.watchdog.resting(), self.pace.resting():
+        values |= self.throughput.read(done, self.num_steps)
+        may_save = not self.failures.failed or ends
+        with self.watchdog.paused(), self.throughput.paused():
             try:
-                values |= self.looked_at(done, tests)
+                values |= self.evaluate(done, evaluates)
             except Exception:
-                # What was learned outlives what could not look at it.
+                # An evaluation that fails must not cost what was learned.
                 self.log.write(done, values)
                 if may_save:
                     self.checkpoints.save(self.state)
@@ -243,17 +257,18 @@ class _Run:
             self.log.write(done, values)
             if saves and may_save:
                 self.save(values)
-            self.log.tell(done, values)
+            self.log.call_sinks(done, values)
 
-    def looked_at(self, done: int, tests: bool) -> dict[str, float]:
+    def evaluate(self, done: int, evaluates: bool) -> dict[str, float]:
+        """What the callbacks measure."""
         values = {}
-        if self.watch.monitor is not None:
+        if self.callbacks.monitor is not None:
             with raise_on_all():
-                values |= self.watch.monitor(self.state)
-        if tests:
-            assert self.watch.evaluate is not None
+                values |= self.callbacks.monitor(self.state)
+        if evaluates:
+            assert self.callbacks.evaluate is not None
             with raise_on_all():
-                values |= self.watch.evaluate(self.state, done)
+                values |= self.callbacks.evaluate(self.state, done)
         return values
 
     def progress_sink(self, done: int, values: Mapping[str, float]) -> None:
@@ -261,74 +276,81 @@ class _Run:
 
     def save(self, values: Mapping[str, float]) -> None:
         score = None
-        if self.watch.score is not None:
-            score = self.watch.score(values)
+        if self.callbacks.score is not None:
+            score = self.callbacks.score(values)
         self.checkpoints.save(self.state, score)
 
-    def go_back(self, error: DivergedError, template: TrainState) -> TrainState:
-        """The last good state, behind which the batches that failed are left out."""
-        count = len(self.left_out.rollbacks)
-        limit = self.endurance.rollbacks
+    def roll_back(self, error: DivergedError, template: TrainState) -> TrainState:
+        """The last good state, from which the batches that failed are skipped."""
+        count = len(self.skipped_batches.rollbacks)
+        limit = self.fault_tolerance.max_rollbacks
         if limit == 0:
             raise error
-        with self.watchdog.resting():
-            failed, of = self.state, "before the first of these steps"
+        last = error.failed[-1]
+        name = f"step-{last.step}-batch-{last.batch}"
+        postmortem = self.folder / "postmortem" / name
+        with self.watchdog.paused():
+            failed, description = self.state, "before the first of these steps"
             self.checkpoints.wait()
             state = self.checkpoints.restore(template)
-            if error.broken:
-                failed, of = state, f"of the last checkpoint, behind step {state.step}"
-            last = error.bad[-1]
-            place = self.folder / "postmortem" / f"step-{last.step}-batch-{last.batch}"
-            write_postmortem(place, failed, error, of=of, rows=self.watch.rows)
+            if error.is_broken:
+                failed = state
+                description = f"of the last checkpoint, after step {state.step}"
+            write_postmortem(
+                postmortem, failed, error, description=description,
+                rows=self.callbacks.rows,
+            )  # fmt: skip
         if count >= limit:
             raise FloatingPointError(
-                f"A run may go back {limit} times (`rollbacks`); got one more reason: "
-                f"{error} The batches are in {place}."
+                f"`max_rollbacks` ({limit}) would be exceeded: {error} The batches are "
+                f"in {postmortem}."
             ) from error
-        self.left_out.add(last.step, [one.batch for one in error.bad])
+        self.skipped_batches.add(last.step, [step.batch for step in error.failed])
         self.log.rewind(int(state.step))
-        self.pace.start(int(state.step))
+        self.throughput.start(int(state.step))
         warn(
-            f"{error} Going back to step {int(state.step)} and around "
-            f"{len(error.bad)} batches ({count + 1} of {limit} times): {place}."
+            f"{error} Rolling back to step {int(state.step)} and skipping "
+            f"{len(error.failed)} batches ({count + 1} of {limit} rollbacks): "
+            f"{postmortem}."
         )
         return state
 
 
 @contextlib.contextmanager
 def _sigterm_requested() -> Iterator[Callable[[int], bool]]:
-    """Whether to end behind a step: all processes are told the same.
+    """Whether to stop after a step; the answer is the same in all processes.
 
-    With several processes JAX passes the wish on by itself; with one it is ours to
-    notice, where Python lets us (in the main thread).
+    With several processes JAX passes SIGTERM on by itself; with one it is handled
+    here, where Python allows it (in the main thread).
     """
     if jax.process_count() > 1:
         yield multihost_utils.reached_preemption_sync_point
         return
-    asked = threading.Event()
+    requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield lambda step: False
         return
 
     def note(number: int, frame: Any) -> None:
-        asked.set()
+        requested.set()
         signal.signal(signal.SIGTERM, before)
 
     before = signal.signal(signal.SIGTERM, note)
     try:
-        yield lambda step: asked.is_set()
+        yield lambda step: requested.is_set()
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def _disk_space_needed(
-    state: TrainState, folder: Path, endurance: FaultTolerance
+    state: TrainState, folder: Path, fault_tolerance: FaultTolerance
 ) -> float:
-    """Room that checkpoints still take, all that are kept and one more, and rescues."""
-    one = sum(leaf.nbytes for leaf in jax.tree.leaves(eqx.filter(state, eqx.is_array)))
-    there = lambda name: len([*(folder / name).glob("*")])
-    kept = max(1, endurance.keep + endurance.keep_best + 1 - there("checkpoints"))
+    """Bytes of the checkpoints still to be written, one to spare, and postmortems."""
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(eqx.filter(state, eqx.is_array)))
+    count = lambda name: len([*(folder / name).glob("*")])
+    num_kept = fault_tolerance.keep + fault_tolerance.keep_best
+    checkpoints = max(1, num_kept + 1 - count("checkpoints"))
     # Each rollback leaves a state, and so does the one too many that ends the run.
-    limit = endurance.rollbacks
-    left = max(0, limit + 1 - there("postmortem")) if limit > 0 else 0
-    return one * (kept + left)
+    limit = fault_tolerance.max_rollbacks
+    postmortems = max(0, limit + 1 - count("postmortem")) if limit > 0 else 0
+    return size * (checkpoints + postmortems)

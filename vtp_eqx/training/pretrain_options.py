@@ -8,7 +8,7 @@ from vtp_eqx.training.log import Sink, tensorboard_sink, wandb_sink
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
+class PretrainOptions:
     """What is trained, on what, and where it goes."""
 
     config: PretrainConfig
@@ -21,7 +21,7 @@ class Options:
     weights: tuple[float, ...] = ()
     """Shares of several sources in the batches; by default, their sizes."""
     validation: str = ""
-    """What is judged during the run; by default a few images of the data."""
+    """What the run is evaluated on; by default a few images of the data."""
     validation_split: str = ""
     classes: str = ""
     """A file of class names, a line each, for zero-shot classes of the labels."""
@@ -30,22 +30,22 @@ class Options:
     by default CLIP's 80, or 'a {}' where the vocabulary is another."""
     perceptual: tuple[str, ...] = ()
     """The published weights of VGG16 and of LPIPS, where that is learned from."""
-    stored_size: int | None = None
+    load_size: int | None = None
     """Side of the squares that views are cut from; by default the tokenizer's."""
     num_scenes: int = 12_000
     """How many scenes to learn from, where they are the data."""
-    num_judged: int = 960
+    num_eval: int = 960
     log_every: int = 50
     save_every: int = 1000
     evaluate_every: int = 500
     keep: int = 2
     keep_best: int = 1
     """Checkpoints kept beside the last: those of the best probe, or lowest loss."""
-    rollbacks: int = 3
-    """How often the run may go back behind steps that failed."""
+    max_rollbacks: int = 3
+    """How often the run may return to a checkpoint after steps that failed."""
     stall_seconds: float = 1800.0
-    ends_stalled: bool = False
-    """End a run that stands still, so that whoever started it can start it again."""
+    exit_on_stall: bool = False
+    """End a run that has stalled, so that whoever started it can start it again."""
     workers: int = 8
     processes: bool = False
     """Decode in processes, not threads."""
@@ -61,7 +61,7 @@ class Options:
     wandb: str = ""
     """A project of Weights & Biases."""
     dry_run: bool = False
-    """Only say what the run will be."""
+    """Print what the run will be, and end."""
 
     def __post_init__(self):
         for name, value in (
@@ -72,18 +72,17 @@ class Options:
         ):
             require(
                 bool(self.data) or not value,
-                f"`{name}` speaks of your own data, but there is no `data`, which "
-                "stands for the scenes: name it, or leave that out.",
+                f"`{name}` needs `data`; without it the built-in scenes are used: give "
+                "`data`, or leave it out.",
             )
         require(
             bool(self.validation) or not self.validation_split,
-            "`validation_split` is a part of `validation`, but there is none: name it, "
-            "or leave the split out.",
+            "`validation_split` needs `validation`: give it, or leave the split out.",
         )
         require(
             not (self.data and self.templates) or bool(self.classes),
-            "`templates` are prompts for class names, but there is no `classes`: name "
-            "it, or leave the templates out.",
+            "`templates` needs `classes`, the names they are prompts for: give it, or "
+            "leave the templates out.",
         )
         contrast = self.config.contrast_weight
         for name, value in (("classes", self.classes), ("templates", self.templates)):
@@ -106,19 +105,19 @@ class Options:
             f"{self.perceptual} for {self.config.reconstruction.perceptual_weight}: "
             "name both, or raise the weight.",
         )
-        for name in ("log_every", "save_every", "evaluate_every", "num_judged"):
+        for name in ("log_every", "save_every", "evaluate_every", "num_eval"):
             require(
                 getattr(self, name) >= 1,
                 f"`{name}` must be 1 or more; got {getattr(self, name)}: raise it.",
             )
 
 
-# What a run that is continued may not change, but for how a step fits onto its devices.
+# What may not change in a run that is continued, except how a step fits its devices.
 _FIXED = (
     "config", "data", "num_scenes", "split", "weights", "window", "group",
-    "stored_size",
+    "load_size",
 )  # fmt: skip
-_FITTING = ("accumulate", "precision", "remat", "sharding")
+_FITTING = ("accumulate", "attention", "precision", "remat", "sharding")
 
 
 def is_fixed(name: str) -> bool:
@@ -127,11 +126,11 @@ def is_fixed(name: str) -> bool:
     return names[0] in _FIXED and names[-1] not in _FITTING
 
 
-def open_sinks(options: Options) -> list[Sink]:
-    """Where the lines of the log go beside the file."""
-    found, out = [], Path(options.out)
+def open_sinks(options: PretrainOptions) -> list[Sink]:
+    """The optional sinks of the log."""
+    sinks, out = [], Path(options.out)
     if options.tensorboard:
-        found.append(tensorboard_sink(out / "tensorboard"))
+        sinks.append(tensorboard_sink(out / "tensorboard"))
     if options.wandb:
-        found.append(wandb_sink(options.wandb, out, dataclasses.asdict(options.config)))
-    return found
+        sinks.append(wandb_sink(options.wandb, out, dataclasses.asdict(options.config)))
+    return sinks

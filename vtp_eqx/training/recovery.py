@@ -1,4 +1,4 @@
-"""What a run does about steps that fail: count, go around, leave something to study.
+"""What a run does about steps that fail: count, skip batches, write a postmortem.
 
 A step that was *skipped* left the state as it was, and says so in its metric
 `skipped`; a step whose metrics are not finite, and that does not say so, broke it.
@@ -27,7 +27,7 @@ REPORT = "report.json"
 
 @dataclasses.dataclass(frozen=True)
 class FailedStep:
-    """A step that failed: which, on which batch of the order, and its metrics."""
+    """A step that failed: its number, the number of its batch, and its metrics."""
 
     step: int
     batch: int
@@ -35,55 +35,56 @@ class FailedStep:
 
 
 class DivergedError(FloatingPointError):
-    """A run that should go back: `bad` are the steps in a row that failed."""
+    """A run that should roll back: `failed` are the consecutive steps that failed."""
 
-    def __init__(self, bad: Sequence[FailedStep], broken: bool):
-        self.bad, self.broken = tuple(bad), broken
-        last = self.bad[-1]
-        wrong = [
+    def __init__(self, failed: Sequence[FailedStep], is_broken: bool):
+        self.failed, self.is_broken = tuple(failed), is_broken
+        last = self.failed[-1]
+        infinite = sorted(
             name for name, value in last.metrics.items() if not math.isfinite(value)
-        ]
-        found = ", ".join(f"{name} = {last.metrics[name]}" for name in sorted(wrong))
-        if not wrong:
-            found = f"{len(self.bad)} skipped steps in a row"
+        )
+        reason = ", ".join(f"{name} = {last.metrics[name]}" for name in infinite)
+        if not infinite:
+            reason = f"{len(self.failed)} skipped steps in a row"
         super().__init__(
-            f"Every loss term must be finite; got {found} at step {last.step}: lower "
+            f"Every loss term must be finite; got {reason} at step {last.step}: lower "
             "the learning rate, or look for broken images in that batch."
         )
 
 
 class FailureCounter:
-    """Follows failed steps, and raises `DivergedError` when a run should go back.
+    """Counts consecutive failed steps; raises `DivergedError` for a rollback.
 
-    That is at once where the state is broken, and after `in_a_row` skipped steps.
+    That is at once where the state is broken, and after `max_consecutive` skipped
+    steps.
     """
 
-    def __init__(self, in_a_row: int):
-        self._in_a_row = in_a_row
-        self.row: list[FailedStep] = []
+    def __init__(self, max_consecutive: int):
+        self._max_consecutive = max_consecutive
+        self.failed: list[FailedStep] = []
 
     @property
-    def at_risk(self) -> bool:
+    def is_next_critical(self) -> bool:
         """Whether one more failed step may be too many."""
-        return bool(self.row) or self._in_a_row <= 1
+        return bool(self.failed) or self._max_consecutive <= 1
 
-    def look(self, step: int, batch: int, metrics: Mapping[str, float]) -> None:
-        """Takes note of a step."""
-        skipped = metrics.get("skipped", 0) > 0
-        broken = not skipped and not all(map(math.isfinite, metrics.values()))
-        if not skipped and not broken:
-            self.row = []
+    def add(self, step: int, batch: int, metrics: Mapping[str, float]) -> None:
+        """Counts a step if it failed, and starts anew if it did not."""
+        is_skipped = metrics.get("skipped", 0) > 0
+        is_broken = not is_skipped and not all(map(math.isfinite, metrics.values()))
+        if not is_skipped and not is_broken:
+            self.failed = []
             return
-        self.row.append(FailedStep(step, batch, dict(metrics)))
-        if broken or len(self.row) >= self._in_a_row:
-            raise DivergedError(self.row, broken)
+        self.failed.append(FailedStep(step, batch, dict(metrics)))
+        if is_broken or len(self.failed) >= self._max_consecutive:
+            raise DivergedError(self.failed, is_broken)
 
 
 class SkippedBatches:
-    """The batches that a run goes around, in a file that belongs to the run.
+    """The batches that a run skips, in a file of its folder.
 
-    Steps read the batches of the order one after the other but for those; without any,
-    step `s` reads batch `s`.
+    Steps read one batch after the other except for those; without any, step `s` reads
+    batch `s`.
     """
 
     def __init__(self, path: Path):
@@ -94,35 +95,35 @@ class SkippedBatches:
 
     @property
     def batches(self) -> set[int]:
-        """Their places in the order."""
-        return {batch for one in self.rollbacks for batch in one["batches"]}
+        """Their numbers."""
+        return {batch for rollback in self.rollbacks for batch in rollback["batches"]}
 
     def add(self, step: int, batches: Sequence[int]) -> None:
-        """Leaves out `batches` from now on, because of which step `step` failed."""
+        """Skips `batches`, on which steps up to `step` failed, from now on."""
         self.rollbacks.append({"step": step, "batches": sorted(batches)})
         if is_main_process():
             with atomic_path(self._path) as unfinished:
                 unfinished.write_text(json.dumps(self.rollbacks) + "\n")
 
     def first(self, step: int) -> int:
-        """The batch of the step behind `step` done ones."""
-        gone, batch = self.batches, 0
-        if not gone:
+        """The batch that the run reads after `step` steps."""
+        skipped, batch = self.batches, 0
+        if not skipped:
             return step
-        while step > 0 or batch in gone:
-            step -= batch not in gone
+        while step > 0 or batch in skipped:
+            step -= batch not in skipped
             batch += 1
         return batch
 
-    def around(
+    def remaining(
         self, batches: Callable[[int], Iterator[Any]], step: int
     ) -> Generator[tuple[int, Any], None, None]:
-        """Places and batches for the steps behind `step` done ones."""
-        gone, place = self.batches, self.first(step)
-        for batch in batches(place):
-            if place not in gone:
-                yield place, batch
-            place += 1
+        """Numbers and batches of the steps after `step` steps."""
+        skipped, number = self.batches, self.first(step)
+        for batch in batches(number):
+            if number not in skipped:
+                yield number, batch
+            number += 1
 
 
 def write_postmortem(
@@ -130,32 +131,32 @@ def write_postmortem(
     state: TrainState,
     error: DivergedError,
     *,
-    of: str,
+    description: str,
     rows: Callable[[int], Sequence[int]] | None,
 ) -> None:
     """Writes `report.json` and `state` for `replay`.
 
-    `of` says in words which state that is, and `rows(batch)` are the positions of a
-    batch's examples in the data.
+    `description` says in words which state that is, and `rows(batch)` are the positions
+    of a batch's examples in the data.
     """
     with Checkpoints(folder / "state", keep=1) as checkpoints:
         if checkpoints.latest_step() is None:
             checkpoints.save(state)
     if not is_main_process():
         return
-    bad = [
+    failed = [
         {
-            "step": one.step,
-            "batch": one.batch,
-            "rows": [] if rows is None else [int(row) for row in rows(one.batch)],
+            "step": step.step,
+            "batch": step.batch,
+            "rows": [] if rows is None else [int(row) for row in rows(step.batch)],
             "metrics": {
-                name: _json_number(value) for name, value in one.metrics.items()
+                name: _json_number(value) for name, value in step.metrics.items()
             },
         }
-        for one in error.bad
+        for step in error.failed
     ]
     with atomic_path(folder / REPORT) as unfinished:
-        report = {"why": str(error), "state": of, "bad": bad}
+        report = {"why": str(error), "state": description, "bad": failed}
         unfinished.write_text(json.dumps(report, indent=1) + "\n")
 
 
@@ -164,8 +165,8 @@ def read_postmortem(folder: Path) -> dict[str, Any]:
     path = folder / REPORT
     if not path.is_file():
         raise FileNotFoundError(
-            f"A postmortem is a folder with a {REPORT}; got none in {folder}: name one "
-            "of the folders in a run's `postmortem`."
+            f"`folder` ({folder}) has no {REPORT}, which every postmortem has: name "
+            "one of the folders in a run's `postmortem`."
         )
     return json.loads(path.read_text())
 
@@ -177,7 +178,7 @@ def replay(
     batches: Callable[[int], Iterator[Any]],
     mesh: Mesh,
 ) -> list[FailedStep]:
-    """The failed steps of a postmortem once more, with the metrics they have here.
+    """Runs the failed steps of a postmortem again; the metrics they have here.
 
     Each starts from the state that was kept, at its own step number, so that its random
     choices are those of the run (those of `prepare` on any number of devices).
@@ -185,17 +186,17 @@ def replay(
     report = read_postmortem(folder)
     with Checkpoints(folder / "state", keep=1) as checkpoints:
         state = checkpoints.restore(template)
-    found = []
-    for one in report["bad"]:
-        before = jnp.asarray(one["step"] - 1, state.step.dtype)
+    replayed = []
+    for failed in report["bad"]:
+        before = jnp.asarray(failed["step"] - 1, state.step.dtype)
         again = eqx.tree_at(lambda state: state.step, copy_arrays(state), before)
-        batch = shard_batch(next(iter(batches(one["batch"]))), mesh)
+        batch = shard_batch(next(iter(batches(failed["batch"]))), mesh)
         _, metrics = step(again, batch)
         values = {name: float(value) for name, value in metrics.items()}
-        found.append(FailedStep(one["step"], one["batch"], values))
-    return found
+        replayed.append(FailedStep(failed["step"], failed["batch"], values))
+    return replayed
 
 
 def _json_number(value: float) -> float | str:
-    """JSON has no word for what is not finite; `float` reads ours."""
+    """A number for JSON, which has none that is not finite; `float` reads the text."""
     return value if math.isfinite(value) else str(value)

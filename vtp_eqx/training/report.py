@@ -42,14 +42,14 @@ def write_report(
 
 def _problems(folder: Path, last: Mapping[str, float]) -> str:
     counts = Counter(
-        remark.skipped
-        for path in folder.glob("remarks-*.jsonl")
-        for remark in read_bad_examples(path)
+        bad.skipped
+        for path in folder.glob("bad_examples-*.jsonl")
+        for bad in read_bad_examples(path)
     )
     return (
-        f"{counts[True]} examples could not be read and {counts[False]} were mended; "
-        f"{last.get('num_skipped', 0):.0f} steps were skipped, and the run went back "
-        f"{last.get('rollbacks', 0):.0f} times."
+        f"{counts[True]} unreadable examples, {counts[False]} repaired, "
+        f"{last.get('num_skipped', 0):.0f} steps skipped, "
+        f"{last.get('rollbacks', 0):.0f} rollbacks."
     )
 
 

@@ -1,4 +1,4 @@
-"""How fast a run goes: images a second, the share of the peak, the time left."""
+"""How fast a run is: images a second, the share of the peak, the time left."""
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
@@ -16,49 +16,51 @@ class StepCost:
 
 
 class Throughput:
-    """Measures steps between two readings, without what is no step."""
+    """Measures the steps between two readings, without pauses."""
 
     def __init__(self, cost: StepCost | None):
         self._cost = cost
-        self._begun: float | None = None
+        self._started: float | None = None
         self._first = 0
-        self._waited = self._rested = 0.0
+        self._waited = self._paused = 0.0
 
     def start(self, step: int) -> None:
         """Measures from here, where `step` steps are done."""
-        self._begun, self._first = time.monotonic(), step
-        self._waited = self._rested = 0.0
+        self._started, self._first = time.monotonic(), step
+        self._waited = self._paused = 0.0
 
     @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
+    def waiting_for_data(self) -> Iterator[None]:
         """A block that waits for data."""
-        begun = time.monotonic()
+        started = time.monotonic()
         yield
-        self._waited += time.monotonic() - begun
+        self._waited += time.monotonic() - started
 
     @contextlib.contextmanager
-    def resting(self) -> Iterator[None]:
-        """A block that is no step, and does not count."""
-        begun = time.monotonic()
+    def paused(self) -> Iterator[None]:
+        """A block that does not count, such as an evaluation."""
+        started = time.monotonic()
         yield
-        self._rested += time.monotonic() - begun
+        self._paused += time.monotonic() - started
 
     def read(self, step: int, num_steps: int) -> dict[str, float]:
         """Since the last reading; nothing of the first step, which compiles.
 
-        `images_per_second`, `waiting` (the share of time that waited for data), `mfu`
-        (model FLOPs as a share of the peak) and `seconds_left`.
+        `images_per_second`, `data_wait` (the share of time spent waiting for data),
+        `mfu` (model FLOPs as a share of the peak) and `seconds_left`.
         """
-        begun, steps = self._begun, step - self._first
-        seconds = time.monotonic() - begun - self._rested if begun is not None else 0.0
+        started, steps = self._started, step - self._first
+        seconds = (
+            time.monotonic() - started - self._paused if started is not None else 0.0
+        )
         waited = self._waited
         self.start(step)
-        if self._cost is None or begun is None or steps == 0 or seconds <= 0:
+        if self._cost is None or started is None or steps == 0 or seconds <= 0:
             return {}
         rate = steps / seconds
         found = {
             "images_per_second": rate * self._cost.images,
-            "waiting": waited / seconds,
+            "data_wait": waited / seconds,
             "seconds_left": (num_steps - step) / rate,
         }
         if self._cost.flops is not None and self._cost.peak is not None:
@@ -67,7 +69,7 @@ class Throughput:
 
 
 def progress_line(step: int, num_steps: int, values: Mapping[str, float]) -> str:
-    """One line for a terminal: how far, the losses, how fast, how long."""
+    """One line for a terminal: the step, the losses, the speed, the time left."""
     parts = [f"step {step}/{num_steps}"]
     for name in ("total", "contrast", "distillation", "reconstruction"):
         if name in values:
@@ -78,8 +80,8 @@ def progress_line(step: int, num_steps: int, values: Mapping[str, float]) -> str
         parts.append(f"{values['images_per_second']:.4g} images/s")
     if "mfu" in values:
         parts.append(f"MFU {values['mfu']:.1%}")
-    if "waiting" in values:
-        parts.append(f"waiting {values['waiting']:.0%}")
+    if "data_wait" in values:
+        parts.append(f"data wait {values['data_wait']:.0%}")
     if "seconds_left" in values:
         parts.append(f"{format_duration(values['seconds_left'])} left")
     return "  ".join(parts)

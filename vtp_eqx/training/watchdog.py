@@ -1,4 +1,4 @@
-"""A watchdog: says where every thread stands when a run no longer moves."""
+"""A watchdog: writes the stacks of all threads when a run no longer advances."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -24,15 +24,15 @@ class StallConfig:
     """When a run counts as stalled, and what then. All values are ours."""
 
     seconds: float = 1800.0  # anything: compiling and evaluating too
-    factor: float = 50.0  # times the median step, once there is one: said, no more
-    ends: bool = False  # the process behind `seconds`, with status `STALLED`
+    factor: float = 50.0  # times the median step, once there is one: a warning only
+    ends: bool = False  # the process after `seconds`, with status `STALLED`
 
 
 class Watchdog:
-    """Watches from a thread of its own that `beat` is called. A context manager.
+    """Checks from a thread of its own that `beat` is called. A context manager.
 
-    A stall is said once, with the stacks of all threads appended to `path`. A process
-    that is to end is ended without more ado, because what hangs may hang an orderly end
+    A stall is reported once, with the stacks of all threads appended to `path`. A
+    process that is to end is ended at once, because what hangs may hang an orderly end
     too; the next one continues from the last checkpoint.
     """
 
@@ -47,9 +47,9 @@ class Watchdog:
         self._path, self._config, self._say, self._end = path, config, say, end
         self._steps: deque[float] = deque(maxlen=101)
         self._last = time.monotonic()
-        self._resting = True  # the first step compiles
-        self._said = False
-        self._over = threading.Event()
+        self._paused = True  # the first step compiles
+        self._reported = False
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "Watchdog":
@@ -57,42 +57,42 @@ class Watchdog:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._over.set()
+        self._closed.set()
         self._thread.join()
 
     def beat(self) -> None:
         """A step has ended."""
         now = time.monotonic()
-        if not self._resting:
+        if not self._paused:
             self._steps.append(now - self._last)
-        self._last, self._resting, self._said = now, False, False
+        self._last, self._paused, self._reported = now, False, False
 
     @contextlib.contextmanager
-    def resting(self) -> Iterator[None]:
-        """A block that is no step: `seconds` alone limits it, no median counts it."""
-        self._resting, self._last = True, time.monotonic()
+    def paused(self) -> Iterator[None]:
+        """A block that is no step: only `seconds` limits it."""
+        self._paused, self._last = True, time.monotonic()
         try:
             yield
         finally:
             self._last = time.monotonic()
 
     def limit(self) -> float:
-        """Seconds without a beat from which on the run counts as stalled."""
+        """Seconds without a beat after which the run counts as stalled."""
         whole = self._config.seconds
-        if self._resting or len(self._steps) < _MIN_STEPS:
+        if self._paused or len(self._steps) < _MIN_STEPS:
             return whole
         median = statistics.median(list(self._steps))
         return min(whole, max(self._config.factor * median, min(_MIN_SECONDS, whole)))
 
     def _watch(self) -> None:
-        while not self._over.wait(min(1.0, self._config.seconds / 4)):
+        while not self._closed.wait(min(1.0, self._config.seconds / 4)):
             waited, limit = time.monotonic() - self._last, self.limit()
             if self._config.ends and waited > self._config.seconds:
                 self._report(waited, self._config.seconds, "ending the process")
                 self._end(STALLED)
                 return
-            if waited > limit and not self._said:
-                self._said = True
+            if waited > limit and not self._reported:
+                self._reported = True
                 self._report(waited, limit, "waiting on")
 
     def _report(self, waited: float, limit: float, then: str) -> None:

@@ -13,7 +13,7 @@ from vtp_eqx.interop.vtp import config_from_published, config_to_published
         VTP_S,
         VTP_L,
         dataclasses.replace(VTP_S, text=None),
-        dataclasses.replace(VTP_S, heads_on="latent", contrast_feature="pooled"),
+        dataclasses.replace(VTP_S, heads_input="latent", contrast_feature="pooled"),
         dataclasses.replace(VTP_S, logit_bias=-10.0, logit_scale=2.0, image_size=128),
         dataclasses.replace(
             VTP_S, text=TextConfig(causal=False, quick_gelu=True, layer_scale=0.1)

@@ -117,7 +117,7 @@ def config_from_published(config: dict[str, Any]) -> TokenizerConfig:
     fields["text"]["causal"] = not config["text_no_causal_mask"]
     if not config["train_clip"]:
         fields["text"] = None
-    fields["heads_on"] = "full" if config["vision_bottleneck_ae_only"] else "latent"
+    fields["heads_input"] = "full" if config["vision_bottleneck_ae_only"] else "latent"
     fields["rope"] = "bfloat16"
     return tokenizer_from_dict(fields)
 
@@ -158,7 +158,7 @@ def config_to_published(config: TokenizerConfig) -> dict[str, Any]:
         "model_type": "vtp",
         "text_no_causal_mask": config.text is not None and not config.text.causal,
         "train_clip": contrast,
-        "vision_bottleneck_ae_only": config.heads_on == "full",
+        "vision_bottleneck_ae_only": config.heads_input == "full",
     }
 
 
