@@ -66,7 +66,11 @@ from vtp_eqx.training.monitors import collapse_monitor
 from vtp_eqx.training.multihost import is_main_process, OtherProcessError, raise_on_all
 from vtp_eqx.training.pixels import require_perceptual_weights
 from vtp_eqx.training.pretrain import (
-    init_pretraining, initial_state, latent_statistics, PCA_IMAGES, pretrain_step
+    init_pretraining,
+    initial_state,
+    latent_statistics,
+    PCA_IMAGES,
+    pretrain_step,
 )  # fmt: skip
 from vtp_eqx.training.pretrain_options import is_fixed, open_sinks, PretrainOptions
 from vtp_eqx.training.recovery import read_postmortem, replay as replay_steps
