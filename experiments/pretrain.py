@@ -203,7 +203,7 @@ def begun(options: PretrainOptions, held: contextlib.ExitStack) -> Setting:
     if options.distributed:
         jax.distributed.initialize()
     out = Path(options.out)
-    # A run that is continued, or is begun after its forecast, compiles nothing anew.
+    # A run that is continued, or follows its dry run, compiles nothing anew.
     jax.config.update("jax_compilation_cache_dir", str(out.parent / "compiled"))
     with raise_on_all():
         if is_main_process() and not options.dry_run:
@@ -236,7 +236,7 @@ def begun(options: PretrainOptions, held: contextlib.ExitStack) -> Setting:
 def train(setting: Setting, watchers: list[Sink]) -> None:
     """All steps that are left, and what is made of the last state."""
     options, config, out = setting.options, setting.config, setting.out
-    known, judged, found = setting.known, setting.judged, setting.forecast
+    known, judged, mesh = setting.known, setting.judged, setting.mesh
 
     def evaluate(state: TrainState, step: int) -> dict[str, float]:
         tokenizer = gather_to_host(state.student.tokenizer)
@@ -253,13 +253,12 @@ def train(setting: Setting, watchers: list[Sink]) -> None:
     def progress(step: int, num_steps: int, values: dict[str, float]) -> None:
         print(progress_line(step, num_steps, values), flush=True)
 
-    network = perceptual_of(options.perceptual)
-    first = known.image[:PCA_IMAGES]
+    lpips = perceptual_of(options.perceptual)
     stall = StallConfig(seconds=options.stall_seconds, ends=options.exit_on_stall)
-    state, step = init_pretraining(config, first, setting.mesh, network)
+    state, step = init_pretraining(config, known.image[:PCA_IMAGES], mesh, lpips)
     state = run_training(
         state, step, setting.feed,
-        num_steps=config.num_steps, mesh=setting.mesh, folder=out, progress=progress,
+        num_steps=config.num_steps, mesh=mesh, folder=out, progress=progress,
         log_every=options.log_every, save_every=options.save_every,
         fault_tolerance=FaultTolerance(
             keep=options.keep, keep_best=options.keep_best,
@@ -273,9 +272,8 @@ def train(setting: Setting, watchers: list[Sink]) -> None:
             evaluate=evaluate, evaluate_every=options.evaluate_every,
             score=lambda values: values.get("probe", -values.get("total", np.inf)),
             sinks=[*watchers, draw],
-            cost=StepCost(
-                images=config.batch_size, flops=found.formula_flops, peak=found.peak
-            ),
+            cost=StepCost(images=config.batch_size, peak=setting.forecast.peak,
+                          flops=setting.forecast.formula_flops),
             rows=setting.feed.rows,
         ),
         holds_folder=True,
