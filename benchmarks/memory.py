@@ -135,7 +135,7 @@ def main() -> None:
         formula = resting_bytes(state_shapes(config), num_devices, sharding)
         rows.append(
             (
-                f"{num_devices} devices, {accumulate} stretches, {sharding}",
+                f"{num_devices} devices, {accumulate} microbatches, {sharding}",
                 f"{formula / 2**20:.2f}", f"{resting / 2**20:.2f}",
                 f"{added / 2**20:.1f}",
             )

@@ -8,7 +8,7 @@ import pytest
 from vtp_eqx.data.crops import CenterCrop
 from vtp_eqx.data.folders import FolderSource
 from vtp_eqx.data.sources import ArraySource
-from vtp_eqx.evaluation import survey as surveys
+from vtp_eqx.evaluation import extract
 from vtp_eqx.evaluation.extract import extract_features, ExtractConfig, Images
 from vtp_eqx.evaluation.frechet import Moments
 from vtp_eqx.mesh import data_mesh
@@ -42,7 +42,7 @@ class Counted(ArraySource):
 
 @pytest.fixture(autouse=True)
 def small_files(monkeypatch):
-    monkeypatch.setattr(surveys, "FILE_IMAGES", 8)
+    monkeypatch.setattr(extract, "FILE_IMAGES", 8)
 
 
 def place(folder, **changes):

@@ -11,9 +11,7 @@ from vtp_eqx.models.encoder import Encoder
 
 
 # Compiled once for the file: outside of `jit` a scan compiles at every call.
-see = eqx.filter_jit(
-    lambda encoder, pixels, hidden=None: encoder(pixels, hidden=hidden)
-)
+see = eqx.filter_jit(lambda encoder, pixels, mask=None: encoder(pixels, mask=mask))
 see_batch = eqx.filter_jit(Encoder.batch)
 CONFIG = TransformerConfig(width=16, depth=2, num_heads=2)
 PATCH = 4
@@ -41,9 +39,9 @@ def test_any_grid_gives_one_row_a_patch(encoder, grid, seed):
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_batch_is_its_images_one_by_one(encoder, masked, getkey):
     pixels = jr.normal(getkey(), (3, 8, 12, 3))
-    hidden = jr.bernoulli(getkey(), 0.5, (3, 6)) if masked else None
-    together = see_batch(encoder, pixels, hidden=hidden)
-    alone = jax.vmap(see, in_axes=(None, 0, 0))(encoder, pixels, hidden)
+    mask = jr.bernoulli(getkey(), 0.5, (3, 6)) if masked else None
+    together = see_batch(encoder, pixels, mask=mask)
+    alone = jax.vmap(see, in_axes=(None, 0, 0))(encoder, pixels, mask)
     np.testing.assert_allclose(together.cls, alone.cls, atol=1e-5)
     np.testing.assert_allclose(together.patches, alone.patches, atol=1e-5)
 
@@ -59,24 +57,24 @@ def test_depth_drops_only_with_a_key(encoder, getkey):
 
 def test_hidden_patches_cannot_be_read(encoder, getkey):
     pixels = jr.normal(getkey(), (8, 12, 3))
-    hidden = jnp.array([False, True, False, False, True, True])
+    mask = jnp.array([False, True, False, False, True, True])
 
     @jax.jit
     @jax.grad
     def read(pixels):
-        features = encoder(pixels, hidden=hidden)
+        features = encoder(pixels, mask=mask)
         return jnp.sum(features.cls**2) + jnp.sum(features.patches**3)
 
     read = read(pixels).reshape(2, PATCH, 3, PATCH, 3)
     is_read = (read != 0).any(axis=(1, 3, 4)).reshape(6)
-    np.testing.assert_array_equal(is_read, ~hidden)
+    np.testing.assert_array_equal(is_read, ~mask)
 
 
 def test_the_mask_token_stands_in_for_hidden_patches(encoder, getkey):
     marked = eqx.tree_at(lambda e: e.mask_token, encoder, jr.normal(getkey(), (16,)))
-    pixels, hidden = jr.normal(getkey(), (8, 8, 3)), jnp.ones(4, bool)
+    pixels, mask = jr.normal(getkey(), (8, 8, 3)), jnp.ones(4, bool)
     assert not np.allclose(
-        see(marked, pixels, hidden).cls, see(encoder, pixels, hidden).cls
+        see(marked, pixels, mask).cls, see(encoder, pixels, mask).cls
     )
 
 

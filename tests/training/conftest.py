@@ -134,7 +134,7 @@ def pairs_objective() -> Objective:
         return {"contrast": contrast, "error": seen["error"]}, {"seen": seen["error"]}
 
     def teach(teacher, views, step):
-        # Its mean over the batch is what no stretch knows by itself.
+        # Its mean over the batch is what no microbatch knows by itself.
         said = teacher.image(views["image"])
         mean = lax.pmean(said.mean(axis=(0, 1)), DATA)
         return {**views, "target": said - mean}

@@ -19,7 +19,7 @@ def generating():
     config = GenerateConfig(dit=dit, batch_size=64)
     latents = LatentBatch(jr.normal(jr.key(1), (64, 2, 2, 3)), jnp.arange(64) % 5)
     objective = generate_objective(config)
-    return config, objective, latents, jax.jit(objective.prepare)(latents, jr.key(0))
+    return config, objective, latents, jax.jit(objective.make_views)(latents, jr.key(0))
 
 
 def test_a_point_lies_between_noise_and_latent(generating):
@@ -41,7 +41,7 @@ def test_the_first_flow_loss_by_hand(generating):
     # A new transformer says zero: the square of the velocity, and 1 - cos = 1.
     config, objective, _, views = generating
     model = eqx.filter_jit(DiT)(config.dit, key=jr.key(2))
-    terms, monitors = eqx.filter_jit(objective.see)(
+    terms, monitors = eqx.filter_jit(objective.forward)(
         model, None, views, jnp.zeros((), jnp.int32), jr.key(0)
     )
     square = np.mean(np.asarray(views.velocity) ** 2, axis=(1, 2, 3))

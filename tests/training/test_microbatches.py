@@ -1,4 +1,4 @@
-"""The number of stretches, of devices and the way of sharding change no update."""
+"""The number of microbatches, of devices and the way of sharding change no update."""
 
 import equinox as eqx
 import jax
@@ -45,6 +45,6 @@ def learned(state):
 
 
 @pytest.mark.parametrize("accumulate", [0, 3])
-def test_stretches_that_are_not_equal_are_refused(accumulate, pairs):
-    with pytest.raises(ValueError, match=f"got 16 rows for {accumulate} stretches"):
+def test_microbatches_that_are_not_equal_are_refused(accumulate, pairs):
+    with pytest.raises(ValueError, match=f"got 16 rows for {accumulate} microbatches"):
         pairs(1, accumulate=accumulate)

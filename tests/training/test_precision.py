@@ -85,22 +85,22 @@ def operations(tiny, data, pretrainer):
     objective = pretrain_objective(tiny, num_shards=1)
     step, size = jnp.zeros((), jnp.int32), tiny.batch_size
     batch = CaptionedBatch(data["image"][:size], data["caption"][:size])
-    views = jax.eval_shape(objective.prepare, batch, jr.key(0))
+    views = jax.eval_shape(objective.make_views, batch, jr.key(0))
     student = cast_params(pretrainer, "bfloat16")
     teacher = Teacher.of(student)
 
     def see(views):
         views = jax.tree.map(lambda rows: rows[None], views)
-        taught = objective.teach(teacher, views, step)
+        taught = objective.add_teacher_targets(teacher, views, step)
         views = jax.tree.map(lambda rows: rows[0], taught)
-        return objective.see(student, teacher, views, step, jr.key(0))
+        return objective.forward(student, teacher, views, step, jr.key(0))
 
     alone = lambda function: jax.shard_map(
         lambda rows: lax.pmean(function(rows), DATA),
         mesh=data_mesh(1), in_specs=REPLICATED, out_specs=REPLICATED,
     )  # fmt: skip
     seen = jax.eval_shape(alone(see), views)
-    terms = lambda seen: objective.terms(student, seen)
+    terms = lambda seen: objective.loss(student, seen)
     return operand_types(alone(see), views), operand_types(alone(terms), seen), seen
 
 
@@ -126,7 +126,7 @@ def test_a_generator_multiplies_in_bfloat16(generator):
     latents = jnp.zeros((4, 2, 2, 3))
     views = FlowPoints(latents, latents, jnp.full(4, 0.5), jnp.zeros(4, jnp.int32))
     step = jnp.zeros((), jnp.int32)
-    see = lambda views: objective.see(model, None, views, step, jr.key(0))
+    see = lambda views: objective.forward(model, None, views, step, jr.key(0))
     found = operand_types(see, views)
     assert found["dot_general"] == {"bfloat16"}
     assert found["exp"] == {"float32"}

@@ -34,13 +34,15 @@ def alone(function):
 
 
 def terms_of(objective, student, teacher, views, key):
-    """Terms and monitors of a batch in one stretch, at the first step."""
+    """Terms and monitors of a batch in one microbatch, at the first step."""
     step = jnp.zeros((), jnp.int32)
-    taught = objective.teach(
+    taught = objective.add_teacher_targets(
         teacher, jax.tree.map(lambda rows: rows[None], views), step
     )
     views = jax.tree.map(lambda rows: rows[0], taught)
-    return objective.terms(student, objective.see(student, teacher, views, step, key))
+    return objective.loss(
+        student, objective.forward(student, teacher, views, step, key)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +67,12 @@ def views(tiny, batch):
 
 
 @given(seed=st.integers(0, 2**31 - 1), chosen=st.sampled_from([1, 2, 4, 8]))
-def test_a_picked_subset_has_one_row_of_every_stretch(seed, chosen):
-    stretch = 8 // chosen
-    offsets = np.random.default_rng(seed).integers(0, stretch, chosen)
+def test_a_picked_subset_has_one_row_of_every_stratum(seed, chosen):
+    stratum = 8 // chosen
+    offsets = np.random.default_rng(seed).integers(0, stratum, chosen)
     found = np.asarray(select_rows(jnp.arange(8), jnp.asarray(offsets)))
-    np.testing.assert_array_equal(found // stretch, np.arange(chosen))
-    np.testing.assert_array_equal(found % stretch, offsets)
+    np.testing.assert_array_equal(found // stratum, np.arange(chosen))
+    np.testing.assert_array_equal(found % stratum, offsets)
 
 
 def test_every_image_is_rebuilt_some_time(tiny, batch):
@@ -81,7 +83,7 @@ def test_every_image_is_rebuilt_some_time(tiny, batch):
     )  # fmt: skip
     offsets = np.stack([draw(jr.key(seed)) for seed in range(20)])
     assert offsets.shape == (20, 8)
-    # Two images a stretch: each offset comes up in each of eight of them.
+    # Two images a stratum: each offset comes up in each of eight of them.
     assert (offsets.min(axis=0) == 0).all()
     assert (offsets.max(axis=0) == 1).all()
 
@@ -90,9 +92,9 @@ def test_views_have_the_shapes_of_the_recipe(tiny, views):
     assert views.whole.shape == (16, 16, 16, 3)
     assert views.global_crops.shape == (8, 2, 16, 16, 3)
     assert views.local_crops.shape == (8, 1, 8, 8, 3)
-    assert views.hidden.shape == (8, 2, 16)
+    assert views.masks.shape == (8, 2, 16)
     # Half of the crops hide something, and at most half of their patches.
-    counts = np.asarray(views.hidden.sum(axis=-1))
+    counts = np.asarray(views.masks.sum(axis=-1))
     assert (counts > 0).sum() == 8
     assert counts.max() == 8
     for images in (views.whole, views.global_crops, views.local_crops):
@@ -113,7 +115,7 @@ def test_views_are_a_function_of_the_key(tiny, batch, views):
 def test_terms_without_weight_are_not_computed(name, tiny, batch, models):
     config = only(tiny, name)
     objective = pretrain_objective(config, num_shards=1)
-    views = eqx.filter_eval_shape(objective.prepare, batch, jr.key(0))
+    views = eqx.filter_eval_shape(objective.make_views, batch, jr.key(0))
     has = {
         field.name: getattr(views, field.name) is not None
         for field in dataclasses.fields(PretrainViews)
@@ -131,7 +133,7 @@ def test_an_autoencoder_has_one_term_and_no_monitors(tiny, batch, models):
     config = only(tiny, "reconstruction")
     objective = pretrain_objective(config, num_shards=1)
     student, _ = models
-    prepared = jax.jit(objective.prepare)(batch, jr.key(0))
+    prepared = jax.jit(objective.make_views)(batch, jr.key(0))
     # No mesh: without contrast and distillation nothing reduces over devices.
     terms, monitors = eqx.filter_jit(terms_of)(
         objective, student, None, prepared, jr.key(0)
@@ -227,7 +229,7 @@ def test_the_student_cannot_read_hidden_patches(distilled, views):
     size = 4
     by_patch = np.asarray(distilled[1]).reshape(8, 2, 4, size, 4, size, 3)
     by_patch = np.abs(by_patch).sum(axis=(3, 5, 6)).reshape(8, 2, 16)
-    hidden = np.asarray(views.hidden)
+    hidden = np.asarray(views.masks)
     assert (by_patch[hidden] == 0).all()
     assert (by_patch[~hidden] > 0).all()
 
@@ -238,7 +240,7 @@ def test_latents_are_smoothed_and_disturbed_where_asked_for(tiny, batch, models)
     def found(**changes):
         config = only(tiny, "reconstruction", **changes)
         objective = pretrain_objective(config, num_shards=1)
-        views = jax.jit(objective.prepare)(batch, jr.key(0))
+        views = jax.jit(objective.make_views)(batch, jr.key(0))
         terms = alone(
             lambda views: terms_of(objective, student, None, views, jr.key(1))[0]
         )

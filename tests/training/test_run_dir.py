@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from vtp_eqx.training import folder as module
+from vtp_eqx.training import run_dir as module
 from vtp_eqx.training.run_dir import (
     check_data_unchanged,
     check_disk_space,

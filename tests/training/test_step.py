@@ -48,7 +48,7 @@ def alone(started):
     ("num_devices", "accumulate", "sharding"),
     [(4, 2, "fsdp"), (8, 1, "zero")],
 )
-def test_devices_and_stretches_do_not_change_the_update(
+def test_devices_and_microbatches_do_not_change_the_update(
     num_devices, accumulate, sharding, started, alone, data
 ):
     mesh = data_mesh(num_devices)

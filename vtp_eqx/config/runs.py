@@ -116,10 +116,10 @@ class PretrainConfig:
     pca_start: bool = False  # ours: start from linear reconstruction (small runs)
     num_steps: int = 67000  # ours: about 1.1e9 samples at 16k
     # Ours: how a step fits onto its devices. Numbers depend on it by rounding alone,
-    # but for stochastic depth, which draws its subsets from the rows of one stretch:
+    # but for stochastic depth, which draws its subsets from the rows of one microbatch:
     # `accumulate` and the number of devices choose which.
     precision: Precision = later("float32")  # networks compute in it; "bfloat16": GPUs
-    accumulate: int = later(1)  # stretches that a device goes through its rows in
+    accumulate: int = later(1)  # microbatches that a device splits its rows into
     sharding: Sharding = later("none")  # "zero": optimizer, teacher; "fsdp": all
     seed: int = 0
 
@@ -217,7 +217,7 @@ class GenerateConfig:
     # Ours: how a step fits onto its devices; numbers do not depend on it, but for
     # rounding.
     precision: Precision = later("float32")  # networks compute in it; "bfloat16": GPUs
-    accumulate: int = later(1)  # stretches that a device goes through its rows in
+    accumulate: int = later(1)  # microbatches that a device splits its rows into
     sharding: Sharding = later("none")  # "zero": optimizer, teacher; "fsdp": all
     seed: int = 0
 

@@ -17,7 +17,7 @@ from vtp_eqx.nn.transformer import Transformer
 class PixelDecoder(eqx.Module):
     """A vision transformer from one latent per patch to that patch's pixels.
 
-    No summary token, no output activation: pixels are unclipped, in the normalized
+    No class token, no output activation: pixels are unclipped, in the normalized
     space that the encoder reads (RECIPE 2).
     """
 

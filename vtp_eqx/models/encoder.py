@@ -1,4 +1,4 @@
-"""The vision transformer that sees: normalized pixels to a summary and patches."""
+"""The vision transformer: normalized pixels to a class token and patches."""
 
 import equinox as eqx
 import jax
@@ -17,7 +17,7 @@ from vtp_eqx.nn.transformer import Transformer
 class Features(eqx.Module):
     """What an encoder says about an image, after its final norm.
 
-    `cls` is the summary token; `patches` run row by row.
+    `cls` is the class token; `patches` run row by row.
     """
 
     cls: Float[Array, "*batch width"]
@@ -25,12 +25,12 @@ class Features(eqx.Module):
 
     @classmethod
     def of_tokens(cls, tokens: Float[Array, "*batch seq width"]) -> "Features":
-        """Splits a sequence whose first token is the summary."""
+        """Splits a sequence whose first token is the class token."""
         return cls(tokens[..., 0, :], tokens[..., 1:, :])
 
 
 class Encoder(eqx.Module):
-    """A vision transformer with a summary token and rotary positions.
+    """A vision transformer with a class token and rotary positions.
 
     Takes pixels that are already normalized, of any size that the patch divides. Where
     a patch is hidden, a learned token stands in for its whole embedding, so that
@@ -68,17 +68,17 @@ class Encoder(eqx.Module):
         self,
         pixels: Float[Array, "height width 3"],
         *,
-        hidden: Bool[Array, " num_patches"] | None = None,
+        mask: Bool[Array, " num_patches"] | None = None,
     ) -> Features:
-        """The features of one image; `hidden` is `True` where a patch is not seen."""
-        tokens = self.stack(self._embed(pixels, hidden), rotate=self._rotate(pixels))
+        """The features of one image; `mask` is `True` where a patch is hidden."""
+        tokens = self.stack(self._embed(pixels, mask), rotate=self._rotate(pixels))
         return Features.of_tokens(self.norm(tokens))
 
     def batch(
         self,
         pixels: Float[Array, "batch height width 3"],
         *,
-        hidden: Bool[Array, "batch num_patches"] | None = None,
+        mask: Bool[Array, "batch num_patches"] | None = None,
         drop_rate: float = 0.0,
         key: PRNGKeyArray | None = None,
     ) -> Features:
@@ -88,7 +88,7 @@ class Encoder(eqx.Module):
         0, it equals `jax.vmap` of a call.
         """
         tokens = self.stack.batch(
-            jax.vmap(self._embed)(pixels, hidden),
+            jax.vmap(self._embed)(pixels, mask),
             rotate=self._rotate(pixels[0]),
             drop_rate=drop_rate,
             key=key,
@@ -113,11 +113,11 @@ class Encoder(eqx.Module):
     def _embed(
         self,
         pixels: Float[Array, "height width 3"],
-        hidden: Bool[Array, " num_patches"] | None,
+        mask: Bool[Array, " num_patches"] | None,
     ) -> Float[Array, "seq features"]:
         patches = self.patch_embed(patchify(pixels, self.patch_size))
-        if hidden is not None:
-            patches = jnp.where(hidden[:, None], self.mask_token, patches)
+        if mask is not None:
+            patches = jnp.where(mask[:, None], self.mask_token, patches)
         return jnp.concatenate([self.cls_token[None], patches])
 
     def _rotate(self, pixels: Float[Array, "height width 3"]) -> RotaryTable:

@@ -163,7 +163,7 @@ class Tokenizer(eqx.Module):
         return pixels * std + mean
 
     def contrast_features(self, features: Features) -> Float[Array, "*batch head"]:
-        """What contrast projects: the summary, or the mean of the patches."""
+        """What contrast projects: the class token, or the mean of the patches."""
         chosen = self.head_features(features)
         if self.config.contrast_feature == "cls":
             return chosen.cls

@@ -116,7 +116,7 @@ def decode_objective(
     """Reconstruction of pixels from latents of `tokenizer`, which gets no gradient."""
     require_perceptual_weights(config.reconstruction, perceptual)
 
-    def prepare(batch: EncodedBatch, key: PRNGKeyArray) -> DecoderBatch:
+    def make_views(batch: EncodedBatch, key: PRNGKeyArray) -> DecoderBatch:
         latents = jnp.asarray(batch.latents)
         if config.latent_noise > 0:
             noise = jr.normal(key, latents.shape, jnp.float32)
@@ -124,7 +124,7 @@ def decode_objective(
         unit = jnp.asarray(batch.image).astype(jnp.float32) / 255
         return DecoderBatch(latents, tokenizer.normalize(unit))
 
-    def see(
+    def forward(
         student: PixelDecoder, teacher: Any, views: DecoderBatch, step: Array,
         key: PRNGKeyArray,
     ) -> tuple[dict[str, Array], dict[str, Array]]:  # fmt: skip
@@ -135,7 +135,7 @@ def decode_objective(
         )  # fmt: skip
         return {"reconstruction": loss}, {}
 
-    return Objective(prepare, see)
+    return Objective(make_views, forward)
 
 
 def with_new_decoder(

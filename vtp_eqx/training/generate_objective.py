@@ -33,7 +33,7 @@ class FlowPoints(eqx.Module):
 def generate_objective(config: GenerateConfig) -> Objective:
     """Flow matching in latent space (LightningDiT; RECIPE 8.2)."""
 
-    def prepare(batch: LatentBatch, key: PRNGKeyArray) -> FlowPoints:
+    def make_views(batch: LatentBatch, key: PRNGKeyArray) -> FlowPoints:
         noise_key, time_key, drop_key = jr.split(key, 3)
         noise = jr.normal(noise_key, batch.latents.shape, jnp.float32)
         t = time_samples(
@@ -43,11 +43,11 @@ def generate_objective(config: GenerateConfig) -> Objective:
         label = drop_labels(jnp.asarray(batch.label), config.dit, key=drop_key)
         return FlowPoints(point=point, velocity=velocity, t=t, label=label)
 
-    def see(
+    def forward(
         student: DiT, teacher: Any, views: FlowPoints, step: Array, key: PRNGKeyArray
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         predicted = student.batch(views.point, views.t, views.label).astype(jnp.float32)
         loss = flow_loss(predicted, views.velocity, cosine_weight=config.cosine_weight)
         return {"flow": loss.total}, {"square": loss.square, "cosine": loss.cosine}
 
-    return Objective(prepare, see)
+    return Objective(make_views, forward)

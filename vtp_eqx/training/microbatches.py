@@ -1,10 +1,11 @@
-"""The loss of a batch and its exact gradient, a stretch of rows at a time.
+"""The loss of a batch and its exact gradient, a microbatch of rows at a time.
 
-Some terms look at the whole batch, such as contrast, whose negatives are all other
-pairs; they cannot be averaged over stretches. But they look at little of it, such as
-embeddings. So a first pass sees all stretches without a gradient; the gradient of the
-loss with respect to what was seen follows on the whole batch; and a second pass takes
-it back through one stretch after the other. The price is one forward pass more.
+Some terms need the whole batch, such as contrast, whose negatives are all other pairs;
+they cannot be averaged over microbatches. But they need little of it, such as
+embeddings. So a first pass runs all microbatches without a gradient; the gradient of
+the loss with respect to their outputs follows on the whole batch; and a second pass
+takes it back through one microbatch after the other. The price is one more forward
+pass.
 
 Gao et al. 2021 (GradCache), https://arxiv.org/abs/2101.06983, for every term at once.
 """
@@ -44,55 +45,55 @@ def loss_and_gradient(
       that `accumulate` divides.
 
     The result does not depend on `accumulate`, but for the order of sums and for
-    stochastic depth, which draws its subsets from the rows of one stretch.
+    stochastic depth, which draws its subsets from the rows of one microbatch.
     """
 
     def cut(rows):
         require(
             accumulate >= 1 and len(rows) % accumulate == 0,
-            "The rows of a device are cut into equal stretches; got "
-            f"{len(rows)} rows for {accumulate} stretches: change `accumulate`.",
+            "The rows of a device are cut into equal microbatches; got "
+            f"{len(rows)} rows for {accumulate} microbatches: change `accumulate`.",
         )
         return rows.reshape(accumulate, len(rows) // accumulate, *rows.shape[1:])
 
-    views = objective.teach(teacher, jax.tree.map(cut, views), step)
-    stretches = (jnp.arange(accumulate), views)
+    views = objective.add_teacher_targets(teacher, jax.tree.map(cut, views), step)
+    microbatches = (jnp.arange(accumulate), views)
 
-    def see(trainable, stretch):
-        number, views = stretch
+    def forward(trainable, microbatch):
+        number, views = microbatch
         student, _ = assemble(trainable)
-        return objective.see(student, teacher, views, step, jr.fold_in(key, number))
+        return objective.forward(student, teacher, views, step, jr.fold_in(key, number))
 
-    def loss(trainable, seen):
+    def loss(trainable, outputs):
         student, weights = assemble(trainable)
-        found = objective.terms(student, seen)
+        terms_and_monitors = objective.loss(student, outputs)
         # Inside of what is differentiated: then the gradient needs no collective.
-        terms, monitors = lax.pmean(jax.tree.map(jnp.mean, found), DATA)
+        terms, monitors = lax.pmean(jax.tree.map(jnp.mean, terms_and_monitors), DATA)
         return weights(terms), {**terms, **monitors}
 
     if accumulate == 1:
-        only = jax.tree.map(lambda rows: rows[0], stretches)
+        only = jax.tree.map(lambda rows: rows[0], microbatches)
         (total, metrics), gradient = jax.value_and_grad(
-            lambda trainable: loss(trainable, see(trainable, only)), has_aux=True
+            lambda trainable: loss(trainable, forward(trainable, only)), has_aux=True
         )(trainable)
         return total, metrics, gradient
 
-    seen = lax.map(lambda stretch: see(trainable, stretch), stretches)
-    (total, metrics), (direct, by_seen) = jax.value_and_grad(
-        lambda trainable, seen: loss(trainable, jax.tree.map(_joined, seen)),
+    outputs = lax.map(lambda microbatch: forward(trainable, microbatch), microbatches)
+    (total, metrics), (direct, by_outputs) = jax.value_and_grad(
+        lambda trainable, outputs: loss(trainable, jax.tree.map(_joined, outputs)),
         argnums=(0, 1),
         has_aux=True,
-    )(trainable, seen)
-    # Varying, so that stretches add up on each device and are summed over devices once.
+    )(trainable, outputs)
+    # Varying, so that microbatches add up on each device, and devices only once.
     local = lax.pcast(trainable, DATA, to="varying")
 
-    def back(gradient, stretch):
-        stretch, cotangent = stretch
-        _, pull = jax.vjp(lambda trainable: see(trainable, stretch), local)
+    def back(gradient, microbatch):
+        microbatch, cotangent = microbatch
+        _, pull = jax.vjp(lambda trainable: forward(trainable, microbatch), local)
         return jax.tree.map(jnp.add, gradient, *pull(cotangent)), None
 
     none = lax.pcast(jax.tree.map(jnp.zeros_like, trainable), DATA, to="varying")
-    through, _ = lax.scan(back, none, (stretches, by_seen))
+    through, _ = lax.scan(back, none, (microbatches, by_outputs))
     gradient = jax.tree.map(jnp.add, direct, lax.psum(through, DATA))
     return total, metrics, gradient
 

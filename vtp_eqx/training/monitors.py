@@ -28,7 +28,7 @@ def collapse_monitor(
     """A function that looks at the student's features of `images`; at least two.
 
     - `feature_rank`: the effective rank of the summaries (1: all on a line).
-    - `neighbor_distance`: from each unit-norm summary to the nearest other one.
+    - `neighbor_distance`: from each unit-norm class token to the nearest other one.
     - `latent_deviation_least` and `latent_deviation_mean`: over the channels; a channel
       of deviation 0 says nothing.
     - `num_prototypes_used`: the effective number of prototypes that the patches and

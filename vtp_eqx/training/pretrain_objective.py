@@ -39,11 +39,11 @@ def pretrain_objective(
 
     Terms whose weight is 0 are left out, and so is their computation. The distillation
     and reconstruction batches are random subsets of the contrastive batch, one image
-    out of each equal stretch of it, so that they are the same ones on any number of
+    out of each of its equal strata, so that they are the same ones on any number of
     devices. Monitors are the parts of the terms and signs of collapse.
 
     Every term is that of the whole batch, however many devices share it and in however
-    many stretches (`config.accumulate`) each goes through its rows. `perceptual`, which
+    many microbatches (`config.accumulate`) each splits its rows. `perceptual`, which
     learns nothing, is needed where LPIPS has a weight.
     """
     contrasts = config.contrast_weight > 0
@@ -51,7 +51,7 @@ def pretrain_objective(
     rebuilds = config.reconstruction_weight > 0
     if rebuilds:
         require_perceptual_weights(config.reconstruction, perceptual)
-    num_stretches = num_shards * config.accumulate
+    num_microbatches = num_shards * config.accumulate
     for is_used, name in (
         (contrasts, "batch_size"),
         (distills, "distillation_batch"),
@@ -63,14 +63,14 @@ def pretrain_objective(
             )
     capacity = 0
     if distills:
-        capacity = shard_capacity(masked_patch_counts(config), num_stretches)
+        capacity = shard_capacity(masked_patch_counts(config), num_microbatches)
         require(
             capacity > 0,
             "Self-distillation needs hidden patches; got none in any crop: raise "
             "`mask_rate` or `mask_ratio` of `views`, or `distillation_batch`.",
         )
 
-    def teach(
+    def teacher_targets(
         teacher: Teacher | None, views: PretrainViews, step: Int[Array, ""]
     ) -> PretrainViews:
         if not distills:
@@ -78,7 +78,7 @@ def pretrain_objective(
         assert teacher is not None
         return add_teacher_targets(teacher, views, step, config, capacity)
 
-    def see(
+    def forward(
         student: Pretrainer,
         teacher: Teacher | None,
         views: PretrainViews,
@@ -86,7 +86,7 @@ def pretrain_objective(
         key: PRNGKeyArray,
     ) -> dict[str, Array]:
         contrast_key, distill_key, rebuild_key = jr.split(key, 3)
-        tokenizer, seen = student.tokenizer, {}
+        tokenizer, outputs = student.tokenizer, {}
         pixels = features = None
         if views.whole is not None:
             pixels = tokenizer.normalize(views.whole)
@@ -95,10 +95,10 @@ def pretrain_objective(
             features = tokenizer.encoder.batch(
                 pixels, drop_rate=config.contrast_drop, key=contrast_key
             )
-            seen |= _embeddings(tokenizer, features, views)
+            outputs |= _embeddings(tokenizer, features, views)
         if distills:
             assert teacher is not None
-            seen |= student_outputs(
+            outputs |= student_outputs(
                 student, teacher, views, step, config, capacity, key=distill_key
             )
         if rebuilds:
@@ -116,32 +116,32 @@ def pretrain_objective(
                     targets, drop_rate=config.reconstruction_drop, key=rebuild_key
                 ).patches
             latents = _latents(tokenizer, patches, targets)
-            # Both look at the whole batch: their configs are refused with stretches.
+            # Both look at the whole batch: their configs are refused with microbatches.
             if config.smoothness_weight > 0:
-                seen["smoothness"] = smoothness_loss(latents, axis_name=DATA)
+                outputs["smoothness"] = smoothness_loss(latents, axis_name=DATA)
             if views.noise is not None:
                 spread = jnp.sqrt(channel_variance(latents, axis_name=DATA))
                 # Without a gradient, or latents would learn to spread less.
                 latents += config.latent_noise * lax.stop_gradient(spread) * views.noise
-            seen["reconstruction"] = pixel_loss(
+            outputs["reconstruction"] = pixel_loss(
                 tokenizer.decoder.batch(latents), targets, config.reconstruction,
                 cast_params(perceptual, config.precision), tokenizer.denormalize,
             )  # fmt: skip
-        return seen
+        return outputs
 
-    def terms(
-        student: Pretrainer, seen: dict[str, Array]
+    def loss(
+        student: Pretrainer, outputs: dict[str, Array]
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         alone = ("smoothness", "reconstruction")
-        found = {name: seen[name] for name in alone if name in seen}
+        found = {name: outputs[name] for name in alone if name in outputs}
         monitors = {}
         if contrasts:
-            found["contrast"] = _contrast(student.tokenizer, seen, config)
+            found["contrast"] = _contrast(student.tokenizer, outputs, config)
         if distills:
-            found["distillation"], monitors = self_distillation_loss(seen, config)
+            found["distillation"], monitors = self_distillation_loss(outputs, config)
         return found, monitors
 
-    return Objective(pretrain_views(config), see, terms, teach)
+    return Objective(pretrain_views(config), forward, loss, teacher_targets)
 
 
 def clamp_logit_scale(student: Pretrainer) -> Pretrainer:
@@ -155,12 +155,12 @@ def clamp_logit_scale(student: Pretrainer) -> Pretrainer:
 
 
 def _embeddings(
-    tokenizer: Tokenizer, seen: Features, views: PretrainViews
+    tokenizer: Tokenizer, outputs: Features, views: PretrainViews
 ) -> dict[str, Array]:
     assert tokenizer.text is not None
     assert tokenizer.projection is not None
     assert views.caption is not None
-    image = tokenizer.projection(tokenizer.contrast_features(seen))
+    image = tokenizer.projection(tokenizer.contrast_features(outputs))
     text = jax.vmap(tokenizer.text.embed)(views.caption)
     # Of float32 length: a logit is 100 times a cosine.
     unit = lambda rows: unit_norm(rows.astype(jnp.float32))
@@ -168,9 +168,9 @@ def _embeddings(
 
 
 def _contrast(
-    tokenizer: Tokenizer, seen: dict[str, Array], config: PretrainConfig
+    tokenizer: Tokenizer, outputs: dict[str, Array], config: PretrainConfig
 ) -> Float[Array, " batch"]:
-    image, text = seen["image"], seen["text"]
+    image, text = outputs["image"], outputs["text"]
     if config.contrast == "clip":
         scale = tokenizer.logit_scale
         return clip_loss(image, text, log_scale=scale, axis_name=DATA)
@@ -195,7 +195,7 @@ def _latents(
 def _require_divisible(name: str, size: int, num_shards: int, accumulate: int) -> None:
     require(
         size % (num_shards * accumulate) == 0,
-        f"`{name}` must divide evenly over the devices and stretches; got {size} images"
-        f" on {num_shards} devices in {accumulate} stretches each: change it, use fewer"
-        " devices or lower `accumulate`.",
+        f"`{name}` must divide evenly over devices and microbatches; got {size} images"
+        f" on {num_shards} devices in {accumulate} microbatches each: change it, use "
+        "fewer devices or lower `accumulate`.",
     )

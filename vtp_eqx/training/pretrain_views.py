@@ -22,26 +22,27 @@ class CaptionedBatch(eqx.Module):
 
 
 class TeacherTargets(eqx.Module):
-    """What the teacher says of the global crops.
+    """The teacher's outputs on the global crops.
 
-    `summary` and `masked` are bottlenecks of its prototype head, of the two crops of
-    each image and of hidden patches; `offsets` balance the logits that they give.
+    `cls` and `masked` are bottlenecks of its prototype head, of the class tokens of
+    each image's two crops and of hidden patches; `offsets` balance their logits.
     """
 
-    summary: Float[Array, "*stretches some 2 bottleneck"]
-    masked: Float[Array, "*stretches capacity bottleneck"]
-    summary_offsets: Float[Array, "*stretches prototypes"]
-    masked_offsets: Float[Array, "*stretches prototypes"]
+    cls: Float[Array, "*microbatches some 2 bottleneck"]
+    masked: Float[Array, "*microbatches capacity bottleneck"]
+    cls_offsets: Float[Array, "*microbatches prototypes"]
+    masked_offsets: Float[Array, "*microbatches prototypes"]
 
 
 class PretrainViews(eqx.Module):
     """What student and teacher look at; images in [0, 1].
 
     `whole` serves contrast and reconstruction: the latter takes row `rebuilt[i]` of the
-    i-th of `len(rebuilt)` equal stretches of it. `hidden` is `True` where the student
+    i-th of `len(rebuilt)` equal strata of it. `masks` is `True` where the student
     does not see a patch of a global crop. `noise` is standard normal, for the latents
-    that are decoded. What no term needs is `None`, and so is `lesson` at first. All
-    arrays may have an axis of stretches in front (`vtp_eqx.training.objective`).
+    that are decoded. What no term needs is `None`, and so is
+    `teacher_targets` at first. All
+    arrays may have an axis of microbatches in front (`vtp_eqx.training.objective`).
     """
 
     whole: Float[Array, "batch height width 3"] | None
@@ -50,8 +51,8 @@ class PretrainViews(eqx.Module):
     noise: Float[Array, "rebuilt rows columns channels"] | None
     global_crops: Float[Array, "some 2 large large 3"] | None
     local_crops: Float[Array, "some crops small small 3"] | None
-    hidden: Bool[Array, "some 2 patches"] | None
-    lesson: TeacherTargets | None = None
+    masks: Bool[Array, "some 2 patches"] | None
+    teacher_targets: TeacherTargets | None = None
 
 
 def pretrain_views(
@@ -60,7 +61,7 @@ def pretrain_views(
     """The function from a batch and a key to its views, without what no term needs.
 
     The distillation and reconstruction batches are random subsets of the contrastive
-    batch, one image out of each equal stretch of it, so that they are the same ones on
+    batch, one image out of each of its equal strata, so that they are the same ones on
     any number of devices.
     """
     tokenizer = config.tokenizer
@@ -69,11 +70,11 @@ def pretrain_views(
     rebuilds = config.reconstruction_weight > 0
     counts = masked_patch_counts(config) if distills else np.zeros(0, int)
 
-    def prepare(batch: CaptionedBatch, key: PRNGKeyArray) -> PretrainViews:
+    def make_views(batch: CaptionedBatch, key: PRNGKeyArray) -> PretrainViews:
         whole_key, subset_key, view_key, mask_key, noise_key = jr.split(key, 5)
         image = sources = jnp.asarray(batch.image)
         rebuilt_key, chosen_key = jr.split(subset_key)
-        whole = caption = rebuilt = noise = views = hidden = None
+        whole = caption = rebuilt = noise = views = masks = None
         if rebuilds:
             size = config.reconstruction_batch
             rebuilt = _random_offsets(rebuilt_key, size, config.batch_size)
@@ -103,7 +104,7 @@ def pretrain_views(
                 select_rows(sources, chosen),
                 key=view_key,
             )
-            hidden = _random_masks(counts, config, key=mask_key)
+            masks = _random_masks(counts, config, key=mask_key)
         return PretrainViews(
             whole=whole,
             caption=caption,
@@ -111,18 +112,18 @@ def pretrain_views(
             noise=noise,
             global_crops=None if views is None else views.global_crops,
             local_crops=None if views is None else views.local_crops,
-            hidden=hidden,
+            masks=masks,
         )
 
-    return prepare
+    return make_views
 
 
 def select_rows(
     rows: Num[Array, "batch *shape"], offsets: Int[Array, " chosen"]
 ) -> Num[Array, "chosen *shape"]:
-    """Row `offsets[i]` of the i-th of `chosen` equal stretches of `rows`."""
-    stretches = rows.reshape(len(offsets), -1, *rows.shape[1:])
-    return jax.vmap(lambda stretch, offset: stretch[offset])(stretches, offsets)
+    """Row `offsets[i]` of the i-th of `chosen` equal strata of `rows`."""
+    strata = rows.reshape(len(offsets), -1, *rows.shape[1:])
+    return jax.vmap(lambda stratum, offset: stratum[offset])(strata, offsets)
 
 
 def masked_patch_counts(config: PretrainConfig) -> Int[np.ndarray, " slots"]:

@@ -1,4 +1,4 @@
-"""Self-distillation as pre-training does it: what the teacher says, what is learned.
+"""Self-distillation in pre-training: the teacher's targets and the student's outputs.
 
 Logits over 65536 prototypes are the largest arrays of a pre-training: of every masked
 patch, they do not fit. What is kept of a feature is its bottleneck, 256 wide, and
@@ -34,39 +34,42 @@ def add_teacher_targets(
     config: PretrainConfig,
     capacity: int,
 ) -> PretrainViews:
-    """`views`, in stretches, with the lesson of each (RECIPE 5.3).
+    """`views`, in microbatches, with the targets of each (RECIPE 5.3).
 
-    Targets are balanced over all stretches and devices. `capacity` is how many patches
-    a stretch hides at most.
+    Targets are balanced over all microbatches and devices. `capacity` is how many
+    patches a microbatch hides at most.
     """
 
-    def listen(views: PretrainViews):
-        assert views.hidden is not None
+    def teach(views: PretrainViews):
+        assert views.masks is not None
         crops, rows, weight = _global_crops(teacher, views, capacity)
         features = teacher.head_features(teacher.encoder.batch(crops))
         narrow = teacher.prototypes.bottleneck
         masked = narrow(_flat(features.patches)[rows])
-        summary = _by_image(narrow(features.cls), len(views.hidden))
-        return summary, masked, weight > 0
+        cls = _by_image(narrow(features.cls), len(views.masks))
+        return cls, masked, weight > 0
 
-    summary, masked, kept = lax.stop_gradient(lax.map(listen, views))
+    cls, masked, kept = lax.stop_gradient(lax.map(teach, views))
     score = teacher.prototypes.score()
     balance = lambda rows, kept: sinkhorn_offsets(
         score, rows, kept,
         temperature=_temperature(step, config),
         iterations=config.distillation.sinkhorn_iterations, axis_name=DATA,
     )  # fmt: skip
-    summaries = summary.reshape(-1, summary.shape[-1])
-    # The same offsets for all stretches, but each gets its own.
-    each = lambda offsets: jnp.broadcast_to(offsets, (len(summary), *offsets.shape))
-    lesson = TeacherTargets(
-        summary=summary,
+    all_cls = cls.reshape(-1, cls.shape[-1])
+    # The same offsets for all microbatches, but each gets its own.
+    each = lambda offsets: jnp.broadcast_to(offsets, (len(cls), *offsets.shape))
+    teacher_targets = TeacherTargets(
+        cls=cls,
         masked=masked,
-        summary_offsets=each(balance(summaries, jnp.ones(len(summaries), bool))),
+        cls_offsets=each(balance(all_cls, jnp.ones(len(all_cls), bool))),
         masked_offsets=each(balance(_flat(masked), kept.reshape(-1))),
     )
     return eqx.tree_at(
-        lambda views: views.lesson, views, lesson, is_leaf=lambda leaf: leaf is None
+        lambda views: views.teacher_targets,
+        views,
+        teacher_targets,
+        is_leaf=lambda leaf: leaf is None,
     )
 
 
@@ -82,45 +85,50 @@ def student_outputs(
 ) -> dict[str, Array]:
     """DINO and iBOT of each image and the teacher's entropy (RECIPE 5.3 and 5.4).
 
-    Also `summaries`, of each image's two global crops, for KoLeo.
+    Also `all_cls`, of each image's two global crops, for KoLeo.
     """
     assert views.local_crops is not None
     assert student.prototypes is not None
-    assert views.lesson is not None
-    assert views.hidden is not None
-    lesson, tokenizer = views.lesson, student.tokenizer
+    assert views.teacher_targets is not None
+    assert views.masks is not None
+    teacher_targets, tokenizer = views.teacher_targets, student.tokenizer
     crops, rows, weight = _global_crops(tokenizer, views, capacity)
     global_key, local_key = jr.split(key)
 
-    def features(crops, key, hidden=None):
+    def features(crops, key, mask=None):
         found = tokenizer.encoder.batch(
-            crops, hidden=hidden, drop_rate=config.distillation_drop, key=key
+            crops, mask=mask, drop_rate=config.distillation_drop, key=key
         )
         return tokenizer.head_features(found)
 
-    whole = features(crops, global_key, _crop_major(views.hidden))
-    say, listen = student.prototypes.score(), teacher.prototypes.score()
+    whole = features(crops, global_key, _crop_major(views.masks))
+    student_logits = student.prototypes.score()
+    teacher_logits = teacher.prototypes.score()
     narrow = student.prototypes.bottleneck
     num_images = len(views.local_crops)
     temperature = _temperature(step, config)
     student_temperature = config.distillation.student_temperature
 
-    def of_image(whole, local, summary):
+    def of_image(whole, local, cls):
         targets = balanced_targets(
-            listen(summary), lesson.summary_offsets, temperature=temperature
+            teacher_logits(cls), teacher_targets.cls_offsets, temperature=temperature
         )
         loss = dino_loss(
-            say(whole)[:, None], say(local)[:, None], targets[:, None],
-            temperature=student_temperature,
+            student_logits(whole)[:, None], student_logits(local)[:, None],
+            targets[:, None], temperature=student_temperature,
         )  # fmt: skip
         entropy = -jnp.sum(targets * jnp.log(targets + 1e-9), axis=-1)
         return loss[0], entropy.mean()
 
-    def of_patch(said, heard):
+    def of_patch(student_row, teacher_row):
         targets = balanced_targets(
-            listen(heard), lesson.masked_offsets, temperature=temperature
+            teacher_logits(teacher_row),
+            teacher_targets.masked_offsets,
+            temperature=temperature,
         )
-        return cross_entropy(say(said), targets, temperature=student_temperature)
+        return cross_entropy(
+            student_logits(student_row), targets, temperature=student_temperature
+        )
 
     num_prototypes = len(student.prototypes.scale)
     by_image = lambda features: _by_image(narrow(features.cls), num_images)
@@ -130,35 +138,38 @@ def student_outputs(
         crops = _crop_major(tokenizer.normalize(views.local_crops))
         local_rows = by_image(features(crops, local_key))
     dino, entropy = chunked_vmap(
-        of_image, whole_rows, local_rows, lesson.summary,
+        of_image, whole_rows, local_rows, teacher_targets.cls,
         columns=num_prototypes * (4 + local_rows.shape[1]),
     )  # fmt: skip
     errors = chunked_vmap(
-        of_patch, narrow(_flat(whole.patches)[rows]), lesson.masked,
+        of_patch, narrow(_flat(whole.patches)[rows]), teacher_targets.masked,
         columns=2 * num_prototypes,
     )  # fmt: skip
     masked = masked_mean(
-        errors, weight=weight, image=rows // views.hidden.shape[-1],
+        errors, weight=weight, image=rows // views.masks.shape[-1],
         num_images=2 * num_images,
     )  # fmt: skip
     return {
         "dino": dino,
         "masked": masked.reshape(2, num_images).mean(axis=0),
         "teacher_entropy": entropy,
-        "summaries": _by_image(whole.cls, num_images).astype(jnp.float32),
+        "all_cls": _by_image(whole.cls, num_images).astype(jnp.float32),
     }
 
 
 def self_distillation_loss(
-    seen: dict[str, Array], config: PretrainConfig
+    outputs: dict[str, Array], config: PretrainConfig
 ) -> tuple[Float[Array, " some"], dict[str, Array]]:
     """DINO + iBOT + KoLeo of each image (RECIPE 5.5), and their monitors."""
     recipe = config.distillation
-    first, second = seen["summaries"][:, 0], seen["summaries"][:, 1]
+    first, second = outputs["all_cls"][:, 0], outputs["all_cls"][:, 1]
     koleo = koleo_loss(first, axis_name=DATA) + koleo_loss(second, axis_name=DATA)
-    monitors = {name: seen[name] for name in ("dino", "masked", "teacher_entropy")}
-    masked, spread = recipe.masked_weight * seen["masked"], recipe.koleo_weight * koleo
-    return seen["dino"] + masked + spread, {**monitors, "koleo": koleo}
+    monitors = {name: outputs[name] for name in ("dino", "masked", "teacher_entropy")}
+    masked, spread = (
+        recipe.masked_weight * outputs["masked"],
+        recipe.koleo_weight * koleo,
+    )
+    return outputs["dino"] + masked + spread, {**monitors, "koleo": koleo}
 
 
 def _temperature(step: Int[Array, ""], config: PretrainConfig) -> Float[Array, ""]:
@@ -173,9 +184,9 @@ def _global_crops(
 ) -> tuple[Array, Array, Array]:
     """Normalized crops, and where their hidden patches are and what each weighs."""
     assert views.global_crops is not None
-    assert views.hidden is not None
+    assert views.masks is not None
     crops = _crop_major(model.normalize(views.global_crops))
-    return crops, *masked_rows(_crop_major(views.hidden), capacity)
+    return crops, *masked_rows(_crop_major(views.masks), capacity)
 
 
 def _crop_major(

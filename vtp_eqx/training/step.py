@@ -44,7 +44,7 @@ def make_step(
     - `momentum(step)` is the share of itself that the teacher keeps.
     - `followed(student)` is the part of the student that the teacher follows.
     - `constrain(student)` is applied after the update (a clamp, say).
-    - `accumulate`: in how many stretches each device goes through its rows.
+    - `accumulate`: into how many microbatches each device splits its rows.
     - `precision`: the type that networks compute in.
     - `sharding`: what is split over devices between steps (`state.placement`).
     - `spike_factor`: a step whose gradient is longer than so many times the typical one
@@ -79,7 +79,7 @@ def make_step(
 
     def on_arrays(arrays, batch):
         key = jr.fold_in(jr.fold_in(arrays.key, arrays.step), 0)
-        views = objective.prepare(batch, key)
+        views = objective.make_views(batch, key)
         total, metrics, gradient = jax.shard_map(
             local_gradient, mesh=mesh, in_specs=(REPLICATED, SPLIT),
             out_specs=REPLICATED,

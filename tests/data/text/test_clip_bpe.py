@@ -33,7 +33,7 @@ MERGES = [
     ("lo", "w</w>"),
 ]
 START, END = 512 + len(MERGES), 513 + len(MERGES)
-GOLDEN = Path(__file__).parent.parent / "golden" / "clip_bpe" / "cases.json"
+GOLDEN = Path(__file__).parents[2] / "golden" / "clip_bpe" / "cases.json"
 needs_ftfy = pytest.mark.skipif(
     importlib.util.find_spec("ftfy") is None, reason="ftfy is not installed"
 )

@@ -21,7 +21,7 @@ from vtp_eqx.interop.lightningdit import dit_from_published, dit_to_published
 from vtp_eqx.models.generator import guided_velocity
 
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 
 

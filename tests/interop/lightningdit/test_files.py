@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from vtp_eqx.interop.lightningdit import load_published_dit, save_published_dit
 
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "lightningdit_vtp_flags"
+GOLDEN = Path(__file__).parents[2] / "golden" / "lightningdit_vtp_flags"
 TENSORS = load_file(GOLDEN / "model.safetensors")
 
 

@@ -17,7 +17,7 @@ from vtp_eqx.models.arrays import named_arrays
 from vtp_eqx.models.tokenizer import Tokenizer
 
 
-GOLDEN = Path(__file__).parent.parent / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 RELEASED, VARIANT = "vtp_released_layout_rope_fp32", "vtp_variant_rope_fp32"
 PERIODS = ("trunk.rope_embed.periods", "pixel_decoder.rope_embed.periods")
 TOLERANCE = 1e-4
@@ -38,11 +38,11 @@ def in_bfloat16(tensors):
 
 
 @eqx.filter_jit
-def everything(tokenizer, image, hidden, text):
+def everything(tokenizer, image, mask, text):
     """What the golden files hold, from images in the published layout."""
     pixels = jnp.moveaxis(image, 1, -1)
     features = tokenizer.encoder.batch(pixels)
-    masked = tokenizer.encoder.batch(pixels, hidden=hidden)
+    masked = tokenizer.encoder.batch(pixels, mask=mask)
     layers = jax.vmap(lambda one: tokenizer.encoder.intermediate(one, 2))(pixels)
     images = tokenizer.denormalize(pixels)
     latents = jax.vmap(tokenizer.encode)(images)
