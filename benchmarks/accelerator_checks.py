@@ -125,9 +125,9 @@ def _compared(name: str, run: Any, mesh: Mesh) -> Rows:
         with context:
             found = run(mesh)
         apart = {key: _relative(found[key], expected[key]) for key in expected}
-        worst = max(apart, key=lambda key: apart[key])
-        label = f"{name}, float32, products {precision} (largest: {worst})"
-        yield _row(label, apart[worst])
+        largest = max(apart, key=lambda key: apart[key])
+        label = f"{name}, float32, products {precision} (largest: {largest})"
+        yield _row(label, apart[largest])
 
 
 def _mesh_of(device: Any) -> Mesh:

@@ -184,8 +184,8 @@ def _finish(workers: list[subprocess.Popen]) -> None:
     for index, worker in enumerate(workers):
         if status := worker.wait(600):
             run = Path(worker.args[2])  # type: ignore
-            said = (run / f"output-{index}.txt").read_text()
-            why = said[max(0, said.rfind("Traceback")) :][:3000]
+            output = (run / f"output-{index}.txt").read_text()
+            why = output[max(0, output.rfind("Traceback")) :][:3000]
             raise RuntimeError(f"Worker {index} ended with {status}:\n{why}")
 
 

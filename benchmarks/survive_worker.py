@@ -87,7 +87,7 @@ def line(mesh: Mesh) -> tuple[TrainState, Step]:
     step = make_step(
         state, Objective(prepare, terms), optimizer, mesh,
         momentum=lambda step: jnp.asarray(0.5, jnp.float32),
-        followed=lambda student: student,
+        ema_source=lambda student: student,
     )  # fmt: skip
     return state, step
 

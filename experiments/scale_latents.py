@@ -93,14 +93,14 @@ def sized(recipe: Recipe, image_size: int) -> Recipe:
 
 def figure(rows: Sequence[Row], path: Path, title: str) -> None:
     """Generation against PSNR at either budget; see `frontier_figure`."""
-    shown = [
+    drawn = [
         row
         for row in rows
         if row.spec.method not in SINGLE and row.spec.labels == "class"
     ]
     first, last = rows[0].spec.budgets
     frontier_figure(
-        shown,
+        drawn,
         path,
         title,
         names=(f"FD-scenes @{first}", f"FD-scenes @{last}", "class accuracy"),

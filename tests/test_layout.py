@@ -47,6 +47,18 @@ COLLECTIVES = {
     "psum",
     "psum_scatter",
 }
+# Words that only this code had for things that the field has a name for.
+RETIRED = {
+    "Bad", "Captioned", "DerailedError", "Draws", "Endurance", "Examples", "Feed",
+    "Fit", "Forecast", "LeftOut", "Lesson", "Order", "Reader", "Remark", "RemarkLog",
+    "ShortSideCrop", "Squash", "Stream", "Survey", "Tally", "Watch", "Words",
+    "Workplace", "all_or_none", "alike", "by_rows", "check_begun_alike", "computing",
+    "cosines", "ends_stalled", "endurance", "followed", "go_back",
+    "heads_on", "here", "lanes", "leads", "learned", "left_out", "look", "looked_at",
+    "meant", "note_begun", "num_judged", "pace", "pretraining", "remark", "remarks",
+    "replacing", "said_when_full", "shown", "stored_size", "stretch", "stretches",
+    "tally", "taught", "through", "watch", "worst",
+}  # fmt: skip
 MESH_MAKERS = {"Mesh", "make_mesh", "P", "PartitionSpec"}
 
 
@@ -219,3 +231,33 @@ def test_a_named_axis_is_seen(source):
 )
 def test_a_passed_axis_is_not_a_named_one(source):
     assert axes_named(ast.parse(source)) == []
+
+
+def identifiers(tree: ast.Module) -> dict[str, int]:
+    """Every name that a file gives or uses, and a line where it does."""
+    lines = {}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.arg(arg=name):
+                lines[name] = node.lineno
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                lines[name] = node.lineno
+            case ast.keyword(arg=str(name)):
+                lines[name] = node.value.lineno
+    return lines
+
+
+@pytest.mark.parametrize(
+    "path", [*LIBRARY, *python_files("experiments", "benchmarks")], ids=str
+)
+def test_names_are_those_of_the_field(path):
+    found = identifiers(parse(path))
+    retired = {name: found[name] for name in sorted(RETIRED & found.keys())}
+    assert not retired, f"{path} has names that the glossary replaced: {retired}"
+
+
+@pytest.mark.parametrize(
+    "source", ["def look(): ...", "x.look()", "f(look=1)", "lambda look: 0", "look = 1"]
+)
+def test_a_retired_name_is_seen(source):
+    assert RETIRED & identifiers(ast.parse(source)).keys() == {"look"}

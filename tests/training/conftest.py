@@ -177,7 +177,7 @@ def pairs_training(
     step = make_step(
         state, pairs_objective(), optimizer, mesh,
         momentum=lambda step: jnp.asarray(0.9, jnp.float32),
-        followed=lambda student: student, sharding=sharding, **how,
+        ema_source=lambda student: student, sharding=sharding, **how,
     )  # fmt: skip
     before, logged = copy_arrays(state), []
     for batch in itertools.islice(pairs_batches(poisoned, spiking), num_steps):

@@ -54,7 +54,7 @@ def line():
         optimizer,
         mesh,
         momentum=lambda step: jnp.asarray(0.5, jnp.float32),
-        followed=lambda student: student,
+        ema_source=lambda student: student,
     )
     return mesh, make, step
 

@@ -160,11 +160,11 @@ def neighbor_accuracy(
         nearest = np.argpartition(-similarity, num_neighbors - 1, axis=1)
         nearest = nearest[:, :num_neighbors]
         votes = np.exp((np.take_along_axis(similarity, nearest, 1) - 1) / temperature)
-        tally = np.zeros((len(similarity), num_classes))
+        scores = np.zeros((len(similarity), num_classes))
         np.add.at(
-            tally, (np.arange(len(similarity))[:, None], train_labels[nearest]), votes
+            scores, (np.arange(len(similarity))[:, None], train_labels[nearest]), votes
         )
-        right += int((tally.argmax(1) == test_labels[start : start + 1024]).sum())
+        right += int((scores.argmax(1) == test_labels[start : start + 1024]).sum())
     return right / len(test)
 
 

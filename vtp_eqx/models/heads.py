@@ -65,10 +65,10 @@ class PrototypeHead(eqx.Module):
         ) -> Float[Array, "*axes prototypes"]:
             # In float32 even where the network is not: a softmax over 65536 prototypes
             # needs more than the 8 bits of bfloat16.
-            cosines = jnp.matmul(
+            cosine = jnp.matmul(
                 bottleneck, directions, preferred_element_type=jnp.float32
             )
-            return cosines * self.scale
+            return cosine * self.scale
 
         return logits
 

@@ -170,8 +170,8 @@ def measure(
         write(path, generated, generating, num_evaluated=len(samples))
         columns = 2 * len(COLORS)
         save_grid(_by_label(samples, labels), folder / f"samples_{steps}.png", columns)
-    shown = np.arange(2 * PICTURES) * (len(rebuilt) // (2 * PICTURES))
-    pairs = np.stack([images[shown], rebuilt[shown]], axis=1)
+    chosen = np.arange(2 * PICTURES) * (len(rebuilt) // (2 * PICTURES))
+    pairs = np.stack([images[chosen], rebuilt[chosen]], axis=1)
     save_grid(
         pairs.reshape(-1, *rebuilt.shape[1:]),
         folder / "reconstructions.png",

@@ -105,7 +105,7 @@ def execute_runs(
 
 
 class _Clock:
-    """Time gone, and time left at the pace of the runs that are finished."""
+    """Time gone, and time left at the speed of the finished runs."""
 
     def __init__(self, total: float, num_workers: int):
         self._left, self._num_workers = total, num_workers
@@ -126,8 +126,8 @@ class _Clock:
         if self._done == 0:
             return ""
         now = time.monotonic()
-        pace = self._spent / self._done
-        needed = self._left * pace - sum(now - one for one in begun)
+        per_unit = self._spent / self._done
+        needed = self._left * per_unit - sum(now - one for one in begun)
         return f"about {_minutes(max(needed, 0.0) / self._num_workers)} left"
 
     def is_line_due(self) -> bool:
@@ -225,8 +225,8 @@ def _progress_note(progress: StageProgress | None) -> str:
     if progress is None:
         return "starting"
     left = progress.seconds_left
-    pace = "" if left is None else f", {_minutes(left)} left"
-    return f"{progress.stage} {progress.done}/{progress.total}{pace}"
+    time_left = "" if left is None else f", {_minutes(left)} left"
+    return f"{progress.stage} {progress.done}/{progress.total}{time_left}"
 
 
 def _print_failure(worker: _Worker, console: Console) -> None:

@@ -25,8 +25,8 @@ def main(root: str, folder: str, study: str, core: str | None = None) -> None:
     Ends with the process `study` that started it, however that ended: a worker that
     went on alone would be in the way of the next call.
     """
-    watch = threading.Thread(target=_end_after, args=[int(study)], daemon=True)
-    watch.start()
+    watcher = threading.Thread(target=_end_after, args=[int(study)], daemon=True)
+    watcher.start()
     commit()  # of what is being run, wherever the checkout goes meanwhile
     if core is not None:
         # Before the first computation: XLA makes as many threads as it sees cores.

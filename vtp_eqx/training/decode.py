@@ -104,7 +104,7 @@ def init_decoder_training(
         optimizer,
         mesh,
         momentum=lambda step: jnp.asarray(config.ema_decay, jnp.float32),
-        followed=lambda student: student,
+        ema_source=lambda student: student,
         spike_factor=config.optimizer.spike_factor,
     )
     return state, step

@@ -93,7 +93,7 @@ def init_generator_training(
         optimizer,
         mesh,
         momentum=lambda step: _ema_decay(config, step),
-        followed=lambda student: student,
+        ema_source=lambda student: student,
         accumulate=config.accumulate,
         precision=config.precision,
         sharding=config.sharding,

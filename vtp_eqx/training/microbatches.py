@@ -93,8 +93,8 @@ def loss_and_gradient(
         return jax.tree.map(jnp.add, gradient, *pull(cotangent)), None
 
     none = lax.pcast(jax.tree.map(jnp.zeros_like, trainable), DATA, to="varying")
-    through, _ = lax.scan(back, none, (microbatches, by_outputs))
-    gradient = jax.tree.map(jnp.add, direct, lax.psum(through, DATA))
+    indirect, _ = lax.scan(back, none, (microbatches, by_outputs))
+    gradient = jax.tree.map(jnp.add, direct, lax.psum(indirect, DATA))
     return total, metrics, gradient
 
 

@@ -125,7 +125,7 @@ def pretrain_step(
         make_optimizer(config.optimizer, config.num_steps),
         mesh,
         momentum=lambda step: cosine(start, end, step / config.num_steps),
-        followed=_ema_source,
+        ema_source=_ema_source,
         constrain=clamp_logit_scale,
         accumulate=config.accumulate,
         precision=config.precision,

@@ -97,9 +97,9 @@ class PretrainOptions:
             "`weights` has a share for each source of `data`; got "
             f"{len(self.weights)} for {len(self.data)}: give one for each, or none.",
         )
-        learned = self.config.reconstruction.perceptual_weight > 0
+        is_used = self.config.reconstruction.perceptual_weight > 0
         require(
-            len(self.perceptual) in (0, 2) and (learned or not self.perceptual),
+            len(self.perceptual) in (0, 2) and (is_used or not self.perceptual),
             "`perceptual` are two files, of VGG16 and of LPIPS, where "
             "`config.reconstruction.perceptual_weight` is above 0; got "
             f"{self.perceptual} for {self.config.reconstruction.perceptual_weight}: "

@@ -145,12 +145,12 @@ def disk_errors(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:
         number = getattr(error, "errno", None)
-        said = str(error)
-        full = number in _FULL or any(os.strerror(code) in said for code in _FULL)
-        shut = number in _NOT_WRITABLE and isinstance(error, OSError)
-        if not (full or shut):
+        text = str(error)
+        full = number in _FULL or any(os.strerror(code) in text for code in _FULL)
+        is_denied = number in _NOT_WRITABLE and isinstance(error, OSError)
+        if not (full or is_denied):
             raise
-        what = "a full disk" if full else f"one that is shut ({said})"
+        what = "a full disk" if full else f"no right to write ({text})"
         raise DiskSpaceError(
             number or errno.ENOSPC,
             f"A run needs room to write; got {what} at {folder}: make room and run the "

@@ -31,7 +31,7 @@ def make_step(
     mesh: Mesh,
     *,
     momentum: Callable[[Array], Array],
-    followed: Callable[[Any], PyTree],
+    ema_source: Callable[[Any], PyTree],
     constrain: Callable[[Any], Any] = lambda student: student,
     accumulate: int = 1,
     precision: Precision = "float32",
@@ -42,7 +42,7 @@ def make_step(
 
     - `state` fixes the static structure; its arrays are not read.
     - `momentum(step)` is the share of itself that the teacher keeps.
-    - `followed(student)` is the part of the student that the teacher follows.
+    - `ema_source(student)` is the part of the student that the teacher averages.
     - `constrain(student)` is applied after the update (a clamp, say).
     - `accumulate`: into how many microbatches each device splits its rows.
     - `precision`: the type that networks compute in.
@@ -94,7 +94,8 @@ def make_step(
         trainable = optax.apply_updates(trainable, updates)
         student, weights = cast(tuple, eqx.combine(trainable, rest))
         student = constrain(student)
-        teacher = moving_average(state.teacher, followed(student), momentum(state.step))
+        source = ema_source(student)
+        teacher = moving_average(state.teacher, source, momentum(state.step))
 
         old = (arrays.student, arrays.teacher, arrays.weights, arrays.opt_state)
         is_good, typical_norm = _check_step(
