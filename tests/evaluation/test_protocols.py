@@ -123,7 +123,7 @@ def test_zero_shot_takes_the_most_similar_class(tokenizer, words, scenes, place)
     assert numbers == {"zero-shot top-1": pytest.approx(42 / 48)}
     _, card = read(place.folder / "card_zero_shot.json")
     assert card.num_reference == 6
-    assert card.crop == "Squash(size=32)"
+    assert card.crop == "Resize(size=32)"
     other = embed_classes(tokenizer, words, NAMES, ["a {}"])
     assert not np.allclose(other, embed_classes(tokenizer, words, NAMES, ["the {}."]))
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from tokenizers import pre_tokenizers
 
-from vtp_eqx.data import clip_text, clip_vocabulary
+from vtp_eqx.data.text import clip_bpe, clip_vocabulary
 from vtp_eqx.data.text.clip_bpe import clean, clip_tokenizer, tokenizer_from_merges
 from vtp_eqx.data.text.clip_vocabulary import VARIABLE
 
@@ -214,7 +214,7 @@ def test_text_is_repaired_unescaped_and_in_lower_case(text, expected):
 def test_what_skips_ftfy_is_what_ftfy_leaves_alone(text):
     import ftfy
 
-    if clip_text._PLAIN.fullmatch(text):
+    if clip_bpe._PLAIN.fullmatch(text):
         assert ftfy.fix_text(text).split() == text.split()
 
 
@@ -238,7 +238,7 @@ def test_the_header_and_what_follows_the_last_merge_are_no_merges(
     lines = ["#version", *map(" ".join, MERGES), "a b", "c d", ""]
     content = gzip.compress("\n".join(lines).encode())
     (tmp_path / "small.gz").write_bytes(content)
-    monkeypatch.setattr(clip_text, "NUM_MERGES", len(MERGES))
+    monkeypatch.setattr(clip_bpe, "NUM_MERGES", len(MERGES))
     monkeypatch.setattr(clip_vocabulary, "SHA256", hashlib.sha256(content).hexdigest())
     small = clip_tokenizer(tmp_path / "small.gz")
     assert small.pieces.to_str() == words.pieces.to_str()
