@@ -23,7 +23,6 @@ from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
 import functools
-import json
 import logging
 import os
 from pathlib import Path
@@ -72,7 +71,7 @@ from vtp_eqx.training.pretrain import (
     PCA_IMAGES,
     pretrain_step,
 )  # fmt: skip
-from vtp_eqx.training.pretrain_options import is_fixed, open_sinks, PretrainOptions
+from vtp_eqx.training.pretrain_options import FIXED, open_sinks, PretrainOptions
 from vtp_eqx.training.recovery import read_postmortem, replay as replay_steps
 from vtp_eqx.training.report import write_report
 from vtp_eqx.training.run_dir import (
@@ -80,6 +79,7 @@ from vtp_eqx.training.run_dir import (
     check_data_unchanged,
     FolderInUseError,
     lock_folder,
+    read_config,
     write_config,
 )
 from vtp_eqx.training.state import TrainState
@@ -208,7 +208,7 @@ def begun(options: PretrainOptions, held: contextlib.ExitStack) -> Setting:
     with raise_on_all():
         if is_main_process() and not options.dry_run:
             held.enter_context(lock_folder(out))
-        check_config_unchanged(out, options, is_fixed)
+        check_config_unchanged(out, options.config, options, FIXED)
         if options.config.reconstruction_weight > 0 and not options.dry_run:
             network = perceptual_of(options.perceptual)
             require_perceptual_weights(options.config.reconstruction, network)
@@ -229,7 +229,7 @@ def begun(options: PretrainOptions, held: contextlib.ExitStack) -> Setting:
             f"`num_eval` leaves {least} images to evaluate on; 2 are needed: raise it.",
         )
         if is_main_process():
-            write_config(out, options, data)
+            write_config(out, options.config, options, data)
     return setting
 
 
@@ -329,9 +329,7 @@ def replay(folder: Path) -> None:
 
 def setting_of(run_folder: Path) -> Setting:
     """That of a run which was begun, wherever its folder is now, on one device."""
-    options = from_dict(
-        PretrainOptions, json.loads((run_folder / "config.json").read_text())
-    )
+    options = from_dict(PretrainOptions, read_config(run_folder))
     return Setting(dataclasses.replace(options, devices=1, out=str(run_folder)))
 
 

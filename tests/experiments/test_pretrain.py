@@ -99,7 +99,8 @@ def test_a_folder_in_use_is_left_as_it_is(options):
 
 
 def test_other_data_than_the_run_was_begun_on_is_refused(options):
-    write_config(Path(options.out), options, "9 examples of others")
+    out = Path(options.out)
+    write_config(out, options.config, options, "9 examples of others")
     with pytest.raises(SystemExit, match="data it was begun on; got '8 examples"):
         pretrain(dataclasses.replace(options, devices=1))
 
@@ -107,7 +108,7 @@ def test_other_data_than_the_run_was_begun_on_is_refused(options):
 def test_a_run_is_looked_at_again_on_one_device_and_wherever_it_is(options, tmp_path):
     config = dataclasses.replace(options.config, contrast_weight=1.0)
     begun = dataclasses.replace(options, config=config, devices=64)
-    write_config(Path(begun.out), begun, "")
+    write_config(Path(begun.out), begun.config, begun, "")
     train_tokenizer(["a red dot", "a dot"], 300).save(Path(begun.out) / "words.json")
     moved = Path(begun.out).rename(tmp_path / "moved")
     setting = setting_of(moved)

@@ -30,7 +30,13 @@ from vtp_eqx.training.recovery import (
     SkippedBatches,
     write_postmortem,
 )
-from vtp_eqx.training.run_dir import check_disk_space, disk_errors, lock_folder
+from vtp_eqx.training.run_dir import (
+    check_config_unchanged,
+    check_disk_space,
+    disk_errors,
+    lock_folder,
+    write_config,
+)
 from vtp_eqx.training.state import TrainState
 from vtp_eqx.training.throughput import StepCost, Throughput
 from vtp_eqx.training.watchdog import StallConfig, Watchdog
@@ -95,6 +101,7 @@ def run_training(
     fault_tolerance: FaultTolerance = FaultTolerance(),
     callbacks: Callbacks = Callbacks(),
     holds_folder: bool = False,
+    config: Any = None,
 ) -> TrainState:
     """The state after `num_steps` steps. Running it again continues where it stopped.
 
@@ -102,6 +109,7 @@ def run_training(
     - `folder` receives `metrics.jsonl`, `checkpoints/` and, where a step failed,
       `postmortem/`; a second process is refused. `holds_folder`: the caller has locked
       it already (`run_dir.lock_folder`).
+    - `config` is written to the folder, and compared with that of a run that continues.
     - `progress(done, num_steps, metrics)` is called whenever a line is logged.
 
     The metrics of every step are checked, one step late. Where one is not finite, or
@@ -111,7 +119,8 @@ def run_training(
 
     SIGTERM saves the state and raises `SystemExit(TERMINATED)`; a second one ends the
     process at once. Raises `FolderInUseError` where another process writes the folder,
-    and `OSError` where there is no space or no right to write.
+    `ValueError` where the run in it was begun with another config, and `OSError` where
+    there is no space or no right to write.
     """
     for name, interval in (
         ("log_every", log_every),
@@ -133,6 +142,9 @@ def run_training(
                 check_disk_space(folder, needed)
                 if not holds_folder:
                     enter(lock_folder(folder))
+                if config is not None:
+                    check_config_unchanged(folder, config)
+                    write_config(folder, config)
         checkpoints = Checkpoints(
             folder / "checkpoints",
             keep=fault_tolerance.keep,

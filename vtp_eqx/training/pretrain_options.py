@@ -112,18 +112,8 @@ class PretrainOptions:
             )
 
 
-# What may not change in a run that is continued, except how a step fits its devices.
-_FIXED = (
-    "config", "data", "num_scenes", "split", "weights", "window", "group",
-    "load_size",
-)  # fmt: skip
-_FITTING = ("accumulate", "attention", "precision", "remat", "sharding")
-
-
-def is_fixed(name: str) -> bool:
-    """Whether a run that is continued may not change a field, `config.seed` say."""
-    names = name.split(".")
-    return names[0] in _FIXED and names[-1] not in _FITTING
+# What may not change in a run that is continued, beside its config.
+FIXED = ("data", "num_scenes", "split", "weights", "window", "group", "load_size")
 
 
 def open_sinks(options: PretrainOptions) -> list[Sink]:
