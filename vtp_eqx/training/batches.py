@@ -25,7 +25,6 @@ from vtp_eqx.training.multihost import is_main_process
 from vtp_eqx.training.pretrain_views import CaptionedBatch
 
 
-CLIP_VOCABULARY = 49408
 BAD_EXAMPLES = "bad_examples-{}.jsonl"  # of each process of a run
 OLD_BAD_EXAMPLES = "remarks-{}.jsonl"  # what these files were called before
 _CAPTIONS = 20_000  # ours: what a vocabulary of its own is learned from
@@ -161,11 +160,11 @@ def random_examples(
 
 
 def text_tokenizer_for(text: TextConfig, source: Source, path: Path) -> TextTokenizer:
-    """CLIP's vocabulary where `text` has its size, or else one of the source's own.
+    """What `text.tokenizer` says: CLIP's vocabulary, or one of the source's own.
 
     That is learned from some captions the first time, and kept at `path`.
     """
-    if text.vocabulary == CLIP_VOCABULARY:
+    if text.uses_clip:
         return clip_tokenizer()
     if path.exists():
         return CaptionTokenizer.load(path)
@@ -199,8 +198,7 @@ def encode_prompts(
 
     Without templates they are CLIP's 80, or `a {}` where `text` has other words.
     """
-    uses_clip = text.vocabulary == CLIP_VOCABULARY
-    lines = templates or (IMAGENET_TEMPLATES if uses_clip else ["a {}"])
+    lines = templates or (IMAGENET_TEMPLATES if text.uses_clip else ["a {}"])
     return np.stack([encode([line.format(name) for line in lines]) for name in names])
 
 
