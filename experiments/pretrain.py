@@ -29,7 +29,6 @@ from pathlib import Path
 import sys
 import tempfile
 
-import equinox as eqx
 import jax
 import numpy as np
 import tyro
@@ -39,8 +38,9 @@ from vtp_eqx.data.loader import Source
 from vtp_eqx.data.mixture import make_sampler, source_fingerprint
 from vtp_eqx.data.prefetch import ExampleReader
 from vtp_eqx.data.sources import TfdsSource
-from vtp_eqx.evaluation.batches import encode_images, reconstruct_images
+from vtp_eqx.evaluation.batches import reconstruct_images
 from vtp_eqx.evaluation.in_training import evaluate_tokenizer, LabeledImages, write_card
+from vtp_eqx.evaluation.latent_statistics import measure_latents
 from vtp_eqx.frozen.lpips import load_perceptual, Perceptual
 from vtp_eqx.mesh import data_mesh, gather_to_host
 from vtp_eqx.scenes.captions import class_templates
@@ -67,7 +67,6 @@ from vtp_eqx.training.pixels import require_perceptual_weights
 from vtp_eqx.training.pretrain import (
     init_pretraining,
     initial_state,
-    latent_statistics,
     PCA_IMAGES,
     pretrain_step,
 )  # fmt: skip
@@ -278,24 +277,24 @@ def train(setting: Setting, watchers: list[Sink]) -> None:
         ),
         holds_folder=True,
     )  # fmt: skip
-    tokenizer = gather_to_host(state.student.tokenizer)  # by all processes
+    tokenizer, sums = measure_latents(  # by all processes, as `here`
+        gather_to_host(state.student.tokenizer), setting.train, out, mesh=setting.mesh,
+        max_images=options.latent_images, num_threads=options.workers,
+        progress=throttled_print("latents measured: {} of {}"),
+    )  # fmt: skip
     if is_main_process():
-        finish(setting, tokenizer)
+        finish(setting, tokenizer, sums.coverage(len(setting.train)))
 
 
-def finish(setting: Setting, tokenizer: Tokenizer) -> None:
-    """The tokenizer with its latent statistics, its card, and the report."""
+def finish(setting: Setting, tokenizer: Tokenizer, latents_of: str) -> None:
+    """Saves the tokenizer, and writes its card and the report."""
     out, known, judged = setting.out, setting.known, setting.judged
     numbers = evaluate_tokenizer(tokenizer, known, judged, setting.prompts)
-    statistics = latent_statistics(encode_images(tokenizer, known.image))
-    tokenizer = eqx.tree_at(
-        lambda tokenizer: (tokenizer.latent_mean, tokenizer.latent_std),
-        tokenizer, statistics,
-    )  # fmt: skip
     save(tokenizer, out / "tokenizer")
     write_card(
-        out / "card.json", numbers, tokenizer, known, judged, seed=setting.config.seed
-    )
+        out / "card.json", numbers, tokenizer, known, judged,
+        seed=setting.config.seed, latents_of=latents_of,
+    )  # fmt: skip
     config = setting.config
     write_report(
         out, numbers, command=" ".join(["python", *sys.argv]),
