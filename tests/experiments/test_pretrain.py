@@ -78,7 +78,7 @@ def test_an_error_of_data_is_its_sentence_alone(tmp_path, own_cache, monkeypatch
 
 
 def test_a_wrong_size_is_a_sentence_before_the_run(options):
-    with pytest.raises(SystemExit, match="divide evenly over the devices"):
+    with pytest.raises(SystemExit, match="divide evenly over devices"):
         pretrain(dataclasses.replace(options, devices=3))
 
 
