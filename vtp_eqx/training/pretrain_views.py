@@ -24,11 +24,11 @@ class CaptionedBatch(eqx.Module):
 class TeacherTargets(eqx.Module):
     """The teacher's outputs on the global crops.
 
-    `cls` and `masked` are bottlenecks of its prototype head, of the class tokens of
+    `cls_tokens` and `masked` are bottlenecks of its prototype head, of the class tokens of
     each image's two crops and of hidden patches; `offsets` balance their logits.
     """
 
-    cls: Float[Array, "*microbatches some 2 bottleneck"]
+    cls_tokens: Float[Array, "*microbatches some 2 bottleneck"]
     masked: Float[Array, "*microbatches capacity bottleneck"]
     cls_offsets: Float[Array, "*microbatches prototypes"]
     masked_offsets: Float[Array, "*microbatches prototypes"]

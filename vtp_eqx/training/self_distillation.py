@@ -60,7 +60,7 @@ def add_teacher_targets(
     # The same offsets for all microbatches, but each gets its own.
     each = lambda offsets: jnp.broadcast_to(offsets, (len(cls), *offsets.shape))
     teacher_targets = TeacherTargets(
-        cls=cls,
+        cls_tokens=cls,
         masked=masked,
         cls_offsets=each(balance(all_cls, jnp.ones(len(all_cls), bool))),
         masked_offsets=each(balance(_flat(masked), kept.reshape(-1))),
@@ -138,7 +138,7 @@ def student_outputs(
         crops = _crop_major(tokenizer.normalize(views.local_crops))
         local_rows = by_image(features(crops, local_key))
     dino, entropy = chunked_vmap(
-        of_image, whole_rows, local_rows, teacher_targets.cls,
+        of_image, whole_rows, local_rows, teacher_targets.cls_tokens,
         columns=num_prototypes * (4 + local_rows.shape[1]),
     )  # fmt: skip
     errors = chunked_vmap(
