@@ -96,8 +96,8 @@ def test_noise_is_in_units_of_a_channels_deviation(tokenizer, data):
     latents = jnp.asarray(np.tile(encoded(tokenizer, data), (8, 1, 1, 1)))
     batch = EncodedBatch(np.tile(data["image"], (8, 1, 1, 1)), latents)
     config = dataclasses.replace(CONFIG, latent_noise=0.3)
-    views = decode_objective(config, tokenizer).prepare(batch, jr.key(0))
+    views = decode_objective(config, tokenizer).make_views(batch, jr.key(0))
     spread = np.std(views.latents - latents, axis=(0, 1, 2)) / tokenizer.latent_std
     np.testing.assert_allclose(spread, 0.3, rtol=0.05)
-    calm = decode_objective(CONFIG, tokenizer).prepare(batch, jr.key(0))
+    calm = decode_objective(CONFIG, tokenizer).make_views(batch, jr.key(0))
     np.testing.assert_array_equal(calm.latents, latents)

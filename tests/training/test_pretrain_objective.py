@@ -79,7 +79,7 @@ def test_every_image_is_rebuilt_some_time(tiny, batch):
     draw = jax.jit(
         lambda key: pretrain_objective(
             only(tiny, "contrast", "reconstruction"), num_shards=1
-        ).prepare(batch, key).rebuilt
+        ).make_views(batch, key).rebuilt
     )  # fmt: skip
     offsets = np.stack([draw(jr.key(seed)) for seed in range(20)])
     assert offsets.shape == (20, 8)

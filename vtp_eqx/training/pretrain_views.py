@@ -24,8 +24,8 @@ class CaptionedBatch(eqx.Module):
 class TeacherTargets(eqx.Module):
     """The teacher's outputs on the global crops.
 
-    `cls_tokens` and `masked` are bottlenecks of its prototype head, of the class tokens of
-    each image's two crops and of hidden patches; `offsets` balance their logits.
+    `cls_tokens` and `masked` are bottlenecks of its prototype head, of the class tokens
+    of each image's two crops and of hidden patches; `offsets` balance their logits.
     """
 
     cls_tokens: Float[Array, "*microbatches some 2 bottleneck"]
