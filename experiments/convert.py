@@ -54,6 +54,7 @@ from vtp_eqx.tensor_files import (
     read_tensors,
 )
 from vtp_eqx.tokenizer import load, RUN_FOLDER, save, save_published, Tokenizer
+from vtp_eqx.training.run_dir import is_run
 
 
 GENERATOR_FILE = "generator.safetensors"
@@ -108,8 +109,8 @@ def read(source: str | Path, part: Part = "ema") -> tuple[Model, Published | Non
 
 def _is_ours(path: Path) -> bool:
     config = (path.parent if path.is_file() else path) / CONFIG_FILE
-    is_run = (path / RUN_FOLDER).is_dir()
-    return is_run or (config.is_file() and "format" in read_object(config))
+    holds_run = (path / RUN_FOLDER).is_dir() or is_run(path)
+    return holds_run or (config.is_file() and "format" in read_object(config))
 
 
 def write(model: Model, to: Format, folder: Path) -> None:

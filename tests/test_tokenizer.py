@@ -5,15 +5,20 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from vtp_eqx.config import (
+    DecodeConfig,
     decoder_like,
+    PretrainConfig,
     TextConfig,
     TokenizerConfig,
     TransformerConfig,
 )
+from vtp_eqx.mesh import data_mesh
+from vtp_eqx.models.tokenizer import Pretrainer
 from vtp_eqx.tokenizer import (
     latents_hash,
     load,
@@ -22,6 +27,9 @@ from vtp_eqx.tokenizer import (
     Tokenizer,
     weights_hash,
 )
+from vtp_eqx.training.loop import run_training
+from vtp_eqx.training.run_dir import write_config
+from vtp_eqx.training.state import TrainState
 
 
 TOWER = TransformerConfig(width=16, depth=2, num_heads=2)
@@ -161,6 +169,75 @@ def test_a_description_of_something_else_is_refused(folder, change, message):
     path.write_text(json.dumps(kept))
     with pytest.raises(ValueError, match=message):
         load(folder)
+
+
+RUN = PretrainConfig(tokenizer=CONFIG, distillation_weight=0.0)
+
+
+def with_mean(tokenizer, mean):
+    return eqx.tree_at(lambda t: t.latent_mean, tokenizer, jnp.full(5, mean))
+
+
+@pytest.fixture
+def trained(tokenizer):
+    """The state of a run that counts its steps in `latent_mean`."""
+    student = eqx.filter_eval_shape(Pretrainer, CONFIG, None, key=jr.key(0))
+    student = eqx.tree_at(lambda s: s.tokenizer, student, with_mean(tokenizer, 0.0))
+    return TrainState.start(student, None, {}, optax.sgd(0.1), key=jr.key(0))
+
+
+def counting(state, _):
+    where = lambda state: (state.step, state.student.tokenizer.latent_mean)
+    return eqx.tree_at(where, state, replace_fn=lambda a: a + 1), {
+        "total": jnp.ones(())
+    }
+
+
+def test_a_run_is_loaded_while_it_goes_on_and_after_its_end(
+    trained, tokenizer, tmp_path
+):
+    loaded = []
+
+    def progress(done, num_steps, metrics):
+        if done > 1:  # the checkpoint before is whole, and this one may be
+            loaded.append((done, load(tmp_path)))
+
+    run_training(
+        trained, counting, lambda first: iter([jnp.zeros(1)] * 3),
+        num_steps=3, mesh=data_mesh(1), folder=tmp_path, save_every=1, log_every=1,
+        progress=progress, config=RUN,
+    )  # fmt: skip
+    assert [done for done, _ in loaded] == [2, 3]
+    for done, found in loaded:
+        (step,) = {*found.latent_mean.tolist()}
+        assert step in (done - 1, done)
+        assert eqx.tree_equal(found, with_mean(tokenizer, step))
+    assert load(tmp_path).latent_mean.tolist() == [3.0] * 5
+    assert load(str(tmp_path)).config == CONFIG
+    # In the end it is what the run saved, with statistics.
+    save(tokenizer, tmp_path / "tokenizer")
+    assert eqx.tree_equal(load(tmp_path), tokenizer)
+    (tmp_path / "tokenizer" / "config.json").unlink()  # half saved
+    assert load(tmp_path).latent_mean.tolist() == [3.0] * 5
+
+
+def test_a_run_that_cannot_be_loaded_says_why(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(FileNotFoundError, match="a version that wrote none"):
+        load(tmp_path)
+    write_config(tmp_path, RUN)
+    with pytest.raises(FileNotFoundError, match="has none yet: wait until"):
+        load(tmp_path)
+    (tmp_path / "checkpoints" / "7").mkdir()
+    with pytest.raises(ValueError, match="a damaged checkpoint of step 7"):
+        load(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"`folder` .* damaged or"):
+        load(tmp_path)
+    (tmp_path / "config.json").unlink()
+    write_config(tmp_path, DecodeConfig(decoder=TOWER))
+    with pytest.raises(ValueError, match=r"^`where` .* trains something else"):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize("write", [save, save_published])

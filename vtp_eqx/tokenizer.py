@@ -4,8 +4,9 @@
     latents = jax.vmap(tokenizer.encode)(images)
 
 A saved tokenizer is a folder of two files: `config.json` (its shape and the hashes of
-its arrays) and `tokenizer.safetensors` (its arrays by path). `load` reads released
-PyTorch checkpoints as well, and `save_published` writes them.
+its arrays) and `tokenizer.safetensors` (its arrays by path). `load` reads the newest
+checkpoint of a run and released PyTorch checkpoints as well, and `save_published`
+writes the latter.
 """
 
 import dataclasses
@@ -38,12 +39,14 @@ from vtp_eqx.tensor_files import (
     read_tensors,
     write_model,
 )
-from vtp_eqx.training.run_dir import is_run
+from vtp_eqx.training.checkpoint import read_newest
+from vtp_eqx.training.run_dir import CHECKPOINTS, is_run, read_config
 
 
 FORMAT = "vtp_eqx tokenizer 1"
 WEIGHTS_FILE = "tokenizer.safetensors"
 RUN_FOLDER = "tokenizer"  # where a run keeps what it saves
+_IN_STATE = "student.tokenizer"  # its path in the state of a pre-training
 _WEIGHTS = (WEIGHTS_FILE, PUBLISHED_WEIGHTS, PUBLISHED_INDEX)
 
 
@@ -75,20 +78,26 @@ def save(tokenizer: Tokenizer, folder: Path | str) -> None:
 def load(where: Path | str) -> Tokenizer:
     """The tokenizer in a folder or file, or on the Hugging Face hub.
 
-    `where` is a folder of `save`, equal to the last bit; a run's folder, which has one
-    inside; a folder or file in the published layout; or a name on the hub, such as
+    `where` is a folder of `save`, equal to the last bit; the folder of a pre-training,
+    at any time; a folder or file in the published layout; or a name on the hub, such as
     "MiniMaxAI/VTP-Large-f16d64", for which the extra `hub` must be installed.
 
-    A file that is missing is a `FileNotFoundError`. A file that is cut short or broken,
-    a tensor too many, too few, of another shape or no floats, a setting that this
-    library does not have, and two files of different saves are a `ValueError`.
+    Of a run that has ended it is the tokenizer saved inside. Before, it is that of the
+    newest checkpoint, whose latent statistics are not measured.
+
+    A file that is missing is a `FileNotFoundError`, and so is a run's first checkpoint.
+    A file that is cut short or broken, a tensor too many, too few, of another shape or
+    no floats, a setting that this library does not have, and two files of different
+    saves are a `ValueError`.
     """
     path = Path(where)
     if isinstance(where, str) and not path.exists() and is_hub_name(where):
         path = download(where)
-    inside = path / RUN_FOLDER
-    if inside.is_dir() and not any((path / name).exists() for name in _WEIGHTS):
-        path = inside
+    if not any((path / name).exists() for name in _WEIGHTS):
+        if (path / RUN_FOLDER / CONFIG_FILE).exists():  # the last file of a save
+            path = path / RUN_FOLDER
+        elif is_run(path) or (path / CHECKPOINTS).is_dir():
+            return _from_run(path)
     folder = path.parent if path.is_file() else path
     description = read_object(folder / CONFIG_FILE)
     if "format" in description:
@@ -111,6 +120,27 @@ def _check_not_run(folder: Path | str) -> None:
         f"`folder` ({folder}) is that of a run, whose {CONFIG_FILE} a saved tokenizer "
         f"would replace: save it inside, such as to {Path(folder) / RUN_FOLDER}.",
     )
+
+
+def _from_run(folder: Path) -> Tokenizer:
+    """That of the newest checkpoint of a pre-training."""
+    config = read_config(folder).get("config")
+    if config is None:
+        raise FileNotFoundError(
+            f"`where` ({folder}) must be a run with a {CONFIG_FILE}, but it is of a "
+            "version that wrote none: call what trained it once more, which does."
+        )
+    require(
+        "tokenizer" in config,
+        f"`where` ({folder}) must be the run of a pre-training, or have ended with a "
+        "tokenizer, but it trains something else: name another folder.",
+    )
+    skeleton = _skeleton({"config": config["tokenizer"]}, folder)
+    names = {f"{_IN_STATE}.{name}": a for name, a in named_arrays(skeleton).items()}
+    arrays = read_newest(folder / CHECKPOINTS, names)
+    check_arrays(arrays, names)
+    structure = jax.tree.structure(skeleton)
+    return jax.tree.unflatten(structure, [arrays[name] for name in names])
 
 
 def _saved(

@@ -8,7 +8,8 @@ import optax
 import pytest
 
 from vtp_eqx.mesh import data_mesh
-from vtp_eqx.training.checkpoint import Checkpoints
+from vtp_eqx.training import checkpoint as module
+from vtp_eqx.training.checkpoint import Checkpoints, read_newest
 from vtp_eqx.training.loop import run_training
 from vtp_eqx.training.state import TrainState
 
@@ -204,3 +205,56 @@ def test_a_checkpoint_is_free_of_topology(saved):
     with Checkpoints(saved, keep=3) as checkpoints:
         again = checkpoints.restore(one)
         np.testing.assert_array_equal(weight(again), weight(small(100, 3)))
+
+
+def files(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_some_arrays_of_the_newest_state_are_read_and_nothing_is_written(saved):
+    weight, rows = lambda state: state.student["weight"], data_mesh(4)
+    split = jax.sharding.NamedSharding(rows, jax.sharding.PartitionSpec("data"))
+    state = small(100, 4)
+    with Checkpoints(saved, keep=3) as checkpoints:
+        checkpoints.save(
+            eqx.tree_at(weight, state, jax.device_put(weight(state), split))
+        )
+    before = files(saved)
+    shape = jax.ShapeDtypeStruct((100, 50), jnp.float32)
+    found = read_newest(saved, {"student.weight": shape})
+    np.testing.assert_array_equal(found["student.weight"], weight(state))
+    assert found.keys() == {"student.weight"}
+    assert files(saved) == before
+
+
+def test_the_newest_state_is_named_where_it_is_damaged(saved):
+    flip_a_bit(largest(saved / "3"))
+    with pytest.raises(ValueError, match="a damaged checkpoint of step 3 "):
+        read_newest(saved, {"student.weight": small(100, 0).student["weight"]})
+
+
+def test_a_state_that_is_deleted_while_it_is_read_gives_way_to_a_newer(
+    saved, monkeypatch
+):
+    read, seen = module._read_some, []
+
+    def overtaken(folder, wanted):
+        seen.append(folder.name)
+        if len(seen) == 1:
+            with Checkpoints(saved, keep=1) as checkpoints:
+                checkpoints.save(small(100, 4))
+            assert not folder.exists()
+        return read(folder, wanted)
+
+    monkeypatch.setattr(module, "_read_some", overtaken)
+    found = read_newest(saved, {"student.weight": small(100, 0).student["weight"]})
+    assert seen == ["3", "4"]
+    np.testing.assert_array_equal(
+        found["student.weight"], small(100, 4).student["weight"]
+    )
+
+
+def test_a_run_without_a_state_is_said(tmp_path):
+    (tmp_path / "1.orbax-checkpoint-tmp").mkdir()
+    with pytest.raises(FileNotFoundError, match="has none yet: wait"):
+        read_newest(tmp_path, {})

@@ -11,6 +11,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Shaped, UInt32
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import (
     AnyPreservationPolicy,
@@ -201,6 +202,53 @@ class Checkpoints:
                 shutil.rmtree(aside / str(step), ignore_errors=True)
                 (folder / str(step)).rename(aside / str(step))
         self._manager.reload()
+
+
+def read_newest(
+    folder: Path, wanted: Mapping[str, Any]
+) -> dict[str, Shaped[Array, "..."]]:
+    """Some arrays of the newest checkpoint in a folder of `Checkpoints`, by name.
+
+    `wanted` has their shapes, by their paths in the state. The folder is only read, and
+    a run may write it meanwhile: what that deletes gives way to what is newer.
+
+    Raises `FileNotFoundError` where there is no checkpoint yet, and `ValueError` where
+    the newest is damaged.
+    """
+    steps = lambda: [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+    while True:
+        newest = max(steps(), default=None)
+        if newest is None:
+            raise FileNotFoundError(
+                f"`folder` ({folder}) must have a checkpoint, and has none yet: wait "
+                "until the run has saved one."
+            )
+        try:
+            return _read_some(folder / str(newest), wanted)
+        except Exception as error:  # whatever a library says of broken files
+            if max(steps(), default=None) == newest:
+                raise ValueError(
+                    f"`folder` ({folder}) has a damaged checkpoint of step {newest} "
+                    f"({type(error).__name__}): continue the run, which goes back to a "
+                    "sound one."
+                ) from error
+
+
+def _read_some(folder: Any, wanted: Mapping[str, Any]) -> dict[str, Array]:
+    """Those of one checkpoint, into memory, whatever devices it was saved from.
+
+    `folder` is any path, though Orbax declares one of its own.
+    """
+    args = ocp.args.PyTreeRestore(
+        dict(wanted),
+        restore_args={name: ocp.RestoreArgs(np.ndarray) for name in wanted},
+        partial_restore=True,
+    )
+    found = ocp.PyTreeCheckpointHandler().restore(folder / "state", args=args)
+    arrays = {name: jnp.asarray(found[name]) for name in wanted}
+    sums: Any = ocp.JsonCheckpointHandler().restore(folder / "sums")
+    _check_sums(jax.device_get(_sums(arrays)), sums)
+    return arrays
 
 
 class _OtherModelError(ValueError):

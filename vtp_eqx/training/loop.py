@@ -33,6 +33,7 @@ from vtp_eqx.training.recovery import (
 from vtp_eqx.training.run_dir import (
     check_config_unchanged,
     check_disk_space,
+    CHECKPOINTS,
     disk_errors,
     lock_folder,
     write_config,
@@ -146,7 +147,7 @@ def run_training(
                     check_config_unchanged(folder, config)
                     write_config(folder, config)
         checkpoints = Checkpoints(
-            folder / "checkpoints",
+            folder / CHECKPOINTS,
             keep=fault_tolerance.keep,
             keep_best=fault_tolerance.keep_best,
         )
@@ -361,7 +362,7 @@ def _disk_space_needed(
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(eqx.filter(state, eqx.is_array)))
     count = lambda name: len([*(folder / name).glob("*")])
     num_kept = fault_tolerance.keep + fault_tolerance.keep_best
-    checkpoints = max(1, num_kept + 1 - count("checkpoints"))
+    checkpoints = max(1, num_kept + 1 - count(CHECKPOINTS))
     # Each rollback leaves a state, and so does the one too many that ends the run.
     limit = fault_tolerance.max_rollbacks
     postmortems = max(0, limit + 1 - count("postmortem")) if limit > 0 else 0

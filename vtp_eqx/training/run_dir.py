@@ -21,6 +21,7 @@ from vtp_eqx.training.multihost import all_equal, raise_on_all
 
 LOCK = "run.lock"
 CONFIG = "config.json"
+CHECKPOINTS = "checkpoints"
 DATA_FILE = "data.txt"
 # How a step fits onto its devices: what a run that is continued may change.
 FITTING = ("accumulate", "attention", "precision", "remat", "sharding")
