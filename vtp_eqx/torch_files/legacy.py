@@ -2,10 +2,11 @@
 
 Many published networks are still in this format: a few programs one behind the other,
 of which the fourth says what was saved, and then the bytes of the tensors. They are
-followed by the machine of `vtp_eqx.torch_files.program`.
+read by `vtp_eqx.torch_files.program`.
 """
 
 from pathlib import Path
+import reprlib
 from typing import Any, BinaryIO
 
 from jaxtyping import Shaped
@@ -38,17 +39,19 @@ def read_torch_legacy(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
         opening = [built(file, path) for _ in range(2)]
         require(
             opening == [MAGIC, PROTOCOL],
-            f"A file of old torch begins with {MAGIC} and {PROTOCOL}; got {opening} in "
-            f"{path}: copy it again.",
+            f"A file of old torch begins with {MAGIC} and {PROTOCOL}; got "
+            f"{reprlib.repr(opening)} in {path}: copy it again.",
         )
         built(file, path)  # sizes of numbers on the machine that wrote it
         tensors = state_dict(built(file, path), path)
         storages = {tensor.record: tensor for tensor in tensors.values()}
         keys = built(file, path)
         require(
-            isinstance(keys, list) and set(map(str, keys)) == storages.keys(),
-            f"The bytes of every tensor follow; got those of {keys} for "
-            f"{sorted(storages)} in {path}: copy it again.",
+            isinstance(keys, list)
+            and all(isinstance(key, str) for key in keys)
+            and set(keys) == storages.keys(),
+            f"The bytes of every tensor follow; got those of {reprlib.repr(keys)} for "
+            f"{reprlib.repr(sorted(storages))} in {path}: copy it again.",
         )
         contents = {key: _content(file, storages[key]) for key in keys}
     return {

@@ -1,15 +1,18 @@
-"""The programs of Python's pickle machine that describe tensors, never executed.
+"""The programs of Python's pickle machine that describe tensors.
 
-Such a program may call anything by name. Here is a machine that has only the
-instructions that build dicts, lists, tuples, numbers, texts and tensors; a program with
-another instruction, or that names anything else, is refused.
+Such a program may call anything by name. Here the machine knows a few names, all of
+which stand for objects of this module, and only the instructions that build dicts,
+lists, tuples, numbers, texts and tensors. A program with another instruction is refused
+before the machine begins, and one with another name when it comes to that.
 """
 
-import dataclasses
+import io
 import math
 from pathlib import Path
+import pickle
 import pickletools
-from typing import Any, BinaryIO
+import reprlib
+from typing import Any, BinaryIO, NamedTuple
 
 from jaxtyping import Shaped
 import ml_dtypes
@@ -34,17 +37,20 @@ _DICT = "collections OrderedDict"
 _TENSORS = {"torch._utils _rebuild_tensor", "torch._utils _rebuild_tensor_v2"}
 _PARAMETER = "torch._utils _rebuild_parameter"
 _KNOWN = {*_STORAGES, *_TENSORS, _DICT, _PARAMETER}
-_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_NUMBERS_AND_TEXTS = {
-    "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT",
-    "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+# What picklers write for dicts, lists, tuples, numbers, texts, and calls by name.
+_INSTRUCTIONS = {
+    "PROTO", "FRAME", "STOP", "MARK", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE",
+    "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "LONG4",
+    "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES",
+    "SHORT_BINBYTES",
+    "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "APPEND", "APPENDS", "SETITEM", "SETITEMS",
+    "BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET",
+    "GLOBAL", "STACK_GLOBAL", "BINPERSID", "REDUCE", "BUILD",
 }  # fmt: skip
-_MARK = object()
 
 
-@dataclasses.dataclass(frozen=True)
-class StoredTensor:
+# A tuple, because a program could set the attributes of other objects.
+class StoredTensor(NamedTuple):
     """Where a tensor lies in a `TorchFile`; strides and offset count numbers."""
 
     record: str
@@ -53,13 +59,6 @@ class StoredTensor:
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Name:
-    """What a program named: a class of storage or a function, never looked up."""
-
-    name: str
 
 
 def state_dict(content: Any, path: Path) -> dict[str, StoredTensor]:
@@ -106,131 +105,98 @@ def numbers_of(
 
 
 def built(program: bytes | BinaryIO, path: Path) -> Any:
-    """What a program builds, by the instructions of this module alone.
+    """What a program builds out of nothing but what this module allows.
 
     Of a file, what stands at its position is read, and no more.
     """
-    stack: list[Any] = []
-    memo: dict[int, Any] = {}
-    byte: int | None = 0
+    file = io.BytesIO(program) if isinstance(program, bytes) else program
+    start = file.tell()
+    place: Any = start
+    checked = None
+    at = lambda: f"byte {place if checked is None else start + checked.tell()}"
     try:
-        for code, argument, place in pickletools.genops(program):
-            byte = place
-            if code.name == "STOP":
-                return _pop(stack)
-            _step(code.name, argument, stack, memo)
+        for code, argument, place in pickletools.genops(file):
+            if code.name not in _INSTRUCTIONS:
+                raise ValueError(f"got the instruction {code.name}")
+            # The machine makes room for every number up to this one. Picklers count,
+            # so that no program has more numbers than bytes.
+            if code.name in ("BINPUT", "LONG_BINPUT") and argument > place - start:
+                raise ValueError(f"got the instruction {code.name} of {argument}")
+            if code.name == "GLOBAL":
+                _named(str(argument))
+        length = file.tell() - start
+        file.seek(start)
+        checked = io.BytesIO(file.read(length))
+        return _Unpickler(checked).load()
     except ValueError as error:
         raise ValueError(
             f"A checkpoint holds dicts, lists, numbers, texts and tensors; {error}, at "
-            f"byte {byte} of the program in {path}: nothing of it was run; get the "
-            "weights as safetensors, or from someone you trust."
+            f"{at()} of the program in {path}: nothing of it was run; get the weights "
+            "as safetensors, or from someone you trust."
         ) from error
-    except (LookupError, TypeError, RecursionError) as error:
+    except Exception as error:  # what a damaged program raises is not documented
         raise ValueError(
-            f"A checkpoint's program is whole; byte {byte} of the one in {path} cannot "
-            f"be followed ({type(error).__name__}): copy the file again."
+            f"A checkpoint's program is whole; {at()} of the program in {path} cannot "
+            f"be followed ({type(error).__name__}: {error}): copy the file again."
         ) from error
 
 
-def _step(code: str, argument: Any, stack: list[Any], memo: dict[int, Any]) -> None:
-    if code in ("PROTO", "FRAME"):
-        return
-    if code in _EMPTY:
-        stack.append(_EMPTY[code]())
-    elif code in _CONSTANTS:
-        stack.append(_CONSTANTS[code])
-    elif code in _NUMBERS_AND_TEXTS:
-        stack.append(argument)
-    elif code == "MARK":
-        stack.append(_MARK)
-    elif code in ("BINPUT", "LONG_BINPUT"):
-        memo[argument] = stack[-1]
-    elif code == "MEMOIZE":
-        memo[len(memo)] = stack[-1]
-    elif code in ("BINGET", "LONG_BINGET"):
-        stack.append(memo[argument])
-    elif code == "TUPLE":
-        stack.append(tuple(_since_mark(stack)))
-    elif code in ("TUPLE1", "TUPLE2", "TUPLE3"):
-        count = int(code[-1])
-        items = tuple(_pop(stack) for _ in range(count))
-        stack.append(items[::-1])
-    elif code == "APPEND":
-        item = _pop(stack)
-        _is(list, stack[-1]).append(item)
-    elif code == "APPENDS":
-        items = _since_mark(stack)
-        _is(list, stack[-1]).extend(items)
-    elif code == "SETITEM":
-        value, key = _pop(stack), _pop(stack)
-        _is(dict, stack[-1])[key] = value
-    elif code == "SETITEMS":
-        items = _since_mark(stack)
-        _is(dict, stack[-1]).update(zip(items[::2], items[1::2], strict=True))
-    elif code == "BUILD":  # attributes of a state dict: versions of its modules
-        _pop(stack)
-        _is(dict, stack[-1])
-    elif code == "GLOBAL":
-        stack.append(_named(argument))
-    elif code == "STACK_GLOBAL":
-        name, module = _pop(stack), _pop(stack)
-        stack.append(_named(f"{module} {name}"))
-    elif code == "BINPERSID":
-        stack.append(_storage(_pop(stack)))
-    elif code == "REDUCE":
-        arguments, function = _pop(stack), _pop(stack)
-        stack.append(_called(_is(_Name, function).name, _is(tuple, arguments)))
-    else:
-        raise ValueError(f"got the instruction {code}")
+class _Unpickler(pickle.Unpickler):
+    """Python's pickle machine, in which names are looked up in this module alone."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return _named(f"{module} {name}")
+
+    def persistent_load(self, pid: Any) -> StoredTensor:
+        what, kind, record, _, size, *view = _is(tuple, pid)
+        require(
+            (what, view) in (("storage", []), ("storage", [None]))
+            and isinstance(record, str)
+            and type(size) is int,
+            f"got a storage {reprlib.repr(record)} of size {reprlib.repr(size)}",
+        )
+        dtype = _STORAGES[_is(_Global, kind).name]
+        return StoredTensor(record, dtype, size, 0, (), ())
 
 
-def _named(name: str) -> _Name:
+class _Global(NamedTuple):
+    """What stands for a class of storage or a function of torch."""
+
+    name: str
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self.name == _DICT:
+            return _Dict(*arguments)
+        if self.name == _PARAMETER:
+            return _is(StoredTensor, arguments[0])
+        require(self.name in _TENSORS, f"got a call of `{self.name.replace(' ', '.')}`")
+        storage, offset, shape, strides = arguments[:4]
+        counts = (offset, *_is(tuple, shape), *_is(tuple, strides))
+        require(
+            all(type(count) is int and count >= 0 for count in counts)
+            and len(shape) == len(strides),
+            f"got a tensor of shape {reprlib.repr(shape)}, strides "
+            f"{reprlib.repr(strides)} and offset {reprlib.repr(offset)}",
+        )
+        return _is(StoredTensor, storage)._replace(
+            offset=offset, shape=shape, strides=strides
+        )
+
+
+class _Dict(dict):
+    """A dict that drops what a program sets on it: versions of a model's modules."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _named(name: str) -> _Global:
     require(name in _KNOWN, f"got `{name[:80].replace(' ', '.')}`")
-    return _Name(name)
-
-
-def _called(name: str, arguments: tuple[Any, ...]) -> Any:
-    if name == _DICT:
-        return dict(*arguments)
-    if name == _PARAMETER:
-        return _is(StoredTensor, arguments[0])
-    require(name in _TENSORS, f"got a call of `{name.replace(' ', '.')}`")
-    storage, offset, shape, strides = arguments[:4]
-    counts = (offset, *_is(tuple, shape), *_is(tuple, strides))
-    require(
-        all(type(count) is int and count >= 0 for count in counts)
-        and len(shape) == len(strides),
-        f"got a tensor of shape {shape}, strides {strides} and offset {offset}",
-    )
-    return dataclasses.replace(
-        _is(StoredTensor, storage), offset=offset, shape=shape, strides=strides
-    )
-
-
-def _storage(fields: Any) -> StoredTensor:
-    what, kind, record, _, size, *view = _is(tuple, fields)
-    require(
-        (what, view) in (("storage", []), ("storage", [None]))
-        and isinstance(record, str)
-        and type(size) is int,
-        f"got a storage {record!r} of size {size!r}",
-    )
-    return StoredTensor(record, _STORAGES[_is(_Name, kind).name], size, 0, (), ())
+    return _Global(name)
 
 
 def _is(kind: type, value: Any) -> Any:
     require(isinstance(value, kind), f"got a {type(value).__name__} out of place")
     return value
-
-
-def _pop(stack: list[Any]) -> Any:
-    value = stack.pop()
-    require(value is not _MARK, "got a mark out of place")
-    return value
-
-
-def _since_mark(stack: list[Any]) -> list[Any]:
-    items = []
-    while (item := stack.pop()) is not _MARK:
-        items.append(item)
-    return items[::-1]
