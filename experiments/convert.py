@@ -80,6 +80,8 @@ class Options:
     """The format to write."""
     part: Part = "ema"
     """Of a LightningDiT training: its running average, or the model as trained."""
+    tokenizer: str = ""
+    """That of a generator of ours, where its file is too old to know it."""
     verify: bool = False
     """Convert there and back, and print what differs."""
     published_code: Path | None = None
@@ -90,15 +92,20 @@ class Options:
     """Verify small models made on the spot."""
 
 
-def read(source: str | Path, part: Part = "ema") -> tuple[Model, Published | None]:
-    """The model at `source`, and what lies there if that is a published checkpoint."""
+def read(
+    source: str | Path, part: Part = "ema", tokenizer: str = ""
+) -> tuple[Model, Published | None]:
+    """The model at `source`, and what lies there if that is a published checkpoint.
+
+    `tokenizer` is where that of a generator is, which older files cannot do without.
+    """
     path = Path(source)
     if isinstance(source, str) and not path.exists() and is_hub_name(source):
         path = download(source)
     generator = path / GENERATOR_FILE if path.is_dir() else path
     is_ours = generator.suffix == ".safetensors" and generator.is_file()
-    if is_ours and "latents" in read_notes(generator):
-        return load_generator(generator), None
+    if is_ours and read_notes(generator).keys() & {"latents_hash", "latents"}:
+        return load_generator(generator, load(tokenizer) if tokenizer else None), None
     if _is_ours(path):
         return load(path), None
     tensors, settings = read_published(path, part)
@@ -260,7 +267,7 @@ def main(options: Options) -> bool:
         if clone is not None:
             models = {k: m for k, m in models.items() if (clone / CODE[k]).exists()}
         return all([verify(model, None, options) for model in models.values()])
-    model, published = read(options.source, options.part)
+    model, published = read(options.source, options.part, options.tokenizer)
     if options.target is not None:
         write(model, options.to, options.target)
     require(

@@ -18,6 +18,7 @@ from vtp_eqx.config import (
     TransformerConfig,
 )
 from vtp_eqx.mesh import data_mesh
+from vtp_eqx.models.arrays import statistics_hash
 from vtp_eqx.models.tokenizer import Pretrainer
 from vtp_eqx.tokenizer import (
     latents_hash,
@@ -156,7 +157,7 @@ def test_a_config_of_another_version_is_refused(folder, change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "vtp_eqx tokenizer 2"}, "reads the format"),
+        ({"format": "vtp_eqx tokenizer 3"}, "reads the format"),
         ({"config": None}, "values of the types of a `TokenizerConfig`"),
         ({"origin": 3}, "values of the types of a `TokenizerConfig`"),
         ({"weights_hash": ...}, r"\['weights_hash'\] are missing"),
@@ -247,6 +248,33 @@ def test_the_config_of_a_run_is_not_replaced(write, tokenizer, tmp_path):
     with pytest.raises(ValueError, match=r"^`folder` .* that of a run.*/tokenizer\.$"):
         write(tokenizer, tmp_path)
     assert (tmp_path / "config.json").read_text() == written
+
+
+def test_a_tokenizer_of_the_first_format_is_read(tokenizer, folder):
+    path = folder / "config.json"
+    description = json.loads(path.read_text())
+    first = {
+        "format": "vtp_eqx tokenizer 1",
+        "latents_hash": statistics_hash(tokenizer),
+    }
+    path.write_text(json.dumps(description | first))
+    assert eqx.tree_equal(load(folder), tokenizer)
+    first["latents_hash"] = latents_hash(tokenizer)
+    path.write_text(json.dumps(description | first))
+    with pytest.raises(ValueError, match="of one save; got the `latents_hash`"):
+        load(folder)
+
+
+@pytest.mark.parametrize("is_published", [False, True])
+def test_a_tokenizer_without_statistics_is_saved_and_still_has_none(
+    is_published, tokenizer, tmp_path
+):
+    where = lambda tokenizer: (tokenizer.latent_mean, tokenizer.latent_std)
+    unmeasured = eqx.tree_at(where, tokenizer, (jnp.zeros(5), jnp.ones(5)))
+    (save_published if is_published else save)(unmeasured, tmp_path)
+    loaded = load(tmp_path)
+    assert eqx.tree_equal(loaded, unmeasured)
+    assert not loaded.is_measured
 
 
 def test_rounded_weights_are_not_saved(tokenizer, tmp_path):

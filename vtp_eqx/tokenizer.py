@@ -26,6 +26,7 @@ from vtp_eqx.models.arrays import (
     check_arrays,
     latents_hash as latents_hash,
     named_arrays,
+    statistics_hash,
     weights_hash as weights_hash,
 )
 from vtp_eqx.models.tokenizer import Tokenizer as Tokenizer
@@ -43,7 +44,8 @@ from vtp_eqx.training.checkpoint import read_newest
 from vtp_eqx.training.run_dir import CHECKPOINTS, is_run, read_config
 
 
-FORMAT = "vtp_eqx tokenizer 1"
+FORMAT = "vtp_eqx tokenizer 2"
+FIRST_FORMAT = "vtp_eqx tokenizer 1"  # its `latents_hash` is of the statistics alone
 WEIGHTS_FILE = "tokenizer.safetensors"
 RUN_FOLDER = "tokenizer"  # where a run keeps what it saves
 _IN_STATE = "student.tokenizer"  # its path in the state of a pre-training
@@ -67,7 +69,7 @@ def save(tokenizer: Tokenizer, folder: Path | str) -> None:
         "format": FORMAT,
         "config": dataclasses.asdict(tokenizer.config),
         "weights_hash": weights_hash(tokenizer),
-        "latents_hash": latents_hash(tokenizer),
+        "latents_hash": _known_latents_hash(tokenizer),
     }
     if tokenizer.origin:
         description["origin"] = tokenizer.origin
@@ -147,7 +149,7 @@ def _saved(
     description: dict[str, Any], tensors: dict[str, Any], folder: Path
 ) -> Tokenizer:
     require(
-        description["format"] == FORMAT,
+        description["format"] in (FORMAT, FIRST_FORMAT),
         f"`load` reads the format {FORMAT!r}; got {description['format']!r} in "
         f"{folder}: use the version that saved it.",
     )
@@ -164,9 +166,11 @@ def _saved(
         jax.tree.structure(skeleton),
         [jnp.asarray(as_float32(tensors[name], name)) for name in names],
     )
+    is_first = description["format"] == FIRST_FORMAT
+    hash_of = statistics_hash if is_first else _known_latents_hash
     for name, digest in (
         ("weights_hash", weights_hash(tokenizer)),
-        ("latents_hash", latents_hash(tokenizer)),
+        ("latents_hash", hash_of(tokenizer)),
     ):
         require(
             description[name] == digest,
@@ -175,6 +179,11 @@ def _saved(
             "save the tokenizer again.",
         )
     return tokenizer
+
+
+def _known_latents_hash(tokenizer: Tokenizer) -> str:
+    """Its `latents_hash`, or "" where the statistics were never measured."""
+    return latents_hash(tokenizer) if tokenizer.is_measured else ""
 
 
 def _skeleton(description: dict[str, Any], folder: Path) -> Tokenizer:

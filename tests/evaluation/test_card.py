@@ -84,6 +84,8 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path):
     ("changes", "message"),
     [
         ({"generator_latents_hash": "other"}, "trained with"),
+        ({"latents_hash": ""}, "trained with"),
+        ({"latents_hash": "", "generator_latents_hash": ""}, "generator_latents_hash"),
         ({"sampler": None}, "sampler"),
         ({"labels": "none"}, "labels"),
         ({"num_samples": 0}, "num_samples"),
@@ -112,6 +114,12 @@ def test_samples_of_another_origin_have_words_for_hashes(tmp_path):
         dataclasses.replace(RECONSTRUCTION, origin="ADM")
     with pytest.raises(ValueError, match="leave out either"):
         dataclasses.replace(GENERATION, origin="A", tokenizer_hash="", latents_hash="")
+
+
+def test_what_is_measured_of_a_tokenizer_alone_needs_no_statistics(tmp_path):
+    unmeasured = dataclasses.replace(RECONSTRUCTION, latents_hash="")
+    write(tmp_path / "card.json", {"FD-scenes": 1.0}, unmeasured, num_evaluated=100)
+    assert read(tmp_path / "card.json")[1] == unmeasured
 
 
 def test_only_inception_classes_make_an_inception_score(tmp_path):

@@ -3,13 +3,20 @@
 import json
 from pathlib import Path
 
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 import tyro
 
-from experiments.convert import main, Options, read
-from vtp_eqx.tokenizer import Tokenizer
+from experiments.convert import GENERATOR_FILE, main, Options, read, small_models
+from vtp_eqx.config import as_json
+from vtp_eqx.models.arrays import statistics_hash
+from vtp_eqx.models.generator import load_generator
+from vtp_eqx.models.weights import save_weights
+from vtp_eqx.tokenizer import latents_hash, save, Tokenizer
 
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -67,6 +74,22 @@ def test_what_does_not_come_back_fails(tmp_path, capsys):
 def test_a_tokenizer_is_told_from_a_transformer():
     assert isinstance(read(str(GOLDEN / CASES[0]))[0], Tokenizer)
     assert not isinstance(read(str(GOLDEN / CASES[2]))[0], Tokenizer)
+
+
+def test_an_older_generator_is_converted_with_its_tokenizer(tmp_path):
+    made = Tokenizer(small_models()["tokenizer"].config, key=jr.key(0))
+    tokenizer = eqx.tree_at(lambda t: t.latent_std, made, jnp.full(8, 2.0))
+    save(tokenizer, tmp_path / "tokenizer")
+    dit = small_models()["dit"].dit
+    notes = {"config": as_json(dit.config), "latents": statistics_hash(tokenizer)}
+    older, target = tmp_path / "older.safetensors", tmp_path / "newer"
+    save_weights(dit, older, notes)
+    with pytest.raises(ValueError, match=r"^`tokenizer` \(None\)"):
+        convert(older, target, "--to", "ours")
+    given = ("--tokenizer", tmp_path / "tokenizer")
+    assert convert(older, target, "--to", "ours", *given)
+    found = load_generator(target / GENERATOR_FILE)
+    assert found.latents_hash == latents_hash(tokenizer)
 
 
 def test_nothing_to_do_is_an_error():

@@ -8,7 +8,15 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from vtp_eqx.config import DiTConfig, SamplerConfig
+from vtp_eqx.config import (
+    as_json,
+    decoder_like,
+    DiTConfig,
+    SamplerConfig,
+    TokenizerConfig,
+    TransformerConfig,
+)
+from vtp_eqx.models.arrays import latents_hash, statistics_hash
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import (
     Generator,
@@ -16,6 +24,7 @@ from vtp_eqx.models.generator import (
     load_generator,
     save_generator,
 )
+from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.models.weights import save_weights
 
 
@@ -41,9 +50,15 @@ def test_a_new_generator_returns_its_noise(generator, solver, getkey):
     np.testing.assert_array_equal(latents, jr.normal(key, (2, 2, 2, 3)))
 
 
-def test_other_statistics_are_refused(generator, getkey):
-    with pytest.raises(ValueError, match=r"'abd' for 'abc'.*load the tokenizer"):
+def test_other_latents_are_refused(generator, getkey):
+    with pytest.raises(ValueError, match=r"^`latents_hash` \('abd'\) .*'abc'.*: load"):
         generator.sample(LABELS, SAMPLER, latents_hash="abd", key=getkey())
+
+
+def test_latents_of_unknown_name_are_refused(generator, getkey):
+    published = Generator(generator.dit, latents_hash="")
+    with pytest.raises(ValueError, match=r"^`latents_hash` \(''\)"):
+        published.sample(LABELS, SAMPLER, latents_hash="", key=getkey())
 
 
 @pytest.mark.parametrize("label", [-1, 5])
@@ -58,10 +73,61 @@ def test_a_saved_generator_is_loaded_to_the_last_bit(generator, tmp_path):
     assert eqx.tree_equal(load_generator(path), generator)
 
 
+@pytest.fixture(scope="module")
+def tokenizer():
+    tower = TransformerConfig(width=16, depth=1, num_heads=2)
+    config = TokenizerConfig(
+        encoder=tower, decoder=decoder_like(tower), patch_size=4, latent_width=3
+    )
+    made = eqx.filter_jit(Tokenizer)(config, key=jr.key(0))
+    return eqx.tree_at(lambda t: t.latent_std, made, jnp.full(3, 2.0))
+
+
+def test_a_generator_is_loaded_for_the_tokenizer_it_was_trained_with(
+    generator, tokenizer, tmp_path
+):
+    path = tmp_path / "generator.safetensors"
+    bound = Generator(generator.dit, latents_hash(tokenizer))
+    save_generator(bound, path)
+    assert eqx.tree_equal(load_generator(path, tokenizer), bound)
+    # Of the same statistics, as all were that never had any.
+    other = eqx.tree_at(
+        lambda t: t.bottleneck.weight, tokenizer, 2 * tokenizer.bottleneck.weight
+    )
+    with pytest.raises(ValueError, match=r"the one that the generator in .*: load"):
+        load_generator(path, other)
+
+
+def test_a_generator_with_a_hash_of_statistics_is_bound_anew_by_its_tokenizer(
+    generator, tokenizer, tmp_path
+):
+    path = tmp_path / "generator.safetensors"
+
+    def save(name):
+        notes = {"config": as_json(generator.dit.config), "latents": name}
+        save_weights(generator.dit, path, notes)
+
+    save(statistics_hash(tokenizer))
+    found = load_generator(path, tokenizer)
+    assert found.latents_hash == latents_hash(tokenizer)
+    assert eqx.tree_equal(found.dit, generator.dit)
+    with pytest.raises(ValueError, match=r"^`tokenizer` \(None\) .* statistics alone"):
+        load_generator(path)
+    other = eqx.tree_at(lambda t: t.latent_mean, tokenizer, jnp.ones(3))
+    with pytest.raises(ValueError, match=r"the one that the generator in .*: load"):
+        load_generator(path, other)
+    unmeasured = eqx.tree_at(lambda t: t.latent_std, tokenizer, jnp.ones(3))
+    save(statistics_hash(unmeasured))
+    with pytest.raises(ValueError, match="must have measured latent statistics"):
+        load_generator(path, unmeasured)
+    save("")  # a published transformer
+    assert load_generator(path).latents_hash == ""
+
+
 def test_another_file_is_no_generator(generator, tmp_path):
     path = tmp_path / "weights.safetensors"
-    save_weights(generator.dit, path, {"latents": "abc"})
-    with pytest.raises(ValueError, match=r"got \['latents'\] in"):
+    save_weights(generator.dit, path, {"latents_hash": "abc"})
+    with pytest.raises(ValueError, match=r"got \['latents_hash'\] in"):
         load_generator(path)
     with pytest.raises(FileNotFoundError, match=r"got no none\.safetensors"):
         load_generator(tmp_path / "none.safetensors")

@@ -113,9 +113,19 @@ def test_normalizing_latents_is_undone(tokenizer, getkey):
     np.testing.assert_allclose(measured.denormalize_latents(normal), latents, atol=1e-5)
 
 
-def test_unmeasured_statistics_change_nothing(tokenizer, getkey):
-    latents = jr.normal(getkey(), (2, 2, 6))
-    np.testing.assert_array_equal(tokenizer.normalize_latents(latents), latents)
+@pytest.mark.parametrize("name", ["normalize_latents", "denormalize_latents"])
+def test_a_tokenizer_without_statistics_normalizes_nothing(tokenizer, name):
+    latents = jnp.zeros((2, 2, 6))
+    assert not tokenizer.is_measured
+    with pytest.raises(ValueError, match=r"^`tokenizer` \(latent mean 0 .* must have"):
+        getattr(tokenizer, name)(latents)
+    with pytest.raises(ValueError, match="must have measured"):
+        jax.vmap(getattr(tokenizer, name))(latents)
+    for field, value in (("latent_mean", 1e-9), ("latent_std", 1 + 1e-6)):
+        array = getattr(tokenizer, field).at[0].set(value)
+        measured = eqx.tree_at(lambda t, f=field: getattr(t, f), tokenizer, array)
+        assert measured.is_measured
+        getattr(measured, name)(latents)
 
 
 def test_heads_read_full_features_or_latents(tokenizer, features):

@@ -65,7 +65,7 @@ def made(row, monkeypatch):
 
     def with_latent_statistics(tokenizer, *_):
         where = lambda tokenizer: (tokenizer.latent_mean, tokenizer.latent_std)
-        statistics = (jnp.full(width, names.mean), jnp.ones(width))
+        statistics = (jnp.full(width, names.mean), jnp.full(width, 2.0))
         return eqx.tree_at(where, tokenizer, statistics)
 
     for name, fake in dict(

@@ -99,5 +99,9 @@ def test_noise_is_in_units_of_a_channels_deviation(tokenizer, data):
     views = decode_objective(config, tokenizer).make_views(batch, jr.key(0))
     spread = np.std(views.latents - latents, axis=(0, 1, 2)) / tokenizer.latent_std
     np.testing.assert_allclose(spread, 0.3, rtol=0.05)
+    where = lambda tokenizer: (tokenizer.latent_mean, tokenizer.latent_std)
+    unmeasured = eqx.tree_at(where, tokenizer, (jnp.zeros(4), jnp.ones(4)))
+    with pytest.raises(ValueError, match="must have measured latent statistics"):
+        decode_objective(config, unmeasured)
     calm = decode_objective(CONFIG, tokenizer).make_views(batch, jr.key(0))
     np.testing.assert_array_equal(calm.latents, latents)

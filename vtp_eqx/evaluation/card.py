@@ -39,7 +39,7 @@ class EvaluationCard:
     num_reference: int  # images they are compared with
     reference_hash: str  # of the reference set's config or files
     tokenizer_hash: str  # of the tokenizer's weights, in the precision they had
-    latents_hash: str  # of the latent statistics stored in the tokenizer
+    latents_hash: str  # of encoder and latent statistics; "": never measured
     precision: str  # of the networks' arithmetic, such as "float32"
     latents_of: str = ""  # the images that those statistics are over, where known
     feature_network: NetworkName = "none"
@@ -48,7 +48,7 @@ class EvaluationCard:
     sampler: SamplerConfig | None = None
     labels: LabelPolicy = "none"  # how the classes of the samples were chosen
     generator_hash: str | None = None  # of the generator's averaged weights
-    generator_latents_hash: str | None = None  # of the statistics it was trained with
+    generator_latents_hash: str | None = None  # of the latents it was trained on
     seed: int = 0
     origin: str = ""  # who made the samples, where it was not this library
     protocol: str = ""  # settings that the numbers depend on beside all this
@@ -69,13 +69,13 @@ class EvaluationCard:
                 f"`{name}` names what the number depends on and must not be empty: "
                 "fill it in.",
             )
-        for name in ("tokenizer_hash", "latents_hash"):
-            require(
-                bool(getattr(self, name)) != bool(self.origin),
-                f"`{name}` names what the number depends on, and is empty only for "
-                f"samples of another origin; got {getattr(self, name)!r} and the "
-                f"`origin` {self.origin!r}: fill in one of them.",
-            )
+        require(
+            bool(self.tokenizer_hash) != bool(self.origin)
+            and not (self.latents_hash and self.origin),
+            f"`tokenizer_hash` ({self.tokenizer_hash!r}) and `latents_hash` "
+            f"({self.latents_hash!r}) must name the tokenizer, or be empty where there "
+            f"is an `origin` ({self.origin!r}): fill in one or the other.",
+        )
         require(
             (self.feature_network == "none") == (not self.feature_hash),
             "A feature network and the hash of its weights go together; got "
@@ -84,8 +84,8 @@ class EvaluationCard:
         generation = {
             "sampler": self.sampler is not None,
             "labels": self.labels != "none",
-            "generator_hash": self.generator_hash is not None,
-            "generator_latents_hash": self.generator_latents_hash is not None,
+            "generator_hash": bool(self.generator_hash),
+            "generator_latents_hash": bool(self.generator_latents_hash),
         }
         require(
             len(set(generation.values())) == 1,
@@ -100,9 +100,9 @@ class EvaluationCard:
         )
         require(
             self.generator_latents_hash in (None, self.latents_hash),
-            "A generator samples in the latent statistics it was trained with; got "
-            f"{self.generator_latents_hash} for it and {self.latents_hash} for the "
-            "tokenizer: use the tokenizer it was trained on.",
+            f"`generator_latents_hash` ({self.generator_latents_hash}) must be the "
+            f"`latents_hash` of the tokenizer ({self.latents_hash}): use the one that "
+            "the generator was trained with.",
         )
 
     @property

@@ -15,6 +15,7 @@ import json
 import math
 import operator
 from pathlib import Path
+import tempfile
 from typing import Any
 
 import equinox as eqx
@@ -156,7 +157,7 @@ def exact_sums(
 def measure_latents(
     tokenizer: Tokenizer,
     source: Source,
-    folder: Path,
+    folder: Path | None = None,
     *,
     mesh: Mesh | None = None,
     max_images: int | None = None,
@@ -167,20 +168,22 @@ def measure_latents(
 
     Called by all processes of a run, each of which encodes a part on its own devices of
     `mesh` (all where `None`). Each image is cropped as for training a generator, by
-    `CenterCrop`; of more than `max_images`, so many are taken, evenly spread. Sums are
-    kept in `folder`, a file for every `BLOCK_IMAGES` images, from which a call that was
-    killed continues. Images that cannot be read are left out and counted; a
-    `ValueError` where none can be, or where a latent is not finite. `progress` is told
-    how many images are done of how many, of this process.
+    `CenterCrop`; of more than `max_images`, so many are taken, evenly spread. Where
+    there is a `folder`, it gets a file of sums for every `BLOCK_IMAGES` images, from
+    which a call that was killed continues. Images that cannot be read are left out and
+    counted; a `ValueError` where none can be, or where a latent is not finite.
+    `progress` is told how many images of this process are done, and of how many.
     """
     mesh = data_mesh() if mesh is None else mesh
     limit = None if max_images is None else min(max_images, len(source))
     crop = CenterCrop(tokenizer.config.image_size)
     images = Images(source=source, crop=crop, limit=limit)
     try:
-        own = _own_sums(
-            tokenizer, images, folder, local_mesh(mesh), num_threads, progress
-        )
+        with tempfile.TemporaryDirectory() as scratch:
+            own = _own_sums(
+                tokenizer, images, folder or Path(scratch), local_mesh(mesh),
+                num_threads, progress,
+            )  # fmt: skip
     except Exception:
         gather_texts("")  # or else the others would wait for this process
         raise

@@ -281,7 +281,8 @@ def tokenizer_card(
         num_reference=seen.count,
         reference_hash=seen.images_hash,
         tokenizer_hash=weights_hash(tokenizer),
-        latents_hash=latents_hash(tokenizer),
+        # Nothing that is measured of a tokenizer alone needs its statistics.
+        latents_hash=latents_hash(tokenizer) if tokenizer.is_measured else "",
         precision=tokenizer.precision,
         protocol=protocol,
         crop=repr(images.crop),

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Mapping
 import hashlib
+import json
 from typing import Any
 
 import jax
+import ml_dtypes
 import numpy as np
 
 from vtp_eqx.config import require
+from vtp_eqx.models.input_checks import check_measured
 from vtp_eqx.models.tokenizer import Tokenizer
 
 
@@ -67,12 +70,49 @@ def weights_hash(tokenizer: Tokenizer) -> str:
 
 
 def latents_hash(tokenizer: Tokenizer) -> str:
-    """Sixteen hexadecimal digits that name the statistics of the latents.
+    """Sixteen hexadecimal digits that name normalized latents, and what makes them.
 
-    A generator learns normalized latents, so it only fits a tokenizer with this hash.
+    Of the encoder, the bottleneck and the statistics: a generator only fits a tokenizer
+    with this hash. Weights count as rounded to bfloat16, so that every precision of one
+    tokenizer has one hash. Reads all those weights: call it once, not for each batch. A
+    `ValueError` where the statistics were never measured.
+    """
+    check_measured(tokenizer.is_measured)
+    config = tokenizer.config
+    # What changes latents and is not to be seen in the arrays.
+    shape = {
+        "patch_size": config.patch_size,
+        "pixel_mean": config.pixel_mean,
+        "pixel_std": config.pixel_std,
+        "rope": config.rope,
+        "num_heads": config.encoder.num_heads,
+        "norm": config.encoder.norm,
+        "feed_forward": config.encoder.feed_forward,
+        "qk_norm": config.encoder.qk_norm,
+    }
+    arrays = {
+        name: array if name in STATISTICS else _rounded(array)
+        for name, array in named_arrays(tokenizer).items()
+        if name in STATISTICS or name.startswith(("encoder.", "bottleneck."))
+    }
+    text = f"{json.dumps(shape, sort_keys=True)} {arrays_hash(arrays)}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def statistics_hash(tokenizer: Tokenizer) -> str:
+    """Sixteen hexadecimal digits that name the statistics of the latents alone.
+
+    What tokenizers and generators were saved with before there was `latents_hash`.
     """
     arrays = named_arrays(tokenizer)
     return arrays_hash({name: arrays[name] for name in STATISTICS})
+
+
+def _rounded(array: Any) -> np.ndarray:
+    """`array` in bfloat16; devices differ in whether they keep numbers below normal."""
+    values = np.asarray(array).astype(np.float32)
+    is_normal = np.abs(values) >= np.finfo(np.float32).tiny
+    return np.where(is_normal, values, np.float32(0)).astype(ml_dtypes.bfloat16)
 
 
 def arrays_hash(arrays: Mapping[str, Any]) -> str:

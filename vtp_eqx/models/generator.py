@@ -1,4 +1,4 @@
-"""A trained diffusion transformer, bound to the latent statistics it was trained on."""
+"""A trained diffusion transformer, bound to the latents it was trained on."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,9 @@ import numpy as np
 
 from vtp_eqx.config import as_json, DiTConfig, from_dict, require, SamplerConfig
 from vtp_eqx.flow import euler, guided, heun, sample, time_grid, Velocity
+from vtp_eqx.models.arrays import latents_hash, statistics_hash
 from vtp_eqx.models.dit import DiT
+from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.models.weights import load_weights, read_notes, save_weights
 from vtp_eqx.tensor_files import require_file
 
@@ -21,10 +23,11 @@ SOLVERS = {"euler": euler, "heun": heun}
 
 
 class Generator(eqx.Module):
-    """A diffusion transformer with the hash of the latent statistics it learned in.
+    """A diffusion transformer with the `latents_hash` of the tokenizer it learned with.
 
-    The transformer works on latents normalized per channel. With other statistics they
-    would be denormalized wrongly, and the images would be quietly worse: it is refused.
+    The transformer works on normalized latents. With another encoder or other
+    statistics they mean something else, and the images would be quietly worse: it is
+    refused. The hash of a published transformer is not known, and is "".
     """
 
     dit: DiT
@@ -44,10 +47,10 @@ class Generator(eqx.Module):
         per batch size and sampler, whatever the weights.
         """
         require(
-            latents_hash == self.latents_hash,
-            "A generator samples only for the latent statistics it was trained on; got "
-            f"{latents_hash!r} for {self.latents_hash!r}: load the tokenizer it was "
-            "trained with, or train it anew.",
+            bool(latents_hash) and latents_hash == self.latents_hash,
+            f"`latents_hash` ({latents_hash!r}) must be that of the latents which the "
+            f"generator was trained on ({self.latents_hash!r}): load the tokenizer it "
+            "was trained with, or train it again.",
         )
         config = self.dit.config
         shape = (config.latent_size, config.latent_size, config.latent_width)
@@ -60,14 +63,19 @@ class Generator(eqx.Module):
 def save_generator(generator: Generator, path: str | Path) -> None:
     """Writes a generator as one safetensors file, its config in the header."""
     dit = generator.dit
-    notes = {"config": as_json(dit.config), "latents": generator.latents_hash}
+    notes = {"config": as_json(dit.config), "latents_hash": generator.latents_hash}
     save_weights(
         dit, Path(path), notes | ({"origin": dit.origin} if dit.origin else {})
     )
 
 
-def load_generator(path: str | Path) -> Generator:
+def load_generator(path: str | Path, tokenizer: Tokenizer | None = None) -> Generator:
     """The generator that `save_generator` wrote, equal to the last bit.
+
+    Where `tokenizer` is given, another one than the generator was trained with is a
+    `ValueError`. Generators that were saved with a hash of the statistics alone need
+    it: measured statistics tell tokenizers apart, so what matches is bound to the
+    `latents_hash` of today.
 
     A missing file is a `FileNotFoundError`. A file that is cut short, and one of
     something else, are a `ValueError`.
@@ -76,14 +84,29 @@ def load_generator(path: str | Path) -> Generator:
     require_file(path)
     notes = read_notes(path)
     require(
-        {"config", "latents"} <= notes.keys(),
+        "config" in notes and bool(notes.keys() & {"latents_hash", "latents"}),
         "A saved generator has notes on its config and its latents; got "
         f"{sorted(notes)} in {path}: it is something else, or older than this version.",
+    )
+    known = notes.get("latents_hash") or notes.get("latents", "")
+    if tokenizer is not None:
+        hash_of = latents_hash if "latents_hash" in notes else statistics_hash
+        require(
+            known in ("", hash_of(tokenizer)),
+            f"`tokenizer` (latents {hash_of(tokenizer)}) must be the one that the "
+            f"generator in {path} was trained with (latents {known}): load that one, "
+            "or train the generator again.",
+        )
+        known = known and latents_hash(tokenizer)
+    require(
+        tokenizer is not None or "latents_hash" in notes or not known,
+        f"`tokenizer` (None) must be given for {path}, which was saved with a hash of "
+        "latent statistics alone: load the tokenizer it was trained with, and pass it.",
     )
     config = from_dict(DiTConfig, json.loads(notes["config"]))
     origin = notes.get("origin", "")
     skeleton = eqx.filter_eval_shape(DiT, config, origin=origin, key=jr.key(0))
-    return Generator(load_weights(skeleton, path), notes["latents"])
+    return Generator(load_weights(skeleton, path), known)
 
 
 def guided_velocity(

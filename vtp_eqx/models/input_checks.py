@@ -41,6 +41,16 @@ def check_image(image: AnyArray, patch_size: int) -> Float[Array, "height width 
     return jnp.asarray(image)
 
 
+def check_measured(is_measured: bool) -> None:
+    """A `ValueError` unless the statistics of a tokenizer's latents were measured."""
+    require(
+        is_measured,
+        "`tokenizer` (latent mean 0 and deviation 1 in every channel) must have "
+        "measured latent statistics: take them over its training images with "
+        "`measure_latents`.",
+    )
+
+
 def check_latents(
     latents: AnyArray, width: int
 ) -> Float[Array, "rows columns channels"]:

@@ -7,9 +7,11 @@ in the normalized space that the networks read and write; nobody else normalizes
 
 import equinox as eqx
 import jax
+from jax.core import Tracer
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
+import numpy as np
 
 from vtp_eqx.config import Precision, PrototypeConfig, TokenizerConfig
 from vtp_eqx.models.decoder import PixelDecoder
@@ -19,6 +21,7 @@ from vtp_eqx.models.input_checks import (
     AnyArray,
     check_image,
     check_latents,
+    check_measured,
     check_token_ids,
 )
 from vtp_eqx.models.text import TextEncoder
@@ -32,7 +35,8 @@ class Tokenizer(eqx.Module):
 
     The bottleneck is a bias-free linear read-out of the patch features, with nothing
     behind it: no norm, no noise. `latent_mean` and `latent_std` describe the latents of
-    a data set, channel by channel; until they are measured they are 0 and 1.
+    a data set, channel by channel; until they are measured they are 0 and 1, and
+    nothing that needs them takes the tokenizer.
 
     The methods from `encode` to `denormalize_latents` act on one example: batch with
     `jax.vmap`. A `ValueError` says what is wrong with an input, values included where
@@ -124,6 +128,19 @@ class Tokenizer(eqx.Module):
         """What the networks compute in: the type of their weights."""
         return self.bottleneck.weight.dtype.name
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether it has latent statistics; published checkpoints come without them.
+
+        No measurement ends at exactly 0 and 1. `True` where values are not known, as
+        under `jax.jit`.
+        """
+        statistics = (self.latent_mean, self.latent_std)
+        if any(isinstance(array, Tracer) for array in statistics):
+            return True
+        mean, std = map(np.asarray, statistics)
+        return bool((mean != 0).any() or (std != 1).any())
+
     def at_precision(self, precision: Precision) -> "Tokenizer":
         """This tokenizer with its weights rounded, so that its networks compute so.
 
@@ -144,12 +161,14 @@ class Tokenizer(eqx.Module):
         self, latents: Float[Array, "*axes channels"]
     ) -> Float[Array, "*axes channels"]:
         """Raw latents to mean 0 and deviation 1 per channel, what generators learn."""
+        check_measured(self.is_measured)
         return (latents - self.latent_mean) / self.latent_std
 
     def denormalize_latents(
         self, latents: Float[Array, "*axes channels"]
     ) -> Float[Array, "*axes channels"]:
         """Undoes `normalize_latents`."""
+        check_measured(self.is_measured)
         return latents * self.latent_std + self.latent_mean
 
     def normalize(self, image: Float[Array, "*axes 3"]) -> Float[Array, "*axes 3"]:

@@ -262,11 +262,12 @@ def draw_samples(
     """One image of the generator for each label, as bytes."""
     # Training splits the key of this seed in two; these draws are none of those.
     key, parts = jr.fold_in(jr.key(spec.generate.seed), 2), []
+    of = latents_hash(tokenizer)
     for start in range(0, len(labels), SAMPLE_BATCH):
         batch = labels[start : start + SAMPLE_BATCH]
         full = batch[np.arange(SAMPLE_BATCH) % len(batch)]
         latents = generator.sample(
-            jnp.asarray(full), spec.sampler, latents_hash=latents_hash(tokenizer),
+            jnp.asarray(full), spec.sampler, latents_hash=of,
             key=jr.fold_in(key, start),
         )  # fmt: skip
         parts.append(np.asarray(latents)[: len(batch)])

@@ -160,7 +160,7 @@ def _generators(
             folder=folder, snapshot=keep, snapshot_steps=spec.budgets,
             progress=lambda done, total, metrics: report("generator", done, total),
         ))  # fmt: skip
-    return {steps: load_generator(path) for steps, path in saved.items()}
+    return {steps: load_generator(path, tokenizer) for steps, path in saved.items()}
 
 
 def _is_whole(saved: Path) -> bool:

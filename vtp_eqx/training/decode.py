@@ -18,6 +18,7 @@ from vtp_eqx.frozen.lpips import Perceptual
 from vtp_eqx.losses.weighting import FixedWeights
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.decoder import PixelDecoder
+from vtp_eqx.models.input_checks import check_measured
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.training.loop import Progress, run_training, Step
 from vtp_eqx.training.objective import Objective
@@ -58,8 +59,8 @@ def train_decoder(
 ) -> Tokenizer:
     """`tokenizer` with a decoder that learned to invert its latents; all else is kept.
 
-    - `latents`: what `tokenizer.encode` makes of `images`; its latent statistics must
-      have been measured, because noise is in units of their deviation.
+    - `latents`: what `tokenizer.encode` makes of `images`. Noise is in units of their
+      deviation: with it, the tokenizer's latent statistics must have been measured.
     - `folder`: config, log and checkpoints; a run that was cut off continues from them,
       with the same config or else a `ValueError`.
     - `perceptual`: the network of LPIPS, where that has a weight.
@@ -117,6 +118,7 @@ def decode_objective(
 ) -> Objective:
     """Reconstruction of pixels from latents of `tokenizer`, which gets no gradient."""
     require_perceptual_weights(config.reconstruction, perceptual)
+    check_measured(tokenizer.is_measured or config.latent_noise == 0)
 
     def make_views(batch: EncodedBatch, key: PRNGKeyArray) -> DecoderBatch:
         latents = jnp.asarray(batch.latents)

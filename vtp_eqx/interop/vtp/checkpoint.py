@@ -84,8 +84,8 @@ def tokenizer_to_published(tokenizer: Tokenizer) -> tuple[Tensors, dict[str, Any
         periods |= origin.constants
     else:
         settings = {**origin.settings, **settings}
-    measured = {name: np.asarray(getattr(tokenizer, name)) for name in STATISTICS}
-    if any((measured[name] != start).any() for name, start in _STARTS.items()):
+    if tokenizer.is_measured:
+        measured = {name: np.asarray(getattr(tokenizer, name)) for name in STATISTICS}
         settings = settings | {name: a.tolist() for name, a in measured.items()}
     weights = {name: np.asarray(array) for name, array in _weights(tokenizer).items()}
     return {**weights, **periods}, settings
