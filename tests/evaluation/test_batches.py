@@ -1,8 +1,14 @@
 import equinox as eqx
+import jax
 import numpy as np
 import pytest
 
-from vtp_eqx.evaluation.batches import as_bytes, encode_images, in_batches
+from vtp_eqx.evaluation.batches import (
+    as_bytes,
+    byte_levels,
+    encode_images,
+    in_batches,
+)
 
 
 def test_a_batch_that_is_not_full_changes_nothing(tokenizer):
@@ -30,10 +36,16 @@ def test_a_method_is_compiled_once_for_all_calls():
 def test_bytes_are_clipped_and_rounded_by_hand():
     levels = np.array([-0.5, 0.0, 0.4999 / 255, 0.5001 / 255, 1.0, 1.5], np.float32)
     np.testing.assert_array_equal(as_bytes(levels), [0, 0, 0, 1, 255, 255])
-    with pytest.raises(ValueError, match="NaN"):
+    halves = np.array([0.5, 1.5, 2.5], np.float64) / 255
+    np.testing.assert_array_equal(byte_levels(halves), [0, 2, 2])
+    with pytest.raises(ValueError, match=r"^`images` \(1 values of NaN\) must"):
         as_bytes(np.array([np.nan], np.float32))
 
 
 def test_bytes_come_back_as_they_were():
     every = np.arange(256, dtype=np.uint8)
-    np.testing.assert_array_equal(as_bytes(every.astype(np.float32) / 255), every)
+    floats = every.astype(np.float32) / 255
+    np.testing.assert_array_equal(as_bytes(floats), every)
+    compiled = jax.jit(lambda image: byte_levels(image) / 255)
+    np.testing.assert_allclose(compiled(floats), floats, rtol=2e-7)
+    assert np.isnan(compiled(np.float32([np.nan]))).all()

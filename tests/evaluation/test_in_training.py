@@ -35,7 +35,7 @@ def test_what_can_be_taken_is_taken(tokenizer):
     assert numbers["probe"] == 1  # brightness is the first thing that features tell
     rebuilt = reconstruct_images(tokenizer, judged.image).astype(np.float64) / 255
     error = np.mean((rebuilt - judged.image / 255) ** 2, axis=(1, 2, 3))
-    assert numbers["psnr"] == pytest.approx(np.mean(-10 * np.log10(error)), abs=0.05)
+    assert numbers["psnr"] == pytest.approx(np.mean(-10 * np.log10(error)), rel=1e-6)
     unknown = LabeledImages(judged.image, np.full(66, -1))
     assert evaluate_tokenizer(tokenizer, known, unknown, prompts).keys() == {"psnr"}
     assert evaluate_tokenizer(tokenizer, None, judged).keys() == {"psnr"}

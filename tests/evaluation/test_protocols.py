@@ -7,6 +7,7 @@ import pytest
 from vtp_eqx.data.crops import CenterCrop, Resize
 from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.data.text.caption_bpe import train_tokenizer
+from vtp_eqx.evaluation.batches import as_bytes
 from vtp_eqx.evaluation.card import read
 from vtp_eqx.evaluation.extract import ExtractConfig, Images
 from vtp_eqx.evaluation.frechet import frechet_distance, Moments
@@ -35,7 +36,7 @@ def first_pixel(model, image, other):
     return model * jnp.abs(image - other)[0, 0, 0]
 
 
-def test_reconstructions_are_judged_as_the_tools_do(tokenizer, scenes, place):
+def test_reconstructions_are_judged_as_they_would_be_saved(tokenizer, scenes, place):
     network = scene_features()
     perceptual = PerceptualNetwork(jnp.array(2.0), first_pixel, "ff")
     numbers = reconstruction(
@@ -44,19 +45,19 @@ def test_reconstructions_are_judged_as_the_tools_do(tokenizer, scenes, place):
     assert numbers.keys() == {"PSNR", "SSIM", "LPIPS", "rFD-scenes"}
     real = np.float32(scenes.arrays["image"]) / 255
     again = jax.jit(jax.vmap(lambda i: tokenizer.decode(tokenizer.encode(i))))(real)
-    again = np.clip(np.asarray(again, np.float64), 0, 1)
+    again = as_bytes(again).astype(np.float64) / 255
     error = ((again - real) ** 2).mean(axis=(1, 2, 3))
-    assert numbers["PSNR"] == pytest.approx(np.mean(-10 * np.log10(error)), rel=1e-5)
+    assert numbers["PSNR"] == pytest.approx(np.mean(-10 * np.log10(error)), rel=1e-6)
     pixel = 2 * np.abs(again - real)[:, 0, 0, 0].mean()
     assert numbers["LPIPS"] == pytest.approx(pixel, rel=1e-4)
-    # Bytes as `astype` truncates them.
     seen = jax.jit(jax.vmap(network))
-    files = np.float32((again * 255).astype(np.uint8)) / 255
-    moments = [Moments.of(np.asarray(seen(x).features)) for x in (files, real)]
+    pair = (np.float32(again), real)
+    moments = [Moments.of(np.asarray(seen(x).features)) for x in pair]
     distance = frechet_distance(*moments)
-    assert numbers["rFD-scenes"] == pytest.approx(distance, rel=1e-2)
+    assert numbers["rFD-scenes"] == pytest.approx(distance, rel=1e-4)
     written, card = read(place.folder / "card_reconstruction.json")
     assert written == numbers
+    assert card.protocol.startswith("images clipped and rounded to bytes, perceptual")
     assert card.tokenizer_hash == weights_hash(tokenizer)
     assert card.latents_hash == ""  # it has no statistics, and needs none here
     assert (card.num_samples, card.crop) == (48, "CenterCrop(size=32)")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import correlate1d
 
+from vtp_eqx.evaluation.batches import as_bytes
 from vtp_eqx.evaluation.reconstruction import psnr, reconstruction_scores, ssim
 
 
@@ -57,13 +58,15 @@ def test_both_are_symmetric_and_fall_with_noise(getkey):
         assert score(image, small) > score(image, large)
 
 
-def test_scores_are_per_image_and_clipped(getkey):
-    images = pair(getkey())
-    scores = reconstruction_scores(images, images.at[1].add(0.1).at[0, 0, 0].set(7.0))
-    clipped = images[0].at[0, 0].set(1.0)
+def test_scores_are_per_image_of_what_is_saved(getkey):
+    images = as_bytes(pair(getkey()))
+    # 25 levels everywhere: 20 log10(255 / 25) = 20.172 dB.
+    saved = np.where(images < 128, images + 25, images - 25)
+    scores = reconstruction_scores(images, np.stack([saved[0], images[1]]))
     assert scores["psnr"].shape == scores["ssim"].shape == (2,)
-    assert scores["psnr"][0] == pytest.approx(float(psnr(clipped, images[0])), rel=1e-4)
-    assert scores["psnr"][1] > 20.0 - 1e-3
+    assert scores["psnr"][0] == pytest.approx(20.172, abs=1e-3)
+    assert scores["psnr"][1] == jnp.inf
+    assert scores["ssim"][0] < scores["ssim"][1] == pytest.approx(1, abs=1e-5)
 
 
 def test_an_image_smaller_than_the_window_is_an_error():

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 import numpy as np
 
+from vtp_eqx.config import require
 from vtp_eqx.models.tokenizer import Tokenizer
 
 
 BATCH = 64
+BYTES = "images clipped and rounded to bytes"  # as a card says what numbers are of
 
 
 def in_batches(
@@ -53,15 +55,15 @@ def reconstruct_images(
     *,
     batch_size: int = BATCH,
 ) -> UInt8[np.ndarray, "num height width 3"]:
-    """What comes back of images, clipped and rounded."""
+    """What comes back of images, as it would be saved."""
     return as_bytes(in_batches(reconstruct, tokenizer, images, batch_size=batch_size))
 
 
 def reconstruct(
     tokenizer: Tokenizer, image: Float[Array, "height width 3"]
 ) -> Float[Array, "height width 3"]:
-    """What comes back of one image, as it comes."""
-    return tokenizer.decode(tokenizer.encode(image))
+    """What comes back of one image, as it would be saved: whole levels over 255."""
+    return byte_levels(tokenizer.decode(tokenizer.encode(image))) / 255
 
 
 def cls_and_mean_patch(
@@ -75,13 +77,24 @@ def cls_and_mean_patch(
 def as_bytes(
     images: Float[Array, "*axes"] | Float[np.ndarray, "*axes"],
 ) -> UInt8[np.ndarray, "*axes"]:
-    """Images of `[0, 1]` clipped and rounded to 0 ... 255; NaN is an error."""
-    values = np.asarray(images, dtype=np.float32)
-    if np.isnan(values).any():
-        raise ValueError(
-            "Images must not hold NaN; got some: look at the samples' latents."
-        )
-    return np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    """Images of `[0, 1]` as they are saved; a `ValueError` where a value is NaN."""
+    levels = byte_levels(np.asarray(images, dtype=np.float32))
+    num_bad = int(np.isnan(levels).sum())
+    require(
+        num_bad == 0,
+        f"`images` ({num_bad} values of NaN) must be numbers: look at their latents.",
+    )
+    return levels.astype(np.uint8)
+
+
+def byte_levels(images: Any) -> Any:
+    """Floats of [0, 1] clipped and rounded to the levels 0.0 ... 255.0 of a byte.
+
+    The one place where that is done, for NumPy and JAX arrays: everything is measured
+    of what would be saved. Halves go to the even level, and NaN stays NaN.
+    """
+    xp = images.__array_namespace__()
+    return xp.round(xp.clip(images, 0, 1) * 255)
 
 
 @eqx.filter_jit

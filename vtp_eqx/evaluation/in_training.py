@@ -8,12 +8,16 @@ from collections.abc import Mapping
 import dataclasses
 from pathlib import Path
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 import numpy as np
 
 from vtp_eqx.evaluation import card
-from vtp_eqx.evaluation.batches import cls_and_mean_patch, in_batches, reconstruct
+from vtp_eqx.evaluation.batches import (
+    BYTES,
+    cls_and_mean_patch,
+    in_batches,
+    reconstruct,
+)
 from vtp_eqx.evaluation.reconstruction import psnr
 from vtp_eqx.evaluation.understanding import (
     class_embeddings,
@@ -48,7 +52,7 @@ def evaluate_tokenizer(
 ) -> dict[str, float]:
     """Numbers by name, each where it can be taken.
 
-    - `psnr` of the reconstructions.
+    - `psnr` of the reconstructions, rounded to bytes.
     - `probe`: accuracy of a linear probe on summary and mean patch that was fitted to
       `known`.
     - `zero_shot`: accuracy of the classes whose names `prompts` are, as ids.
@@ -102,7 +106,8 @@ def write_card(
             latents_hash=latents_hash(tokenizer),
             latents_of=latents_of,
             precision="float32",
-            protocol="online: PSNR, one-penalty probe of the summary and mean patch",
+            protocol=f"online: PSNR of {BYTES}, one-penalty probe of the summary and "
+            "mean patch",
             images_hash=arrays_hash({"image": judged.image}),
             seed=seed,
         ),
@@ -113,4 +118,4 @@ def write_card(
 def _psnr(
     tokenizer: Tokenizer, image: Float[Array, "height width 3"]
 ) -> Float[Array, ""]:
-    return psnr(jnp.clip(reconstruct(tokenizer, image), 0, 1), image)
+    return psnr(reconstruct(tokenizer, image), image)

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 import numpy as np
 
 from vtp_eqx.config import require
+from vtp_eqx.evaluation.batches import BYTES, reconstruct
 from vtp_eqx.evaluation.card import EvaluationCard, write
 from vtp_eqx.evaluation.extract import (
     extract_features,
@@ -65,8 +66,8 @@ def reconstruction(
 ) -> Numbers:
     """PSNR, SSIM, rFID (or what it is called in this network) and maybe LPIPS.
 
-    As VTP's tools: PSNR, SSIM and LPIPS of clipped, unrounded reconstructions,
-    averaged over images; the distance of reconstructions *truncated* to bytes, to the
+    All of reconstructions that were clipped and rounded to bytes, as they would be
+    saved: PSNR, SSIM and LPIPS are averaged over images, and the distance is to the
     same images. `num_samples` is an error where another number of images was read.
     """
     network.check_size(images.crop.size)
@@ -74,10 +75,11 @@ def reconstruction(
         "tokenizer": weights_hash(tokenizer),
         "network": network.hash,
         "perceptual": "" if perceptual is None else perceptual.hash,
+        "pixels": BYTES,
     }
     judges = MeasuredTokenizer(tokenizer, network, perceptual)
     seen = extract_features(
-        measure_reconstruction, judges, images, place, stage="reconstruction", of=of
+        compare, judges, images, place, stage="reconstruction", of=of
     )
     seen.check_count(num_samples)
     numbers = {
@@ -85,8 +87,9 @@ def reconstruction(
         for name in ("PSNR", "SSIM", *(["LPIPS"] if perceptual else []))
     }
     judge = "" if perceptual is None else f"{perceptual.hash} {perceptual.origin}"
+    protocol = f"{BYTES}, {settings(perceptual=judge.rstrip())}".removesuffix(", ")
     card = dataclasses.replace(
-        tokenizer_card(tokenizer, seen, images, settings(perceptual=judge.rstrip())),
+        tokenizer_card(tokenizer, seen, images, protocol),
         feature_network=network.name,
         feature_hash=network.hash,
         feature_origin=network.origin,
@@ -97,14 +100,13 @@ def reconstruction(
     return write_numbers(numbers, card, seen, place, "reconstruction")
 
 
-def measure_reconstruction(judges: MeasuredTokenizer, image: Any) -> dict[str, Any]:
+def compare(judges: MeasuredTokenizer, image: Any) -> dict[str, Any]:
     """What is measured of one image and its reconstruction."""
-    tokenizer = judges.tokenizer
-    again = jnp.clip(tokenizer.decode(tokenizer.encode(image)), 0, 1)
+    again = reconstruct(judges.tokenizer, image)
     answers = {
         "PSNR": psnr(again, image),
         "SSIM": ssim(again, image),
-        "features": judges.network(jnp.floor(again * 255) / 255).features,
+        "features": judges.network(again).features,
         "real features": judges.network(image).features,
     }
     if judges.perceptual is not None:

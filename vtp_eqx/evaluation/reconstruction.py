@@ -1,13 +1,14 @@
-"""How close a reconstruction is to its image: PSNR and SSIM, as VTP's tools take them.
+"""How close a reconstruction is to its image: PSNR and SSIM.
 
-Both act on one pair of float images in `[0, 1]`, not rounded to bytes, and are averaged
-over images, never over pooled pixels.
+Both act on one pair of float images in `[0, 1]`, and are averaged over images, never
+over pooled pixels. Reconstructions are rounded to bytes before, as they would be saved;
+VTP's tools do not round for PSNR and SSIM, and truncate for FID.
 """
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 import numpy as np
 
 
@@ -74,14 +75,21 @@ def window_rows(size: int) -> Float[np.ndarray, "windows {size}"]:
     return rows
 
 
-@eqx.filter_jit
 def reconstruction_scores(
-    images: Float[Array, "batch height width 3"],
-    reconstructions: Float[Array, "batch height width 3"],
+    images: UInt8[np.ndarray, "batch height width 3"],
+    reconstructions: UInt8[np.ndarray, "batch height width 3"],
 ) -> dict[str, Float[Array, " batch"]]:
-    """`psnr` and `ssim` of each pair, after clipping reconstructions to `[0, 1]`."""
-    clipped = jnp.clip(reconstructions, 0, 1)
+    """`psnr` and `ssim` of each pair of images, both as they are saved."""
+    unit = lambda pixels: jnp.asarray(pixels, jnp.float32) / 255
+    return _scores(unit(reconstructions), unit(images))
+
+
+@eqx.filter_jit
+def _scores(
+    images: Float[Array, "batch height width 3"],
+    targets: Float[Array, "batch height width 3"],
+) -> dict[str, Float[Array, " batch"]]:
     return {
-        "psnr": jax.vmap(psnr)(clipped, images),
-        "ssim": jax.vmap(ssim)(clipped, images),
+        "psnr": jax.vmap(psnr)(images, targets),
+        "ssim": jax.vmap(ssim)(images, targets),
     }

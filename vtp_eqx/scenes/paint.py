@@ -184,6 +184,7 @@ def develop(
     noises = nuisance.noise("grain", size * size)
     for channel, (plane, noise) in enumerate(zip(canvas.planes, noises, strict=True)):
         levels = plane * lit + noise.reshape(plane.shape) * np.float32(grain)
+        # Halves go up, not to even as in what is measured: scenes stay as they were.
         images[..., channel] = np.clip(levels * 255 + 0.5, 0, 255)
     return images
 

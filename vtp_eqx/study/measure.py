@@ -15,6 +15,7 @@ import numpy as np
 from vtp_eqx.config import short_hash
 from vtp_eqx.evaluation.batches import (
     as_bytes,
+    BYTES,
     cls_and_mean_patch,
     encode_images,
     in_batches,
@@ -142,6 +143,7 @@ def measure(
         feature_network="scene-network",
         feature_hash=scene_network_hash(network_folder),
         feature_origin=SHIPPED_ORIGIN,
+        protocol=BYTES,
     )
     numbers |= understanding_numbers(tokenizer, data, latents)
     path = folder / "card_reconstruction.json"
@@ -195,8 +197,7 @@ def reconstruction_numbers(
     latents: Float[np.ndarray, "num rows columns channels"],
 ) -> dict[str, float]:
     """PSNR in dB, SSIM and FD of reconstructions, and how smooth `latents` are."""
-    unit = lambda images: jnp.asarray(images, jnp.float32) / 255
-    scores = reconstruction_scores(unit(data.validation.image), unit(rebuilt))
+    scores = reconstruction_scores(data.validation.image, rebuilt)
     reading = read_scenes(network, rebuilt)
     shape = np.argmax(reading.logits["shape"], axis=-1)
     return {
