@@ -53,7 +53,8 @@ from vtp_eqx.evaluation.reference import (
     read_reference,
     write_reference,
 )
-from vtp_eqx.evaluation.samples import evaluate_samples, read_record
+from vtp_eqx.evaluation.sample_record import read_sample_record
+from vtp_eqx.evaluation.samples import evaluate_samples
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.scenes.render import class_names, render, SceneConfig, write_folders
 from vtp_eqx.tokenizer import load, save, Tokenizer
@@ -262,7 +263,7 @@ def gfid(
         )
     count = options.num_samples
     real = read_reference(reference, network=reference_network, count=reference_count)
-    record = origin or read_record(options.data)
+    record = origin or read_sample_record(options.data)
     images = options.images(CenterCrop(size))
     measure(
         options,

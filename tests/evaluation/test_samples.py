@@ -1,8 +1,6 @@
 import dataclasses
-import json
 
 import jax.numpy as jnp
-import numpy as np
 from PIL import Image
 import pytest
 
@@ -13,12 +11,12 @@ from vtp_eqx.evaluation.card import read
 from vtp_eqx.evaluation.extract import ExtractConfig, Images
 from vtp_eqx.evaluation.networks import FeatureNetwork, NetworkOutputs, scene_features
 from vtp_eqx.evaluation.reference import make_reference
-from vtp_eqx.evaluation.samples import (
-    evaluate_samples,
-    read_record,
+from vtp_eqx.evaluation.sample_record import (
+    read_sample_record,
     SampleRecord,
-    write_record,
+    write_sample_record,
 )
+from vtp_eqx.evaluation.samples import evaluate_samples
 from vtp_eqx.mesh import data_mesh
 
 
@@ -55,7 +53,7 @@ def samples(scenes, tmp_path):
     folder.mkdir()
     for row in range(24):
         Image.fromarray(scenes[row]["image"]).save(folder / f"{row:05d}.png")
-    write_record(folder, RECORD)
+    write_sample_record(folder, RECORD)
     return folder
 
 
@@ -65,8 +63,8 @@ def images_of(folder):
 
 def test_a_folder_of_samples_is_judged_with_what_made_it(samples, reference, place):
     numbers = evaluate_samples(
-        images_of(samples), read_record(samples), scene_features(), reference, place,
-        num_samples=24,
+        images_of(samples), read_sample_record(samples), scene_features(), reference,
+        place, num_samples=24,
     )  # fmt: skip
     assert numbers.keys() == {"gFD-scenes", "precision", "recall"}
     assert numbers["precision"] == 1  # they are real ones
@@ -125,26 +123,3 @@ def test_what_does_not_belong_together_gives_no_number(samples, reference, place
     with pytest.raises(ValueError, match="got 23 of 24"):
         judge()
     assert not (place.folder / "card_generation.json").exists()
-
-
-def test_samples_without_a_record_are_refused(samples):
-    assert read_record(samples) == read_record(samples / "samples.npz") == RECORD
-    text = (samples / "samples.json").read_text()
-    fields = json.loads(text)
-    for broken, message in (
-        (text[:-9], "fields of"),
-        (json.dumps({**fields, "latents_hash": "other"}), "trained with"),
-        (json.dumps({**fields, "labels": "none"}), "classes were chosen"),
-        (json.dumps({"seed": 0}), "fields of"),
-    ):
-        (samples / "samples.json").write_text(broken)
-        with pytest.raises(ValueError, match=message):
-            read_record(samples)
-    (samples / "samples.json").unlink()
-    with pytest.raises(FileNotFoundError, match="origin"):
-        read_record(samples)
-
-
-def test_a_record_is_no_image_of_the_folder(samples):
-    assert len(FolderSource(samples)) == 24
-    assert np.array(FolderSource(samples).ignored) == ["samples.json"]

@@ -1,76 +1,16 @@
-"""Samples of a generator: the record of what made them, and how good they are."""
+"""How good samples of a generator are."""
 
 import dataclasses
-import json
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from vtp_eqx.config import as_json, from_dict, require, SamplerConfig
-from vtp_eqx.evaluation.card import EvaluationCard, LabelPolicy, write
+from vtp_eqx.config import require
+from vtp_eqx.evaluation.card import EvaluationCard, write
 from vtp_eqx.evaluation.extract import extract_features, ExtractConfig, Images
 from vtp_eqx.evaluation.frechet import frechet_distance
 from vtp_eqx.evaluation.networks import FeatureNetwork, network_outputs, output_names
 from vtp_eqx.evaluation.precision_recall import inception_score, precision_and_recall
 from vtp_eqx.evaluation.reference import Reference
-from vtp_eqx.files import atomic_path
-
-
-RECORD = "samples.json"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SampleRecord:
-    """What samples are a function of. Hashes as on an `EvaluationCard`."""
-
-    num_samples: int
-    sampler: SamplerConfig
-    labels: LabelPolicy
-    seed: int
-    precision: str
-    tokenizer_hash: str
-    latents_hash: str  # of the tokenizer that decoded them
-    generator_hash: str
-    generator_latents_hash: str  # of the statistics the generator was trained with
-
-    def __post_init__(self):
-        require(
-            self.labels in get_args(LabelPolicy) and self.labels != "none",
-            f"`labels` tells how classes were chosen; got {self.labels!r}: name one of "
-            f"{get_args(LabelPolicy)[1:]}.",
-        )
-        require(
-            self.generator_latents_hash == self.latents_hash,
-            "A generator samples in the latent statistics it was trained with; got "
-            f"{self.generator_latents_hash} for it and {self.latents_hash} for the "
-            "tokenizer: sample again with the tokenizer it was trained on.",
-        )
-
-
-def write_record(folder: str | Path, record: SampleRecord) -> None:
-    """Writes the record into the folder of its samples."""
-    with atomic_path(Path(folder) / RECORD) as unfinished:
-        unfinished.write_text(as_json(record) + "\n")
-
-
-def read_record(samples: str | Path) -> SampleRecord:
-    """The record of a folder of samples, or of an `.npz` in one.
-
-    A `FileNotFoundError` where there is none: nobody knows what made these images.
-    """
-    samples = Path(samples)
-    path = (samples if samples.is_dir() else samples.parent) / RECORD
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"Samples are judged with a record of what made them; found no {path}: "
-            "write one with `write_record`, or name their origin (`--origin`)."
-        )
-    try:
-        return from_dict(SampleRecord, json.loads(path.read_text()))
-    except (json.JSONDecodeError, TypeError) as error:
-        raise ValueError(
-            f"A record has the fields of `SampleRecord`; got {path} ({error}): write "
-            "it again."
-        ) from error
+from vtp_eqx.evaluation.sample_record import SampleRecord
 
 
 def evaluate_samples(

@@ -12,7 +12,12 @@ import numpy as np
 
 from vtp_eqx.config import as_json, DiTConfig, from_dict, require, SamplerConfig
 from vtp_eqx.flow import euler, guided, heun, sample, time_grid, Velocity
-from vtp_eqx.models.arrays import latents_hash, statistics_hash
+from vtp_eqx.models.arrays import (
+    arrays_hash,
+    latents_hash,
+    named_arrays,
+    statistics_hash,
+)
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.models.weights import load_weights, read_notes, save_weights
@@ -58,6 +63,11 @@ class Generator(eqx.Module):
         velocity = guided_velocity(self.dit, labels, sampler)
         times = time_grid(sampler.num_steps, sampler.time_shift)
         return sample(velocity, noise, times, SOLVERS[sampler.solver])
+
+
+def generator_hash(generator: Generator) -> str:
+    """Sixteen hexadecimal digits that name the weights of a generator."""
+    return arrays_hash(named_arrays(generator.dit))
 
 
 def save_generator(generator: Generator, path: str | Path) -> None:

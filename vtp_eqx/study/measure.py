@@ -46,8 +46,8 @@ from vtp_eqx.frozen.scene_network import (
     SHIPPED_ORIGIN,
 )
 from vtp_eqx.losses.latents import smoothness_loss
-from vtp_eqx.models.arrays import arrays_hash, latents_hash, named_arrays, weights_hash
-from vtp_eqx.models.generator import Generator
+from vtp_eqx.models.arrays import latents_hash, weights_hash
+from vtp_eqx.models.generator import Generator, generator_hash
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.scenes.captions import COLORS, NAMES, prompts
 from vtp_eqx.study.checkout import commit
@@ -164,7 +164,7 @@ def measure(
             num_samples=spec.num_samples,
             sampler=spec.sampler,
             labels="balanced",
-            generator_hash=arrays_hash(named_arrays(generator.dit)),
+            generator_hash=generator_hash(generator),
             generator_latents_hash=generator.latents_hash,
             seed=spec.generate.seed,
         )
