@@ -63,7 +63,7 @@ def batch(tiny, data):
 
 @pytest.fixture(scope="module")
 def views(tiny, batch):
-    return jax.jit(pretrain_objective(tiny, num_shards=1).prepare)(batch, jr.key(0))
+    return jax.jit(pretrain_objective(tiny, num_shards=1).make_views)(batch, jr.key(0))
 
 
 @given(seed=st.integers(0, 2**31 - 1), chosen=st.sampled_from([1, 2, 4, 8]))
@@ -103,10 +103,10 @@ def test_views_have_the_shapes_of_the_recipe(tiny, views):
 
 
 def test_views_are_a_function_of_the_key(tiny, batch, views):
-    prepare = jax.jit(
-        pretrain_objective(only(tiny, "reconstruction"), num_shards=1).prepare
+    make_views = jax.jit(
+        pretrain_objective(only(tiny, "reconstruction"), num_shards=1).make_views
     )
-    draw = lambda seed: prepare(batch, jr.key(seed)).whole
+    draw = lambda seed: make_views(batch, jr.key(seed)).whole
     assert jnp.array_equal(draw(0), draw(0))
     assert not jnp.array_equal(draw(0), draw(1))
 
@@ -120,7 +120,7 @@ def test_terms_without_weight_are_not_computed(name, tiny, batch, models):
         field.name: getattr(views, field.name) is not None
         for field in dataclasses.fields(PretrainViews)
     }
-    crops = ("global_crops", "local_crops", "hidden")
+    crops = ("global_crops", "local_crops", "masks")
     assert all(has[crop] == (name == "distillation") for crop in crops)
     assert has["caption"] == (name == "contrast")
     assert has["rebuilt"] == (name == "reconstruction")
