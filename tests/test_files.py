@@ -9,8 +9,8 @@ from vtp_eqx.files import atomic_path, exclusive_folder
 
 HOLD = """
 import pathlib, sys, time
-from vtp_eqx.files import alone
-with alone(pathlib.Path(sys.argv[1])):
+from vtp_eqx.files import exclusive_folder
+with exclusive_folder(pathlib.Path(sys.argv[1])):
     print("in", flush=True)
     time.sleep(60)
 """

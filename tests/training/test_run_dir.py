@@ -24,8 +24,8 @@ from vtp_eqx.training.run_dir import (
 DECODE = DecodeConfig(decoder=VIT_FEMTO)
 HOLD = """
 import pathlib, sys, time
-from vtp_eqx.training.run_dir import locked
-with locked(pathlib.Path(sys.argv[1])):
+from vtp_eqx.training.run_dir import lock_folder
+with lock_folder(pathlib.Path(sys.argv[1])):
     print("in", flush=True)
     time.sleep(60)
 """
