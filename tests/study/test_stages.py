@@ -74,7 +74,7 @@ def made(row, monkeypatch):
         train_generator=train_generator,
         measure=measure,
         with_latent_statistics=with_latent_statistics,
-        encoded_latents=lambda *_, **__: latents,
+        encode_images=lambda *_, **__: latents,
         load_dataset=lambda *_: Dataset(SPLIT, SPLIT, WORDS),
     ).items():
         monkeypatch.setattr(stages, name, fake)
