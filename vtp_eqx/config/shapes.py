@@ -11,7 +11,8 @@ from vtp_eqx.config.fields import later
 
 
 Norm = Literal["rmsnorm", "layernorm"]
-FeedForward = Literal["swiglu", "mlp"]
+# The hidden width of SwiGLU is a multiple of the number in its name, or of 8.
+FeedForward = Literal["swiglu", "swiglu32", "swiglu64", "swiglu128", "mlp"]
 Remat = Literal["none", "full", "dots"]
 Init = Literal["vtp", "clip"]
 Precision = Literal["float32", "bfloat16"]

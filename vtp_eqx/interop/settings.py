@@ -1,8 +1,9 @@
 """Published `config.json` settings to our config and back."""
 
-from typing import Any
+from typing import Any, get_args
 
 from vtp_eqx.config import (
+    FeedForward,
     IMAGENET_MEAN,
     IMAGENET_STD,
     require,
@@ -55,7 +56,7 @@ _MAY_BE_NULL = (
 _REAL_FIELDS = ("logit_scale", "logit_bias", "mlp_ratio", "layer_scale")
 # The values of published settings that this library has.
 _CHOICES = {
-    "decoder_ffn_layer": ("swiglu", "mlp"),
+    "decoder_ffn_layer": get_args(FeedForward),
     "decoder_norm_layer": ("rmsnorm", "layernorm"),
     "nonscalar_logit_scale": (False,),
     "text_embed_cls": (False,),
@@ -66,7 +67,7 @@ _CHOICES = {
     "text_proj_type": ("linear",),
     "train_reconstruction": (True,),
     "vision_clip_feat": ("cls", "pooled"),
-    "vision_ffn_layer": ("swiglu", "mlp"),
+    "vision_ffn_layer": get_args(FeedForward),
     "vision_norm_layer": ("rmsnorm", "layernorm"),
 }
 # Names that begin so are settings of the model; others are of the hub that hosts it.
