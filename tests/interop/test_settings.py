@@ -84,6 +84,7 @@ def test_published_settings_that_we_lack_are_named(setting, message):
             {"decoder": dataclasses.replace(VTP_S.decoder, mlp_ratio=2.0)},
             "`decoder.mlp_ratio` is 4.0",
         ),
+        ({"text": TextConfig(tokenizer="learned")}, r"`text.tokenizer` \('learned'\)"),
     ],
 )
 def test_settings_of_ours_that_were_never_published_are_named(changes, message):

@@ -3,6 +3,7 @@
 from typing import Any, get_args
 
 from vtp_eqx.config import (
+    CLIP_VOCABULARY,
     FeedForward,
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -145,6 +146,13 @@ def config_to_published(config: TokenizerConfig) -> dict[str, Any]:
         config.latent_width != config.encoder.width,
         "The published code has no bottleneck as wide as its encoder; got two widths "
         f"of {config.latent_width}: keep this tokenizer in our own format.",
+    )
+    text = config.text
+    require(
+        text is None or text.uses_clip == (text.vocabulary == CLIP_VOCABULARY),
+        f"`text.tokenizer` ({text and text.tokenizer!r}) has no published setting: a "
+        f"`vocabulary` of {text and text.vocabulary} would be taken for another one; "
+        "keep this tokenizer in our own format.",
     )
     settings = {name: at(config, path) for name, path in _SETTINGS.items()}
     fixed = {name: values[0] for name, values in _CHOICES.items() if len(values) == 1}
