@@ -190,6 +190,12 @@ def zero_shot(
     `words` is the vocabulary that the text tower was trained with, CLIP's by default;
     `templates` has one a line, with {} for the name: by default CLIP's 80.
     """
+    text = options.judged.config.text
+    if words is None and text is not None and text.tokenizer == "learned":
+        raise SystemExit(
+            "`words` (None) must be the vocabulary that this text tower was trained "
+            "with: name the words.json of its run (--words)."
+        )
     images = options.images(Squash(options.judged.config.image_size))
     lines = lambda path: [line for line in path.read_text().splitlines() if line]
     measure(

@@ -23,7 +23,6 @@ from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
 import functools
-import json
 import logging
 import os
 from pathlib import Path
@@ -60,11 +59,12 @@ from vtp_eqx.training.feed import (
     words_for,
 )
 from vtp_eqx.training.folder import (
-    check_begun_alike,
+    check_config_unchanged,
     check_same_data,
     FolderInUseError,
     locked,
-    note_begun,
+    read_config,
+    write_config,
 )
 from vtp_eqx.training.forecast import Forecast, forecast, forecast_lines
 from vtp_eqx.training.log import Sink
@@ -78,7 +78,7 @@ from vtp_eqx.training.pretrain import (
     pretrain_step,
     pretraining,
 )
-from vtp_eqx.training.pretrain_options import is_fixed, open_sinks, Options
+from vtp_eqx.training.pretrain_options import FIXED, open_sinks, Options
 from vtp_eqx.training.processes import all_or_none, ElsewhereError, leads
 from vtp_eqx.training.report import write_report
 from vtp_eqx.training.rescue import read_postmortem, replay as replay_steps
@@ -207,7 +207,7 @@ def begun(options: Options, held: contextlib.ExitStack) -> Setting:
     with all_or_none():
         if leads() and not options.dry_run:
             held.enter_context(locked(out))
-        check_begun_alike(out, options, is_fixed)
+        check_config_unchanged(out, options.config, options, FIXED)
         if options.config.reconstruction_weight > 0 and not options.dry_run:
             network = perceptual_of(options.perceptual)
             require_perceptual(options.config.reconstruction, network)
@@ -229,7 +229,7 @@ def begun(options: Options, held: contextlib.ExitStack) -> Setting:
                 f"{len(some.image)}: name larger data, or raise `num_judged`.",
             )
         if leads():
-            note_begun(out, options, data)
+            write_config(out, options.config, options, data)
     return setting
 
 
@@ -331,7 +331,7 @@ def replay(folder: Path) -> None:
 
 def setting_of(run_folder: Path) -> Setting:
     """That of a run which was begun, wherever its folder is now, on one device."""
-    options = from_dict(Options, json.loads((run_folder / "config.json").read_text()))
+    options = from_dict(Options, read_config(run_folder))
     return Setting(dataclasses.replace(options, devices=1, out=str(run_folder)))
 
 

@@ -11,6 +11,7 @@ from vtp_eqx.config import (
     from_dict,
     GenerateConfig,
     OptimizerConfig,
+    presets,
     PretrainConfig,
     PrototypeConfig,
     published,
@@ -96,6 +97,37 @@ def test_a_field_that_came_later_leaves_the_hash_of_what_came_before():
     assert short_hash(nested(After())) == short_hash(nested(Before()))
 
 
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (TextConfig(), "2d135ce8a8ac"),
+        (TextConfig(vocabulary=400), "0494a00826b2"),
+        (VTP_B, "d1f0cbb7a889"),
+        (presets.PRETRAIN_B, "ded52f51788a"),
+    ],
+)
+def test_names_of_configs_are_those_that_runs_on_disk_have(config, name):
+    assert short_hash(config) == name
+
+
+@pytest.mark.parametrize(
+    ("fields", "uses_clip"),
+    [
+        ({}, True),
+        ({"vocabulary": 400}, False),
+        ({"vocabulary": 50_000}, False),
+        ({"vocabulary": 50_000, "tokenizer": "clip"}, True),
+        ({"tokenizer": "learned"}, False),
+    ],
+)
+def test_a_config_of_before_chooses_its_text_tokenizer_by_size(fields, uses_clip):
+    assert from_dict(TextConfig, fields).uses_clip == uses_clip
+    if "tokenizer" in fields:
+        assert short_hash(TextConfig(**fields)) != short_hash(
+            TextConfig(**{**fields, "tokenizer": "auto"})
+        )
+
+
 def test_configs_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         PLAIN.patch_size = 8  # type: ignore
@@ -130,6 +162,7 @@ def dit(**changes):
         (vit, dict(num_heads=3), "`width` must be a multiple of `num_heads`; got 16"),
         (vit, dict(num_heads=8), "head width must be a multiple of 4.* got 2"),
         (TextConfig, dict(width=10, num_heads=3), "`width` must .* got 10 and 3"),
+        (TextConfig, dict(vocabulary=9, tokenizer="clip"), r"`vocabulary` \(9\) must"),
         (tokenizer, dict(patch_size=7), "`image_size` must .* got 256 and 7"),
         (pretrain, dict(distillation_batch=3000), "`distillation_batch` .* got 3000"),
         (pretrain, dict(reconstruction_batch=0), "`reconstruction_batch` .* got 0"),

@@ -163,6 +163,15 @@ def test_a_description_of_something_else_is_refused(folder, change, message):
         load(folder)
 
 
+@pytest.mark.parametrize("write", [save, save_published])
+def test_the_config_of_a_run_is_not_replaced(write, tokenizer, tmp_path):
+    written = '{"config": {"seed": 0}}'
+    (tmp_path / "config.json").write_text(written)
+    with pytest.raises(ValueError, match=r"^`folder` .* that of a run.*/tokenizer\.$"):
+        write(tokenizer, tmp_path)
+    assert (tmp_path / "config.json").read_text() == written
+
+
 def test_rounded_weights_are_not_saved(tokenizer, tmp_path):
     with pytest.raises(ValueError, match="got one of bfloat16"):
         save(tokenizer.at_precision("bfloat16"), tmp_path)

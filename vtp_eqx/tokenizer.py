@@ -38,6 +38,7 @@ from vtp_eqx.tensor_files import (
     read_tensors,
     write_model,
 )
+from vtp_eqx.training.folder import is_run
 
 
 FORMAT = "vtp_eqx tokenizer 1"
@@ -51,7 +52,9 @@ def save(tokenizer: Tokenizer, folder: Path | str) -> None:
 
     Each file appears whole or not at all, so that a save that was killed leaves what
     was there before; in the instant between the two files `load` tells them apart.
+    A run's own folder is a `ValueError`: its `config.json` is another.
     """
+    _check_not_run(folder)
     require(
         tokenizer.precision == "float32",
         "A tokenizer is saved as it was trained, in float32; got one of "
@@ -97,8 +100,17 @@ def load(where: Path | str) -> Tokenizer:
 
 def save_published(tokenizer: Tokenizer, folder: Path | str) -> None:
     """Writes a tokenizer as a released checkpoint, for the published PyTorch code."""
+    _check_not_run(folder)
     tensors, config = tokenizer_to_published(tokenizer)
     write_model(Path(folder), PUBLISHED_WEIGHTS, tensors, config)
+
+
+def _check_not_run(folder: Path | str) -> None:
+    require(
+        not is_run(Path(folder)),
+        f"`folder` ({folder}) is that of a run, whose {CONFIG_FILE} a saved tokenizer "
+        f"would replace: save it inside, such as to {Path(folder) / RUN_FOLDER}.",
+    )
 
 
 def _saved(

@@ -20,7 +20,7 @@ from vtp_eqx.config import (
     TransformerConfig,
 )
 from vtp_eqx.data.captions import train_tokenizer
-from vtp_eqx.training.folder import FolderInUseError, locked, note_begun
+from vtp_eqx.training.folder import FolderInUseError, locked, write_config
 from vtp_eqx.training.pretrain_options import Options
 from vtp_eqx.training.run import TERMINATED
 
@@ -97,7 +97,8 @@ def test_a_folder_in_use_is_left_as_it_is(options):
 
 
 def test_other_data_than_the_run_was_begun_on_is_refused(options):
-    note_begun(Path(options.out), options, "9 examples of others")
+    out = Path(options.out)
+    write_config(out, options.config, options, "9 examples of others")
     with pytest.raises(SystemExit, match="data it was begun on; got '8 examples"):
         pretrain(dataclasses.replace(options, devices=1))
 
@@ -105,7 +106,7 @@ def test_other_data_than_the_run_was_begun_on_is_refused(options):
 def test_a_run_is_looked_at_again_on_one_device_and_wherever_it_is(options, tmp_path):
     config = dataclasses.replace(options.config, contrast_weight=1.0)
     begun = dataclasses.replace(options, config=config, devices=64)
-    note_begun(Path(begun.out), begun, "")
+    write_config(Path(begun.out), begun.config, begun, "")
     train_tokenizer(["a red dot", "a dot"], 300).save(Path(begun.out) / "words.json")
     moved = Path(begun.out).rename(tmp_path / "moved")
     setting = setting_of(moved)

@@ -179,6 +179,33 @@ def test_a_tokenizer_survives_the_round_trip(changes, getkey):
     assert eqx.tree_equal(tokenizer_from_published(tensors, described), measured)
 
 
+@pytest.mark.parametrize(
+    ("kind", "hidden"),
+    [("swiglu", 176), ("swiglu32", 192), ("swiglu64", 192), ("swiglu128", 256)],
+)
+def test_a_published_swiglu_of_any_multiple_is_read_and_written(kind, hidden):
+    tensors, config = read(VARIANT)
+    tensors = {name: t for name, t in tensors.items() if ".mlp.fc" not in name}
+    draw = np.random.default_rng(0)
+    for tower, setting in (("trunk", "vision"), ("pixel_decoder", "decoder")):
+        config[f"{setting}_ffn_layer"] = kind
+        for block in range(config[f"{setting}_depth"]):
+            for name, wide, narrow in (
+                ("w1", hidden, 64), ("w2", hidden, 64), ("w3", 64, hidden),
+            ):  # fmt: skip
+                path = f"{tower}.blocks.{block}.mlp.{name}"
+                values = draw.normal(size=(wide, narrow + 1)).astype(np.float32)
+                tensors[f"{path}.weight"] = values[:, 1:].copy()
+                tensors[f"{path}.bias"] = values[:, 0].copy()
+    tokenizer = tokenizer_from_published(tensors, config)
+    assert tokenizer.config.decoder.feed_forward == kind
+    back, described = tokenizer_to_published(tokenizer)
+    assert described == config
+    assert back.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert back[name].tobytes() == tensor.tobytes(), name
+
+
 @pytest.mark.parametrize("case", [RELEASED, VARIANT])
 def test_every_array_has_a_published_name(case):
     tokenizer = tokenizer_from_published(*read(case))

@@ -24,6 +24,11 @@ from vtp_eqx.interop import config_from_published, config_to_published
                 VTP_S.encoder, qk_norm=True, layer_scale=1e-5, feed_forward="mlp"
             ),
         ),
+        dataclasses.replace(
+            VTP_S,
+            encoder=dataclasses.replace(VTP_S.encoder, feed_forward="swiglu32"),
+            decoder=dataclasses.replace(VTP_S.decoder, feed_forward="swiglu128"),
+        ),
     ],
 )
 def test_a_config_survives_the_round_trip(config):
@@ -49,7 +54,7 @@ def test_whole_numbers_are_taken_for_real_ones():
     [
         ({"vision_storage_tokens": 4}, r"got also \['vision_storage_tokens'\]"),
         ({"text_pool_type": "last"}, r"`text_pool_type` is one of \['argmax'\]"),
-        ({"vision_ffn_layer": "swiglu64"}, "got 'swiglu64'"),
+        ({"vision_ffn_layer": "swiglu16"}, "got 'swiglu16'"),
         ({"train_reconstruction": False}, "`train_reconstruction` is one of"),
         ({"model_type": "dinov2"}, "`model_type` 'vtp'; got 'dinov2'"),
         ({"vision_depth": "12"}, "`vision_depth` is a positive whole number"),
@@ -79,6 +84,7 @@ def test_published_settings_that_we_lack_are_named(setting, message):
             {"decoder": dataclasses.replace(VTP_S.decoder, mlp_ratio=2.0)},
             "`decoder.mlp_ratio` is 4.0",
         ),
+        ({"text": TextConfig(tokenizer="learned")}, r"`text.tokenizer` \('learned'\)"),
     ],
 )
 def test_settings_of_ours_that_were_never_published_are_named(changes, message):

@@ -23,6 +23,14 @@ def test_widths_of_the_published_models(width, ratio, expected):
     assert swiglu_width(width, ratio) == expected
 
 
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("swiglu", 2736), ("swiglu32", 2752), ("swiglu64", 2752), ("swiglu128", 2816)],
+)
+def test_a_hidden_width_is_rounded_up_to_the_multiple_in_its_name(kind, expected):
+    assert swiglu_width(1024, 4, kind) == expected  # from 2730
+
+
 def test_swiglu_by_hand(getkey):
     layer = unit(SwiGLU(1, 2, key=getkey()))
     # Two hidden numbers, each silu(3) * 3.

@@ -86,6 +86,12 @@ def test_a_run_that_has_ended_is_found(decoded, tokenizer, data):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_another_config_than_a_run_was_begun_with_is_refused(decoded, tokenizer, data):
+    _, folder = decoded
+    with pytest.raises(ValueError, match=r"^`config.latent_noise` \(0.5, was 0.0\)"):
+        trained(tokenizer, data, folder, latent_noise=0.5)
+
+
 def test_noise_is_in_units_of_a_channels_deviation(tokenizer, data):
     latents = jnp.asarray(np.tile(encoded(tokenizer, data), (8, 1, 1, 1)))
     batch = Encoded(np.tile(data["image"], (8, 1, 1, 1)), latents)

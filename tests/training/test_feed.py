@@ -5,7 +5,8 @@ import tarfile
 import numpy as np
 import pytest
 
-from vtp_eqx.config import TextConfig
+from vtp_eqx.config import CLIP_VOCABULARY, TextConfig
+from vtp_eqx.data.captions import train_tokenizer
 from vtp_eqx.data.images import UnreadableImageError
 from vtp_eqx.data.mixture import order_of
 from vtp_eqx.data.prompt_templates import IMAGENET_TEMPLATES
@@ -15,7 +16,6 @@ from vtp_eqx.data.scenes_tfds import prepare_scenes
 from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.data.stream import Reader
 from vtp_eqx.training.feed import (
-    CLIP_VOCABULARY,
     encode_with,
     Feed,
     open_sources,
@@ -26,6 +26,7 @@ from vtp_eqx.training.feed import (
 
 
 TEXT = TextConfig(context=6, vocabulary=300, width=8, depth=1, num_heads=2)
+WORDS = train_tokenizer(["a wall"], 300)
 COLORS = ("red", "green", "blue", "gray")
 
 
@@ -103,6 +104,26 @@ def test_words_are_learned_once(tmp_path):
     ids = encode_with(again, TEXT)(["a red wall", "a wall " * 20])
     np.testing.assert_array_equal(ids[:1], words.encode(["a red wall"], 6))
     assert ids.shape == (2, 6)  # what does not fit is cut
+
+
+def test_a_vocabulary_of_the_size_of_clips_is_learned_where_the_config_says_so(
+    tmp_path,
+):
+    text = TextConfig(vocabulary=CLIP_VOCABULARY, tokenizer="learned")
+    words = words_for(text, captioned(8), tmp_path / "words.json")
+    assert words.vocabulary < CLIP_VOCABULARY
+    assert (tmp_path / "words.json").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [TextConfig(), TextConfig(vocabulary=CLIP_VOCABULARY + 128, tokenizer="clip")],
+)
+def test_clips_vocabulary_is_taken_where_the_config_says_so(
+    text, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("vtp_eqx.training.feed.clip_tokenizer", lambda: WORDS)
+    assert words_for(text, captioned(8), tmp_path / "words.json") is WORDS
 
 
 def test_captions_that_contrast_needs_are_asked_for(tmp_path):
@@ -194,21 +215,21 @@ def test_what_damaged_tars_lost_is_said_in_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("vocabulary", "templates", "told"),
+    ("text", "templates", "told"),
     [
-        (300, (), ["a cat"]),
-        (300, ("{} there", "one {}"), ["cat there", "one cat"]),
-        (CLIP_VOCABULARY, (), [line.format("cat") for line in IMAGENET_TEMPLATES]),
+        (TEXT, (), ["a cat"]),
+        (TEXT, ("{} there", "one {}"), ["cat there", "one cat"]),
+        (TextConfig(), (), [line.format("cat") for line in IMAGENET_TEMPLATES]),
+        (TextConfig(tokenizer="learned"), (), ["a cat"]),
     ],
 )
-def test_prompts_are_names_in_templates(vocabulary, templates, told):
+def test_prompts_are_names_in_templates(text, templates, told):
     texts = []
 
     def encode(some):
         texts.append(some)
         return np.full((len(some), 4), len(texts), np.int32)
 
-    text = TextConfig(context=4, vocabulary=vocabulary, width=8, depth=1, num_heads=2)
     ids = prompts_for(encode, text, ["cat", "dog"], templates)
     assert texts == [told, [line.replace("cat", "dog") for line in told]]
     assert ids.shape == (2, len(told), 4)

@@ -1,4 +1,6 @@
+import dataclasses
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -6,17 +8,20 @@ import time
 
 import pytest
 
+from vtp_eqx.config import DecodeConfig, PretrainConfig, published, VIT_FEMTO
 from vtp_eqx.training import folder as module
 from vtp_eqx.training.folder import (
+    check_config_unchanged,
     check_room,
     check_same_data,
     locked,
-    note_begun,
+    read_config,
     said_when_full,
+    write_config,
 )
-from vtp_eqx.training.watchdog import StallConfig
 
 
+DECODE = DecodeConfig(decoder=VIT_FEMTO)
 HOLD = """
 import pathlib, sys, time
 from vtp_eqx.training.folder import locked
@@ -98,9 +103,76 @@ def test_a_lock_does_not_wait(tmp_path):
 
 def test_a_run_goes_on_with_the_data_it_was_begun_on(tmp_path):
     check_same_data(tmp_path, "12 examples 3f2a")  # nothing was begun
-    note_begun(tmp_path, StallConfig(), "12 examples 3f2a")
+    write_config(tmp_path, DECODE, data="12 examples 3f2a")
     check_same_data(tmp_path, "12 examples 3f2a")
     with pytest.raises(
         ValueError, match=r"got '13 examples 3f2a', and '12 examples 3f2a' in .*data"
     ):
         check_same_data(tmp_path, "13 examples 3f2a")
+
+
+def test_a_changed_config_is_refused_by_field_value_and_fix(tmp_path):
+    check_config_unchanged(tmp_path, DECODE)  # nothing was begun
+    write_config(tmp_path, DECODE)
+    check_config_unchanged(tmp_path, DECODE)
+    optimizer = dataclasses.replace(DECODE.optimizer, b1=0.5)
+    with pytest.raises(ValueError) as found:  # noqa: PT011 - all of it is compared
+        check_config_unchanged(
+            tmp_path, dataclasses.replace(DECODE, optimizer=optimizer, seed=3)
+        )
+    assert str(found.value) == (
+        "`config.optimizer.b1` (0.5, was 0.9), `config.seed` (3, was 0) may not differ "
+        f"from what the run in {tmp_path} was begun with: restore the old values, or "
+        "choose another folder."
+    )
+
+
+def test_how_a_step_fits_onto_its_devices_may_change(tmp_path):
+    write_config(tmp_path, DECODE)
+    decoder = dataclasses.replace(DECODE.decoder, remat="full")
+    changed = dataclasses.replace(DECODE, decoder=decoder)
+    check_config_unchanged(tmp_path, changed)
+    write_config(tmp_path, changed)
+    assert read_config(tmp_path)["config"]["decoder"]["remat"] == "full"
+
+
+def test_a_config_without_fields_that_came_later_is_compared_with_their_defaults(
+    tmp_path,
+):
+    write_config(tmp_path, DECODE)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    del fields["config"]["optimizer"]["spike_factor"]
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    check_config_unchanged(tmp_path, DECODE)
+
+
+def test_options_of_a_script_stay_when_the_library_continues_its_run(tmp_path):
+    @dataclasses.dataclass
+    class Options:
+        config: DecodeConfig
+        window: int = 16
+
+    write_config(tmp_path, DECODE, Options(DECODE, 3))
+    check_config_unchanged(tmp_path, DECODE)
+    write_config(tmp_path, DECODE)
+    assert read_config(tmp_path)["window"] == 3
+    with pytest.raises(ValueError, match=r"^`window` \(16, was 3\) may not differ"):
+        check_config_unchanged(tmp_path, DECODE, Options(DECODE), ["window"])
+
+
+def test_a_run_of_another_kind_is_refused(tmp_path):
+    write_config(tmp_path, DECODE)
+    other = PretrainConfig(tokenizer=published(VIT_FEMTO), distillation_weight=0.0)
+    with pytest.raises(ValueError, match="whose config is no PretrainConfig"):
+        check_config_unchanged(tmp_path, other)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"config": {"dec', "[]", '{"format": "x", "config": {}}', '{"a": 1}']
+)
+def test_a_config_of_something_else_is_refused_and_stays(text, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    for touch in (check_config_unchanged, write_config):
+        with pytest.raises(ValueError, match=r"a config.json that is damaged or"):
+            touch(tmp_path, DECODE)
+    assert (tmp_path / "config.json").read_text() == text

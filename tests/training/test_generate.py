@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import equinox as eqx
 import jax
@@ -68,3 +69,20 @@ def test_a_warm_average_leaves_its_start_at_once():
         moved[warmup] = distance(state.teacher, start) / distance(state.student, start)
     assert moved[False] < 0.003
     assert moved[True] > 0.8
+
+
+def test_another_config_than_a_run_was_begun_with_is_refused(tmp_path):
+    brief = dataclasses.replace(CONFIG, num_steps=0)
+    train_generator(brief, LATENTS, LABELS, folder=tmp_path)
+    written = tmp_path / "config.json"
+    assert json.loads(written.read_text())["config"]["dit"]["width"] == 8
+    begun = written.read_bytes()
+    with pytest.raises(ValueError, match=r"^`config.time_mean` \(0.0, was -0.5\)"):
+        train_generator(
+            dataclasses.replace(brief, time_mean=0.0), LATENTS, LABELS, folder=tmp_path
+        )
+    assert written.read_bytes() == begun
+    # A run of an older version has no such file, and goes on.
+    written.unlink()
+    train_generator(brief, LATENTS, LABELS, folder=tmp_path)
+    assert written.read_bytes() == begun

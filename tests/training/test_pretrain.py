@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 
 from vtp_eqx.losses.weighting import FixedWeights, LearnedWeights
-from vtp_eqx.training.pretrain import check_data, latent_statistics, loss_weights
+from vtp_eqx.training.pretrain import (
+    check_data,
+    latent_statistics,
+    loss_weights,
+    pretrain,
+)
 
 
 def test_good_data_passes(tiny, data):
@@ -64,3 +69,11 @@ def test_latent_statistics_are_exact_in_any_order(seed, offset):
             latent_statistics(latents[order]), expected, strict=True
         ):
             np.testing.assert_array_equal(ours, theirs.astype(np.float32))
+
+
+def test_another_config_than_a_run_was_begun_with_is_refused(tiny, data, tmp_path):
+    config = dataclasses.replace(tiny, num_steps=0)
+    pretrain(config, data, folder=tmp_path)
+    other = dataclasses.replace(config, seed=5)
+    with pytest.raises(ValueError, match=r"^`config.seed` \(5, was 0\) may not differ"):
+        pretrain(other, data, folder=tmp_path)

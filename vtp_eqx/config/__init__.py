@@ -26,6 +26,7 @@ from vtp_eqx.config.serial import (
 )
 from vtp_eqx.config.shapes import (
     Attention as Attention,
+    CLIP_VOCABULARY as CLIP_VOCABULARY,
     DiTConfig as DiTConfig,
     FeedForward as FeedForward,
     IMAGENET_MEAN as IMAGENET_MEAN,
@@ -37,6 +38,7 @@ from vtp_eqx.config.shapes import (
     Remat as Remat,
     Sharding as Sharding,
     TextConfig as TextConfig,
+    TextTokenizer as TextTokenizer,
     TokenizerConfig as TokenizerConfig,
     TransformerConfig as TransformerConfig,
 )

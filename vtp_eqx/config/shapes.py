@@ -11,13 +11,16 @@ from vtp_eqx.config.fields import later
 
 
 Norm = Literal["rmsnorm", "layernorm"]
-FeedForward = Literal["swiglu", "mlp"]
+# The hidden width of SwiGLU is a multiple of the number in its name, or of 8.
+FeedForward = Literal["swiglu", "swiglu32", "swiglu64", "swiglu128", "mlp"]
 Remat = Literal["none", "full", "dots"]
 Init = Literal["vtp", "clip"]
 Precision = Literal["float32", "bfloat16"]
 Sharding = Literal["none", "zero", "fsdp"]
 Attention = Literal["plain", "fused"]
+TextTokenizer = Literal["auto", "clip", "learned"]
 
+CLIP_VOCABULARY = 49408  # tokens of CLIP's byte-pair encoding
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -56,7 +59,10 @@ class TextConfig:
     """Shape of the text tower (a CLIP text transformer)."""
 
     context: int = 77  # code
-    vocabulary: int = 49408  # code: CLIP byte-pair encoding
+    vocabulary: int = CLIP_VOCABULARY  # code
+    # Code: CLIP's byte pairs. Ours: those "learned" from the captions of a run. "auto"
+    # is CLIP's where `vocabulary` has its size, and else learned.
+    tokenizer: TextTokenizer = later("auto")
     width: int = 768  # paper
     depth: int = 12  # paper
     num_heads: int = 12  # paper
@@ -68,6 +74,18 @@ class TextConfig:
 
     def __post_init__(self):
         _require_multiple(self, "width", "num_heads")
+        require(
+            self.tokenizer != "clip" or self.vocabulary >= CLIP_VOCABULARY,
+            f"`vocabulary` ({self.vocabulary}) must hold the {CLIP_VOCABULARY} tokens "
+            "of the `tokenizer` 'clip': raise it, or take 'learned'.",
+        )
+
+    @property
+    def uses_clip(self) -> bool:
+        """Whether texts are encoded with CLIP's byte pairs, not with learned ones."""
+        if self.tokenizer == "auto":
+            return self.vocabulary == CLIP_VOCABULARY
+        return self.tokenizer == "clip"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

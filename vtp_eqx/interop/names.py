@@ -62,16 +62,12 @@ _VISION_BLOCK = (
     ("ls1.gamma", "attention_scale"),
     ("ls2.gamma", "feed_forward_scale"),
 )
-_FEED_FORWARDS = {
-    "swiglu": _weight_and_bias(
-        ("mlp.w1", "feed_forward.gate"),
-        ("mlp.w2", "feed_forward.up"),
-        ("mlp.w3", "feed_forward.out"),
-    ),
-    "mlp": _weight_and_bias(
-        ("mlp.fc1", "feed_forward.up"), ("mlp.fc2", "feed_forward.out")
-    ),
-}
+_MLP = _weight_and_bias(("mlp.fc1", "feed_forward.up"), ("mlp.fc2", "feed_forward.out"))
+_SWIGLU = _weight_and_bias(
+    ("mlp.w1", "feed_forward.gate"),
+    ("mlp.w2", "feed_forward.up"),
+    ("mlp.w3", "feed_forward.out"),
+)
 _TEXT_BLOCK = (
     ("attn.in_proj_weight", "attention.to_qkv.weight"),
     ("attn.in_proj_bias", "attention.to_qkv.bias"),
@@ -142,7 +138,7 @@ def rows(tokenizer: PyTree, config: TokenizerConfig) -> list[Row]:
         ("trunk", "encoder", config.encoder),
         ("pixel_decoder", "decoder", config.decoder),
     ):
-        pairs = _VISION_BLOCK + _FEED_FORWARDS[tower.feed_forward]
+        pairs = _VISION_BLOCK + (_MLP if tower.feed_forward == "mlp" else _SWIGLU)
         found += _inside(f"{name}.blocks", f"{path}.stack.blocks", pairs, tower.depth)
     if config.text is not None:
         found += _outside(_CONTRAST)

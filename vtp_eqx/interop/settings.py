@@ -1,8 +1,10 @@
 """Published `config.json` settings to our config and back."""
 
-from typing import Any
+from typing import Any, get_args
 
 from vtp_eqx.config import (
+    CLIP_VOCABULARY,
+    FeedForward,
     IMAGENET_MEAN,
     IMAGENET_STD,
     require,
@@ -55,7 +57,7 @@ _MAY_BE_NULL = (
 _REAL_FIELDS = ("logit_scale", "logit_bias", "mlp_ratio", "layer_scale")
 # The values of published settings that this library has.
 _CHOICES = {
-    "decoder_ffn_layer": ("swiglu", "mlp"),
+    "decoder_ffn_layer": get_args(FeedForward),
     "decoder_norm_layer": ("rmsnorm", "layernorm"),
     "nonscalar_logit_scale": (False,),
     "text_embed_cls": (False,),
@@ -66,7 +68,7 @@ _CHOICES = {
     "text_proj_type": ("linear",),
     "train_reconstruction": (True,),
     "vision_clip_feat": ("cls", "pooled"),
-    "vision_ffn_layer": ("swiglu", "mlp"),
+    "vision_ffn_layer": get_args(FeedForward),
     "vision_norm_layer": ("rmsnorm", "layernorm"),
 }
 # Names that begin so are settings of the model; others are of the hub that hosts it.
@@ -144,6 +146,13 @@ def config_to_published(config: TokenizerConfig) -> dict[str, Any]:
         config.latent_width != config.encoder.width,
         "The published code has no bottleneck as wide as its encoder; got two widths "
         f"of {config.latent_width}: keep this tokenizer in our own format.",
+    )
+    text = config.text
+    require(
+        text is None or text.uses_clip == (text.vocabulary == CLIP_VOCABULARY),
+        f"`text.tokenizer` ({text and text.tokenizer!r}) has no published setting: a "
+        f"`vocabulary` of {text and text.vocabulary} would be taken for another one; "
+        "keep this tokenizer in our own format.",
     )
     settings = {name: at(config, path) for name, path in _SETTINGS.items()}
     fixed = {name: values[0] for name, values in _CHOICES.items() if len(values) == 1}

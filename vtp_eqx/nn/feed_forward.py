@@ -7,7 +7,12 @@ import jax
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from vtp_eqx.config import FeedForward
 from vtp_eqx.nn.linear import Linear
+
+
+# Of the hidden width of each SwiGLU (published code).
+_MULTIPLES = {"swiglu": 8, "swiglu32": 32, "swiglu64": 64, "swiglu128": 128}
 
 
 def gelu(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
@@ -20,10 +25,11 @@ def quick_gelu(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-def swiglu_width(width: int, ratio: float) -> int:
-    """Two thirds of `width * ratio`, up to the next multiple of 8 (published code)."""
+def swiglu_width(width: int, ratio: float, kind: FeedForward = "swiglu") -> int:
+    """Two thirds of `width * ratio`, up to the next multiple (published code)."""
     hidden = int(int(width * ratio) * 2 / 3)
-    return -(-hidden // 8) * 8
+    multiple = _MULTIPLES[kind]
+    return -(-hidden // multiple) * multiple
 
 
 class SwiGLU(eqx.Module):

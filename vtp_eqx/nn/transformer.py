@@ -56,14 +56,14 @@ class Block(eqx.Module):
             key=attention_key,
         )  # fmt: skip
         self.feed_forward_norm = make_norm(norm, width, norm_eps)
-        if feed_forward == "swiglu":
-            hidden = swiglu_width(width, mlp_ratio)
-            self.feed_forward = SwiGLU(width, hidden, key=feed_forward_key)
-        else:
+        if feed_forward == "mlp":
             self.feed_forward = MLP(
                 width, int(width * mlp_ratio), activation=activation,
                 key=feed_forward_key,
             )  # fmt: skip
+        else:
+            hidden = swiglu_width(width, mlp_ratio, feed_forward)
+            self.feed_forward = SwiGLU(width, hidden, key=feed_forward_key)
 
         def scale():
             if layer_scale is None:

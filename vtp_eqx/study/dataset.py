@@ -79,6 +79,11 @@ def load_dataset(spec: RunSpec, folder: Path) -> Dataset:
     words = CaptionTokenizer.load(folder / WORDS)
     text = spec.pretrain.tokenizer.text
     require(
+        text is None or text.tokenizer != "clip",
+        "`text.tokenizer` ('clip') must be 'learned' in a study, which learns its own "
+        "vocabulary: change it.",
+    )
+    require(
         text is None or words.vocabulary <= text.vocabulary,
         "The text tower must know every token of the captions; got a vocabulary of "
         f"{words.vocabulary} for {text}: raise `text.vocabulary`.",

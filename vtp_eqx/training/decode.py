@@ -60,7 +60,8 @@ def train_decoder(
 
     - `latents`: what `tokenizer.encode` makes of `images`; its latent statistics must
       have been measured, because noise is in units of their deviation.
-    - `folder`: log and checkpoints; a run that was cut off continues from them.
+    - `folder`: config, log and checkpoints; a run that was cut off continues from them,
+      with the same config or else a `ValueError`.
     - `perceptual`: the network of LPIPS, where that has a weight.
     """
     mesh = data_mesh() if mesh is None else mesh
@@ -79,6 +80,7 @@ def train_decoder(
     state = run(
         state, step, encoded,
         num_steps=config.num_steps, mesh=mesh, folder=folder, progress=progress,
+        config=config,
     )  # fmt: skip
     return eqx.tree_at(lambda tokenizer: tokenizer.decoder, begun, state.teacher)
 

@@ -25,7 +25,6 @@ from vtp_eqx.training.pretrain_views import Captioned
 from vtp_eqx.training.processes import leads
 
 
-CLIP_VOCABULARY = 49408
 _CAPTIONS = 20_000  # ours: what a vocabulary of its own is learned from
 
 
@@ -151,11 +150,11 @@ def some_examples(
 
 
 def words_for(text: TextConfig, source: Source, path: Path) -> Words:
-    """CLIP's vocabulary where `text` has its size, or else one of the source's own.
+    """What `text.tokenizer` says: CLIP's vocabulary, or one of the source's own.
 
     That is learned from some captions the first time, and kept at `path`.
     """
-    if text.vocabulary == CLIP_VOCABULARY:
+    if text.uses_clip:
         return clip_tokenizer()
     if path.exists():
         return CaptionTokenizer.load(path)
@@ -189,8 +188,7 @@ def prompts_for(
 
     Without templates they are CLIP's 80, or `a {}` where `text` has other words.
     """
-    uses_clip = text.vocabulary == CLIP_VOCABULARY
-    lines = templates or (IMAGENET_TEMPLATES if uses_clip else ["a {}"])
+    lines = templates or (IMAGENET_TEMPLATES if text.uses_clip else ["a {}"])
     return np.stack([encode([line.format(name) for line in lines]) for name in names])
 
 

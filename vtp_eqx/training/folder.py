@@ -1,25 +1,29 @@
 """The folder of a run: room to write, and one writer at a time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 import contextlib
+import dataclasses
 import datetime
 import errno
 import fcntl
 import json
+from operator import attrgetter
 import os
 from pathlib import Path
 import shutil
 import socket
 from typing import Any
 
-from vtp_eqx.config import as_json, changed_fields, from_dict, require
+from vtp_eqx.config import changed_fields, from_dict, require
 from vtp_eqx.files import replacing
 from vtp_eqx.training.processes import all_or_none, same_everywhere
 
 
 LOCK = "run.lock"
-OPTIONS = "config.json"
+CONFIG = "config.json"
 DATA = "data.txt"
+# How a step fits onto its devices: what a run that is continued may change.
+FITTING = ("accumulate", "precision", "remat", "sharding")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SHUT = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -57,34 +61,87 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def note_begun(folder: Path, options: Any, data: str) -> None:
-    """Writes down what a run was begun with: its options, and the identity of its data.
-
-    That is what the two checks below compare with.
-    """
-    for name, text in ((OPTIONS, as_json(options)), (DATA, data)):
-        with replacing(folder / name) as unfinished:
-            unfinished.write_text(text + "\n")
-
-
-def check_begun_alike(
-    folder: Path, options: Any, is_fixed: Callable[[str], bool]
+def write_config(
+    folder: Path, config: Any, options: Any = None, data: str | None = None
 ) -> None:
-    """Raises `ValueError` where a run was begun with other values of fixed fields.
+    """Writes every field of a run's config to its folder, and a script's options.
 
-    Fields that its file lacks had their defaults. `is_fixed` is asked of names such as
-    `config.optimizer.b1`.
+    `data` is the identity of its data, for `check_same_data`.
     """
-    path = folder / OPTIONS
+    fields = read_config(folder)
+    if options is not None:
+        fields |= dataclasses.asdict(options)
+    fields["config"] = dataclasses.asdict(config)
+    texts = {CONFIG: json.dumps(fields, indent=1, sort_keys=True), DATA: data}
+    for name, text in texts.items():
+        if text is not None:
+            with replacing(folder / name) as unfinished:
+                unfinished.write_text(text + "\n")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What `write_config` wrote: the fields as `config`, and options by name.
+
+    Empty where there is no such file, as in runs of older versions; a `ValueError`
+    where it is that of something else.
+    """
+    path = folder / CONFIG
     if not path.exists():
+        return {}
+    require(
+        is_run(folder),
+        f"`folder` ({folder}) has a {CONFIG} that is damaged or that of a model: move "
+        "what was saved there to a folder of its own, or choose another one.",
+    )
+    return json.loads(path.read_text())
+
+
+def is_run(folder: Path) -> bool:
+    """Whether `folder` has the config of a run, and not none or that of a model."""
+    try:
+        fields = json.loads((folder / CONFIG).read_text())
+    except (OSError, ValueError):
+        return False
+    is_object = isinstance(fields, dict) and "format" not in fields
+    return is_object and isinstance(fields.get("config"), dict)
+
+
+def check_config_unchanged(
+    folder: Path, config: Any, options: Any = None, fixed: Collection[str] = ()
+) -> None:
+    """Raises `ValueError` where the run in `folder` was begun with another config.
+
+    `options` are a script's, of which the `fixed` ones may not change either. Fields
+    that the file lacks had their defaults, and those of `FITTING` may change. A folder
+    without the file passes.
+    """
+    fields = read_config(folder)
+    if not fields:
         return
-    begun = from_dict(type(options), json.loads(path.read_text()))
-    changed = [name for name in changed_fields(begun, options) if is_fixed(name)]
-    if changed:
+    try:
+        begun = from_dict(type(config), fields["config"])
+        begun_options = None if options is None else from_dict(type(options), fields)
+    except (ValueError, TypeError) as error:
         raise ValueError(
-            f"A run continues as it was begun; got another {', '.join(changed)} than "
-            f"in {path}: choose another folder, or the old values."
-        )
+            f"`folder` ({folder}) has a run whose config is no {type(config).__name__} "
+            "of this version: choose another folder, or the version that began it."
+        ) from error
+    names = changed_fields(begun, config)
+    pairs = {
+        f"config.{name}": (attrgetter(name)(config), attrgetter(name)(begun))
+        for name in names
+        if name.split(".")[-1] not in FITTING
+    } | {name: (getattr(options, name), getattr(begun_options, name)) for name in fixed}
+    changed = [
+        f"`{name}` ({_short(now)}, was {_short(before)})"
+        for name, (now, before) in pairs.items()
+        if now != before
+    ]
+    require(
+        not changed,
+        f"{', '.join(changed)} may not differ from what the run in {folder} was begun "
+        "with: restore the old values, or choose another folder.",
+    )
 
 
 def check_same_data(folder: Path, data: str) -> None:
@@ -156,6 +213,11 @@ def said_when_full(folder: Path) -> Iterator[None]:
             f"A run needs room to write; got {what} at {folder}: make room and run the "
             "same command again, which continues from what it has saved.",
         ) from error
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _holder(path: Path) -> str:

@@ -37,7 +37,8 @@ def train_generator(
 
     - `latents`: `[num, side, side, channels]`, normalized per channel.
     - `labels`: int `[num]`, the class of each.
-    - `folder`: log and checkpoints; a run that was cut off continues from them.
+    - `folder`: config, log and checkpoints; a run that was cut off continues from them,
+      with the same config or else a `ValueError`.
     - `snapshot(step, dit)` is called with the moving average after each of
       `snapshot_steps` and at the end; again where a run continues from before it.
     """
@@ -64,6 +65,7 @@ def train_generator(
     state = run(
         state, step, labeled,
         num_steps=config.num_steps, mesh=mesh, folder=folder, progress=progress,
+        config=config,
         watch=Watch(evaluate=keep, evaluate_every=max(config.num_steps, 1),
                     evaluate_steps=snapshot_steps),
     )  # fmt: skip

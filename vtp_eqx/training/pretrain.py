@@ -42,7 +42,8 @@ def pretrain(
 
     - `data`: `image`, uint8 `[num, height, width, 3]`, and `caption`, int32
       `[num, context]`, which only contrast needs.
-    - `folder`: log and checkpoints; a run that was cut off continues from them.
+    - `folder`: config, log and checkpoints; a run that was cut off continues from them,
+      with the same config or else a `ValueError`.
     - `group`: this many consecutive examples stay together in a batch.
     - `perceptual`: the network of LPIPS, where that has a weight.
 
@@ -63,6 +64,7 @@ def pretrain(
     state = run(
         state, step, captioned,
         num_steps=config.num_steps, mesh=mesh, folder=folder, progress=progress,
+        config=config,
     )  # fmt: skip
     return state.student.tokenizer
 

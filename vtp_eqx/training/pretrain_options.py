@@ -113,18 +113,8 @@ class Options:
             )
 
 
-# What a run that is continued may not change, but for how a step fits onto its devices.
-_FIXED = (
-    "config", "data", "num_scenes", "split", "weights", "window", "group",
-    "stored_size",
-)  # fmt: skip
-_FITTING = ("accumulate", "precision", "remat", "sharding")
-
-
-def is_fixed(name: str) -> bool:
-    """Whether a run that is continued may not change a field, `config.seed` say."""
-    names = name.split(".")
-    return names[0] in _FIXED and names[-1] not in _FITTING
+# What a run that is continued may not change, beside its config.
+FIXED = ("data", "num_scenes", "split", "weights", "window", "group", "stored_size")
 
 
 def open_sinks(options: Options) -> list[Sink]:

@@ -22,7 +22,13 @@ from jaxtyping import Array
 from vtp_eqx.config import require
 from vtp_eqx.mesh import on_mesh, split
 from vtp_eqx.training.checkpoint import Checkpoints
-from vtp_eqx.training.folder import check_room, locked, said_when_full
+from vtp_eqx.training.folder import (
+    check_config_unchanged,
+    check_room,
+    locked,
+    said_when_full,
+    write_config,
+)
 from vtp_eqx.training.log import Log, Sink, warn
 from vtp_eqx.training.pace import Pace, StepCost
 from vtp_eqx.training.processes import all_or_none, leads
@@ -86,6 +92,7 @@ def run(
     endurance: Endurance = Endurance(),
     watch: Watch = Watch(),
     holds_folder: bool = False,
+    config: Any = None,
 ) -> TrainState:
     """The state after `num_steps` steps. Running it again continues where it stopped.
 
@@ -93,6 +100,7 @@ def run(
     - `folder` receives `metrics.jsonl`, `checkpoints/` and, where a step failed,
       `postmortem/`; a second process is refused. `holds_folder` says that the caller
       has it `locked` already.
+    - `config` is written to the folder, and compared with that of a run which goes on.
     - `progress(done, num_steps, metrics)` is called whenever a line is logged.
 
     Every step is looked at, one step behind. Where a metric is not finite, or too many
@@ -102,7 +110,8 @@ def run(
 
     SIGTERM saves the state and raises `SystemExit(TERMINATED)`; a second one ends the
     process at once. Raises `FolderInUseError` where another process writes the folder,
-    and `OSError` where there is no room or no right to write.
+    `ValueError` where the run in it was begun with another config, and `OSError` where
+    there is no room or no right to write.
     """
     for name, every in (
         ("log_every", log_every),
@@ -121,6 +130,9 @@ def run(
                 check_room(folder, _bytes_to_write(state, folder, endurance))
                 if not holds_folder:
                     enter(locked(folder))
+                if config is not None:
+                    check_config_unchanged(folder, config)
+                    write_config(folder, config)
         saved = folder / "checkpoints"
         run.checkpoints = enter(
             Checkpoints(saved, keep=endurance.keep, keep_best=endurance.keep_best)
