@@ -19,7 +19,10 @@ from vtp_eqx import flow
 
 ROOT = Path(__file__).parent.parent
 # Each takes a good part of the three seconds that an import may last.
-HEAVY = {"tensorflow_datasets", "grain", "orbax", "matplotlib", "tyro", "scipy", "rich"}
+HEAVY = {
+    "tensorflow_datasets", "array_record", "orbax", "matplotlib", "tyro", "scipy",
+    "rich",
+}  # fmt: skip
 
 
 def normalized(distribution: str) -> str:

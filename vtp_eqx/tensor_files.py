@@ -1,20 +1,18 @@
-"""Tensors from safetensors files, with nothing believed that a header says of itself.
+"""Tensors from safetensors files, each one whole and sound or an error.
 
-A file is eight bytes with the length of its header, the header (JSON), and one block of
-bytes that the tensors share. A large model comes as several files, and an index that
-says which tensor is in which.
+A large model comes as several files, and an index that says which tensor is in which.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import json
-import math
-import os
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from jaxtyping import Shaped
-import ml_dtypes
+import ml_dtypes  # safetensors reads bfloat16 where this is imported
 import numpy as np
+from safetensors import safe_open, SafetensorError
 from safetensors.numpy import save_file
 
 from vtp_eqx.config import require
@@ -28,22 +26,6 @@ PUBLISHED_WEIGHTS = "model.safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
 PUBLISHED_INDEX = f"model{INDEX_SUFFIX}"
 LARGEST_SIZE = 1_000_000  # more is no size of a model, but a way to fill memory
-MAX_HEADER = 100_000_000  # bytes; the format's own limit
-_DTYPES: dict[str, Any] = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U64": np.uint64,
-    "U32": np.uint32,
-    "U16": np.uint16,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
-}
 _EXACT_IN_FLOAT32 = (np.float32, np.float16, ml_dtypes.bfloat16)
 
 
@@ -52,25 +34,28 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Tensors keep the type they are stored in. A file that is missing is a
     `FileNotFoundError`; one that is cut short or contradicts itself is a `ValueError`
-    that names the file, and the tensor or the byte.
+    that names the file and what is wrong in it.
     """
     if path.name.endswith(INDEX_SUFFIX):
         return _read_shards(path)
-    require_file(path)
-    with path.open("rb") as file:
-        entries, _ = _read_header(file, path)
-        data = np.fromfile(file, np.uint8)
-    return {
-        name: data[begin:end].view(dtype).reshape(shape)
-        for name, (dtype, shape, begin, end) in entries.items()
-    }
+    with _open(path) as file:
+        tensors: dict[str, Tensor] = {}
+        for name in file.offset_keys():
+            try:
+                tensors[name] = file.get_tensor(name)
+            except (AttributeError, TypeError) as error:
+                dtype = file.get_slice(name).get_dtype()
+                raise ValueError(
+                    f"A tensor has a type of NumPy; got {dtype} for `{name}` in "
+                    f"{path}: convert it."
+                ) from error
+    return tensors
 
 
 def read_notes(path: Path) -> dict[str, str]:
     """The notes in a safetensors file's header, beside what describes its tensors."""
-    require_file(path)
-    with path.open("rb") as file:
-        return _read_header(file, path)[1]
+    with _open(path) as file:
+        return file.metadata() or {}
 
 
 def published_weights(folder: Path) -> Path:
@@ -125,67 +110,25 @@ def require_file(path: Path) -> None:
         )
 
 
-Entry = tuple[Any, list[int], int, int]
-
-
-def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
-    size = os.fstat(file.fileno()).st_size
-    start = file.read(8)
-    length = int.from_bytes(start, "little")
-    require(
-        len(start) == 8 and length <= min(size - 8, MAX_HEADER),
-        "A safetensors file begins with the length of its header; bytes 0 to 7 of "
-        f"{path} say {length} and the file has {size}: it is cut short, or of another "
-        "format.",
-    )
-    header = _object(file.read(length), f"the header of {path}", "copy the file again")
-    notes = header.pop("__metadata__", {})
-    require(
-        isinstance(notes, dict) and all(isinstance(n, str) for n in notes.values()),
-        f"Notes in a header are texts by name; got {str(notes)[:60]} in {path}: copy "
-        "the file again.",
-    )
-    entries = {name: _entry(name, fields, path) for name, fields in header.items()}
-    reached, before = 0, "the header"
-    for name, (_, _, begin, end) in sorted(
-        entries.items(), key=lambda item: item[1][2:]
-    ):
-        require(
-            begin == reached,
-            f"Tensors lie one behind the other; `{name}` begins at byte {begin} of the "
-            f"data and {before} ends at {reached} in {path}: this file was not written "
-            "by safetensors.",
-        )
-        reached, before = end, f"`{name}`"
-    held = size - 8 - length
-    require(
-        reached == held,
-        f"A safetensors file is whole; {before} ends at byte {reached} of the data and "
-        f"{path} has {held}: copy it again.",
-    )
-    return entries, notes
-
-
-def _entry(name: str, fields: Any, path: Path) -> Entry:
-    fields = fields if isinstance(fields, dict) else {}
-    dtype, shape, span = (fields.get(k) for k in ("dtype", "shape", "data_offsets"))
-    require(
-        isinstance(dtype, str) and dtype in _DTYPES,
-        f"A tensor has one of the types {sorted(_DTYPES)}; got {dtype!r} for `{name}` "
-        f"in {path}: convert it.",
-    )
-    require(
-        _are_counts(shape) and _are_counts(span) and len(span) == 2,
-        "A tensor has a shape and the two bytes it lies between; got "
-        f"{shape!r} and {span!r} for `{name}` in {path}: copy the file again.",
-    )
-    expected = math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize
-    require(
-        span[1] - span[0] == expected,
-        f"A tensor of shape {shape} and type {dtype} takes {expected} bytes; got "
-        f"{span[1] - span[0]} for `{name}` in {path}: copy the file again.",
-    )
-    return _DTYPES[dtype], shape, span[0], span[1]
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """A safetensors file whose header is sound."""
+    require_file(path)
+    try:
+        # Not mapped into memory: a file that is cut meanwhile would end the process.
+        with safe_open(path, "np", backend="pread") as file:
+            # Of two tensors of one name the library would take the last.
+            with path.open("rb") as header:
+                length = int.from_bytes(header.read(8), "little")
+                _object(
+                    header.read(length), f"the header of {path}", "copy the file again"
+                )
+            yield file
+    except SafetensorError as error:
+        raise ValueError(
+            f"A safetensors file is whole; got {path} of {path.stat().st_size} bytes "
+            f"({error}): copy it again."
+        ) from error
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
@@ -227,13 +170,10 @@ def _object(content: bytes, place: str, fix: str) -> dict[str, Any]:
     return found
 
 
-def _without_doubles(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        require(name not in found, f"the name {name!r} twice")
-        found[name] = value
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice!r} twice")
     return found
-
-
-def _are_counts(values: Any) -> bool:
-    return isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)

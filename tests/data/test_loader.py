@@ -1,4 +1,5 @@
 import itertools
+import threading
 
 from hypothesis import given, strategies as st
 import numpy as np
@@ -70,6 +71,46 @@ def test_a_source_on_disk_gives_the_batches_of_arrays_in_memory():
     arrays = _first(7, ARRAYS, 8, seed=3, group=2, start_step=2)
     source = _first(7, Rows(), 8, seed=3, group=2, start_step=2, num_threads=2)
     np.testing.assert_equal(source, arrays)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 5])
+def test_the_number_of_threads_changes_no_batch(num_threads):
+    options = {"seed": 3, "start_step": 1}
+    expected = _first(9, ARRAYS, 8, **options)
+    found = _first(9, Rows(), 8, **options, num_threads=num_threads)
+    np.testing.assert_equal(found, expected)
+
+
+def test_threads_end_with_the_batches():
+    before = {*threading.enumerate()}
+    reading = batches(Rows(), 8, seed=0, num_threads=3)
+    next(reading)
+    readers = {*threading.enumerate()} - before
+    assert readers
+    reading.close()
+    for reader in readers:
+        reader.join(timeout=10)
+        assert not reader.is_alive()
+
+
+def test_an_example_that_cannot_be_read_is_an_error_of_its_batch():
+    class Damaged(Rows):
+        def __getitem__(self, row):
+            if row == 7:
+                raise OSError("row 7")
+            return super().__getitem__(row)
+
+    bad = next(step for step in range(3) if 7 in rows_at(step, 24, 8, seed=0))
+    reading = batches(Damaged(), 8, seed=0, num_threads=2)
+    for _ in range(bad):
+        next(reading)
+    with pytest.raises(OSError, match="row 7"):
+        next(reading)
+
+
+def test_no_threads_are_refused_at_once():
+    with pytest.raises(ValueError, match=r"`num_threads` \(0\) must be positive"):
+        batches(Rows(), 8, seed=0, num_threads=0)
 
 
 def test_texts_are_stacked_whatever_their_length():

@@ -246,3 +246,46 @@ def test_digests_follow_what_is_in_a_tar_and_not_when_it_was_copied(
     other = write_tar(tmp_path / "3.tar", captioned(1, 3))
     digests = [scan(path)[0].digest for path in (one, copy, other)]
     assert digests[0] == digests[1] != digests[2]
+
+
+def changed_header(data, at, field, content):
+    """The bytes of a tar with another field in one header, and a fitting checksum."""
+    start, end = field
+    data[at + start : at + end] = content
+    data[at + 148 : at + 156] = b" " * 8
+    data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
+    return bytes(data)
+
+
+def test_times_of_gnu_are_no_part_of_a_name(tmp_path, write_tar):
+    # `tar --incremental` writes them where POSIX has the first part of a long name.
+    path = write_tar(tmp_path / "0.tar", {"a.jpg": b"12345"}, tarfile.GNU_FORMAT)
+    data = bytearray(path.read_bytes())
+    path.write_bytes(changed_header(data, 0, (345, 357), b"14604012345\0"))
+    assert contents(path, scan(path)[1]) == {"a": {"image": b"12345"}}
+
+
+@pytest.mark.parametrize(
+    ("field", "content"),
+    [
+        ((124, 136), b"\xff" * 11 + b"\xfb"),  # a size of -5
+        ((124, 136), b"12 and more\0"),
+        ((136, 148), b"yesterday\0\0\0"),  # a time
+    ],
+)
+def test_a_header_whose_numbers_are_none_is_damage(tmp_path, write_tar, field, content):
+    path = write_tar(tmp_path / "0.tar", {"a.jpg": b"12345", "b.jpg": b"678"})
+    path.write_bytes(changed_header(bytearray(path.read_bytes()), 1024, field, content))
+    head, records = scan(path)
+    assert records["key"].tolist() == [b"a"]
+    assert head.damage == "no header of a member at byte 1024"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_digest_is_the_same_in_every_version(tmp_path, write_tar, form):
+    # A run that goes on knows its data by it.
+    name = "d" * (80 if form == tarfile.USTAR_FORMAT else 200)
+    members = {"a.jpg": b"12345", f"{name}/b.jpg": b"678"}
+    head, _ = scan(write_tar(tmp_path / "0.tar", members, form))
+    expected = ["95a76392409eb0a0", "f9a007e569955b03", "17d1c8484ea526e0"]
+    assert head.digest == expected[FORMS.index(form)]

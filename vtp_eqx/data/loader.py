@@ -4,8 +4,11 @@ There is no iterator state to save: a run that stopped before step `s` continues
 `start_step=s` and sees what it would have seen, on any number of processes.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 import functools
+import itertools
 import sys
 from typing import Any, Protocol, runtime_checkable
 
@@ -89,12 +92,29 @@ def batches(
     if arrays:
         return map(read, range(start_step, sys.maxsize))
 
-    import grain  # takes a second, which arrays in memory need not pay
+    require(
+        num_threads > 0,
+        f"`num_threads` ({num_threads}) must be positive: use 1 or more threads.",
+    )
+    return _prefetch(read, start_step, num_threads)
 
-    steps = grain.MapDataset.range(start_step, sys.maxsize).map(read)
+
+def _prefetch(
+    read: Callable[[int], Batch], start_step: int, num_threads: int
+) -> Iterator[Batch]:
+    """The batches of all steps from `start_step` on, in order, read by threads."""
+    pool = ThreadPoolExecutor(num_threads)
+    submit = lambda step: pool.submit(read, step)
+    steps = itertools.count(start_step)
     # Threads work on different batches, so that each needs several in flight.
-    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=16)
-    return iter(steps.to_iter_dataset(options))
+    ahead = deque(map(submit, itertools.islice(steps, 2 * num_threads)))
+    try:
+        while True:
+            batch = ahead.popleft().result()
+            ahead.append(submit(next(steps)))
+            yield batch
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def stacked(examples: list[Mapping[str, Any]]) -> Batch:

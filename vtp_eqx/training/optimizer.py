@@ -23,17 +23,15 @@ def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
         f"{config.warmup_steps} and {num_steps}: shorten the warmup.",
     )
 
-    def rate(step):
-        step = jnp.asarray(step, jnp.float32)
-        warm = (step + 1) / max(config.warmup_steps, 1)
-        progress = (step - config.warmup_steps) / (num_steps - config.warmup_steps)
-        falling = 1.0
-        if config.schedule == "cosine":
-            falling = cosine(config.final_rate, 1.0, 1 - progress)
-        share = jnp.where(step < config.warmup_steps, warm, falling)
-        return jnp.asarray(config.learning_rate * share, jnp.float32)
-
-    return rate
+    peak, warmup_steps = config.learning_rate, config.warmup_steps
+    after: optax.Schedule = optax.constant_schedule(peak)
+    if config.schedule == "cosine":
+        num_falling = max(num_steps - warmup_steps, 1)
+        after = optax.cosine_decay_schedule(peak, num_falling, config.final_rate)
+    if warmup_steps == 0:
+        return after
+    warmup = optax.linear_schedule(peak / warmup_steps, peak, warmup_steps - 1)
+    return optax.join_schedules([warmup, after], [warmup_steps])
 
 
 def cosine(
