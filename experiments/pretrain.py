@@ -29,7 +29,6 @@ from pathlib import Path
 import sys
 import tempfile
 
-import equinox as eqx
 import jax
 import numpy as np
 import tyro
@@ -42,7 +41,8 @@ from vtp_eqx.data.scenes import class_names, GROUP, SceneConfig
 from vtp_eqx.data.scenes_tfds import prepare_scenes
 from vtp_eqx.data.sources import TfdsSource
 from vtp_eqx.data.stream import Reader
-from vtp_eqx.evaluation.batches import encoded_latents, reconstructed
+from vtp_eqx.evaluation.batches import reconstructed
+from vtp_eqx.evaluation.latent_statistics import measure_latents
 from vtp_eqx.evaluation.online import judge, Labeled, write_card
 from vtp_eqx.mesh import data_mesh, here
 from vtp_eqx.models.perceptual import load_perceptual, Perceptual
@@ -73,7 +73,6 @@ from vtp_eqx.training.pace import now_and_then, progress_line, StepCost
 from vtp_eqx.training.pixels import require_perceptual
 from vtp_eqx.training.pretrain import (
     first_state,
-    latent_statistics,
     PCA_IMAGES,
     pretrain_step,
     pretraining,
@@ -280,24 +279,24 @@ def train(setting: Setting, watchers: list[Sink]) -> None:
         ),
         holds_folder=True,
     )  # fmt: skip
-    tokenizer = here(state.student.tokenizer)  # by all processes
+    tokenizer, sums = measure_latents(  # by all processes, as `here`
+        here(state.student.tokenizer), setting.train, out, mesh=setting.mesh,
+        max_images=options.latent_images, num_threads=options.workers,
+        progress=now_and_then("latents measured: {} of {}"),
+    )  # fmt: skip
     if leads():
-        finish(setting, tokenizer)
+        finish(setting, tokenizer, sums.coverage(len(setting.train)))
 
 
-def finish(setting: Setting, tokenizer: Tokenizer) -> None:
-    """The tokenizer with its latent statistics, its card, and the report."""
+def finish(setting: Setting, tokenizer: Tokenizer, latents_of: str) -> None:
+    """Saves the tokenizer, and writes its card and the report."""
     out, known, judged = setting.out, setting.known, setting.judged
     numbers = judge(tokenizer, known, judged, setting.prompts)
-    statistics = latent_statistics(encoded_latents(tokenizer, known.image))
-    tokenizer = eqx.tree_at(
-        lambda tokenizer: (tokenizer.latent_mean, tokenizer.latent_std),
-        tokenizer, statistics,
-    )  # fmt: skip
     save(tokenizer, out / "tokenizer")
     write_card(
-        out / "card.json", numbers, tokenizer, known, judged, seed=setting.config.seed
-    )
+        out / "card.json", numbers, tokenizer, known, judged,
+        seed=setting.config.seed, latents_of=latents_of,
+    )  # fmt: skip
     config = setting.config
     write_report(
         out, numbers, command=" ".join(["python", *sys.argv]),

@@ -8,6 +8,7 @@ reduce over.
 import equinox as eqx
 import jax
 from jax import lax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 from jaxtyping import Array, Int, PyTree
@@ -29,6 +30,12 @@ def data_mesh(num_devices: int | None = None) -> Mesh:
         )
     # Auto, because the default Explicit axes refuse the contrastive product.
     return Mesh(np.array(devices[:num_devices]), (DATA,), axis_types=(AxisType.Auto,))
+
+
+def local_mesh(mesh: Mesh) -> Mesh:
+    """This process's own devices of `mesh`, for what it does without the others."""
+    own = [one for one in mesh.devices.flat if one.process_index == jax.process_index()]
+    return Mesh(np.array(own), (DATA,), axis_types=(AxisType.Auto,))
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
@@ -80,9 +87,10 @@ def split(batch: PyTree, mesh: Mesh) -> PyTree:
     """One global array per leaf, from this process's rows, split over the data axis."""
     size = mesh.devices.size
     sharding = NamedSharding(mesh, SPLIT)
+    num_processes = len({device.process_index for device in mesh.devices.flat})
 
     def place(rows):
-        total = rows.shape[0] * jax.process_count()
+        total = rows.shape[0] * num_processes
         if total % size:
             raise ValueError(
                 "The batch must divide evenly over the devices; got "
@@ -91,6 +99,16 @@ def split(batch: PyTree, mesh: Mesh) -> PyTree:
         return jax.make_array_from_process_local_data(sharding, np.asarray(rows))
 
     return jax.tree.map(place, batch)
+
+
+def gather_texts(text: str) -> list[str]:
+    """The text of every process, in their order; all of them call this."""
+    if jax.process_count() == 1:
+        return [text]
+    gather, content = multihost_utils.process_allgather, text.encode()
+    size = int(np.max(gather(np.int32(len(content)))))
+    rows = np.asarray(gather(np.frombuffer(content.ljust(size), np.uint8)))
+    return [row.tobytes().decode().rstrip() for row in rows]
 
 
 def global_rows(local_size: int, axis_name: str | None) -> Int[Array, " local"]:

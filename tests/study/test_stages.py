@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -62,13 +63,17 @@ def made(row, monkeypatch):
         result.write(folder)
         return result
 
-    statistics = lambda _: (jnp.full(width, names.mean), jnp.ones(width))
+    def with_latent_statistics(tokenizer, *_):
+        where = lambda tokenizer: (tokenizer.latent_mean, tokenizer.latent_std)
+        statistics = (jnp.full(width, names.mean), jnp.ones(width))
+        return eqx.tree_at(where, tokenizer, statistics)
+
     for name, fake in dict(
         pretrain=pretrain,
         train_decoder=train_decoder,
         train_generator=train_generator,
         measure=measure,
-        latent_statistics=statistics,
+        with_latent_statistics=with_latent_statistics,
         encoded_latents=lambda *_, **__: latents,
         load_dataset=lambda *_: Dataset(SPLIT, SPLIT, WORDS),
     ).items():

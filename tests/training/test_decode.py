@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from vtp_eqx.config import DecodeConfig, OptimizerConfig, TransformerConfig
+from vtp_eqx.evaluation.latent_statistics import LatentSums
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.training.decode import decode_objective, Encoded, train_decoder
-from vtp_eqx.training.pretrain import latent_statistics
 
 
 WIDER = TransformerConfig(width=24, depth=1, num_heads=2, norm="layernorm")
@@ -29,7 +29,7 @@ def tokenizer(tiny, data):
     made = eqx.filter_jit(Tokenizer)(tiny.tokenizer, key=jr.key(0))
     return eqx.tree_at(
         lambda tokenizer: (tokenizer.latent_mean, tokenizer.latent_std),
-        made, latent_statistics(encoded(made, data)),
+        made, LatentSums.of(encoded(made, data)).statistics(),
     )  # fmt: skip
 
 

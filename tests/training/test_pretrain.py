@@ -1,16 +1,10 @@
 import dataclasses
 
-from hypothesis import given, strategies as st
 import numpy as np
 import pytest
 
 from vtp_eqx.losses.weighting import FixedWeights, LearnedWeights
-from vtp_eqx.training.pretrain import (
-    check_data,
-    latent_statistics,
-    loss_weights,
-    pretrain,
-)
+from vtp_eqx.training.pretrain import check_data, loss_weights, pretrain
 
 
 def test_good_data_passes(tiny, data):
@@ -48,27 +42,6 @@ def test_learned_weights_start_as_configured(tiny):
     found = loss_weights(dataclasses.replace(tiny, weighting="learned"))
     assert isinstance(found, LearnedWeights)
     np.testing.assert_allclose(found.current()["reconstruction"], 0.1, rtol=1e-6)
-
-
-def test_latent_statistics_by_hand():
-    latents = np.array([[[[1, 5]], [[3, 5]]]], np.float32)  # one of 2 x 1 patches
-    mean, std = latent_statistics(latents)
-    np.testing.assert_array_equal(mean, [2, 5])
-    np.testing.assert_array_equal(std, [1, 0])
-
-
-@given(seed=st.integers(0, 2**31 - 1), offset=st.sampled_from([0, 100, 10_000]))
-def test_latent_statistics_are_exact_in_any_order(seed, offset):
-    # A mean far from zero is where a float32 sum of squares would fail.
-    draw = np.random.default_rng(seed)
-    latents = (draw.normal(size=(8, 3, 3, 2)) + offset).astype(np.float32)
-    wide = latents.astype(np.float64)
-    expected = wide.mean(axis=(0, 1, 2)), wide.std(axis=(0, 1, 2))
-    for order in (np.arange(8), draw.permutation(8)):
-        for ours, theirs in zip(
-            latent_statistics(latents[order]), expected, strict=True
-        ):
-            np.testing.assert_array_equal(ours, theirs.astype(np.float32))
 
 
 def test_another_config_than_a_run_was_begun_with_is_refused(tiny, data, tmp_path):

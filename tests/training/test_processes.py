@@ -7,10 +7,14 @@ import socket
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
+from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.evaluation.card import read
+from vtp_eqx.evaluation.latent_statistics import measure_latents
+from vtp_eqx.mesh import data_mesh
 from vtp_eqx.tokenizer import load, weights_hash
 from vtp_eqx.training.log import read_log
 from vtp_eqx.training.processes import all_or_none, same_everywhere, worst
@@ -77,6 +81,7 @@ from experiments.pretrain import pretrain
 from vtp_eqx.config import (
     decoder_like, OptimizerConfig, PretrainConfig, TokenizerConfig, TransformerConfig
 )
+from vtp_eqx.evaluation import latent_statistics
 from vtp_eqx.training.pretrain_options import Options
 
 jax.distributed.initialize = lambda: None  # it was told where already
@@ -90,6 +95,8 @@ config = PretrainConfig(
     contrast_weight=0.0, distillation_weight=0.0, optimizer=OptimizerConfig(
     warmup_steps=0), batch_size=8, reconstruction_batch=8, num_steps=1, sharding="fsdp",
 )
+# A file of sums for each process.
+latent_statistics.BLOCK_IMAGES = 12
 pretrain(Options(
     config=config, out=f"{argument}/run", data=(f"{argument}/images.npz",),
     num_judged=8, log_every=1, evaluate_every=1, workers=1, distributed=True,
@@ -177,5 +184,18 @@ def test_a_run_whose_state_is_split_over_processes_is_judged_and_finished(tmp_pa
     assert line["feature_rank"] > 1
     numbers, card = read(run / "card.json")
     assert numbers == {"psnr": pytest.approx(line["psnr"], rel=1e-5)}
-    assert weights_hash(load(run)) == card.tokenizer_hash
+    tokenizer = load(run)
+    assert weights_hash(tokenizer) == card.tokenizer_hash
+    # Of all training images, and what one process measures.
+    assert card.latents_of == "24 of 24 training images"
+    # Compiled as there: another program rounds otherwise.
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        alone, _ = measure_latents(
+            tokenizer, ArraySource({"image": images}), tmp_path, mesh=data_mesh(1)
+        )
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+    np.testing.assert_array_equal(tokenizer.latent_mean, alone.latent_mean)
+    np.testing.assert_array_equal(tokenizer.latent_std, alone.latent_std)
     assert (run / "report.md").exists()

@@ -41,6 +41,7 @@ class EvaluationCard:
     tokenizer_hash: str  # of the tokenizer's weights, in the precision they had
     latents_hash: str  # of the latent statistics stored in the tokenizer
     precision: str  # of the networks' arithmetic, such as "float32"
+    latents_of: str = ""  # the images that those statistics are over, where known
     feature_network: NetworkName = "none"
     feature_hash: str = ""  # of the feature network's weights
     feature_origin: str = ""  # whose weights, and how images are prepared for them

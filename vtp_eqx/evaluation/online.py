@@ -84,10 +84,12 @@ def write_card(
     judged: Labeled,
     *,
     seed: int,
+    latents_of: str = "",
 ) -> None:
     """Writes what `judge` said of a tokenizer, and what that depends on.
 
-    `seed` is that of the tokenizer's training.
+    `seed` is that of the tokenizer's training, and `latents_of` says over which images
+    its latent statistics were taken.
     """
     card.write(
         path,
@@ -98,6 +100,7 @@ def write_card(
             reference_hash=arrays_hash({"image": known.image, "label": known.label}),
             tokenizer_hash=weights_hash(tokenizer),
             latents_hash=latents_hash(tokenizer),
+            latents_of=latents_of,
             precision="float32",
             protocol="online: PSNR, one-penalty probe of the summary and mean patch",
             images_hash=arrays_hash({"image": judged.image}),

@@ -200,7 +200,7 @@ def survey(
         placed = replicate(model, place.mesh)
         wanted = np.concatenate([rows[start : start + size] for start in missing])
         read = read_ahead(
-            lambda row: _square(images, int(row)),
+            lambda row: read_square(images, int(row)),
             wanted,
             num_threads=place.num_threads,
             num_ahead=2 * place.batch_size,
@@ -250,7 +250,8 @@ class Example:
     reason: str = ""
 
 
-def _square(images: Images, row: int) -> Example:
+def read_square(images: Images, row: int) -> Example:
+    """A row of the source as a square; without an image where it cannot be read."""
     names = getattr(images.source, "names", None)
     name = names[row] if names else f"row {row}"
     try:

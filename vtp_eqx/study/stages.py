@@ -8,14 +8,16 @@ import functools
 from pathlib import Path
 import shutil
 
-import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
 from vtp_eqx.config import DecodeConfig, require
+from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.evaluation.batches import encoded_latents
+from vtp_eqx.evaluation.latent_statistics import measure_latents
 from vtp_eqx.files import alone
+from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.arrays import latents_hash
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator, load_generator, save_generator
@@ -28,7 +30,7 @@ from vtp_eqx.tensor_files import CONFIG_FILE
 from vtp_eqx.tokenizer import load, save
 from vtp_eqx.training.decode import train_decoder
 from vtp_eqx.training.generate import train_generator
-from vtp_eqx.training.pretrain import latent_statistics, pretrain
+from vtp_eqx.training.pretrain import pretrain
 
 
 Report = Callable[[str, int, int], None]
@@ -61,7 +63,7 @@ def execute_run(spec: RunSpec, paths: RunPaths, report: Report) -> RunResult:
         key = jr.key(spec.rotation)
         tokenizer = rotate_latents(tokenizer, key=key)
         encoded = _encode_once(tokenizer, data)
-        tokenizer = with_latent_statistics(tokenizer, encoded())
+        tokenizer = with_latent_statistics(tokenizer, data, paths.generator(spec))
     with alone(paths.generator(spec)):
         generators = _generators(spec, paths, tokenizer, data, encoded, report)
     with alone(folder):
@@ -72,13 +74,12 @@ def execute_run(spec: RunSpec, paths: RunPaths, report: Report) -> RunResult:
         return measure(spec, tokenizer, generators, data, folder, report)
 
 
-def with_latent_statistics(tokenizer: Tokenizer, latents: np.ndarray) -> Tokenizer:
-    """`tokenizer` with the mean and deviation of its raw `latents`, by channel."""
-    return eqx.tree_at(
-        lambda tokenizer: (tokenizer.latent_mean, tokenizer.latent_std),
-        tokenizer,
-        latent_statistics(latents),
-    )
+def with_latent_statistics(
+    tokenizer: Tokenizer, data: Dataset, folder: Path
+) -> Tokenizer:
+    """`tokenizer` with the statistics of its latents over the training images."""
+    source = ArraySource({"image": data.train.image})
+    return measure_latents(tokenizer, source, folder, mesh=data_mesh(1))[0]
 
 
 def _encode_once(tokenizer: Tokenizer, data: Dataset) -> Encoded:
@@ -104,8 +105,7 @@ def _tokenizer(
         spec.pretrain, arrays, folder=folder, group=data.group,
         progress=lambda done, total, metrics: report("tokenizer", done, total),
     )  # fmt: skip
-    latents = encoded_latents(tokenizer, data.train.image, batch_size=BATCH)
-    tokenizer = with_latent_statistics(tokenizer, latents)
+    tokenizer = with_latent_statistics(tokenizer, data, folder)
     save(tokenizer, saved)
     return tokenizer
 

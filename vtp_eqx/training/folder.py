@@ -23,7 +23,7 @@ LOCK = "run.lock"
 CONFIG = "config.json"
 DATA = "data.txt"
 # How a step fits onto its devices: what a run that is continued may change.
-FITTING = ("accumulate", "precision", "remat", "sharding")
+FITTING = ("accumulate", "attention", "precision", "remat", "sharding")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SHUT = (errno.EACCES, errno.EPERM, errno.EROFS)
 

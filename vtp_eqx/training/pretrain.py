@@ -4,10 +4,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import equinox as eqx
-import jax.numpy as jnp
 import jax.random as jr
 from jax.sharding import Mesh
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 import numpy as np
 
 from vtp_eqx.config import PretrainConfig, require
@@ -194,14 +193,3 @@ def _taught(student: Pretrainer) -> Teacher | None:
     return Teacher(
         tokenizer.encoder, tokenizer.bottleneck, student.prototypes, tokenizer.config
     )
-
-
-def latent_statistics(latents: np.ndarray) -> tuple[Array, Array]:
-    """Mean and deviation of every channel, exact: float64, whatever the order.
-
-    `latents` is `[num, height, width, channels]`.
-    """
-    flat = latents.reshape(-1, latents.shape[-1]).astype(np.float64)
-    mean = flat.mean(axis=0)
-    std = np.sqrt(np.mean((flat - mean) ** 2, axis=0))
-    return jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
