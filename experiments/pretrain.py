@@ -43,13 +43,7 @@ from vtp_eqx.evaluation.in_training import evaluate_tokenizer, LabeledImages, wr
 from vtp_eqx.evaluation.latent_statistics import measure_latents
 from vtp_eqx.frozen.lpips import load_perceptual, Perceptual
 from vtp_eqx.mesh import data_mesh, gather_to_host
-from vtp_eqx.scenes.captions import class_templates
-from vtp_eqx.scenes.render import class_names, GROUP, SceneConfig
-from vtp_eqx.scenes.tfds_builder import prepare_scenes
-from vtp_eqx.study.pictures import save_grid
-from vtp_eqx.study.recipe import METHODS, pretrain_config, RECIPES
-from vtp_eqx.tokenizer import save, Tokenizer
-from vtp_eqx.training.batches import (
+from vtp_eqx.runs.batches import (
     Batches,
     caption_encoder,
     encode_prompts,
@@ -57,23 +51,16 @@ from vtp_eqx.training.batches import (
     random_examples,
     text_tokenizer_for,
 )
-from vtp_eqx.training.curves import draw_curves
-from vtp_eqx.training.dry_run import dry_run, dry_run_lines, DryRun
-from vtp_eqx.training.log import Sink
-from vtp_eqx.training.loop import Callbacks, FaultTolerance, run_training
-from vtp_eqx.training.monitors import collapse_monitor
-from vtp_eqx.training.multihost import is_main_process, OtherProcessError, raise_on_all
-from vtp_eqx.training.pixels import require_perceptual_weights
-from vtp_eqx.training.pretrain import (
-    init_pretraining,
-    initial_state,
-    PCA_IMAGES,
-    pretrain_step,
-)  # fmt: skip
-from vtp_eqx.training.pretrain_options import FIXED, open_sinks, PretrainOptions
-from vtp_eqx.training.recovery import read_postmortem, replay as replay_steps
-from vtp_eqx.training.report import write_report
-from vtp_eqx.training.run_dir import (
+from vtp_eqx.runs.curves import draw_curves
+from vtp_eqx.runs.dry_run import dry_run, dry_run_lines, DryRun
+from vtp_eqx.runs.log import Sink
+from vtp_eqx.runs.loop import Callbacks, FaultTolerance, run_training
+from vtp_eqx.runs.multihost import is_main_process, OtherProcessError, raise_on_all
+from vtp_eqx.runs.pictures import save_grid
+from vtp_eqx.runs.pretrain_options import FIXED, open_sinks, PretrainOptions
+from vtp_eqx.runs.recovery import read_postmortem, replay as replay_steps
+from vtp_eqx.runs.report import write_report
+from vtp_eqx.runs.run_dir import (
     check_config_unchanged,
     check_data_unchanged,
     FolderInUseError,
@@ -81,9 +68,22 @@ from vtp_eqx.training.run_dir import (
     read_config,
     write_config,
 )
+from vtp_eqx.runs.throughput import progress_line, StepCost, throttled_print
+from vtp_eqx.runs.watchdog import StallConfig
+from vtp_eqx.scenes.captions import class_templates
+from vtp_eqx.scenes.render import class_names, GROUP, SceneConfig
+from vtp_eqx.scenes.tfds_builder import prepare_scenes
+from vtp_eqx.study.recipe import METHODS, pretrain_config, RECIPES
+from vtp_eqx.tokenizer import save, Tokenizer
+from vtp_eqx.training.monitors import collapse_monitor
+from vtp_eqx.training.pixels import require_perceptual_weights
+from vtp_eqx.training.pretrain import (
+    init_pretraining,
+    initial_state,
+    PCA_IMAGES,
+    pretrain_step,
+)  # fmt: skip
 from vtp_eqx.training.state import TrainState
-from vtp_eqx.training.throughput import progress_line, StepCost, throttled_print
-from vtp_eqx.training.watchdog import StallConfig
 
 
 LAPTOP = dataclasses.replace(

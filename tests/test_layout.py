@@ -29,10 +29,13 @@ FLOORS = {
     "interop": 3,
     "training": 4,
     "evaluation": 4,
-    "tokenizer": 5,  # loads runs, also while they go on
-    "study": 6,  # saves and loads tokenizers by their public face
-    "__init__": 7,
+    "runs": 5,  # introduces training, evaluation and data to one another
+    "tokenizer": 6,  # loads runs, also while they go on
+    "study": 7,  # saves and loads tokenizers by their public face
+    "__init__": 8,
 }
+# What a room leaves to others: files and folders to `runs`, devices to the rooms above.
+FORBIDDEN = {"training": {"os", "pathlib"}, "data": {"jax"}}
 HOMELESS = {"utils", "util", "common", "misc", "helpers", "base", "factory", "builder"}
 COLLECTIVES = {
     "all_gather",
@@ -168,6 +171,12 @@ def test_imports_point_downstairs(path):
 def test_the_library_knows_no_experiment(path):
     outside = {"experiments", "benchmarks", "tests", "torch", "tensorflow"}
     assert not outside & {name.split(".")[0] for name in imported_names(path)}
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=str)
+def test_a_room_imports_nothing_that_it_leaves_to_others(path):
+    imported = {name.split(".")[0] for name in imported_names(path)}
+    assert not imported & FORBIDDEN.get(room(module_name(path)), set())
 
 
 def test_imports_have_no_cycle():

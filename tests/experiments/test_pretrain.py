@@ -20,9 +20,9 @@ from vtp_eqx.config import (
     TransformerConfig,
 )
 from vtp_eqx.data.text.caption_bpe import train_tokenizer
-from vtp_eqx.training.loop import TERMINATED
-from vtp_eqx.training.pretrain_options import PretrainOptions
-from vtp_eqx.training.run_dir import FolderInUseError, lock_folder, write_config
+from vtp_eqx.runs.loop import TERMINATED
+from vtp_eqx.runs.pretrain_options import PretrainOptions
+from vtp_eqx.runs.run_dir import FolderInUseError, lock_folder, write_config
 
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "pretrain.py"

@@ -20,8 +20,8 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from vtp_eqx.models.arrays import named_arrays
-from vtp_eqx.training.log import warn
-from vtp_eqx.training.multihost import all_max, is_main_process, raise_on_all
+from vtp_eqx.runs.log import warn
+from vtp_eqx.runs.multihost import all_max, is_main_process, raise_on_all
 from vtp_eqx.training.state import TrainState
 
 

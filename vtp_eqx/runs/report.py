@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vtp_eqx.data.bad_examples import read_bad_examples
 from vtp_eqx.files import atomic_path
-from vtp_eqx.training.log import read_log
+from vtp_eqx.runs.log import read_log
 
 
 def write_report(

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from vtp_eqx.config import PretrainConfig, require
-from vtp_eqx.training.log import Sink, tensorboard_sink, wandb_sink
+from vtp_eqx.runs.log import Sink, tensorboard_sink, wandb_sink
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

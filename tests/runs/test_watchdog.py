@@ -1,6 +1,6 @@
 import time
 
-from vtp_eqx.training.watchdog import StallConfig, STALLED, Watchdog
+from vtp_eqx.runs.watchdog import StallConfig, STALLED, Watchdog
 
 
 def wait_for(condition):

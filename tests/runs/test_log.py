@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from vtp_eqx.training.log import Log, read_log, tensorboard_sink, wandb_sink
+from vtp_eqx.runs.log import Log, read_log, tensorboard_sink, wandb_sink
 
 
 def test_a_rewound_log_has_no_line_twice(tmp_path):

@@ -11,8 +11,8 @@ from vtp_eqx.config import (
     ReconstructionConfig,
     VIT_FEMTO,
 )
-from vtp_eqx.training.pretrain_options import FIXED, PretrainOptions
-from vtp_eqx.training.run_dir import check_config_unchanged
+from vtp_eqx.runs.pretrain_options import FIXED, PretrainOptions
+from vtp_eqx.runs.run_dir import check_config_unchanged
 
 
 CONFIG = PretrainConfig(tokenizer=published(VIT_FEMTO), prototypes=PrototypeConfig())

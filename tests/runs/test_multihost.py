@@ -15,12 +15,13 @@ from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.evaluation.card import read
 from vtp_eqx.evaluation.latent_statistics import measure_latents
 from vtp_eqx.mesh import data_mesh
+from vtp_eqx.runs.log import read_log
+from vtp_eqx.runs.multihost import all_equal, all_max, raise_on_all
 from vtp_eqx.tokenizer import load, weights_hash
-from vtp_eqx.training.log import read_log
-from vtp_eqx.training.multihost import all_equal, all_max, raise_on_all
 
 
 # Loads the training from the tests' own file, which a new process cannot import.
+TRAININGS = Path(__file__).parents[1] / "training" / "conftest.py"
 LEARN = """
 import importlib.util
 spec = importlib.util.spec_from_file_location("training_conftest", argument)
@@ -31,11 +32,11 @@ print(json.dumps(logged))
 """
 
 AGREE = """
-from vtp_eqx.training.multihost import all_or_none, same_everywhere, worst
-said = [worst(3 * process), same_everywhere("a"), same_everywhere(f"{process}")]
+from vtp_eqx.runs.multihost import all_equal, all_max, raise_on_all
+said = [all_max(3 * process), all_equal("a"), all_equal(f"{process}")]
 for failing in (1, 2):
     try:
-        with all_or_none():
+        with raise_on_all():
             if process == failing:
                 raise KeyError("mine")
         said.append("well")
@@ -48,15 +49,15 @@ print(json.dumps(said))
 RESTORE = """
 import pathlib
 import jax.numpy as jnp, optax
-from vtp_eqx.mesh import data_mesh, here
-from vtp_eqx.training.checkpoint import Checkpoints
-from vtp_eqx.training.state import placed, TrainState
+from vtp_eqx.mesh import data_mesh, gather_to_host
+from vtp_eqx.runs.checkpoint import Checkpoints
+from vtp_eqx.training.state import shard_state, TrainState
 
 def state(step):
     weight = {"weight": jnp.full(8, step, jnp.float32)}
     first = TrainState.start(weight, None, {}, optax.sgd(1.0), key=jax.random.key(0))
     first = eqx.tree_at(lambda state: state.step, first, jnp.asarray(step, jnp.int32))
-    return placed(first, data_mesh(), "fsdp")
+    return shard_state(first, data_mesh(), "fsdp")
 
 folder = pathlib.Path(argument) / "checkpoints"
 with Checkpoints(folder, keep=3) as checkpoints:
@@ -71,7 +72,8 @@ with Checkpoints(folder, keep=3) as checkpoints:
     checkpoints._read = blind
     found = checkpoints.restore(state(0))
     left = checkpoints.steps()
-print(json.dumps([int(found.step), here(found).student["weight"].tolist(), left]))
+weight = gather_to_host(found).student["weight"].tolist()
+print(json.dumps([int(found.step), weight, left]))
 """
 
 # The smallest run that has evaluations and an end, all of its state split.
@@ -82,7 +84,7 @@ from vtp_eqx.config import (
     decoder_like, OptimizerConfig, PretrainConfig, TokenizerConfig, TransformerConfig
 )
 from vtp_eqx.evaluation import latent_statistics
-from vtp_eqx.training.pretrain_options import PretrainOptions
+from vtp_eqx.runs.pretrain_options import PretrainOptions
 
 jax.distributed.initialize = lambda: None  # it was told where already
 jax.config.update("jax_disable_most_optimizations", True)
@@ -152,7 +154,7 @@ def test_one_process_agrees_with_itself():
 
 @pytest.mark.slow
 def test_two_processes_learn_as_one(pairs):
-    found = in_two_processes(LEARN, Path(__file__).with_name("conftest.py"))
+    found = in_two_processes(LEARN, TRAININGS)
     _, _, expected = pairs(4, accumulate=2, sharding="zero")
     for logged in found:
         for ours, theirs in zip(logged, expected, strict=True):
@@ -162,7 +164,7 @@ def test_two_processes_learn_as_one(pairs):
 @pytest.mark.slow
 def test_an_error_in_one_process_is_raised_in_both():
     first, second = in_two_processes(AGREE)
-    assert first == [3, True, False, "ElsewhereError", "well"]
+    assert first == [3, True, False, "OtherProcessError", "well"]
     assert second == [3, True, False, "KeyError", "well"]
 
 

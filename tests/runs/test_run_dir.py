@@ -9,8 +9,8 @@ import time
 import pytest
 
 from vtp_eqx.config import DecodeConfig, PretrainConfig, published, VIT_FEMTO
-from vtp_eqx.training import run_dir as module
-from vtp_eqx.training.run_dir import (
+from vtp_eqx.runs import run_dir as module
+from vtp_eqx.runs.run_dir import (
     check_config_unchanged,
     check_data_unchanged,
     check_disk_space,
@@ -24,8 +24,8 @@ from vtp_eqx.training.run_dir import (
 DECODE = DecodeConfig(decoder=VIT_FEMTO)
 HOLD = """
 import pathlib, sys, time
-from vtp_eqx.training.run_dir import locked
-with locked(pathlib.Path(sys.argv[1])):
+from vtp_eqx.runs.run_dir import lock_folder
+with lock_folder(pathlib.Path(sys.argv[1])):
     print("in", flush=True)
     time.sleep(60)
 """

@@ -21,16 +21,16 @@ from jaxtyping import Array
 
 from vtp_eqx.config import require
 from vtp_eqx.mesh import on_mesh, shard_batch
-from vtp_eqx.training.checkpoint import Checkpoints
-from vtp_eqx.training.log import Log, Sink, warn
-from vtp_eqx.training.multihost import is_main_process, raise_on_all
-from vtp_eqx.training.recovery import (
+from vtp_eqx.runs.checkpoint import Checkpoints
+from vtp_eqx.runs.log import Log, Sink, warn
+from vtp_eqx.runs.multihost import is_main_process, raise_on_all
+from vtp_eqx.runs.recovery import (
     DivergedError,
     FailureCounter,
     SkippedBatches,
     write_postmortem,
 )
-from vtp_eqx.training.run_dir import (
+from vtp_eqx.runs.run_dir import (
     check_config_unchanged,
     check_disk_space,
     CHECKPOINTS,
@@ -38,12 +38,12 @@ from vtp_eqx.training.run_dir import (
     lock_folder,
     write_config,
 )
+from vtp_eqx.runs.throughput import StepCost, Throughput
+from vtp_eqx.runs.watchdog import StallConfig, Watchdog
 from vtp_eqx.training.state import TrainState
-from vtp_eqx.training.throughput import StepCost, Throughput
-from vtp_eqx.training.watchdog import StallConfig, Watchdog
+from vtp_eqx.training.step import Step
 
 
-Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]
 Progress = Callable[[int, int, dict[str, float]], None]
 SKIPPED_BATCHES = "left_out.json"  # the name in runs that were begun before
 TERMINATED = 143  # exit status of a run that SIGTERM ended, its state saved: 128 + 15

@@ -16,7 +16,7 @@ from typing import Any
 
 from vtp_eqx.config import changed_fields, from_dict, require
 from vtp_eqx.files import atomic_path
-from vtp_eqx.training.multihost import all_equal, raise_on_all
+from vtp_eqx.runs.multihost import all_equal, raise_on_all
 
 
 LOCK = "run.lock"

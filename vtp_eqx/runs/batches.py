@@ -1,17 +1,18 @@
 """From any source of images and captions to the batches of a pre-training."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Int32
 import numpy as np
 
 from vtp_eqx.config import require, TextConfig
+from vtp_eqx.data import loader
 from vtp_eqx.data.bad_examples import BadExampleLog
 from vtp_eqx.data.loader import Source
 from vtp_eqx.data.mixture import make_sampler, Mixture, read_encoded
@@ -20,8 +21,8 @@ from vtp_eqx.data.sources import is_prepared, open_source, split_of
 from vtp_eqx.data.text.caption_bpe import CaptionTokenizer, train_tokenizer
 from vtp_eqx.data.text.clip_bpe import clip_tokenizer
 from vtp_eqx.data.text.prompt_templates import IMAGENET_TEMPLATES
-from vtp_eqx.training.log import warn
-from vtp_eqx.training.multihost import is_main_process
+from vtp_eqx.runs.log import warn
+from vtp_eqx.runs.multihost import is_main_process
 from vtp_eqx.training.pretrain_views import CaptionedBatch
 
 
@@ -99,6 +100,29 @@ class Batches:
         for path in self.folder.glob(OLD_BAD_EXAMPLES.format("*")):
             index = path.stem.rpartition("-")[2]
             path.rename(self.folder / BAD_EXAMPLES.format(index))
+
+
+def array_batches(
+    make: Callable[..., Any],
+    arrays: Mapping[str, np.ndarray],
+    batch_size: int,
+    *,
+    seed: int,
+    group: int = 1,
+) -> Callable[[int], Iterator[Any]]:
+    """A function of `first` that yields batches of `arrays` from number `first` on.
+
+    Each is `make(**rows)`, with the rows of every array by its name. `group`: this many
+    consecutive examples stay together.
+    """
+
+    def read(first: int) -> Iterator[Any]:
+        for rows in loader.batches(
+            arrays, batch_size, seed=seed, start_step=first, group=group
+        ):
+            yield make(**rows)
+
+    return read
 
 
 def open_sources(

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from vtp_eqx.training.throughput import (
+from vtp_eqx.runs.throughput import (
     format_duration,
     progress_line,
     StepCost,

@@ -8,9 +8,9 @@ import optax
 import pytest
 
 from vtp_eqx.mesh import data_mesh
-from vtp_eqx.training import checkpoint as module
-from vtp_eqx.training.checkpoint import Checkpoints, read_newest
-from vtp_eqx.training.loop import run_training
+from vtp_eqx.runs import checkpoint as module
+from vtp_eqx.runs.checkpoint import Checkpoints, read_newest
+from vtp_eqx.runs.loop import run_training
 from vtp_eqx.training.state import TrainState
 
 

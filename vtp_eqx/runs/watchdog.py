@@ -11,7 +11,7 @@ import statistics
 import threading
 import time
 
-from vtp_eqx.training.log import warn
+from vtp_eqx.runs.log import warn
 
 
 STALLED = 75  # exit status of a run that its watchdog ended: EX_TEMPFAIL, try again

@@ -9,17 +9,17 @@ import pytest
 
 from vtp_eqx.losses.weighting import FixedWeights
 from vtp_eqx.mesh import data_mesh, replicate
-from vtp_eqx.training.log import read_log
-from vtp_eqx.training.loop import Callbacks, FaultTolerance, run_training
-from vtp_eqx.training.recovery import (
+from vtp_eqx.runs.log import read_log
+from vtp_eqx.runs.loop import Callbacks, FaultTolerance, run_training
+from vtp_eqx.runs.recovery import (
     DivergedError,
     FailureCounter,
     read_postmortem,
     replay,
     SkippedBatches,
 )
+from vtp_eqx.runs.throughput import StepCost
 from vtp_eqx.training.state import TrainState
-from vtp_eqx.training.throughput import StepCost
 
 
 class Sum(eqx.Module):

@@ -11,7 +11,7 @@ from vtp_eqx.config import (
     VTP_L,
 )
 from vtp_eqx.mesh import data_mesh, on_mesh, shard_batch
-from vtp_eqx.training.dry_run import dry_run, dry_run_lines, lowered_step
+from vtp_eqx.runs.dry_run import dry_run, dry_run_lines, lowered_step
 from vtp_eqx.training.flops import pretrain_flops, train_flops
 from vtp_eqx.training.pretrain import init_pretraining
 from vtp_eqx.training.pretrain_views import CaptionedBatch

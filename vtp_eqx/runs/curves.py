@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vtp_eqx.files import atomic_path
-from vtp_eqx.training.log import read_log
+from vtp_eqx.runs.log import read_log
 
 
 PANELS: Mapping[str, Sequence[str]] = {

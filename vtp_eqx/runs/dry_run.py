@@ -11,13 +11,13 @@ from jax.sharding import Mesh, NamedSharding
 
 from vtp_eqx.config import PretrainConfig
 from vtp_eqx.mesh import SPLIT
+from vtp_eqx.runs.throughput import format_duration
 from vtp_eqx.training.flops import device_peak, num_parameters, train_flops
 from vtp_eqx.training.optimizer import learning_rate
 from vtp_eqx.training.pixels import blank_perceptual_if_used
 from vtp_eqx.training.pretrain import initial_state, pretrain_step
 from vtp_eqx.training.pretrain_views import CaptionedBatch
 from vtp_eqx.training.state import placement, TrainState
-from vtp_eqx.training.throughput import format_duration
 
 
 TYPICAL_MFU = 0.3  # ours: the share of its peak that a machine may be hoped to reach

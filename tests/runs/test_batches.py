@@ -13,9 +13,7 @@ from vtp_eqx.data.prefetch import ExampleReader
 from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.data.text.caption_bpe import train_tokenizer
 from vtp_eqx.data.text.prompt_templates import IMAGENET_TEMPLATES
-from vtp_eqx.scenes.render import SceneConfig
-from vtp_eqx.scenes.tfds_builder import prepare_scenes
-from vtp_eqx.training.batches import (
+from vtp_eqx.runs.batches import (
     Batches,
     caption_encoder,
     encode_prompts,
@@ -23,6 +21,8 @@ from vtp_eqx.training.batches import (
     random_examples,
     text_tokenizer_for,
 )
+from vtp_eqx.scenes.render import SceneConfig
+from vtp_eqx.scenes.tfds_builder import prepare_scenes
 
 
 TEXT = TextConfig(context=6, vocabulary=300, width=8, depth=1, num_heads=2)
@@ -122,7 +122,7 @@ def test_a_vocabulary_of_the_size_of_clips_is_learned_where_the_config_says_so(
 def test_clips_vocabulary_is_taken_where_the_config_says_so(
     text, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("vtp_eqx.training.batches.clip_tokenizer", lambda: WORDS)
+    monkeypatch.setattr("vtp_eqx.runs.batches.clip_tokenizer", lambda: WORDS)
     assert text_tokenizer_for(text, captioned(8), tmp_path / "words.json") is WORDS
 
 

@@ -17,8 +17,8 @@ from jax.sharding import Mesh
 
 from vtp_eqx.files import atomic_path
 from vtp_eqx.mesh import shard_batch
-from vtp_eqx.training.checkpoint import Checkpoints
-from vtp_eqx.training.multihost import is_main_process
+from vtp_eqx.runs.checkpoint import Checkpoints
+from vtp_eqx.runs.multihost import is_main_process
 from vtp_eqx.training.state import copy_arrays, TrainState
 
 

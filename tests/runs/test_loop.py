@@ -12,13 +12,13 @@ import pytest
 
 from vtp_eqx.losses.weighting import FixedWeights
 from vtp_eqx.mesh import data_mesh
-from vtp_eqx.training.log import read_log
-from vtp_eqx.training.loop import Callbacks, FaultTolerance, run_training, TERMINATED
+from vtp_eqx.runs.log import read_log
+from vtp_eqx.runs.loop import Callbacks, FaultTolerance, run_training, TERMINATED
+from vtp_eqx.runs.throughput import StepCost
+from vtp_eqx.runs.watchdog import StallConfig
 from vtp_eqx.training.objective import Objective
 from vtp_eqx.training.state import copy_arrays, TrainState
 from vtp_eqx.training.step import make_step
-from vtp_eqx.training.throughput import StepCost
-from vtp_eqx.training.watchdog import StallConfig
 
 
 class Line(eqx.Module):
@@ -335,7 +335,7 @@ def test_room_is_asked_for_all_that_a_run_may_write(line, tmp_path, monkeypatch)
     mesh, make, step = line
     asked = []
     monkeypatch.setattr(
-        "vtp_eqx.training.loop.check_disk_space",
+        "vtp_eqx.runs.loop.check_disk_space",
         lambda folder, needed: asked.append(needed),
     )
     go = lambda **fault_tolerance: run_training(
