@@ -5,6 +5,8 @@ from pathlib import Path
 
 from vtp_eqx.config import PretrainConfig, require
 from vtp_eqx.runs.log import Sink, tensorboard_sink, wandb_sink
+from vtp_eqx.runs.loop import FaultTolerance
+from vtp_eqx.runs.watchdog import StallConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,6 +118,21 @@ class PretrainOptions:
                 getattr(self, name) >= 1,
                 f"`{name}` must be 1 or more; got {getattr(self, name)}: raise it.",
             )
+
+    @property
+    def image_size(self) -> int:
+        """Side of the squares that views are cut from."""
+        return self.load_size or self.config.tokenizer.image_size
+
+    @property
+    def fault_tolerance(self) -> FaultTolerance:
+        """Which checkpoints are kept, and what is done about failures and stalls."""
+        return FaultTolerance(
+            keep=self.keep,
+            keep_best=self.keep_best,
+            max_rollbacks=self.max_rollbacks,
+            stall=StallConfig(seconds=self.stall_seconds, ends=self.exit_on_stall),
+        )
 
 
 # What may not change in a run that is continued, beside its config.

@@ -87,6 +87,11 @@ def progress_line(step: int, num_steps: int, values: Mapping[str, float]) -> str
     return "  ".join(parts)
 
 
+def print_progress(step: int, num_steps: int, values: Mapping[str, float]) -> None:
+    """Prints a `progress_line`."""
+    print(progress_line(step, num_steps, values), flush=True)
+
+
 def throttled_print(text: str, seconds: float = 5.0) -> Callable[[int, int], None]:
     """Prints `text` with both numbers, at most every so many seconds."""
     last = time.monotonic()
