@@ -1,5 +1,6 @@
 import contextlib
 import io
+import itertools
 import tarfile
 
 import numpy as np
@@ -14,6 +15,7 @@ from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.data.text.caption_bpe import train_tokenizer
 from vtp_eqx.data.text.prompt_templates import IMAGENET_TEMPLATES
 from vtp_eqx.runs.batches import (
+    array_batches,
     Batches,
     caption_encoder,
     encode_prompts,
@@ -234,3 +236,14 @@ def test_prompts_are_names_in_templates(text, templates, told):
     assert texts == [told, [line.replace("cat", "dog") for line in told]]
     assert ids.shape == (2, len(told), 4)
     assert ids[1, 0, 0] == 2
+
+
+def test_batches_of_arrays_are_the_same_from_any_number_on():
+    arrays = {"image": np.arange(12), "label": np.arange(12) % 3}
+    read = array_batches(dict, arrays, 4, seed=1, group=2)
+    third = next(itertools.islice(read(0), 2, None))
+    again = next(read(2))
+    for name in arrays:
+        np.testing.assert_array_equal(third[name], again[name])
+    assert (third["image"][1::2] == third["image"][::2] + 1).all()
+    assert (third["label"] == third["image"] % 3).all()
