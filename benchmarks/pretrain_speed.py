@@ -27,13 +27,13 @@ from vtp_eqx.data.mixture import make_sampler
 from vtp_eqx.data.prefetch import ExampleReader, Prefetcher
 from vtp_eqx.data.tars import TarSource
 from vtp_eqx.mesh import data_mesh, shard_batch
-from vtp_eqx.training.batches import Batches, caption_encoder, text_tokenizer_for
+from vtp_eqx.runs.batches import Batches, caption_encoder, text_tokenizer_for
+from vtp_eqx.runs.loop import Callbacks, run_training
+from vtp_eqx.runs.throughput import StepCost
 from vtp_eqx.training.flops import device_peak, train_flops
-from vtp_eqx.training.loop import Callbacks, run_training
 from vtp_eqx.training.pixels import blank_perceptual_if_used
 from vtp_eqx.training.pretrain import init_pretraining
 from vtp_eqx.training.pretrain_views import CaptionedBatch
-from vtp_eqx.training.throughput import StepCost
 
 
 OBJECTIVES = ("contrast", "distillation", "reconstruction")

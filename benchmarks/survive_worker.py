@@ -37,12 +37,12 @@ from vtp_eqx.data.tars import TarSource
 from vtp_eqx.losses.weighting import FixedWeights
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.arrays import arrays_hash, named_arrays
-from vtp_eqx.training.loop import run_training, Step
+from vtp_eqx.runs.loop import run_training
 from vtp_eqx.training.objective import Objective
 from vtp_eqx.training.pretrain import init_pretraining
 from vtp_eqx.training.pretrain_views import CaptionedBatch
 from vtp_eqx.training.state import TrainState
-from vtp_eqx.training.step import make_step
+from vtp_eqx.training.step import make_step, Step
 
 
 BEGUN = time.monotonic()

@@ -47,6 +47,7 @@ from vtp_eqx.interop.vtp import tokenizer_from_published
 from vtp_eqx.models.arrays import named_arrays
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator, load_generator, save_generator
+from vtp_eqx.runs.run_dir import is_run
 from vtp_eqx.tensor_files import (
     CONFIG_FILE,
     read_notes,
@@ -54,7 +55,6 @@ from vtp_eqx.tensor_files import (
     read_tensors,
 )
 from vtp_eqx.tokenizer import load, RUN_FOLDER, save, save_published, Tokenizer
-from vtp_eqx.training.run_dir import is_run
 
 
 GENERATOR_FILE = "generator.safetensors"

@@ -17,6 +17,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 
 import dataclasses
+import itertools
 from pathlib import Path
 import time
 from typing import Literal
@@ -29,13 +30,15 @@ import numpy as np
 import optax
 import tyro
 
+from vtp_eqx.data.loader import batches
 from vtp_eqx.evaluation.generation import attribute_agreement, read_scenes
 from vtp_eqx.frozen.scene_network import (
     save_scene_network,
+    scale_features,
     SceneNetwork,
     SceneNetworkConfig,
 )
-from vtp_eqx.scenes.render import render, SceneConfig, Scenes
+from vtp_eqx.scenes.render import render, SceneConfig, Scenes, STUDY_DIFFICULTY
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,39 +56,29 @@ class TrainConfig:
     seed: int = 0
 
 
-# As hard as the scenes of the studies (`vtp_eqx.study.recipe`).
-DIFFICULTY = 0.7
+NETWORKS = {
+    32: SceneNetworkConfig(),
+    64: SceneNetworkConfig(image_size=64, widths=(24, 32, 64, 96), blocks=(1, 1, 2, 1)),
+}
+SCENES = SceneConfig(difficulty=STUDY_DIFFICULTY)
 CONFIGS = {
     size: TrainConfig(
         network=network,
         # A seed of its own: no scene that is ever measured was learned by heart.
-        scenes=SceneConfig(
-            size=size, difficulty=DIFFICULTY, num_train=60_000, seed=7919
-        ),
-        validation=SceneConfig(size=size, difficulty=DIFFICULTY),
+        scenes=dataclasses.replace(SCENES, size=size, num_train=60_000, seed=7919),
+        validation=dataclasses.replace(SCENES, size=size),
     )
-    for size, network in (
-        (32, SceneNetworkConfig()),
-        (
-            64,
-            SceneNetworkConfig(
-                image_size=64, widths=(24, 32, 64, 96), blocks=(1, 1, 2, 1)
-            ),
-        ),
-    )
+    for size, network in NETWORKS.items()
 }
 SMOKE = dataclasses.replace(
-    CONFIGS[32],
+    CONFIGS[32], num_epochs=1, warmup_steps=1,
     scenes=SceneConfig(num_train=240, seed=7919),
     validation=SceneConfig(num_validation=240),
-    num_epochs=1,
-    warmup_steps=1,
-)
+)  # fmt: skip
 
 
-def train(config: TrainConfig) -> SceneNetwork:
-    """A network trained on freshly rendered scenes, a function of `config` alone."""
-    scenes = render(config.scenes, config.scenes.train_indices)
+def train(config: TrainConfig, scenes: Scenes) -> SceneNetwork:
+    """A network trained on `scenes`, a function of `config` alone."""
     num_batches = len(scenes.image) // config.batch_size
     num_steps = config.num_epochs * num_batches
     rate = optax.warmup_cosine_decay_schedule(
@@ -96,89 +89,35 @@ def train(config: TrainConfig) -> SceneNetwork:
     opt_state = optimizer.init(eqx.filter(network, eqx.is_array))
 
     @eqx.filter_jit(donate="all")
-    def step(network, opt_state, images, attributes):
-        loss, gradients = eqx.filter_value_and_grad(mean_loss)(
-            network, images, attributes
-        )
-        updates, opt_state = optimizer.update(
-            gradients, opt_state, eqx.filter(network, eqx.is_array)
-        )
+    def step(network, opt_state, batch):
+        loss, gradients = eqx.filter_value_and_grad(mean_loss)(network, batch)
+        weights = eqx.filter(network, eqx.is_array)
+        updates, opt_state = optimizer.update(gradients, opt_state, weights)
         return eqx.apply_updates(network, updates), opt_state, loss
 
-    start = time.process_time()
-    for epoch in range(config.num_epochs):
-        order = np.random.default_rng((config.seed, epoch)).permutation(
-            len(scenes.image)
-        )
-        losses = []
-        for batch in range(num_batches):
-            rows = order[batch * config.batch_size : (batch + 1) * config.batch_size]
-            network, opt_state, loss = step(
-                network, opt_state, scenes.image[rows], attributes_of(scenes, rows)
+    columns = {"image": scenes.image, **scenes.attributes}
+    endless = batches(columns, config.batch_size, seed=config.seed)
+    start, losses = time.process_time(), []
+    for number, batch in enumerate(itertools.islice(endless, num_steps), 1):
+        network, opt_state, loss = step(network, opt_state, batch)
+        losses.append(loss)
+        if number % num_batches == 0:
+            print(
+                f"epoch {number // num_batches}: loss {np.mean(losses[-100:]):.4f} "
+                f"nats, {time.process_time() - start:.0f} cpu seconds",
+                flush=True,
             )
-            losses.append(loss)
-        print(
-            f"epoch {epoch + 1}: loss {np.mean(losses[-100:]):.4f} nats, "
-            f"{time.process_time() - start:.0f} cpu seconds",
-            flush=True,
-        )
     return network
 
 
-def mean_loss(network, images, attributes):
+def mean_loss(network, batch):
     """Cross-entropies of all attributes, summed, averaged over the batch."""
-    logits = jax.vmap(network)(images.astype(jnp.float32) / 255).logits
-    losses = [
-        optax.softmax_cross_entropy_with_integer_labels(logits[name], attributes[name])
-        for name in logits
-    ]
-    return jnp.mean(sum(losses))
+    logits = jax.vmap(network)(batch["image"].astype(jnp.float32) / 255).logits
+    entropy = optax.softmax_cross_entropy_with_integer_labels
+    return jnp.mean(sum(entropy(logits[name], batch[name]) for name in logits))
 
 
-def attributes_of(scenes: Scenes, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """The attributes of those rows, as the step reads them."""
-    return {name: column[rows] for name, column in scenes.attributes.items()}
-
-
-def normalized(network: SceneNetwork, config: SceneConfig) -> SceneNetwork:
-    """`network` with features scaled to a mean variance of 1 over its scenes.
-
-    That gives distances a readable scale. The heads undo it, so predictions stay as
-    they were: rectified features scale with their weights.
-    """
-    scenes = render(config, config.train_indices[:4_800])
-    features = read_scenes(network, scenes.image).features
-    scale = np.float32(1 / np.sqrt(np.mean(np.var(features, axis=0))))
-    scaled = eqx.tree_at(
-        lambda n: n.to_features,
-        network,
-        jax.tree.map(lambda leaf: leaf * scale, network.to_features),
-    )
-    return eqx.tree_at(
-        lambda n: [head.weight for head in n.heads.values()],
-        scaled,
-        [head.weight / scale for head in network.heads.values()],
-    )
-
-
-def validate(network: SceneNetwork, config: SceneConfig) -> dict[str, float]:
-    """The share of validation scenes whose attribute is read right, by attribute."""
-    scenes = render(config, config.validation_indices)
-    return attribute_agreement(read_scenes(network, scenes.image), scenes.attributes)
-
-
-def main(folder: Path, config: TrainConfig) -> None:
-    """Trains, validates, and writes weights and record to `folder`."""
-    network = train(config)
-    network = normalized(network, config.scenes)
-    accuracy = validate(network, config.validation)
-    for name, share in accuracy.items():
-        print(f"{name:12s} {share:.4f}")
-    digest = save_scene_network(network, folder, accuracy, dataclasses.asdict(config))
-    print(f"sha256 {digest}")
-
-
-def command(
+def main(
     folder: Path = Path("runs/scene_network"),
     *,
     size: Literal[32, 64] = 32,
@@ -191,8 +130,20 @@ def command(
         size: side of the scenes, in pixels.
         smoke: only try that everything runs, on a few hundred scenes of 32 pixels.
     """
-    main(folder, SMOKE if smoke else CONFIGS[size])
+    config = SMOKE if smoke else CONFIGS[size]
+    scenes = render(config.scenes, config.scenes.train_indices)
+    network = train(config, scenes)
+    # A mean variance of 1 gives distances a readable scale.
+    features = read_scenes(network, scenes.image[:4_800]).features
+    scale = np.float32(1 / np.sqrt(np.mean(np.var(features, axis=0))))
+    network = scale_features(network, scale)
+    test = render(config.validation, config.validation.validation_indices)
+    accuracy = attribute_agreement(read_scenes(network, test.image), test.attributes)
+    for name, share in accuracy.items():
+        print(f"{name:12s} {share:.4f}")
+    digest = save_scene_network(network, folder, accuracy, dataclasses.asdict(config))
+    print(f"sha256 {digest}")
 
 
 if __name__ == "__main__":
-    tyro.cli(command)
+    tyro.cli(main)

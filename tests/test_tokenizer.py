@@ -20,6 +20,8 @@ from vtp_eqx.config import (
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.arrays import statistics_hash
 from vtp_eqx.models.tokenizer import Pretrainer
+from vtp_eqx.runs.loop import run_training
+from vtp_eqx.runs.run_dir import write_config
 from vtp_eqx.tokenizer import (
     latents_hash,
     load,
@@ -28,8 +30,6 @@ from vtp_eqx.tokenizer import (
     Tokenizer,
     weights_hash,
 )
-from vtp_eqx.training.loop import run_training
-from vtp_eqx.training.run_dir import write_config
 from vtp_eqx.training.state import TrainState
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from vtp_eqx.config import from_dict, short_hash
 from vtp_eqx.config.old_names import FIELDS
+from vtp_eqx.runs.log import read_log
+from vtp_eqx.runs.pretrain_options import PretrainOptions
 from vtp_eqx.tokenizer import load
-from vtp_eqx.training.log import read_log
-from vtp_eqx.training.pretrain_options import PretrainOptions
 
 
 OLD = Path(__file__).parent / "golden" / "written_before"

@@ -30,6 +30,8 @@ from vtp_eqx.models.arrays import (
     weights_hash as weights_hash,
 )
 from vtp_eqx.models.tokenizer import Tokenizer as Tokenizer
+from vtp_eqx.runs.checkpoint import read_newest
+from vtp_eqx.runs.run_dir import CHECKPOINTS, is_run, read_config
 from vtp_eqx.tensor_files import (
     as_float32,
     CONFIG_FILE,
@@ -40,8 +42,6 @@ from vtp_eqx.tensor_files import (
     read_tensors,
     write_model,
 )
-from vtp_eqx.training.checkpoint import read_newest
-from vtp_eqx.training.run_dir import CHECKPOINTS, is_run, read_config
 
 
 FORMAT = "vtp_eqx tokenizer 2"

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.pretrain import main, PRESETS, pretrain, setting_of
+from experiments.pretrain import main, PRESETS, pretrain
 from vtp_eqx.config import (
     as_json,
     decoder_like,
@@ -20,9 +20,10 @@ from vtp_eqx.config import (
     TransformerConfig,
 )
 from vtp_eqx.data.text.caption_bpe import train_tokenizer
-from vtp_eqx.training.loop import TERMINATED
-from vtp_eqx.training.pretrain_options import PretrainOptions
-from vtp_eqx.training.run_dir import FolderInUseError, lock_folder, write_config
+from vtp_eqx.runs.loop import TERMINATED
+from vtp_eqx.runs.pretrain_options import PretrainOptions
+from vtp_eqx.runs.pretrain_setup import reopen_pretraining
+from vtp_eqx.runs.run_dir import FolderInUseError, lock_folder, write_config
 
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "pretrain.py"
@@ -111,7 +112,7 @@ def test_a_run_is_looked_at_again_on_one_device_and_wherever_it_is(options, tmp_
     write_config(Path(begun.out), begun.config, begun, "")
     train_tokenizer(["a red dot", "a dot"], 300).save(Path(begun.out) / "words.json")
     moved = Path(begun.out).rename(tmp_path / "moved")
-    setting = setting_of(moved)
+    setting = reopen_pretraining(moved)
     assert setting.mesh.devices.size == 1
     assert setting.out == moved
     assert setting.words is not None

@@ -7,9 +7,9 @@ import pytest
 
 from experiments.scale_encoder import plan
 from vtp_eqx.frozen.scene_network import scene_network_hash
+from vtp_eqx.runs.pictures import save_grid
 from vtp_eqx.study.command import _room, run_study, Study, StudyOptions
 from vtp_eqx.study.figure import curves_figure
-from vtp_eqx.study.pictures import save_grid
 from vtp_eqx.study.summary import baseline_sentences
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from experiments.scale_encoder import plan
 from vtp_eqx.frozen.scene_network import scene_network_hash
+from vtp_eqx.runs.pictures import save_grid
 from vtp_eqx.study.figure import COLORS, curves_figure, frontier_figure
 from vtp_eqx.study.measure import RunResult
-from vtp_eqx.study.pictures import save_grid
 from vtp_eqx.study.report import (
     Origin,
     read_records,

@@ -31,12 +31,11 @@ from vtp_eqx.losses.cosines import unit_norm
 from vtp_eqx.losses.weighting import LearnedWeights
 from vtp_eqx.mesh import DATA, data_mesh, replicate, shard_batch
 from vtp_eqx.nn.linear import Linear
-from vtp_eqx.training.loop import Step
 from vtp_eqx.training.objective import Objective
 from vtp_eqx.training.pretrain import init_pretraining
 from vtp_eqx.training.pretrain_views import CaptionedBatch
 from vtp_eqx.training.state import copy_arrays, shard_state, TrainState
-from vtp_eqx.training.step import make_step
+from vtp_eqx.training.step import make_step, Step
 
 
 @pytest.fixture(scope="session")
@@ -91,10 +90,16 @@ class Started(NamedTuple):
     batches: Callable[[int], Iterator[CaptionedBatch]]
 
 
+@functools.cache  # once for the fixtures of `tests/training` and `tests/runs`
+def init_on_one_device(config: PretrainConfig) -> tuple[TrainState, Step]:
+    assert not config.pca_start  # which would need images
+    return init_pretraining(config, np.zeros((0, 16, 16, 3), np.uint8), data_mesh(1))
+
+
 @pytest.fixture(scope="session")
 def started(tiny, data) -> Started:
     mesh = data_mesh(1)
-    state, step = init_pretraining(tiny, data["image"], mesh)
+    state, step = init_on_one_device(tiny)
     batches = functools.partial(captioned, tiny, data)
     start = lambda: replicate(copy_arrays(state), mesh)
     return Started(tiny, mesh, start, step, batches)

@@ -1,5 +1,4 @@
 import dataclasses
-import json
 
 import equinox as eqx
 import jax
@@ -9,7 +8,7 @@ import pytest
 
 from vtp_eqx.config import DiTConfig, GenerateConfig, OptimizerConfig
 from vtp_eqx.mesh import data_mesh, shard_batch
-from vtp_eqx.training.generate import init_generator_training, train_generator
+from vtp_eqx.training.generate import init_generator_training
 from vtp_eqx.training.generate_objective import LatentBatch
 
 
@@ -40,22 +39,6 @@ def distance(one, other):
 
 
 @pytest.mark.slow
-def test_a_snapshot_is_what_a_shorter_training_ends_with(tmp_path):
-    kept = {}
-    last = train_generator(
-        CONFIG, LATENTS, LABELS, folder=tmp_path / "long",
-        snapshot=lambda step, dit: kept.update({step: jax.device_get(dit)}),
-        snapshot_steps=(2, 4),
-    )  # fmt: skip
-    assert sorted(kept) == [2, 4, 6]
-    assert eqx.tree_equal(kept[6], jax.device_get(last))
-    short = dataclasses.replace(CONFIG, num_steps=2)
-    ended = train_generator(short, LATENTS, LABELS, folder=tmp_path / "short")
-    assert eqx.tree_equal(kept[2], jax.device_get(ended))
-    assert not eqx.tree_equal(kept[2], kept[4])
-
-
-@pytest.mark.slow
 def test_a_warm_average_leaves_its_start_at_once():
     # Decays of the first steps are (1 + step) / (10 + step), not 0.999.
     moved = {}
@@ -69,20 +52,3 @@ def test_a_warm_average_leaves_its_start_at_once():
         moved[warmup] = distance(state.teacher, start) / distance(state.student, start)
     assert moved[False] < 0.003
     assert moved[True] > 0.8
-
-
-def test_another_config_than_a_run_was_begun_with_is_refused(tmp_path):
-    brief = dataclasses.replace(CONFIG, num_steps=0)
-    train_generator(brief, LATENTS, LABELS, folder=tmp_path)
-    written = tmp_path / "config.json"
-    assert json.loads(written.read_text())["config"]["dit"]["width"] == 8
-    begun = written.read_bytes()
-    with pytest.raises(ValueError, match=r"^`config.time_mean` \(0.0, was -0.5\)"):
-        train_generator(
-            dataclasses.replace(brief, time_mean=0.0), LATENTS, LABELS, folder=tmp_path
-        )
-    assert written.read_bytes() == begun
-    # A run of an older version has no such file, and goes on.
-    written.unlink()
-    train_generator(brief, LATENTS, LABELS, folder=tmp_path)
-    assert written.read_bytes() == begun

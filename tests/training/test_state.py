@@ -9,7 +9,7 @@ import pytest
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.tokenizer import Pretrainer, Teacher
 from vtp_eqx.nn.linear import Linear
-from vtp_eqx.training.checkpoint import Checkpoints
+from vtp_eqx.runs.checkpoint import Checkpoints
 from vtp_eqx.training.state import copy_arrays, moving_average, shard_state, TrainState
 
 

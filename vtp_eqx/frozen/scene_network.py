@@ -181,6 +181,23 @@ class SceneNetwork(eqx.Module):
         )
 
 
+def scale_features(network: SceneNetwork, scale: float | np.float32) -> SceneNetwork:
+    """`network` with features that are `scale` times as large.
+
+    The heads undo it, so predictions stay as they were: rectified features scale with
+    their weights.
+    """
+    to_features = jax.tree.map(lambda leaf: leaf * scale, network.to_features)
+    return eqx.tree_at(
+        lambda network: (
+            network.to_features,
+            [head.weight for head in network.heads.values()],
+        ),
+        network,
+        (to_features, [head.weight / scale for head in network.heads.values()]),
+    )
+
+
 def shipped(image_size: int = 32) -> Path:
     """The folder of the shipped network for scenes of this side, in pixels."""
     require(

@@ -48,6 +48,7 @@ __all__ = [
     "NAMES",
     "NUM_CLASSES",
     "SHAPES",
+    "STUDY_DIFFICULTY",
     "SceneConfig",
     "Scenes",
     "class_names",
@@ -57,6 +58,7 @@ __all__ = [
 
 GROUP = len(SHAPES)
 NUM_CLASSES = len(SHAPES) * len(COLORS)
+STUDY_DIFFICULTY = 0.7  # ours: of scenes that networks are trained on
 # Far behind any training index, so that the validation scenes stay the same ones when
 # the number of training scenes changes.
 _VALIDATION_START = NUM_CLASSES * 2**30

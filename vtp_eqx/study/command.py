@@ -13,6 +13,7 @@ import jax
 from rich.console import Console
 
 from vtp_eqx.config import require
+from vtp_eqx.runs.run_dir import check_disk_space, disk_errors, DiskSpaceError
 from vtp_eqx.study.checkout import commit
 from vtp_eqx.study.dataset import prepare
 from vtp_eqx.study.report import (
@@ -33,7 +34,6 @@ from vtp_eqx.study.table import (
     terminal_table,
 )
 from vtp_eqx.training.flops import generator_flops, run_flops
-from vtp_eqx.training.run_dir import check_disk_space, disk_errors, DiskSpaceError
 
 
 Scale = Literal["smoke", "laptop", "workstation"]

@@ -49,10 +49,10 @@ from vtp_eqx.losses.latents import smoothness_loss
 from vtp_eqx.models.arrays import latents_hash, weights_hash
 from vtp_eqx.models.generator import Generator, generator_hash
 from vtp_eqx.models.tokenizer import Tokenizer
+from vtp_eqx.runs.pictures import save_grid
 from vtp_eqx.scenes.captions import COLORS, NAMES, prompts
 from vtp_eqx.study.checkout import commit
 from vtp_eqx.study.dataset import Dataset
-from vtp_eqx.study.pictures import save_grid
 from vtp_eqx.study.run_spec import RunSpec
 
 

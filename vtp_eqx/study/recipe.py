@@ -22,7 +22,7 @@ from vtp_eqx.config import (
     TransformerConfig,
     ViewsConfig,
 )
-from vtp_eqx.scenes.render import SceneConfig
+from vtp_eqx.scenes.render import SceneConfig, STUDY_DIFFICULTY
 from vtp_eqx.study.run_spec import dit_for, Labels, RunSpec
 from vtp_eqx.training.flops import train_flops
 
@@ -136,7 +136,7 @@ VIEWS = ViewsConfig(
 )
 PIXELS = ReconstructionConfig()  # L1 alone
 SCENES = SceneConfig(
-    difficulty=0.7,
+    difficulty=STUDY_DIFFICULTY,
     num_train=12_000,
     num_validation=4800,
     # Of stripes, generators draw too few by chance.

@@ -22,15 +22,15 @@ from vtp_eqx.models.arrays import latents_hash
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator, load_generator, save_generator
 from vtp_eqx.models.tokenizer import Tokenizer
+from vtp_eqx.runs.pretrain import pretrain
+from vtp_eqx.runs.train_decoder import train_decoder
+from vtp_eqx.runs.train_generator import train_generator
 from vtp_eqx.study.dataset import Dataset, load_dataset
 from vtp_eqx.study.measure import BATCH, measure, RunResult
 from vtp_eqx.study.rotation import rotate_latents
 from vtp_eqx.study.run_spec import RunPaths, RunSpec
 from vtp_eqx.tensor_files import CONFIG_FILE
 from vtp_eqx.tokenizer import load, save
-from vtp_eqx.training.decode import train_decoder
-from vtp_eqx.training.generate import train_generator
-from vtp_eqx.training.pretrain import pretrain
 
 
 Report = Callable[[str, int, int], None]

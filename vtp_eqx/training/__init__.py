@@ -1,1 +1,1 @@
-"""Turning objectives into updates: state, optimizer, step, checkpoints and runs."""
+"""Turning objectives into updates of arrays: state, optimizer, step; no files."""

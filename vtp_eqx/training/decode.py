@@ -1,8 +1,6 @@
 """Training a pixel decoder anew on latents that stay as they are."""
 
-from collections.abc import Iterator
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -13,23 +11,16 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 import numpy as np
 
 from vtp_eqx.config import DecodeConfig, TransformerConfig
-from vtp_eqx.data.loader import batches
 from vtp_eqx.frozen.lpips import Perceptual
 from vtp_eqx.losses.weighting import FixedWeights
-from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.decoder import PixelDecoder
 from vtp_eqx.models.input_checks import check_measured
 from vtp_eqx.models.tokenizer import Tokenizer
-from vtp_eqx.training.loop import Progress, run_training, Step
 from vtp_eqx.training.objective import Objective
 from vtp_eqx.training.optimizer import make_optimizer
-from vtp_eqx.training.pca_start import solve_decoder
 from vtp_eqx.training.pixels import pixel_loss, require_perceptual_weights
 from vtp_eqx.training.state import copy_arrays, TrainState
-from vtp_eqx.training.step import make_step
-
-
-START_IMAGES = 2048  # images that the linear start is solved on
+from vtp_eqx.training.step import make_step, Step
 
 
 class EncodedBatch(eqx.Module):
@@ -44,46 +35,6 @@ class DecoderBatch(eqx.Module):
 
     latents: Float[Array, "batch rows columns channels"]
     pixels: Float[Array, "batch height width 3"]
-
-
-def train_decoder(
-    config: DecodeConfig,
-    tokenizer: Tokenizer,
-    images: UInt8[np.ndarray, "num height width 3"],
-    latents: Float[np.ndarray, "num rows columns channels"],
-    *,
-    folder: Path,
-    mesh: Mesh | None = None,
-    perceptual: Perceptual | None = None,
-    progress: Progress = lambda done, num_steps, metrics: None,
-) -> Tokenizer:
-    """`tokenizer` with a decoder that learned to invert its latents; all else is kept.
-
-    - `latents`: what `tokenizer.encode` makes of `images`. Noise is in units of their
-      deviation: with it, the tokenizer's latent statistics must have been measured.
-    - `folder`: config, log and checkpoints; a run that was cut off continues from them,
-      with the same config or else a `ValueError`.
-    - `perceptual`: the network of LPIPS, where that has a weight.
-    """
-    mesh = data_mesh() if mesh is None else mesh
-    begun = with_new_decoder(tokenizer, config.decoder, key=jr.key(config.seed))
-    if config.linear_start:
-        begun = solve_decoder(begun, images[:START_IMAGES])
-    state, step = init_decoder_training(config, begun, mesh, perceptual)
-    arrays = {"image": images, "latents": latents}
-
-    def encoded(first: int) -> Iterator[EncodedBatch]:
-        for batch in batches(
-            arrays, config.batch_size, seed=config.seed, start_step=first
-        ):
-            yield EncodedBatch(batch["image"], batch["latents"])
-
-    state = run_training(
-        state, step, encoded,
-        num_steps=config.num_steps, mesh=mesh, folder=folder, progress=progress,
-        config=config,
-    )  # fmt: skip
-    return eqx.tree_at(lambda tokenizer: tokenizer.decoder, begun, state.teacher)
 
 
 def init_decoder_training(

@@ -1,75 +1,18 @@
-"""Training a diffusion transformer on a tokenizer's latents."""
-
-from collections.abc import Callable, Collection, Iterator
-from pathlib import Path
+"""Training a diffusion transformer: its first state and its step."""
 
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
-import numpy as np
 
-from vtp_eqx.config import GenerateConfig, require
-from vtp_eqx.data.loader import batches
+from vtp_eqx.config import GenerateConfig
 from vtp_eqx.losses.weighting import FixedWeights
-from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.dit import DiT
-from vtp_eqx.training.generate_objective import generate_objective, LatentBatch
-from vtp_eqx.training.loop import Callbacks, Progress, run_training, Step
+from vtp_eqx.training.generate_objective import generate_objective
 from vtp_eqx.training.optimizer import make_optimizer
 from vtp_eqx.training.state import copy_arrays, shard_state, TrainState
-from vtp_eqx.training.step import make_step
-
-
-def train_generator(
-    config: GenerateConfig,
-    latents: np.ndarray,
-    labels: np.ndarray,
-    *,
-    folder: Path,
-    mesh: Mesh | None = None,
-    progress: Progress = lambda done, num_steps, metrics: None,
-    snapshot: Callable[[int, DiT], None] = lambda step, dit: None,
-    snapshot_steps: Collection[int] = (),
-) -> DiT:
-    """The moving average of the transformer that learned to generate `latents`.
-
-    - `latents`: `[num, side, side, channels]`, normalized per channel.
-    - `labels`: int `[num]`, the class of each.
-    - `folder`: config, log and checkpoints; a run that was cut off continues from them,
-      with the same config or else a `ValueError`.
-    - `snapshot(step, dit)` is called with the moving average after each of
-      `snapshot_steps` and at the end; again where a run continues from before it.
-    """
-    deviation = float(np.std(latents))
-    require(
-        0.5 < deviation < 2,
-        "Latents must be normalized to deviation 1 per channel; got a deviation of "
-        f"{deviation:.3g}: measure the tokenizer's statistics and use them.",
-    )
-    mesh = data_mesh() if mesh is None else mesh
-    state, step = init_generator_training(config, mesh)
-    arrays = {"latents": latents, "label": labels}
-
-    def labeled(first: int) -> Iterator[LatentBatch]:
-        for batch in batches(
-            arrays, config.batch_size, seed=config.seed, start_step=first
-        ):
-            yield LatentBatch(batch["latents"], batch["label"])
-
-    def keep(state: TrainState, done: int) -> dict[str, float]:
-        snapshot(done, state.teacher)
-        return {}
-
-    state = run_training(
-        state, step, labeled,
-        num_steps=config.num_steps, mesh=mesh, folder=folder, progress=progress,
-        config=config,
-        callbacks=Callbacks(evaluate=keep, evaluate_every=max(config.num_steps, 1),
-                    evaluate_steps=snapshot_steps),
-    )  # fmt: skip
-    return state.teacher
+from vtp_eqx.training.step import make_step, Step
 
 
 def init_generator_training(

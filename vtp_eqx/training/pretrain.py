@@ -1,7 +1,4 @@
-"""Pre-training a tokenizer: from images and captions to a `Tokenizer`."""
-
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+"""Pre-training a tokenizer: its first state and its step."""
 
 import equinox as eqx
 import jax.random as jr
@@ -9,63 +6,15 @@ from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 import numpy as np
 
-from vtp_eqx.config import PretrainConfig, require
-from vtp_eqx.data.loader import batches
+from vtp_eqx.config import PretrainConfig
 from vtp_eqx.frozen.lpips import Perceptual
 from vtp_eqx.losses.weighting import FixedWeights, LearnedWeights
-from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.tokenizer import Pretrainer, Teacher, Tokenizer
-from vtp_eqx.training.loop import Progress, run_training, Step
 from vtp_eqx.training.optimizer import cosine, make_optimizer
 from vtp_eqx.training.pca_start import start_from_pca
 from vtp_eqx.training.pretrain_objective import clamp_logit_scale, pretrain_objective
-from vtp_eqx.training.pretrain_views import CaptionedBatch
 from vtp_eqx.training.state import copy_arrays, shard_state, TrainState
-from vtp_eqx.training.step import make_step
-
-
-PCA_IMAGES = 2048  # images that the linear start is solved on
-
-
-def pretrain(
-    config: PretrainConfig,
-    data: Mapping[str, np.ndarray],
-    *,
-    folder: Path,
-    group: int = 1,
-    mesh: Mesh | None = None,
-    perceptual: Perceptual | None = None,
-    progress: Progress = lambda done, num_steps, metrics: None,
-) -> Tokenizer:
-    """The tokenizer that `config` learns from `data`.
-
-    - `data`: `image`, uint8 `[num, height, width, 3]`, and `caption`, int32
-      `[num, context]`, which only contrast needs.
-    - `folder`: config, log and checkpoints; a run that was cut off continues from them,
-      with the same config or else a `ValueError`.
-    - `group`: this many consecutive examples stay together in a batch.
-    - `perceptual`: the network of LPIPS, where that has a weight.
-
-    Latent statistics are not measured here.
-    """
-    check_data(config, data)
-    mesh = data_mesh() if mesh is None else mesh
-    state, step = init_pretraining(config, data["image"][:PCA_IMAGES], mesh, perceptual)
-    names = ["image", "caption"] if config.contrast_weight > 0 else ["image"]
-    arrays = {name: data[name] for name in names}
-
-    def captioned(first: int) -> Iterator[CaptionedBatch]:
-        for batch in batches(
-            arrays, config.batch_size, seed=config.seed, start_step=first, group=group
-        ):
-            yield CaptionedBatch(batch["image"], batch.get("caption"))
-
-    state = run_training(
-        state, step, captioned,
-        num_steps=config.num_steps, mesh=mesh, folder=folder, progress=progress,
-        config=config,
-    )  # fmt: skip
-    return state.student.tokenizer
+from vtp_eqx.training.step import make_step, Step
 
 
 def init_pretraining(
@@ -145,39 +94,6 @@ def loss_weights(config: PretrainConfig) -> FixedWeights | LearnedWeights:
     }
     used = {name: weight for name, weight in weights.items() if weight > 0}
     return FixedWeights(used) if config.weighting == "fixed" else LearnedWeights(used)
-
-
-def check_data(config: PretrainConfig, data: Mapping[str, np.ndarray]) -> None:
-    """Raises `ValueError` where `data` is not what `config` needs."""
-    image, size = data["image"], config.tokenizer.image_size
-    require(
-        image.dtype == np.uint8 and image.ndim == 4 and image.shape[-1] == 3,
-        "Training images must be uint8 of shape [num, height, width, 3]; got "
-        f"{image.dtype} {list(image.shape)}: convert them.",
-    )
-    require(
-        min(image.shape[1:3]) >= size,
-        f"Training images must have at least `image_size` pixels a side; got "
-        f"{image.shape[1]} x {image.shape[2]} for {size}: enlarge them or lower it.",
-    )
-    if config.contrast_weight > 0:
-        assert config.tokenizer.text is not None
-        context, vocabulary = (
-            config.tokenizer.text.context,
-            config.tokenizer.text.vocabulary,
-        )
-        caption = data.get("caption")
-        require(
-            caption is not None and caption.shape == (len(image), context),
-            f"Contrast needs `caption` ids of shape {[len(image), context]}; got "
-            f"{None if caption is None else list(caption.shape)}: encode the captions.",
-        )
-        assert caption is not None
-        require(
-            int(caption.max()) < vocabulary,
-            f"Caption ids must lie below the text tower's vocabulary of {vocabulary}; "
-            f"got {int(caption.max())}: use the vocabulary they were made with.",
-        )
 
 
 def with_tokenizer(student: Pretrainer, tokenizer: Tokenizer) -> Pretrainer:

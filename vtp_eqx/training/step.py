@@ -24,6 +24,9 @@ from vtp_eqx.training.state import moving_average, placement, TrainState
 NORM_STEPS = 50
 
 
+Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]
+
+
 def make_step(
     state: TrainState,
     objective: Objective,
@@ -37,7 +40,7 @@ def make_step(
     precision: Precision = "float32",
     sharding: Sharding = "none",
     spike_factor: float | None = None,
-) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, Array]]]:
+) -> Step:
     """The compiled `step(state, batch) -> (state, metrics)`; it donates its state.
 
     - `state` fixes the static structure; its arrays are not read.

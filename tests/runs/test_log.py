@@ -1,0 +1,92 @@
+import json
+import sys
+import types
+
+import pytest
+
+from vtp_eqx.runs.log import Log, read_log, tensorboard_sink, wandb_sink
+
+
+def test_a_rewound_log_has_no_line_twice(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = Log(path, 0)
+    for step in (1, 2, 3):
+        log.write(step, {"total": step / 2})
+    assert log.last["total"] == 1.5
+    log.rewind(2)
+    assert log.last["total"] == 1
+    log.write(3, {"total": 7.0})
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["step"], line["total"]) for line in lines] == [
+        (1, 0.5), (2, 1), (3, 7),
+    ]  # fmt: skip
+
+
+def test_a_sink_that_fails_is_dropped_and_the_run_goes_on(tmp_path, capsys):
+    seen = []
+
+    def broken(step, metrics):
+        raise ConnectionError("no network")
+
+    log = Log(tmp_path / "metrics.jsonl", 0, [broken, lambda *line: seen.append(line)])
+    for step in (1, 2):
+        log.write(step, {"total": float(step)})
+        log.call_sinks(step, {"total": float(step)})
+    assert seen == [(1, {"total": 1.0}), (2, {"total": 2.0})]
+    said = capsys.readouterr().err
+    assert said.count("dropped from step 1 on: ConnectionError: no network") == 1
+    assert len(read_log(tmp_path / "metrics.jsonl")) == 2
+
+
+def test_tensorboard_drops_what_is_done_again(tmp_path, monkeypatch):
+    made, added = [], []
+
+    class SummaryWriter:
+        def __init__(self, folder, purge_step):
+            made.append((folder, purge_step))
+
+        def add_scalar(self, *scalar):
+            added.append(scalar)
+
+        def flush(self):
+            pass
+
+    fake = types.SimpleNamespace(SummaryWriter=SummaryWriter)
+    monkeypatch.setitem(sys.modules, "tensorboardX", fake)
+    sink = tensorboard_sink(tmp_path)
+    sink(5, {"total": 1.0})
+    sink(6, {"total": 0.5})
+    assert made == [(str(tmp_path), 5)]
+    assert added == [("total", 1.0, 5), ("total", 0.5, 6)]
+
+
+def test_weights_and_biases_continues_the_run_of_that_folder(tmp_path, monkeypatch):
+    asked, logged = {}, []
+
+    class Run:
+        def log(self, metrics, step):
+            logged.append((step, metrics))
+
+    def init(**arguments):
+        asked.update(arguments)
+        return Run()
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    sink = wandb_sink("tokenizers", tmp_path / "first", {"seed": 0})
+    sink(3, {"total": 1.0})
+    assert (asked["id"], asked["resume"]) == ("first", "allow")
+    assert (asked["project"], asked["config"]) == ("tokenizers", {"seed": 0})
+    assert logged == [(3, {"total": 1.0})]
+
+
+@pytest.mark.parametrize(
+    ("module", "make"),
+    [
+        ("tensorboardX", lambda folder: tensorboard_sink(folder)),
+        ("wandb", lambda folder: wandb_sink("p", folder, {})),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(module, make, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=f"{module}; got no such package: install"):
+        make(tmp_path)

@@ -1,0 +1,203 @@
+"""What two processes on this machine do together, with two devices each."""
+
+import json
+import os
+from pathlib import Path
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from vtp_eqx.data.sources import ArraySource
+from vtp_eqx.evaluation.card import read
+from vtp_eqx.evaluation.latent_statistics import measure_latents
+from vtp_eqx.mesh import data_mesh
+from vtp_eqx.runs.log import read_log
+from vtp_eqx.runs.multihost import all_equal, all_max, raise_on_all
+from vtp_eqx.tokenizer import load, weights_hash
+
+
+# Loads the training from the tests' own file, which a new process cannot import.
+TRAININGS = Path(__file__).parents[1] / "training" / "conftest.py"
+LEARN = """
+import importlib.util
+spec = importlib.util.spec_from_file_location("training_conftest", argument)
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+_, _, logged = module.pairs_training(4, accumulate=2, sharding="zero")
+print(json.dumps(logged))
+"""
+
+AGREE = """
+from vtp_eqx.runs.multihost import all_equal, all_max, raise_on_all
+said = [all_max(3 * process), all_equal("a"), all_equal(f"{process}")]
+for failing in (1, 2):
+    try:
+        with raise_on_all():
+            if process == failing:
+                raise KeyError("mine")
+        said.append("well")
+    except Exception as error:
+        said.append(type(error).__name__)
+print(json.dumps(said))
+"""
+
+# The files are whole, but one process cannot read those of the newest checkpoint.
+RESTORE = """
+import pathlib
+import jax.numpy as jnp, optax
+from vtp_eqx.mesh import data_mesh, gather_to_host
+from vtp_eqx.runs.checkpoint import Checkpoints
+from vtp_eqx.training.state import shard_state, TrainState
+
+def state(step):
+    weight = {"weight": jnp.full(8, step, jnp.float32)}
+    first = TrainState.start(weight, None, {}, optax.sgd(1.0), key=jax.random.key(0))
+    first = eqx.tree_at(lambda state: state.step, first, jnp.asarray(step, jnp.int32))
+    return shard_state(first, data_mesh(), "fsdp")
+
+folder = pathlib.Path(argument) / "checkpoints"
+with Checkpoints(folder, keep=3) as checkpoints:
+    for step in (1, 2, 3):
+        checkpoints.save(state(step))
+with Checkpoints(folder, keep=3) as checkpoints:
+    read = checkpoints._read
+    def blind(step, wanted):
+        if step == 3 and process == 1:
+            raise OSError("a broken cable")
+        return read(step, wanted)
+    checkpoints._read = blind
+    found = checkpoints.restore(state(0))
+    left = checkpoints.steps()
+weight = gather_to_host(found).student["weight"].tolist()
+print(json.dumps([int(found.step), weight, left]))
+"""
+
+# The smallest run that has evaluations and an end, all of its state split.
+PRETRAIN = """
+import pathlib
+from experiments.pretrain import pretrain
+from vtp_eqx.config import (
+    decoder_like, OptimizerConfig, PretrainConfig, TokenizerConfig, TransformerConfig
+)
+from vtp_eqx.evaluation import latent_statistics
+from vtp_eqx.runs.pretrain_options import PretrainOptions
+
+jax.distributed.initialize = lambda: None  # it was told where already
+jax.config.update("jax_disable_most_optimizations", True)
+shape = TransformerConfig(width=16, depth=1, num_heads=2)
+config = PretrainConfig(
+    tokenizer=TokenizerConfig(
+        encoder=shape, decoder=decoder_like(shape), text=None, image_size=16,
+        patch_size=4, latent_width=4,
+    ),
+    contrast_weight=0.0, distillation_weight=0.0, optimizer=OptimizerConfig(
+    warmup_steps=0), batch_size=8, reconstruction_batch=8, num_steps=1, sharding="fsdp",
+)
+# A file of sums for each process.
+latent_statistics.BLOCK_IMAGES = 12
+pretrain(PretrainOptions(
+    config=config, out=f"{argument}/run", data=(f"{argument}/images.npz",),
+    num_eval=8, log_every=1, evaluate_every=1, workers=1, distributed=True,
+))
+print(json.dumps(jax.process_count()))
+"""
+
+BEGIN = """
+import json, sys
+import equinox as eqx, jax
+port, process, argument = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+jax.distributed.initialize(f"localhost:{port}", 2, process)
+"""
+
+
+def in_two_processes(program: str, argument: Path | str = "") -> list:
+    """What each of them printed last, as JSON."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+    }
+    code = f"{BEGIN}{program}jax.distributed.shutdown()"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, port, number, str(argument)],
+            env=environment, stdout=subprocess.PIPE, text=True,
+        )
+        for number in "01"
+    ]  # fmt: skip
+    try:
+        printed = [process.communicate(timeout=300)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    return [json.loads(output.splitlines()[-1]) for output in printed]
+
+
+def test_one_process_agrees_with_itself():
+    assert all_max(3) == 3
+    assert all_equal("a")
+    with pytest.raises(KeyError), raise_on_all():
+        raise KeyError
+    with raise_on_all():
+        pass
+
+
+@pytest.mark.slow
+def test_two_processes_learn_as_one(pairs):
+    found = in_two_processes(LEARN, TRAININGS)
+    _, _, expected = pairs(4, accumulate=2, sharding="zero")
+    for logged in found:
+        for ours, theirs in zip(logged, expected, strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_an_error_in_one_process_is_raised_in_both():
+    first, second = in_two_processes(AGREE)
+    assert first == [3, True, False, "OtherProcessError", "well"]
+    assert second == [3, True, False, "KeyError", "well"]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_one_process_cannot_read_is_damaged_for_both(tmp_path):
+    for found in in_two_processes(RESTORE, tmp_path):
+        assert found == [2, [2.0] * 8, [1, 2]]
+    assert [path.name for path in (tmp_path / "damaged").iterdir()] == ["3"]
+
+
+@pytest.mark.slow
+def test_a_run_whose_state_is_split_over_processes_is_judged_and_finished(tmp_path):
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (24, 16, 16, 3)).astype(np.uint8)
+    np.savez(tmp_path / "images.npz", arr_0=images)
+    assert in_two_processes(PRETRAIN, tmp_path) == [2, 2]
+    run = tmp_path / "run"
+    (line,) = read_log(run / "metrics.jsonl")
+    assert line["feature_rank"] > 1
+    numbers, card = read(run / "card.json")
+    assert numbers == {"psnr": pytest.approx(line["psnr"], rel=1e-5)}
+    tokenizer = load(run)
+    assert weights_hash(tokenizer) == card.tokenizer_hash
+    # Of all training images, and what one process measures.
+    assert card.latents_of == "24 of 24 training images"
+    # Compiled as there: another program rounds otherwise.
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        alone, _ = measure_latents(
+            tokenizer, ArraySource({"image": images}), tmp_path, mesh=data_mesh(1)
+        )
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+    np.testing.assert_array_equal(tokenizer.latent_mean, alone.latent_mean)
+    np.testing.assert_array_equal(tokenizer.latent_std, alone.latent_std)
+    assert (run / "report.md").exists()

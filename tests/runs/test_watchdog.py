@@ -1,0 +1,82 @@
+import time
+
+from vtp_eqx.runs.watchdog import StallConfig, STALLED, Watchdog
+
+
+def wait_for(condition):
+    for _ in range(100):
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_stall_is_said_once_with_the_stacks_of_all_threads(tmp_path):
+    said, path = [], tmp_path / "stalls.txt"
+    config = StallConfig(seconds=0.1)
+    with Watchdog(path, config, say=said.append, end=lambda status: None) as watchdog:
+        watchdog.beat()
+        assert wait_for(lambda: said)
+        time.sleep(0.3)
+    assert len(said) == 1
+    assert "count as a stall: waiting on" in said[0]
+    written = path.read_text()
+    assert said[0] in written
+    assert "test_a_stall_is_said_once" in written  # where this thread stood
+
+
+def test_a_run_that_is_to_end_ends_with_its_status(tmp_path):
+    ended = []
+    config = StallConfig(seconds=0.05, ends=True)
+    with Watchdog(
+        tmp_path / "stalls.txt", config, say=lambda text: None, end=ended.append
+    ):
+        assert wait_for(lambda: ended)
+    assert ended == [STALLED]
+
+
+def test_a_slow_step_is_said_and_only_a_stall_ends_the_process(tmp_path, monkeypatch):
+    now, said, ended = [0.0], [], []
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    path, config = tmp_path / "stalls.txt", StallConfig(seconds=1000, ends=True)
+    with Watchdog(path, config, say=said.append, end=ended.append) as watchdog:
+        for _ in range(12):
+            now[0] += 2
+            watchdog.beat()
+        now[0] += 500  # a data disk that sleeps, say
+        assert wait_for(lambda: said)
+        assert "100.0 s count as a stall: waiting on" in said[0]
+        assert not ended
+        now[0] += 501
+        assert wait_for(lambda: ended)
+    assert ended == [STALLED]
+    assert "1000.0 s count as a stall: ending the process" in said[1]
+
+
+def test_a_run_that_moves_is_left_in_peace(tmp_path):
+    said = []
+    with Watchdog(
+        tmp_path / "stalls.txt", StallConfig(seconds=0.5), say=said.append
+    ) as watchdog:
+        for _ in range(10):
+            watchdog.beat()
+            time.sleep(0.1)
+    assert not said
+
+
+def test_the_limit_is_a_multiple_of_the_median_step(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    config = StallConfig(seconds=1000, factor=20)
+    watchdog = Watchdog(tmp_path / "stalls.txt", config)
+    assert watchdog.limit() == 1000  # while the first step compiles
+    for _ in range(12):
+        now[0] += 2
+        watchdog.beat()
+    assert watchdog.limit() == 40
+    with watchdog.paused():  # a checkpoint may take longer than steps
+        assert watchdog.limit() == 1000
+        now[0] += 500
+    now[0] += 2
+    watchdog.beat()
+    assert watchdog.limit() == 40

@@ -1,0 +1,1 @@
+"""Jobs that write a folder: the loop, checkpoints, recovery, logs and reports."""

@@ -1,0 +1,233 @@
+"""From any source of images and captions to the batches of a pre-training."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+from jaxtyping import Int32
+import numpy as np
+
+from vtp_eqx.config import require, TextConfig
+from vtp_eqx.data import loader
+from vtp_eqx.data.bad_examples import BadExampleLog
+from vtp_eqx.data.loader import Source
+from vtp_eqx.data.mixture import make_sampler, Mixture, read_encoded
+from vtp_eqx.data.prefetch import Encode, ExampleBatch, ExampleReader, Prefetcher
+from vtp_eqx.data.sources import is_prepared, open_source, split_of
+from vtp_eqx.data.text.caption_bpe import CaptionTokenizer, train_tokenizer
+from vtp_eqx.data.text.clip_bpe import clip_tokenizer
+from vtp_eqx.data.text.prompt_templates import IMAGENET_TEMPLATES
+from vtp_eqx.runs.log import warn
+from vtp_eqx.runs.multihost import is_main_process
+from vtp_eqx.training.pretrain_views import CaptionedBatch
+
+
+BAD_EXAMPLES = "bad_examples-{}.jsonl"  # of each process of a run
+OLD_BAD_EXAMPLES = "remarks-{}.jsonl"  # what these files were called before
+_CAPTIONS = 20_000  # ours: what a vocabulary of its own is learned from
+
+
+@runtime_checkable
+class TextTokenizer(Protocol):
+    """What maps texts to ids: CLIP's vocabulary, or one of our own."""
+
+    @property
+    def vocabulary(self) -> int: ...
+
+    def encode(
+        self, texts: list[str], context: int, *, truncate: bool
+    ) -> Int32[np.ndarray, "n context"]: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batches:
+    """`batches(first)` yields the batches of this process from number `first` on.
+
+    - `folder`: where bad examples are logged, a file a process.
+    - `workers`: threads that read and decode, or `processes`.
+    - `max_skip_rate`: share of unreadable examples above which the run stops.
+    """
+
+    reader: ExampleReader
+    folder: Path
+    workers: int = 8
+    processes: bool = False
+    max_skip_rate: float = 0.1
+
+    def __call__(self, first: int) -> Iterator[CaptionedBatch]:
+        index, count = jax.process_index(), jax.process_count()
+        if index == 0:
+            self._rename_old_logs()
+        log = BadExampleLog(
+            self.folder / BAD_EXAMPLES.format(index),
+            start_step=first,
+            max_skip_rate=self.max_skip_rate,
+        )
+        stream = Prefetcher(
+            self.reader,
+            start_step=first,
+            shard=(index, count),
+            num_workers=self.workers,
+            processes=self.processes,
+            log=log,
+        )
+        if index == 0:
+            self._truncate_other_logs(first, count)
+        with contextlib.closing(log), stream:
+            for examples in stream:
+                yield CaptionedBatch(examples.image, examples.tokens)
+
+    def rows(self, batch: int) -> Sequence[int]:
+        """The rows of the source of a batch of all processes."""
+        return self.reader.sampler(batch).tolist()
+
+    def _truncate_other_logs(self, first: int, count: int) -> None:
+        """Deletes entries of batches >= `first` by processes that no longer exist.
+
+        A run that continues with fewer processes writes those entries again.
+        """
+        current = {BAD_EXAMPLES.format(index) for index in range(count)}
+        for path in self.folder.glob(BAD_EXAMPLES.format("*")):
+            if path.name not in current:
+                BadExampleLog(path, start_step=first).close()
+
+    def _rename_old_logs(self) -> None:
+        """Gives logs of runs that were begun before their present names."""
+        for path in self.folder.glob(OLD_BAD_EXAMPLES.format("*")):
+            index = path.stem.rpartition("-")[2]
+            path.rename(self.folder / BAD_EXAMPLES.format(index))
+
+
+def array_batches(
+    make: Callable[..., Any],
+    arrays: Mapping[str, np.ndarray],
+    batch_size: int,
+    *,
+    seed: int,
+    group: int = 1,
+) -> Callable[[int], Iterator[Any]]:
+    """A function of `first` that yields batches of `arrays` from number `first` on.
+
+    Each is `make(**rows)`, with the rows of every array by its name. `group`: this many
+    consecutive examples stay together.
+    """
+
+    def read(first: int) -> Iterator[Any]:
+        for rows in loader.batches(
+            arrays, batch_size, seed=seed, start_step=first, group=group
+        ):
+            yield make(**rows)
+
+    return read
+
+
+def open_sources(
+    paths: Sequence[str],
+    split: str = "",
+    weights: Sequence[float] = (),
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    say: Callable[[str], None] = warn,
+) -> Source:
+    """The source at a path, or the mixture of several, by default as large as they are.
+
+    See `data.sources.open_source` for what a path may be, and for `progress`. `split`
+    is for those of the paths that have splits and name none. What is missing of damaged
+    tars is told to `say` by the first process.
+    """
+    require(
+        not weights or len(weights) == len(paths) > 1,
+        "Weights are shares of several sources, one of each; got "
+        f"{len(weights)} for {len(paths)}: list one a source, or leave them out.",
+    )
+    named = [split_of(path) for path in paths]
+    lacking = [is_prepared(folder) and not own for folder, own in named]
+    require(
+        not split or any(lacking),
+        "A split is for data sets of TensorFlow Datasets that name none; got "
+        f"{split!r} for {', '.join(paths)}: leave it out.",
+    )
+    sources = [
+        open_source(path, split if lacks else "", progress=progress)
+        for path, lacks in zip(paths, lacking, strict=True)
+    ]
+    for path, source in zip(paths, sources, strict=True):
+        losses = getattr(source, "losses", "")
+        if losses and is_main_process():
+            say(f"{path}: {losses}")
+    return sources[0] if len(sources) == 1 else Mixture(sources, weights or None)
+
+
+def random_examples(
+    source: Source,
+    count: int,
+    size: int,
+    *,
+    seed: int,
+    group: int = 1,
+    encode: Encode | None = None,
+) -> ExampleBatch:
+    """Examples at random, at most `count` and as many as there are, for a closer look.
+
+    Those that cannot be read are replaced, as in a run.
+    """
+    count = min(count, len(source)) // group * group
+    sampler = make_sampler(source, count, seed=seed, group=group)
+    reader = ExampleReader(
+        source=source, sampler=sampler, size=size, encode=encode, random_crop=False
+    )
+    return reader.read(0, np.arange(count))
+
+
+def text_tokenizer_for(text: TextConfig, source: Source, path: Path) -> TextTokenizer:
+    """What `text.tokenizer` says: CLIP's vocabulary, or one of the source's own.
+
+    That is learned from some captions the first time, and kept at `path`.
+    """
+    if text.uses_clip:
+        return clip_tokenizer()
+    if path.exists():
+        return CaptionTokenizer.load(path)
+    rows = np.linspace(0, len(source) - 1, min(_CAPTIONS, len(source))).astype(int)
+    captions = [_caption(source, row) for row in rows.tolist()]
+    found = [caption for caption in captions if caption]
+    require(
+        bool(found),
+        f"Contrast needs captions; got none in {len(rows)} of {len(source)} examples: "
+        "use other data, or set `contrast_weight` to 0.",
+    )
+    words = train_tokenizer(found, text.vocabulary)
+    words.save(path)
+    return words
+
+
+def caption_encoder(words: TextTokenizer, text: TextConfig) -> Encode:
+    """Captions to ids for that text tower; what does not fit is cut."""
+    require(
+        words.vocabulary <= text.vocabulary,
+        "The text tower must know every token of the captions; got a vocabulary of "
+        f"{words.vocabulary} for {text.vocabulary}: raise `text.vocabulary`.",
+    )
+    return functools.partial(words.encode, context=text.context, truncate=True)
+
+
+def encode_prompts(
+    encode: Encode, text: TextConfig, names: Sequence[str], templates: Sequence[str]
+) -> Int32[np.ndarray, "classes prompts context"]:
+    """Ids of every class name in every template, which has `{}` for it.
+
+    Without templates they are CLIP's 80, or `a {}` where `text` has other words.
+    """
+    lines = templates or (IMAGENET_TEMPLATES if text.uses_clip else ["a {}"])
+    return np.stack([encode([line.format(name) for line in lines]) for name in names])
+
+
+def _caption(source: Source, row: int) -> str:
+    try:
+        return str(read_encoded(source, row).get("caption", ""))
+    except ValueError:  # unreadable: a run counts it, a vocabulary needs not
+        return ""

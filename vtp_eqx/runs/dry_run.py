@@ -1,0 +1,194 @@
+"""What a pre-training will take, before it is begun."""
+
+import dataclasses
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+
+from vtp_eqx.config import PretrainConfig
+from vtp_eqx.mesh import SPLIT
+from vtp_eqx.runs.throughput import format_duration
+from vtp_eqx.training.flops import device_peak, num_parameters, train_flops
+from vtp_eqx.training.optimizer import learning_rate
+from vtp_eqx.training.pixels import blank_perceptual_if_used
+from vtp_eqx.training.pretrain import initial_state, pretrain_step
+from vtp_eqx.training.pretrain_views import CaptionedBatch
+from vtp_eqx.training.state import placement, TrainState
+
+
+TYPICAL_MFU = 0.3  # ours: the share of its peak that a machine may be hoped to reach
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """Counts, FLOPs and bytes; those of the compiler are `None` where not compiled."""
+
+    parameters: dict[str, int]
+    formula_flops: float  # of a step, all devices
+    compiled_flops: float | None  # of a step, all devices
+    state_bytes: int  # of the training state, on each device
+    compiled_bytes: dict[str, int] | None  # of each device
+    peak: float  # FLOP/s of all devices
+    peak_source: str
+
+
+def dry_run(
+    config: PretrainConfig, mesh: Mesh, image_side: int, *, compiles: bool = True
+) -> DryRun:
+    """What `config` takes; makes no array.
+
+    - `image_side`: of the stored images, in pixels.
+    - `compiles`: whether to ask the compiler too, which takes as long as in a run.
+    """
+    arrays, _ = _initial_shapes(config, mesh)
+    student = arrays.student
+    parts = {
+        "encoder": student.tokenizer.encoder,
+        "bottleneck": student.tokenizer.bottleneck,
+        "decoder": student.tokenizer.decoder,
+        "text tower": (student.tokenizer.text, student.tokenizer.projection),
+        "prototype head": student.prototypes,
+    }
+    flops = memory = None
+    if compiles:
+        compiled = lowered_step(config, mesh, image_side).compile()
+        costs = compiled.cost_analysis()
+        if costs and "flops" in costs:
+            flops = float(costs["flops"]) * mesh.devices.size
+        found = compiled.memory_analysis()
+        if found is not None:
+            memory = {
+                "arguments": found.argument_size_in_bytes,
+                "results": found.output_size_in_bytes - found.alias_size_in_bytes,
+                "in between": found.temp_size_in_bytes,
+            }
+    peak, source = device_peak(mesh.devices.flat[0])
+    count = lambda part: num_parameters(lambda: part)
+    leaves = jax.tree.leaves(arrays)
+    return DryRun(
+        parameters={name: count(part) for name, part in parts.items()},
+        formula_flops=train_flops(config),
+        compiled_flops=flops,
+        state_bytes=sum(
+            math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+            for leaf in leaves
+        ),
+        compiled_bytes=memory,
+        peak=peak * mesh.devices.size,
+        peak_source=source,
+    )
+
+
+def lowered_step(
+    config: PretrainConfig, mesh: Mesh, image_side: int
+) -> jax.stages.Lowered:
+    """The step that a run compiles, of arrays placed as there; makes none."""
+    arrays, step = _initial_shapes(config, mesh)
+    text = config.tokenizer.text if config.contrast_weight > 0 else None
+    size, side = config.batch_size, image_side
+    zeros = lambda shape, kind: jnp.zeros((size, *shape), kind)
+    batch = eqx.filter_eval_shape(
+        lambda: CaptionedBatch(
+            zeros((side, side, 3), jnp.uint8),
+            None if text is None else zeros((text.context,), jnp.int32),
+        )
+    )
+    rows = NamedSharding(mesh, SPLIT)
+    return step.compiled.lower(
+        arrays, _with_sharding(batch, jax.tree.map(lambda _: rows, batch))
+    )
+
+
+def _initial_shapes(config: PretrainConfig, mesh: Mesh) -> tuple[Any, Any]:
+    """The shapes of the first state, placed as in a run, and the step."""
+    made: list[Any] = []
+    # Made out here: inside, its arrays would be shapes.
+    perceptual = blank_perceptual_if_used(config.reconstruction)
+
+    def make() -> TrainState:
+        state = initial_state(config, None)
+        # Here, where shapes still look like arrays; neither keeps one.
+        places = placement(state, mesh, config.sharding).state
+        made.extend([places, pretrain_step(config, state, mesh, perceptual)])
+        return state
+
+    state = eqx.filter_eval_shape(make)
+    places, step = made
+    is_shape = lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)
+    return _with_sharding(eqx.filter(state, is_shape), places), step
+
+
+def _with_sharding(shapes: Any, places: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=place
+        ),
+        shapes,
+        places,
+    )
+
+
+def dry_run_lines(
+    config: PretrainConfig, found: DryRun, mesh: Mesh, num_examples: int
+) -> list[str]:
+    """The forecast in words and numbers, a line each."""
+    size, steps = config.batch_size, config.num_steps
+    count = sum(found.parameters.values())
+    parts = ", ".join(
+        f"{name} {number:,}" for name, number in found.parameters.items() if number
+    )
+    seen = size * steps
+    used = [
+        f"{name} {batch} ({batch / size:.0%}, weight {weight:g})"
+        for name, batch, weight in (
+            ("contrast", size, config.contrast_weight),
+            ("distillation", config.distillation_batch, config.distillation_weight),
+            (
+                "reconstruction",
+                config.reconstruction_batch,
+                config.reconstruction_weight,
+            ),
+        )
+        if weight > 0
+    ]
+    rate: Any = learning_rate(config.optimizer, config.num_steps)
+    places = sorted({0, config.optimizer.warmup_steps, steps // 2, steps - 1})
+    schedule = ", ".join(f"{float(rate(jnp.asarray(at))):.2e} at {at}" for at in places)
+    seconds = found.formula_flops * steps / (TYPICAL_MFU * found.peak)
+    devices = mesh.devices.size
+    lines = [
+        f"parameters      {count:,}: {parts}",
+        f"data            {num_examples:,} examples, seen "
+        f"{seen / max(num_examples, 1):.3g} times each",
+        f"batch           {size}: {'; '.join(used)}",
+        f"schedule        {steps:,} steps; learning rate {schedule}",
+        f"FLOPs per step  {found.formula_flops:.4g} by formula"
+        + (
+            f", {found.compiled_flops:.4g} by the compiler (loops may count once)"
+            if found.compiled_flops is not None
+            else ""
+        ),
+        f"training state  {_format_bytes(found.state_bytes)} on each device (sharding "
+        f"{config.sharding!r}, {config.precision})",
+    ]
+    if found.compiled_bytes is not None:
+        split = ", ".join(
+            f"{_format_bytes(number)} {name}"
+            for name, number in found.compiled_bytes.items()
+        )
+        total = _format_bytes(sum(found.compiled_bytes.values()))
+        lines.append(f"each device     {total}: {split} (of {devices} devices)")
+    lines += [
+        f"peak            {found.peak:.3g} FLOP/s on {devices} devices "
+        f"({found.peak_source})",
+        f"time            about {format_duration(seconds)} at {TYPICAL_MFU:.0%} of it",
+    ]
+    return lines
+
+
+def _format_bytes(number: float) -> str:
+    return f"{number / 1e9:.3g} GB" if number >= 1e9 else f"{number / 1e6:.3g} MB"

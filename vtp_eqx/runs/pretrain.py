@@ -1,0 +1,90 @@
+"""The job of pre-training a tokenizer on arrays, in a folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from jax.sharding import Mesh
+import numpy as np
+
+from vtp_eqx.config import PretrainConfig, require
+from vtp_eqx.frozen.lpips import Perceptual
+from vtp_eqx.mesh import data_mesh
+from vtp_eqx.models.tokenizer import Tokenizer
+from vtp_eqx.runs.batches import array_batches
+from vtp_eqx.runs.loop import Progress, run_training
+from vtp_eqx.training.pretrain import init_pretraining
+from vtp_eqx.training.pretrain_views import CaptionedBatch
+
+
+PCA_IMAGES = 2048  # images that the linear start is solved on
+
+
+def pretrain(
+    config: PretrainConfig,
+    data: Mapping[str, np.ndarray],
+    *,
+    folder: Path,
+    group: int = 1,
+    mesh: Mesh | None = None,
+    perceptual: Perceptual | None = None,
+    progress: Progress = lambda done, num_steps, metrics: None,
+) -> Tokenizer:
+    """The tokenizer that `config` learns from `data`.
+
+    - `data`: `image`, uint8 `[num, height, width, 3]`, and `caption`, int32
+      `[num, context]`, which only contrast needs.
+    - `folder`: config, log and checkpoints; a run that was cut off continues from them,
+      with the same config or else a `ValueError`.
+    - `group`: this many consecutive examples stay together in a batch.
+    - `perceptual`: the network of LPIPS, where that has a weight.
+
+    Latent statistics are not measured here.
+    """
+    check_data(config, data)
+    mesh = data_mesh() if mesh is None else mesh
+    state, step = init_pretraining(config, data["image"][:PCA_IMAGES], mesh, perceptual)
+    names = ["image", "caption"] if config.contrast_weight > 0 else ["image"]
+    arrays = {name: data[name] for name in names}
+    batches = array_batches(
+        lambda image, caption=None: CaptionedBatch(image, caption),
+        arrays, config.batch_size, seed=config.seed, group=group,
+    )  # fmt: skip
+    state = run_training(
+        state, step, batches,
+        num_steps=config.num_steps, mesh=mesh, folder=folder, progress=progress,
+        config=config,
+    )  # fmt: skip
+    return state.student.tokenizer
+
+
+def check_data(config: PretrainConfig, data: Mapping[str, np.ndarray]) -> None:
+    """Raises `ValueError` where `data` is not what `config` needs."""
+    image, size = data["image"], config.tokenizer.image_size
+    require(
+        image.dtype == np.uint8 and image.ndim == 4 and image.shape[-1] == 3,
+        "Training images must be uint8 of shape [num, height, width, 3]; got "
+        f"{image.dtype} {list(image.shape)}: convert them.",
+    )
+    require(
+        min(image.shape[1:3]) >= size,
+        f"Training images must have at least `image_size` pixels a side; got "
+        f"{image.shape[1]} x {image.shape[2]} for {size}: enlarge them or lower it.",
+    )
+    if config.contrast_weight > 0:
+        assert config.tokenizer.text is not None
+        context, vocabulary = (
+            config.tokenizer.text.context,
+            config.tokenizer.text.vocabulary,
+        )
+        caption = data.get("caption")
+        require(
+            caption is not None and caption.shape == (len(image), context),
+            f"Contrast needs `caption` ids of shape {[len(image), context]}; got "
+            f"{None if caption is None else list(caption.shape)}: encode the captions.",
+        )
+        assert caption is not None
+        require(
+            int(caption.max()) < vocabulary,
+            f"Caption ids must lie below the text tower's vocabulary of {vocabulary}; "
+            f"got {int(caption.max())}: use the vocabulary they were made with.",
+        )

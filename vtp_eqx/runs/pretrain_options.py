@@ -1,0 +1,149 @@
+"""The options of a pre-training: what is trained, on what, and where it goes."""
+
+import dataclasses
+from pathlib import Path
+
+from vtp_eqx.config import PretrainConfig, require
+from vtp_eqx.runs.log import Sink, tensorboard_sink, wandb_sink
+from vtp_eqx.runs.loop import FaultTolerance
+from vtp_eqx.runs.watchdog import StallConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainOptions:
+    """What is trained, on what, and where it goes."""
+
+    config: PretrainConfig
+    out: str = "runs/pretrain"
+    """The folder of the run."""
+    data: tuple[str, ...] = ()
+    """Tars, folders or prepared sets (PATH:SPLIT) to learn from; by default scenes."""
+    split: str = ""
+    """Of prepared data sets that name none, such as 'train'."""
+    weights: tuple[float, ...] = ()
+    """Shares of several sources in the batches; by default, their sizes."""
+    validation: str = ""
+    """What the run is evaluated on; by default a few images of the data."""
+    validation_split: str = ""
+    classes: str = ""
+    """A file of class names, a line each, for zero-shot classes of the labels."""
+    templates: str = ""
+    """A file of prompts that sound like captions, a line each with {} for the class;
+    by default CLIP's 80, or 'a {}' where the vocabulary is another."""
+    perceptual: tuple[str, ...] = ()
+    """The published weights of VGG16 and of LPIPS, where that is learned from."""
+    load_size: int | None = None
+    """Side of the squares that views are cut from; by default the tokenizer's."""
+    num_scenes: int = 12_000
+    """How many scenes to learn from, where they are the data."""
+    num_eval: int = 960
+    latent_images: int = 2_000_000
+    """Cap on the training images that latent statistics are measured on; of more, so
+    many are taken, evenly spread. The default takes all of ImageNet, and adds less than
+    1% to a run on 1e8 pairs."""
+    log_every: int = 50
+    save_every: int = 1000
+    evaluate_every: int = 500
+    keep: int = 2
+    keep_best: int = 1
+    """Checkpoints kept beside the last: those of the best probe, or lowest loss."""
+    max_rollbacks: int = 3
+    """How often the run may return to a checkpoint after steps that failed."""
+    stall_seconds: float = 1800.0
+    exit_on_stall: bool = False
+    """End a run that has stalled, so that whoever started it can start it again."""
+    workers: int = 8
+    processes: bool = False
+    """Decode in processes, not threads."""
+    window: int = 16
+    """Shards whose rows are shuffled together."""
+    group: int | None = None
+    """Consecutive rows that stay together in a batch; by default 1, or 4 scenes."""
+    max_skip_rate: float = 0.1
+    devices: int | None = None
+    distributed: bool = False
+    """One of several processes, as the cluster's environment says."""
+    tensorboard: bool = False
+    wandb: str = ""
+    """A project of Weights & Biases."""
+    dry_run: bool = False
+    """Print what the run will be, and end."""
+
+    def __post_init__(self):
+        for name, value in (
+            ("validation", self.validation),
+            ("split", self.split),
+            ("weights", self.weights),
+            ("classes", self.classes),
+        ):
+            require(
+                bool(self.data) or not value,
+                f"`{name}` needs `data`; without it the built-in scenes are used: give "
+                "`data`, or leave it out.",
+            )
+        require(
+            bool(self.validation) or not self.validation_split,
+            "`validation_split` needs `validation`: give it, or leave the split out.",
+        )
+        require(
+            not (self.data and self.templates) or bool(self.classes),
+            "`templates` needs `classes`, the names they are prompts for: give it, or "
+            "leave the templates out.",
+        )
+        contrast = self.config.contrast_weight
+        for name, value in (("classes", self.classes), ("templates", self.templates)):
+            require(
+                contrast > 0 or not value,
+                f"`{name}` makes prompts for zero-shot classes, which only contrast "
+                f"learns; got `config.contrast_weight` {contrast}: raise it, or leave "
+                "that out.",
+            )
+        require(
+            len(self.weights) in (0, len(self.data)),
+            "`weights` has a share for each source of `data`; got "
+            f"{len(self.weights)} for {len(self.data)}: give one for each, or none.",
+        )
+        is_used = self.config.reconstruction.perceptual_weight > 0
+        require(
+            len(self.perceptual) in (0, 2) and (is_used or not self.perceptual),
+            "`perceptual` are two files, of VGG16 and of LPIPS, where "
+            "`config.reconstruction.perceptual_weight` is above 0; got "
+            f"{self.perceptual} for {self.config.reconstruction.perceptual_weight}: "
+            "name both, or raise the weight.",
+        )
+        for name in (
+            "log_every", "save_every", "evaluate_every", "num_eval", "latent_images"
+        ):  # fmt: skip
+            require(
+                getattr(self, name) >= 1,
+                f"`{name}` must be 1 or more; got {getattr(self, name)}: raise it.",
+            )
+
+    @property
+    def image_size(self) -> int:
+        """Side of the squares that views are cut from."""
+        return self.load_size or self.config.tokenizer.image_size
+
+    @property
+    def fault_tolerance(self) -> FaultTolerance:
+        """Which checkpoints are kept, and what is done about failures and stalls."""
+        return FaultTolerance(
+            keep=self.keep,
+            keep_best=self.keep_best,
+            max_rollbacks=self.max_rollbacks,
+            stall=StallConfig(seconds=self.stall_seconds, ends=self.exit_on_stall),
+        )
+
+
+# What may not change in a run that is continued, beside its config.
+FIXED = ("data", "num_scenes", "split", "weights", "window", "group", "load_size")
+
+
+def open_sinks(options: PretrainOptions) -> list[Sink]:
+    """The optional sinks of the log."""
+    sinks, out = [], Path(options.out)
+    if options.tensorboard:
+        sinks.append(tensorboard_sink(out / "tensorboard"))
+    if options.wandb:
+        sinks.append(wandb_sink(options.wandb, out, dataclasses.asdict(options.config)))
+    return sinks

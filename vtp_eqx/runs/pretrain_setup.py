@@ -1,0 +1,231 @@
+"""What a pre-training reads, opened from its options, and checks before it starts."""
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import dataclasses
+import functools
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+from vtp_eqx.config import from_dict, require
+from vtp_eqx.data.loader import Source
+from vtp_eqx.data.mixture import make_sampler, source_fingerprint
+from vtp_eqx.data.prefetch import ExampleReader
+from vtp_eqx.data.sources import TfdsSource
+from vtp_eqx.evaluation.in_training import LabeledImages
+from vtp_eqx.frozen.lpips import load_perceptual, Perceptual
+from vtp_eqx.mesh import data_mesh
+from vtp_eqx.runs.batches import (
+    Batches,
+    caption_encoder,
+    encode_prompts,
+    open_sources,
+    random_examples,
+    text_tokenizer_for,
+)
+from vtp_eqx.runs.command import exit_with_message
+from vtp_eqx.runs.dry_run import dry_run, dry_run_lines, DryRun
+from vtp_eqx.runs.log import Sink
+from vtp_eqx.runs.multihost import is_main_process, raise_on_all
+from vtp_eqx.runs.pretrain_options import FIXED, open_sinks, PretrainOptions
+from vtp_eqx.runs.run_dir import (
+    check_config_unchanged,
+    check_data_unchanged,
+    lock_folder,
+    read_config,
+    write_config,
+)
+from vtp_eqx.runs.throughput import StepCost, throttled_print
+from vtp_eqx.scenes.captions import class_templates
+from vtp_eqx.scenes.render import class_names, GROUP, SceneConfig, STUDY_DIFFICULTY
+from vtp_eqx.scenes.tfds_builder import prepare_scenes
+from vtp_eqx.training.pixels import require_perceptual_weights
+
+
+NUM_TEMPLATES = 32  # of scenes
+
+
+class Data(NamedTuple):
+    """The sources of a run, and what is known of their classes."""
+
+    train: Source
+    validation: Source
+    group: int  # consecutive rows that stay together in a batch
+    class_names: Sequence[str]
+    templates: Sequence[str]  # prompts with {} for the class
+
+
+class PretrainSetup:
+    """What a pre-training reads, and what it is evaluated on, opened from its options.
+
+    `words` is the text tokenizer, and `prompts` the ids of class names in sentences;
+    each is `None` where nothing learns from captions, or classes have no names.
+    """
+
+    def __init__(self, options: PretrainOptions):
+        config, out = options.config, Path(options.out)
+        self.options, self.config, self.out = options, config, out
+        self.mesh = data_mesh(options.devices)
+        data = open_data(options)
+        self.train, self.validation = data.train, data.validation
+        text = config.tokenizer.text if config.contrast_weight > 0 else None
+        encode = self.prompts = self.words = None
+        if text is not None:
+            self.words = text_tokenizer_for(text, self.train, out / "words.json")
+            encode = caption_encoder(self.words, text)
+            if data.class_names:
+                self.prompts = encode_prompts(
+                    encode, text, data.class_names, data.templates
+                )
+        self.batches = Batches(
+            reader=ExampleReader(
+                source=self.train,
+                sampler=make_sampler(
+                    self.train, config.batch_size, seed=config.seed,
+                    window=options.window, group=data.group,
+                ),
+                size=options.image_size,
+                encode=encode,
+            ),
+            folder=out,
+            workers=options.workers,
+            processes=options.processes,
+            max_skip_rate=options.max_skip_rate,
+        )  # fmt: skip
+
+    @functools.cached_property
+    def probe_images(self) -> LabeledImages:
+        """Training images that a linear probe is fitted to."""
+        return self._labeled(self.train, 2 * self.options.num_eval, seed=1)
+
+    @functools.cached_property
+    def eval_images(self) -> LabeledImages:
+        """What is evaluated during the run and at its end."""
+        return self._labeled(self.validation, self.options.num_eval, seed=2)
+
+    @functools.cached_property
+    def dry_run(self) -> DryRun:
+        """What the run takes; asks the compiler only if the options say so."""
+        return dry_run(
+            self.config, self.mesh, self.options.image_size,
+            compiles=self.options.dry_run,
+        )  # fmt: skip
+
+    @property
+    def step_cost(self) -> StepCost:
+        """What a step takes, by formula."""
+        return StepCost(
+            images=self.config.batch_size,
+            flops=self.dry_run.formula_flops,
+            peak=self.dry_run.peak,
+        )
+
+    @property
+    def perceptual(self) -> Perceptual | None:
+        """The network of LPIPS, where its weights were named."""
+        return load_lpips(self.options.perceptual)
+
+    @functools.cached_property
+    def sinks(self) -> list[Sink]:
+        """The optional sinks of the log, in the main process."""
+        return open_sinks(self.options) if is_main_process() else []
+
+    def _labeled(self, source: Source, count: int, seed: int) -> LabeledImages:
+        size = self.config.tokenizer.image_size
+        examples = random_examples(source, count, size, seed=seed)
+        return LabeledImages(examples.image, examples.label)
+
+
+@contextlib.contextmanager
+def open_pretraining(options: PretrainOptions) -> Iterator[PretrainSetup]:
+    """A run that may start, or continue unchanged; prints what it will take.
+
+    Its folder is locked for the block, and its config written, except for a dry run. An
+    error of options or data is a `SystemExit` with its sentence; a folder that another
+    process writes is a `FolderInUseError`.
+    """
+    with contextlib.ExitStack() as stack:
+        with exit_with_message(ValueError, ImportError):
+            setup = _checked_setup(options, stack)
+        yield setup
+
+
+def reopen_pretraining(run_folder: Path) -> PretrainSetup:
+    """The setup of a run that was begun, wherever its folder is now, on one device."""
+    options = from_dict(PretrainOptions, read_config(run_folder))
+    return PretrainSetup(dataclasses.replace(options, devices=1, out=str(run_folder)))
+
+
+def _checked_setup(
+    options: PretrainOptions, stack: contextlib.ExitStack
+) -> PretrainSetup:
+    out = Path(options.out)
+    with raise_on_all():
+        if is_main_process() and not options.dry_run:
+            stack.enter_context(lock_folder(out))
+        check_config_unchanged(out, options.config, options, FIXED)
+        if options.config.reconstruction_weight > 0 and not options.dry_run:
+            network = load_lpips(options.perceptual)
+            require_perceptual_weights(options.config.reconstruction, network)
+        setup = PretrainSetup(options)
+        lines = dry_run_lines(setup.config, setup.dry_run, setup.mesh, len(setup.train))
+    data = source_fingerprint(setup.train)
+    check_data_unchanged(out, data)
+    if is_main_process():
+        print("\n".join(lines))
+    if options.dry_run:
+        return setup
+    with raise_on_all():
+        least = min(len(setup.probe_images.image), len(setup.eval_images.image))
+        require(
+            least >= 2,
+            f"`num_eval` leaves {least} images to evaluate on; 2 are needed: raise it.",
+        )
+        if is_main_process():
+            write_config(out, options.config, options, data)
+    with raise_on_all():
+        _ = setup.sinks  # an extra that is not installed is an error here
+    return setup
+
+
+def open_data(options: PretrainOptions) -> Data:
+    """The data that options name, or the scenes, rendered the first time."""
+    templates = _lines_of(options.templates)
+    if not options.data:
+        folder = _prepare_scenes(
+            options.image_size, options.num_scenes, Path(options.out).parent / "scenes"
+        )
+        return Data(
+            TfdsSource(folder, "train"), TfdsSource(folder, "validation"),
+            options.group or GROUP, class_names(),
+            templates or class_templates(NUM_TEMPLATES),
+        )  # fmt: skip
+    train = validation = open_sources(
+        options.data, options.split, options.weights,
+        progress=throttled_print("tars indexed: {} of {}"),
+    )  # fmt: skip
+    if options.validation:
+        validation = open_sources([options.validation], options.validation_split)
+    names = _lines_of(options.classes)
+    return Data(train, validation, options.group or 1, names, templates)
+
+
+@functools.cache
+def load_lpips(files: tuple[str, ...]) -> Perceptual | None:
+    """The network of LPIPS, where its weights were named. Half a gigabyte: once."""
+    return load_perceptual(*files) if files else None
+
+
+def _prepare_scenes(size: int, count: int, folder: Path) -> Path:
+    """Where the rendered scenes are, prepared the first time."""
+    logging.getLogger("absl").setLevel(logging.ERROR)  # it logs downloads
+    config = SceneConfig(
+        size=size, num_train=count, num_validation=max(24, count // 5 // 24 * 24),
+        difficulty=STUDY_DIFFICULTY,
+    )  # fmt: skip
+    return prepare_scenes(config, folder)
+
+
+def _lines_of(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if path else []
