@@ -25,11 +25,13 @@ FLOORS = {
     "views": 1,
     "scenes": 2,  # draws data
     "models": 2,
+    "name_table": 2,
     "frozen": 3,
     "interop": 3,
     "training": 4,
     "evaluation": 4,
     "tokenizer": 5,  # loads runs, also while they go on
+    "conversion": 6,
     "study": 6,  # saves and loads tokenizers by their public face
     "__init__": 7,
 }

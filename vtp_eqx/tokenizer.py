@@ -23,7 +23,6 @@ from vtp_eqx.config import require, tokenizer_from_dict
 from vtp_eqx.interop.hub import download, is_hub_name
 from vtp_eqx.interop.vtp import tokenizer_from_published, tokenizer_to_published
 from vtp_eqx.models.arrays import (
-    check_arrays,
     latents_hash as latents_hash,
     named_arrays,
     statistics_hash,
@@ -32,6 +31,7 @@ from vtp_eqx.models.arrays import (
 from vtp_eqx.models.tokenizer import Tokenizer as Tokenizer
 from vtp_eqx.tensor_files import (
     as_float32,
+    check_arrays,
     CONFIG_FILE,
     PUBLISHED_INDEX,
     PUBLISHED_WEIGHTS,
