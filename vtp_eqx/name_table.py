@@ -86,7 +86,7 @@ class NameTable:
         expected = {}
         for name, paths in self._paths.items():
             shapes = [self._shapes[path] for path in paths]
-            if "{}" in name:  # blocks are alike
+            if _parts_axis(name):  # blocks are alike
                 shapes = [(1, *shape[1:]) for shape in shapes]
             parts = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
             tensor, *_ = jax.eval_shape(functools.partial(self._write, name), parts)
@@ -116,15 +116,16 @@ class NameTable:
         check_arrays(chosen, expected)
         arrays = {}
         for name, paths in self._paths.items():
-            layout, stacked = self._layouts.get(name, SAME_LAYOUT), "{}" in name
+            layout = self._layouts.get(name, SAME_LAYOUT)
             to_ours = f"{layout.published} -> {layout.ours}"
             blocks = [
                 rearrange(as_float32(chosen[block], block), to_ours, **layout.sizes)
                 for block in self._blocks(name)
             ]
-            array = np.stack(blocks) if stacked else blocks[0]
-            ends = np.cumsum([self._shapes[path][stacked] for path in paths[:-1]])
-            parts = np.split(array, ends, axis=int(stacked)) if len(ends) else [array]
+            axis = _parts_axis(name)
+            array = np.stack(blocks) if axis else blocks[0]
+            ends = np.cumsum([self._shapes[path][axis] for path in paths[:-1]])
+            parts = np.split(array, ends, axis) if len(ends) else [array]
             arrays |= dict(zip(paths, parts, strict=True))
         return arrays
 
@@ -139,12 +140,12 @@ class NameTable:
         return tensors
 
     def _write(self, name: str, parts: list[Array]) -> list[Array]:
-        layout, stacked = self._layouts.get(name, SAME_LAYOUT), "{}" in name
-        array = parts[0] if len(parts) == 1 else jnp.concatenate(parts, int(stacked))
+        layout, axis = self._layouts.get(name, SAME_LAYOUT), _parts_axis(name)
+        array = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis)
         to_published = f"{layout.ours} -> {layout.published}"
         return [
             rearrange(block, to_published, **layout.sizes)
-            for block in (array if stacked else [array])
+            for block in (array if axis else [array])
         ]
 
     def _blocks(self, name: str) -> list[str]:
@@ -152,7 +153,12 @@ class NameTable:
         return [name.format(block) for block in range(self._depth(name) or 1)]
 
     def _depth(self, name: str) -> int:
-        return self._shapes[self._paths[name][0]][0] if "{}" in name else 0
+        return self._shapes[self._paths[name][0]][0] if _parts_axis(name) else 0
+
+
+def _parts_axis(name: str) -> int:
+    """The axis that parts are joined along: the first, or the one after the blocks."""
+    return 1 if "{}" in name else 0
 
 
 def _as_tuple(paths: str | tuple[str, ...]) -> tuple[str, ...]:

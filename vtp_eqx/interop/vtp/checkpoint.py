@@ -45,7 +45,7 @@ def tokenizer_from_published(tensors: Tensors, config: dict[str, Any]) -> Tokeni
     if shape.text is None:  # then the layout has no scale either: ours is as it starts
         for name in ("logit_scale", "logit_bias"):
             if getattr(shape, name) is not None:
-                arrays[name] = np.float32(getattr(shape, name))
+                arrays[name] = np.asarray(getattr(shape, name), np.float32)
     origin = origin_of(settings, config_to_published(shape), tensors, _periods(shape))
     return with_arrays(make(origin=origin), arrays)
 
