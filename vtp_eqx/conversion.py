@@ -28,9 +28,8 @@ from vtp_eqx.interop.lightningdit import (
 from vtp_eqx.interop.vtp import tokenizer_from_published
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator, load_generator, save_generator
-from vtp_eqx.tensor_files import CONFIG_FILE, read_notes, read_object
-from vtp_eqx.tokenizer import load, RUN_FOLDER, save, save_published, Tokenizer
-from vtp_eqx.training.run_dir import is_run
+from vtp_eqx.models.weights import read_notes
+from vtp_eqx.tokenizer import load, save, save_published, Tokenizer
 
 
 GENERATOR_FILE = "generator.safetensors"
@@ -52,21 +51,15 @@ def read_model(
     if isinstance(source, str) and not path.exists() and is_hub_name(source):
         path = download(source)
     generator = path / GENERATOR_FILE if path.is_dir() else path
-    is_ours = generator.suffix == ".safetensors" and generator.is_file()
-    if is_ours and read_notes(generator).keys() & {"latents_hash", "latents"}:
+    may_be_ours = generator.suffix == ".safetensors" and generator.is_file()
+    if may_be_ours and read_notes(generator).keys() & {"latents_hash", "latents"}:
         return load_generator(generator, load(tokenizer) if tokenizer else None), None
-    if _is_ours(path):
+    if is_ours(path):
         return load(path), None
     tensors, settings = read_published(path, part)
     if "hidden_size" in settings:
         return Generator(dit_from_published(tensors, settings), ""), (tensors, settings)
     return tokenizer_from_published(tensors, settings), (tensors, settings)
-
-
-def _is_ours(path: Path) -> bool:
-    config = (path.parent if path.is_file() else path) / CONFIG_FILE
-    holds_run = (path / RUN_FOLDER).is_dir() or is_run(path)
-    return holds_run or (config.is_file() and "format" in read_object(config))
 
 
 def write_model(model: Model, to: Format, folder: Path) -> None:

@@ -109,6 +109,13 @@ def load(where: Path | str) -> Tokenizer:
     return tokenizer_from_published(read_tensors(weights), description)
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a run or a tokenizer of `save` is there, and no published checkpoint."""
+    config = (path.parent if path.is_file() else path) / CONFIG_FILE
+    holds_run = (path / RUN_FOLDER).is_dir() or is_run(path)
+    return holds_run or (config.is_file() and "format" in read_object(config))
+
+
 def save_published(tokenizer: Tokenizer, folder: Path | str) -> None:
     """Writes a tokenizer as a released checkpoint, for the published PyTorch code."""
     _check_not_run(folder)

@@ -33,7 +33,7 @@ def tokenizer_from_published(tensors: Tensors, config: dict[str, Any]) -> Tokeni
     floats, and settings that this library does not have.
     """
     statistics = {name: config[name] for name in STATISTICS if name in config}
-    settings = {name: config[name] for name in config.keys() - statistics.keys()}
+    settings = {name: config[name] for name in config if name not in statistics}
     shape = config_from_published(settings)
     shape = dataclasses.replace(shape, rope=_stored_precision(tensors, shape))
     make = functools.partial(eqx.filter_eval_shape, Tokenizer, shape, key=jr.key(0))
