@@ -29,7 +29,7 @@ from vtp_eqx.interop.vtp import tokenizer_from_published
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator, load_generator, save_generator
 from vtp_eqx.models.weights import read_notes
-from vtp_eqx.tokenizer import load, save, save_published, Tokenizer
+from vtp_eqx.tokenizer import is_ours, load, save, save_published, Tokenizer
 
 
 GENERATOR_FILE = "generator.safetensors"
