@@ -8,6 +8,7 @@ from safetensors.numpy import save_file
 
 from vtp_eqx.tensor_files import (
     as_float32,
+    check_arrays,
     read_notes,
     read_object,
     read_tensors,
@@ -235,3 +236,18 @@ def test_a_missing_file_is_named(tmp_path):
     for read in (read_tensors, read_object, read_notes):
         with pytest.raises(FileNotFoundError, match=r"got no x\.safetensors in"):
             read(Path(tmp_path) / "x.safetensors")
+
+
+def test_names_and_shapes_are_held_to_what_is_expected():
+    one, two = np.zeros(1), np.zeros(2)
+    check_arrays({"a": one, "b": two}, {"b": two, "a": one})
+    with pytest.raises(ValueError, match=r"got \[c\] too many and \[b\] missing"):
+        check_arrays({"a": one, "c": two}, {"a": one, "b": two})
+    with pytest.raises(ValueError, match=r"got \[a \(2,\) for \(1,\)\]"):
+        check_arrays({"a": two}, {"a": one})
+
+
+def test_a_long_list_of_names_is_cut_short():
+    many = {f"tensor{i}": np.zeros(1) for i in range(9)}
+    with pytest.raises(ValueError, match="tensor4, and 4 more"):
+        check_arrays({}, many)

@@ -1,9 +1,9 @@
-"""Tensors from safetensors files, each one whole and sound or an error.
+"""Tensors by name, from safetensors files: each one whole and sound, or an error.
 
 A large model comes as several files, and an index that says which tensor is in which.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import contextlib
 import json
 from pathlib import Path
@@ -95,6 +95,40 @@ def as_float32(tensor: Tensor, name: str) -> Shaped[np.ndarray, "..."]:
     return np.asarray(tensor, np.float32)
 
 
+def check_arrays(arrays: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """A `ValueError` unless `arrays` has the names and shapes of `expected`."""
+    require(
+        arrays.keys() == expected.keys(),
+        "A checkpoint has exactly the tensors that its config describes; got "
+        f"{_list_names(arrays.keys() - expected.keys())} too many and "
+        f"{_list_names(expected.keys() - arrays.keys())} missing: check that config "
+        "and weights belong together.",
+    )
+    wrong = [
+        f"{name} {tuple(arrays[name].shape)} for {tuple(array.shape)}"
+        for name, array in expected.items()
+        if arrays[name].shape != array.shape
+    ]
+    require(
+        not wrong,
+        "Tensors have the shapes that their config describes; got "
+        f"{_list_names(wrong)}: check that config and weights belong together.",
+    )
+
+
+def check_depth(depth: int, arrays: Mapping[str, Any]) -> None:
+    """A `ValueError` if `depth` blocks are far more than `arrays` could be of.
+
+    Of so many, the missing tensors would not fit into memory, even as names.
+    """
+    require(
+        depth <= max(len(arrays), 1000),
+        "A checkpoint has tensors for every block that its config describes; got "
+        f"{len(arrays)} tensors for {depth} blocks: check that config and weights "
+        "belong together.",
+    )
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; no name may stand twice in it."""
     require_file(path)
@@ -177,3 +211,9 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the name {twice!r} twice")
     return found
+
+
+def _list_names(names: Iterable[str]) -> str:
+    ordered, limit = sorted(names), 5
+    more = [f"and {len(ordered) - limit} more"] if len(ordered) > limit else []
+    return f"[{', '.join([*ordered[:limit], *more])}]"

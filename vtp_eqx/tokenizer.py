@@ -23,7 +23,6 @@ from vtp_eqx.config import require, tokenizer_from_dict
 from vtp_eqx.interop.hub import download, is_hub_name
 from vtp_eqx.interop.vtp import tokenizer_from_published, tokenizer_to_published
 from vtp_eqx.models.arrays import (
-    check_arrays,
     latents_hash as latents_hash,
     named_arrays,
     statistics_hash,
@@ -34,6 +33,7 @@ from vtp_eqx.runs.checkpoint import read_newest
 from vtp_eqx.runs.run_dir import CHECKPOINTS, is_run, read_config
 from vtp_eqx.tensor_files import (
     as_float32,
+    check_arrays,
     CONFIG_FILE,
     PUBLISHED_INDEX,
     PUBLISHED_WEIGHTS,
@@ -107,6 +107,13 @@ def load(where: Path | str) -> Tokenizer:
         return _saved(description, read_tensors(weights), folder)
     weights = path if path.is_file() else published_weights(folder)
     return tokenizer_from_published(read_tensors(weights), description)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a run or a tokenizer of `save` is there, and no published checkpoint."""
+    config = (path.parent if path.is_file() else path) / CONFIG_FILE
+    holds_run = (path / RUN_FOLDER).is_dir() or is_run(path)
+    return holds_run or (config.is_file() and "format" in read_object(config))
 
 
 def save_published(tokenizer: Tokenizer, folder: Path | str) -> None:

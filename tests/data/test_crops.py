@@ -10,7 +10,7 @@ from vtp_eqx.data.crops import (
     ResizeCenterCrop,
     SquareCrop,
 )
-from vtp_eqx.data.images import read_image
+from vtp_eqx.data.images import decode_image
 
 
 CROPS = [CenterCrop(32), Resize(32), ResizeCenterCrop(36, 32), SquareCrop(32)]
@@ -67,7 +67,7 @@ def test_the_short_side_crop_cuts_the_middle_by_hand():
 
 def test_the_center_crop_of_a_photograph_is_its_middle_seen_smaller(photographs):
     for path in photographs:
-        image = read_image(path)
+        image = decode_image(path.read_bytes(), path.name)
         square = CenterCrop(128)(image).astype(float)
         # 640 x 427 is halved once, to 320 x 213.
         middle = Image.fromarray(image[:, 106:533]).resize((128, 128))

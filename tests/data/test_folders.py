@@ -28,7 +28,6 @@ def test_labels_are_places_among_the_sorted_names_of_classes(classes):
     assert source.class_names == ("a", "b", "c")
     assert source.names == ["b/2.jpg", "b/deep/1.PNG", "c/x.jpeg"]
     assert [source[row]["label"] for row in range(len(source))] == [1, 1, 2]
-    assert source.class_sizes == {"a": 0, "b": 2, "c": 1}
     assert source[0]["image"].shape == (90, 120, 3)
 
 

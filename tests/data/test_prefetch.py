@@ -251,19 +251,15 @@ class Slow:
         return {"image": np.zeros((16, 16, 3), np.uint8)}
 
 
-def test_reading_ahead_is_bounded_and_waiting_is_measured():
+def test_reading_ahead_is_bounded():
     source = Slow()
     reader = ExampleReader(
         source=source, sampler=make_sampler(source, 4, seed=0), size=16
     )
     with Prefetcher(reader, num_workers=4, num_ahead=3) as stream:
         next(stream)
-        assert 0.015 < stream.seconds_waited < 1
-        waited = stream.seconds_waited
         time.sleep(0.3)
         assert source.read == 4 * (1 + 3)
-        next(stream)
-        assert stream.seconds_waited - waited < 0.01
 
 
 @pytest.mark.slow

@@ -11,8 +11,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 import tyro
 
-from experiments.convert import GENERATOR_FILE, main, Options, read, small_models
+from experiments.convert import main, Options
 from vtp_eqx.config import as_json
+from vtp_eqx.conversion import GENERATOR_FILE, read_model, small_models
 from vtp_eqx.models.arrays import statistics_hash
 from vtp_eqx.models.generator import load_generator
 from vtp_eqx.models.weights import save_weights
@@ -72,8 +73,8 @@ def test_what_does_not_come_back_fails(tmp_path, capsys):
 
 
 def test_a_tokenizer_is_told_from_a_transformer():
-    assert isinstance(read(str(GOLDEN / CASES[0]))[0], Tokenizer)
-    assert not isinstance(read(str(GOLDEN / CASES[2]))[0], Tokenizer)
+    assert isinstance(read_model(str(GOLDEN / CASES[0]))[0], Tokenizer)
+    assert not isinstance(read_model(str(GOLDEN / CASES[2]))[0], Tokenizer)
 
 
 def test_an_older_generator_is_converted_with_its_tokenizer(tmp_path):

@@ -13,8 +13,8 @@ from vtp_eqx.frozen.inception import (
     INCEPTION,
     inception_from_published,
     load_inception,
+    name_table,
     preprocessed,
-    published_shapes,
 )
 from vtp_eqx.frozen.weights import network_hash
 
@@ -25,7 +25,8 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "inception" / "io.safetensors"
 @pytest.fixture(scope="module")
 def tensors(formula):
     made = {}
-    for k, (name, shape) in enumerate(sorted(published_shapes().items())):
+    for k, (name, tensor) in enumerate(sorted(name_table().shapes().items())):
+        shape = tensor.shape
         values = formula(shape, k)
         if name.endswith("conv.weight"):
             values *= (6 / np.prod(shape[1:])) ** 0.5

@@ -15,7 +15,6 @@ from vtp_eqx.config import (
 )
 from vtp_eqx.mesh import data_mesh, replicate
 from vtp_eqx.models.arrays import (
-    check_arrays,
     latents_hash,
     named_arrays,
     weights_hash,
@@ -117,18 +116,3 @@ def test_precision_and_device_change_no_name_of_latents(tokenizer):
     spread = replicate(measured, data_mesh())
     names = {latents_hash(one) for one in (measured, rounded, elsewhere, spread)}
     assert len(names) == 1
-
-
-def test_names_and_shapes_are_held_to_what_is_expected():
-    one, two = jnp.zeros(1), jnp.zeros(2)
-    check_arrays({"a": one, "b": two}, {"b": two, "a": one})
-    with pytest.raises(ValueError, match=r"got \[c\] too many and \[b\] missing"):
-        check_arrays({"a": one, "c": two}, {"a": one, "b": two})
-    with pytest.raises(ValueError, match=r"got \[a \(2,\) for \(1,\)\]"):
-        check_arrays({"a": two}, {"a": one})
-
-
-def test_a_long_list_of_names_is_cut_short():
-    many = {f"tensor{i}": jnp.zeros(1) for i in range(9)}
-    with pytest.raises(ValueError, match="tensor4, and 4 more"):
-        check_arrays({}, many)

@@ -17,11 +17,8 @@ VIT_B = TransformerConfig(width=768, depth=12, num_heads=12)
 VIT_L = TransformerConfig(width=1024, depth=24, num_heads=16)
 # The paper's ablations decode with four layers of ViT-L.
 DECODER_L4 = TransformerConfig(width=1024, depth=4, num_heads=16, norm="layernorm")
-# Ours, for laptops: widths in steps of about 1.5, two heads or more.
+# Ours, for a look on a laptop.
 VIT_FEMTO = TransformerConfig(width=48, depth=2, num_heads=2)
-VIT_PICO = TransformerConfig(width=96, depth=3, num_heads=2)
-VIT_NANO = TransformerConfig(width=144, depth=4, num_heads=3)
-VIT_TINY = TransformerConfig(width=192, depth=4, num_heads=3)
 
 DIT_B = DiTConfig(width=768, depth=12, num_heads=12)
 DIT_XL = DiTConfig(width=1152, depth=28, num_heads=16)

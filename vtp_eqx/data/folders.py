@@ -1,6 +1,5 @@
 """Folders of image files as random-access sources."""
 
-from collections import Counter
 import hashlib
 import os
 from pathlib import Path
@@ -68,12 +67,6 @@ class FolderSource:
             example["label"] = self._labels[name.partition("/")[0]]
         # Read last: the label of an unreadable file is of no use.
         return {**example, "image": read_file(self.folder / name, name)}
-
-    @property
-    def class_sizes(self) -> dict[str, int]:
-        """How many files each class has."""
-        counts = Counter(name.partition("/")[0] for name in self.names)
-        return {name: counts[name] for name in self.class_names}
 
     @property
     def fingerprint(self) -> str:

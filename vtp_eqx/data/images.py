@@ -42,11 +42,6 @@ class UnreadableImageError(ValueError):
         )
 
 
-def read_image(path: Path) -> UInt8[np.ndarray, "height width 3"]:
-    """The pixels of a file; `UnreadableImageError` where there are none."""
-    return decode_image(read_file(path, str(path)), str(path))
-
-
 def read_file(path: Path, name: str) -> bytes:
     """The content of a file; `UnreadableImageError`, by `name`, where it has none."""
     try:

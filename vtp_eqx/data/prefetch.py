@@ -30,7 +30,6 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 import os
 import signal
 import threading
-import time
 from typing import Any
 
 from jaxtyping import Int, Int32, UInt8
@@ -149,9 +148,8 @@ class ExampleReader:
 class Prefetcher(Iterator[ExampleBatch]):
     """Batches from `start_step` on, without end, read ahead by workers.
 
-    Iterate over it, and close it (or use it in a `with`). `seconds_waited` is how long
-    `next` had to wait for workers so far. Which workers there are and how many does not
-    change a batch.
+    Iterate over it, and close it (or use it in a `with`). Which workers there are and
+    how many does not change a batch.
     """
 
     def __init__(
@@ -187,14 +185,10 @@ class Prefetcher(Iterator[ExampleBatch]):
         self._step = start_step  # the next one that workers begin
         self._num_ahead = num_ahead
         self._pending: deque[Sequence[Future[ExampleBatch]]] = deque()
-        self.seconds_waited = 0.0
         self._submit()
 
     def __next__(self) -> ExampleBatch:
-        due = self._pending.popleft()
-        before = time.perf_counter()
-        parts = [future.result() for future in due]
-        self.seconds_waited += time.perf_counter() - before
+        parts = [future.result() for future in self._pending.popleft()]
         self._submit()
         batch = _concatenate(parts)
         self._log.add(batch.step, len(batch.row), batch.bad_examples)

@@ -31,6 +31,7 @@ from vtp_eqx.data.tar_index import load_index, map_records, PARTS, TarHead
 MAX_CAPTION = 4096  # characters; ours: a context of 77 tokens never reads so far
 _MAX_BYTES = {"image": 2**28, "text": 4 * MAX_CAPTION, "json": 2**24, "class": 64}
 _OPEN_TARS = 64  # at once in a process: far below what systems allow
+_NUM_SCANNERS = 16  # threads; ours
 _PAUSES = (0.1, 0.4, 1.5)  # ours, in seconds, before a tar that failed is tried again
 _NEAR = 2**16  # bytes between parts that are rather read than asked for apart
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -57,7 +58,6 @@ class TarSource:
         tars: str | Path | Sequence[str | Path],
         *,
         cache: Path | None = None,
-        num_threads: int = 16,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ):
         """`tars` is a folder, a tar, a pattern such as `{00000..00099}.tar`, or a list.
@@ -72,7 +72,7 @@ class TarSource:
         # In random order, so that processes that open a new set at once share the work.
         order = np.random.default_rng().permutation(len(self.paths)).tolist()
         by_place = {}
-        with ThreadPoolExecutor(num_threads) as pool:
+        with ThreadPoolExecutor(_NUM_SCANNERS) as pool:
             found = pool.map(load, [self.paths[place] for place in order])
             for place, index in zip(order, found, strict=True):
                 by_place[place] = index

@@ -6,7 +6,6 @@ others as facebookresearch/dinov2 b8931f7 does.
 """
 
 import dataclasses
-from operator import attrgetter
 import os
 
 import equinox as eqx
@@ -17,8 +16,17 @@ from jaxtyping import Array, Float, PRNGKeyArray
 import numpy as np
 
 from vtp_eqx.config import FeedForward, IMAGENET_MEAN, IMAGENET_STD
-from vtp_eqx.frozen.weights import chosen, PublishedFile, Tensors
+from vtp_eqx.frozen.weights import PublishedFile
+from vtp_eqx.models.arrays import named_arrays, with_arrays
 from vtp_eqx.models.encoder import Features
+from vtp_eqx.name_table import (
+    in_blocks,
+    Layout,
+    Names,
+    NameTable,
+    patch_layout,
+    Tensors,
+)
 from vtp_eqx.nn.linear import Linear
 from vtp_eqx.nn.norms import LayerNorm
 from vtp_eqx.nn.patches import patch_grid, patchify
@@ -131,30 +139,17 @@ def dinov2_from_published(
     that are missing, unknown or of another shape.
     """
     skeleton = eqx.filter_eval_shape(DinoV2, config, origin, key=jr.key(0))
-    table = _table(config)
-    shapes = _outer_shapes(config)
-    for name, paths in table.items():
-        leaves = [attrgetter(path)(skeleton).shape for path in paths]
-        stacked = "{}" in name
-        shape = leaves[0][1:] if stacked else leaves[0]
-        joined = (len(paths) * shape[0], *shape[1:])
-        for block in range(config.depth if stacked else 1):
-            shapes[name.format(block)] = joined
-    tensors = chosen(tensors, shapes, unused=("mask_token",))
-
-    arrays = _outer_arrays(tensors, config)
-    for name, paths in table.items():
-        if "{}" in name:
-            layers = [tensors[name.format(block)] for block in range(config.depth)]
-            parts = np.split(np.stack(layers), len(paths), axis=1)
-        else:
-            parts = [tensors[name]]
-        arrays |= dict(zip(paths, parts, strict=True))
-    return eqx.tree_at(
-        lambda network: [attrgetter(path)(network) for path in arrays],
-        skeleton,
-        [jnp.asarray(array) for array in arrays.values()],
-    )
+    width, grid = config.width, config.grid_size
+    leaves = named_arrays(skeleton) | {
+        "cls_position": jax.ShapeDtypeStruct((1, width), np.float32),
+        "positions": jax.ShapeDtypeStruct((grid**2, width), np.float32),
+    }
+    table = NameTable(_names(config), leaves, _layouts(config))
+    arrays = table.read(tensors, unused=("mask_token",))
+    arrays.setdefault("registers", np.zeros((0, width), np.float32))
+    arrays["cls_token"] = arrays["cls_token"] + arrays["cls_position"][0]
+    arrays["positions"] = arrays["positions"].reshape(grid, grid, width)
+    return with_arrays(skeleton, arrays)
 
 
 def load_dinov2(
@@ -169,58 +164,37 @@ def load_dinov2(
     return dinov2_from_published(tensors, published.config, origin)
 
 
-def _table(config: DinoV2Config) -> dict[str, tuple[str, ...]]:
-    """Published tensor -> our leaves of equal shape; "{}" stands for a block."""
-    modules: dict[str, tuple[str, ...]] = {
-        "norm1": ("attention_norm",),
-        "attn.qkv": ("attention.to_qkv",),
-        "attn.proj": ("attention.to_out",),
-        "norm2": ("feed_forward_norm",),
+def _names(config: DinoV2Config) -> Names:
+    block: Names = {
+        "norm1": "attention_norm",
+        "attn.qkv": "attention.to_qkv",
+        "attn.proj": "attention.to_out",
+        "ls1.gamma": "attention_scale",
+        "norm2": "feed_forward_norm",
+        "ls2.gamma": "feed_forward_scale",
     }
-    if config.feed_forward == "mlp":
-        modules |= {"mlp.fc1": ("feed_forward.up",), "mlp.fc2": ("feed_forward.out",)}
-    else:  # one published matrix is two of ours
-        modules["mlp.w12"] = ("feed_forward.gate", "feed_forward.up")
-        modules["mlp.w3"] = ("feed_forward.out",)
-    table = {
-        f"blocks.{{}}.{name}.{kind}": tuple(
-            f"stack.blocks.{path}.{kind}" for path in paths
-        )
-        for name, paths in modules.items()
-        for kind in ("weight", "bias")
+    mlp: Names = {"mlp.fc1": "feed_forward.up", "mlp.fc2": "feed_forward.out"}
+    swiglu: Names = {
+        "mlp.w12": ("feed_forward.gate", "feed_forward.up"),
+        "mlp.w3": "feed_forward.out",
     }
-    return table | {
-        "blocks.{}.ls1.gamma": ("stack.blocks.attention_scale",),
-        "blocks.{}.ls2.gamma": ("stack.blocks.feed_forward_scale",),
-        "patch_embed.proj.bias": ("patch_embed.bias",),
-        "norm.weight": ("norm.weight",),
-        "norm.bias": ("norm.bias",),
+    block = {**block, **(mlp if config.feed_forward == "mlp" else swiglu)}
+    names: Names = {
+        "patch_embed.proj": "patch_embed",
+        "cls_token": "cls_token",
+        "pos_embed": ("cls_position", "positions"),
+        "norm": "norm",
+        **in_blocks("blocks", "stack.blocks", block),
     }
+    return {**names, "register_tokens": "registers"} if config.num_registers else names
 
 
-def _outer_shapes(config: DinoV2Config) -> dict[str, tuple[int, ...]]:
-    """The published tensors that are laid out in another way than ours."""
-    width, patch = config.width, config.patch_size
-    shapes: dict[str, tuple[int, ...]] = {
-        "patch_embed.proj.weight": (width, 3, patch, patch),
-        "cls_token": (1, 1, width),
-        "pos_embed": (1, 1 + config.grid_size**2, width),
-    }
-    if config.num_registers:
-        shapes["register_tokens"] = (1, config.num_registers, width)
-    return shapes
-
-
-def _outer_arrays(tensors: Tensors, config: DinoV2Config) -> dict[str, np.ndarray]:
-    kernel, positions = tensors["patch_embed.proj.weight"], tensors["pos_embed"][0]
-    grid = (config.grid_size, config.grid_size, config.width)
-    none = np.zeros((1, 0, config.width), np.float32)
+def _layouts(config: DinoV2Config) -> dict[str, Layout]:
     return {
-        # Inside a patch we have the channel fastest, the published code slowest.
-        "patch_embed.weight": kernel.transpose(0, 2, 3, 1).reshape(len(kernel), -1),
-        "cls_token": tensors["cls_token"][0, 0] + positions[0],
-        "registers": tensors.get("register_tokens", none)[0],
-        "positions": positions[1:].reshape(grid),
+        "patch_embed.proj.weight": patch_layout(config.patch_size, 3),
+        "cls_token": Layout("d", "1 1 d"),
+        "pos_embed": Layout("n d", "1 n d"),
+        "register_tokens": Layout("n d", "1 n d"),
     }
 
 
@@ -239,9 +213,9 @@ def _cubic_table(size: int, count: int) -> np.ndarray:
     return table
 
 
-def _cubic(x: np.ndarray, a: float = -0.75) -> np.ndarray:
+def _cubic(x: np.ndarray) -> np.ndarray:
     """Keys' kernel."""
-    x = np.abs(x)
+    x, a = np.abs(x), -0.75
     near = (a + 2) * x**3 - (a + 3) * x**2 + 1
     far = a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
     return np.where(x <= 1, near, far)

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 import numpy as np
 
-from vtp_eqx.frozen.weights import chosen, PublishedFile, Tensors
+from vtp_eqx.frozen.weights import PublishedFile
+from vtp_eqx.name_table import CONVOLUTION, NameTable, Tensors
 from vtp_eqx.nn.convolution import Convolution, max_pool, mean_pool, Padding
 
 
@@ -248,27 +249,30 @@ def inception_from_published(
     A `ValueError` names tensors that are missing, unknown or of another shape.
     """
     unused = ("fc.bias", ".bn.num_batches_tracked")
-    tensors = chosen(tensors, published_shapes(), unused)
+    arrays = name_table().read(tensors, unused=unused)
     layers = {
-        name: _folded(tensors, name, layer) for name, (layer, _) in _layers().items()
+        name: _folded(arrays, name, layer) for name, (layer, _) in _layers().items()
     }
-    return Inception(
-        layers,
-        jnp.asarray(tensors["fc.weight"]),
-        origin,
-        preprocessing,
-    )
+    return Inception(layers, jnp.asarray(arrays["to_logits"]), origin, preprocessing)
 
 
-def published_shapes() -> dict[str, tuple[int, ...]]:
-    """The tensors of a state dict of pytorch-fid that are read."""
-    shapes: dict[str, tuple[int, ...]] = {"fc.weight": (NUM_CLASSES, 2048)}
+def name_table() -> NameTable:
+    """The names of pytorch-fid for convolutions and the norms to fold into them."""
+    names = {"fc.weight": "to_logits"}
+    shapes: dict[str, tuple[int, ...]] = {"to_logits": (NUM_CLASSES, 2048)}
+    layouts = {}
     for name, (layer, in_width) in _layers().items():
-        kernel = (layer.rows, layer.columns)
-        shapes[f"{name}.conv.weight"] = (layer.width, in_width, *kernel)
+        kernel = (layer.rows, layer.columns, in_width, layer.width)
+        names[f"{name}.conv.weight"] = f"{name}.weight"
+        shapes[f"{name}.weight"] = kernel
+        layouts[f"{name}.conv.weight"] = CONVOLUTION
         for part in NORM:
-            shapes[f"{name}.bn.{part}"] = (layer.width,)
-    return shapes
+            names[f"{name}.bn.{part}"] = f"{name}.norm.{part}"
+            shapes[f"{name}.norm.{part}"] = (layer.width,)
+    leaves = {
+        path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in shapes.items()
+    }
+    return NameTable(names, leaves, layouts)
 
 
 def load_inception(
@@ -306,11 +310,11 @@ def _layers() -> dict[str, tuple[Layer, int]]:
     return found
 
 
-def _folded(tensors: Tensors, name: str, layer: Layer) -> Convolution:
+def _folded(arrays: Tensors, name: str, layer: Layer) -> Convolution:
     """The convolution that does what a published one and its batch norm do."""
-    norm = {part: tensors[f"{name}.bn.{part}"].astype(np.float64) for part in NORM}
+    norm = {part: arrays[f"{name}.norm.{part}"].astype(np.float64) for part in NORM}
     scale = norm["weight"] / np.sqrt(norm["running_var"] + NORM_EPS)
-    weight = tensors[f"{name}.conv.weight"].transpose(2, 3, 1, 0) * scale
+    weight = arrays[f"{name}.weight"] * scale
     bias = norm["bias"] - norm["running_mean"] * scale
     return Convolution(
         jnp.asarray(weight, jnp.float32),

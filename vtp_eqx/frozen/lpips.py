@@ -14,7 +14,9 @@ from jaxtyping import Array, Float
 import numpy as np
 
 from vtp_eqx.config import require
-from vtp_eqx.frozen.weights import chosen, PublishedFile, Tensors
+from vtp_eqx.frozen.weights import PublishedFile
+from vtp_eqx.models.arrays import named_arrays, with_arrays
+from vtp_eqx.name_table import CONVOLUTION, Layout, NameTable, Tensors
 from vtp_eqx.nn.convolution import Convolution, max_pool
 
 
@@ -91,34 +93,27 @@ def perceptual_from_published(
     VGG16's classifier is not read. A `ValueError` names tensors that are missing,
     unknown or of another shape.
     """
-    names = _convolution_names()
-    shapes = {f"{name}.weight": shape for name, shape in names.items()}
-    shapes |= {f"{name}.bias": shape[:1] for name, shape in names.items()}
+    skeleton = eqx.filter_eval_shape(blank_perceptual, origin)
+    leaves, names = named_arrays(skeleton), _convolution_names()
+    convolutions = NameTable(
+        names, leaves, {f"{name}.weight": CONVOLUTION for name in names}
+    )
+    channels = {
+        f"lin{n}.model.1.weight": f"channel_weights.{n}" for n in range(len(STAGES))
+    }
+    weights = NameTable(
+        channels, leaves, dict.fromkeys(channels, Layout("c", "1 c 1 1"))
+    )
     classifier = tuple(
         f"classifier.{layer}.{kind}"
         for layer in (0, 3, 6)
         for kind in ("weight", "bias")
     )
-    vgg = chosen(vgg, shapes, unused=classifier)
-    lpips = chosen(
-        lpips,
-        {_channel_name(n): (1, stage[-1], 1, 1) for n, stage in enumerate(STAGES)},
-    )
-    convolutions = iter(
-        Convolution(
-            jnp.asarray(vgg[f"{name}.weight"].transpose(2, 3, 1, 0)),
-            jnp.asarray(vgg[f"{name}.bias"]),
-        )
-        for name in names
-    )
-    return Perceptual(
-        [[next(convolutions) for _ in stage] for stage in STAGES],
-        [jnp.asarray(lpips[_channel_name(n)].reshape(-1)) for n in range(len(STAGES))],
-        origin,
-    )
+    arrays = convolutions.read(vgg, unused=classifier) | weights.read(lpips)
+    return with_arrays(skeleton, arrays)
 
 
-def blank_perceptual() -> Perceptual:
+def blank_perceptual(origin: str = "blank") -> Perceptual:
     """The network with zeros for weights, for what depends on its shapes alone."""
     widths = [3, *(width for stage in STAGES for width in stage)]
     convolutions = iter(
@@ -128,7 +123,7 @@ def blank_perceptual() -> Perceptual:
     return Perceptual(
         [[next(convolutions) for _ in stage] for stage in STAGES],
         [jnp.zeros(stage[-1]) for stage in STAGES],
-        "blank",
+        origin,
     )
 
 
@@ -147,20 +142,15 @@ def load_perceptual(
     )
 
 
-def _convolution_names() -> dict[str, tuple[int, ...]]:
-    """torchvision's names and weight shapes, in the order of the network."""
-    names, layer, in_width = {}, 0, 3
-    for stage in STAGES:
-        for width in stage:
-            names[f"features.{layer}"] = (width, in_width, 3, 3)
-            in_width = width
+def _convolution_names() -> dict[str, str]:
+    """torchvision's names of VGG16's convolutions, and our paths."""
+    names, layer = {}, 0
+    for number, stage in enumerate(STAGES):
+        for index in range(len(stage)):
+            names[f"features.{layer}"] = f"stages.{number}.{index}"
             layer += 2  # the activation is a layer too
         layer += 1  # and so is the pool
     return names
-
-
-def _channel_name(stage: int) -> str:
-    return f"lin{stage}.model.1.weight"
 
 
 def _unit(x: Float[Array, "*axes channels"]) -> Float[Array, "*axes channels"]:

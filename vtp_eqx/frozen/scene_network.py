@@ -23,11 +23,12 @@ import safetensors.numpy
 
 from vtp_eqx.config import require
 from vtp_eqx.files import atomic_path
-from vtp_eqx.models.arrays import named_arrays
+from vtp_eqx.models.arrays import named_arrays, with_arrays
 from vtp_eqx.nn.convolution import Convolution
 from vtp_eqx.nn.linear import Linear
 from vtp_eqx.nn.norms import LayerNorm
 from vtp_eqx.scenes.captions import NAMES
+from vtp_eqx.tensor_files import check_arrays
 
 
 SHIPPED = Path(__file__).parent.parent / "weights"
@@ -263,7 +264,9 @@ def load_scene_network(folder: str | os.PathLike[str] | None = None) -> SceneNet
     network = eqx.filter_eval_shape(
         SceneNetwork, SceneNetworkConfig(**fields), key=jr.key(0)
     )
-    return _filled(network, safetensors.numpy.load(content))
+    arrays = safetensors.numpy.load(content)
+    check_arrays(arrays, named_arrays(network))
+    return with_arrays(network, arrays)
 
 
 def scene_network_hash(folder: str | os.PathLike[str] | None = None) -> str:
@@ -279,20 +282,3 @@ def _record(folder: Path) -> dict:
         "package again, or run experiments/train_scene_network.py.",
     )
     return json.loads(path.read_text())
-
-
-def _filled(network: SceneNetwork, arrays: dict[str, np.ndarray]) -> SceneNetwork:
-    """`network`, whose leaves are shapes, with the arrays of those names."""
-    wanted = named_arrays(network)
-    require(
-        wanted.keys() == arrays.keys(),
-        "The weights must hold the arrays of the recorded shape; these differ: "
-        f"{sorted(wanted.keys() ^ arrays.keys())}.",
-    )
-    for name, leaf in wanted.items():
-        require(
-            arrays[name].shape == leaf.shape,
-            f"`{name}` must have shape {leaf.shape}; got {arrays[name].shape}.",
-        )
-    leaves = [jnp.asarray(arrays[name]) for name in wanted]
-    return jax.tree.unflatten(jax.tree.structure(network), leaves)

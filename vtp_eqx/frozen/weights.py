@@ -5,26 +5,21 @@ weights, so a file must have the hash it was published with. Weights of one's ow
 read too, but only where that is asked for, and the network says so in its `origin`.
 """
 
-from collections.abc import Mapping
 import dataclasses
 import hashlib
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import equinox as eqx
-import jax
-from jaxtyping import Shaped
 import numpy as np
 
 from vtp_eqx import tensor_files
 from vtp_eqx.config import require
 from vtp_eqx.files import NPZ_ERRORS
-from vtp_eqx.models.arrays import arrays_hash, check_arrays, named_arrays
+from vtp_eqx.models.arrays import arrays_hash, named_arrays
+from vtp_eqx.name_table import Tensors
 from vtp_eqx.torch_files import is_torch_legacy, read_torch_legacy, TorchFile
-
-
-Tensors = dict[str, Shaped[np.ndarray, "..."]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,8 +62,21 @@ class PublishedFile:
 def read_tensors(path: Path) -> Tensors:
     """Every array of a `.safetensors`, `.npz` or `.pth` file by its name.
 
-    Nothing in a file is executed. A `ValueError` says what cannot be read.
+    float64, NumPy's default, is rounded to float32. Nothing in a file is executed. A
+    `ValueError` says what cannot be read.
     """
+    return {
+        name: tensor.astype(np.float32) if tensor.dtype == np.float64 else tensor
+        for name, tensor in _stored_tensors(path).items()
+    }
+
+
+def network_hash(network: eqx.Module) -> str:
+    """Sixteen hexadecimal digits that name the arrays a network measures with."""
+    return arrays_hash(named_arrays(eqx.filter(network, eqx.is_array)))
+
+
+def _stored_tensors(path: Path) -> Tensors:
     if path.suffix == ".safetensors":
         return tensor_files.read_tensors(path)
     if path.suffix in (".pth", ".pt"):
@@ -88,32 +96,3 @@ def read_tensors(path: Path) -> Tensors:
         raise ValueError(
             f"Weights must be a whole file; got {path} ({error}): copy it again."
         ) from error
-
-
-def chosen(
-    tensors: Mapping[str, Any],
-    shapes: Mapping[str, tuple[int, ...]],
-    unused: tuple[str, ...] = (),
-) -> Tensors:
-    """The tensors of those names in float32; names ending in `unused` may be there too.
-
-    A `ValueError` names what is missing, unknown or of another shape.
-    """
-    kept = {
-        name: np.asarray(array)
-        for name, array in tensors.items()
-        if name in shapes or not name.endswith(unused)
-    }
-    check_arrays(
-        kept,
-        {
-            name: jax.ShapeDtypeStruct(shape, np.float32)
-            for name, shape in shapes.items()
-        },
-    )
-    return {name: array.astype(np.float32) for name, array in kept.items()}
-
-
-def network_hash(network: eqx.Module) -> str:
-    """Sixteen hexadecimal digits that name the arrays a network measures with."""
-    return arrays_hash(named_arrays(eqx.filter(network, eqx.is_array)))

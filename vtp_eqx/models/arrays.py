@@ -1,18 +1,21 @@
-"""The arrays of a tokenizer by name: to write them, to check them, to identify them."""
+"""The arrays of a model by name: to write them, to fill them in, to identify them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 import hashlib
 import json
-from typing import Any
+from typing import Any, TypeVar
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from vtp_eqx.config import require
 from vtp_eqx.models.input_checks import check_measured
 from vtp_eqx.models.tokenizer import Tokenizer
 
+
+Model = TypeVar("Model", bound=eqx.Module)
 
 STATISTICS = ("latent_mean", "latent_std")
 
@@ -27,38 +30,10 @@ def named_arrays(model: Any) -> dict[str, Any]:
     return {leaf_path(path): leaf for path, leaf in jax.tree.leaves_with_path(model)}
 
 
-def check_arrays(arrays: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """A `ValueError` unless `arrays` has the names and shapes of `expected`."""
-    require(
-        arrays.keys() == expected.keys(),
-        "A checkpoint has exactly the tensors that its config describes; got "
-        f"{_list_names(arrays.keys() - expected.keys())} too many and "
-        f"{_list_names(expected.keys() - arrays.keys())} missing: check that config "
-        "and weights belong together.",
-    )
-    wrong = [
-        f"{name} {tuple(arrays[name].shape)} for {tuple(array.shape)}"
-        for name, array in expected.items()
-        if arrays[name].shape != array.shape
-    ]
-    require(
-        not wrong,
-        "Tensors have the shapes that their config describes; got "
-        f"{_list_names(wrong)}: check that config and weights belong together.",
-    )
-
-
-def check_depth(depth: int, arrays: Mapping[str, Any]) -> None:
-    """A `ValueError` if `depth` blocks are far more than `arrays` could be of.
-
-    Of so many, the missing tensors would not fit into memory, even as names.
-    """
-    require(
-        depth <= max(len(arrays), 1000),
-        "A checkpoint has tensors for every block that its config describes; got "
-        f"{len(arrays)} tensors for {depth} blocks: check that config and weights "
-        "belong together.",
-    )
+def with_arrays(skeleton: Model, arrays: Mapping[str, Any]) -> Model:
+    """`skeleton`, whose leaves are arrays or shapes, with the arrays of their paths."""
+    leaves = [jnp.asarray(arrays[path]) for path in named_arrays(skeleton)]
+    return jax.tree.unflatten(jax.tree.structure(skeleton), leaves)
 
 
 def weights_hash(tokenizer: Tokenizer) -> str:
@@ -123,9 +98,3 @@ def arrays_hash(arrays: Mapping[str, Any]) -> str:
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()[:16]
-
-
-def _list_names(names: Iterable[str], limit: int = 5) -> str:
-    ordered = sorted(names)
-    more = [f"and {len(ordered) - limit} more"] if len(ordered) > limit else []
-    return f"[{', '.join([*ordered[:limit], *more])}]"

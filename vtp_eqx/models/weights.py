@@ -6,12 +6,11 @@ from typing import TypeVar
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from safetensors.numpy import save_file
 
 from vtp_eqx.files import atomic_path
-from vtp_eqx.models.arrays import check_arrays, named_arrays
-from vtp_eqx.tensor_files import read_notes as read_notes, read_tensors
+from vtp_eqx.models.arrays import named_arrays, with_arrays
+from vtp_eqx.tensor_files import check_arrays, read_notes as read_notes, read_tensors
 
 
 Model = TypeVar("Model", bound=eqx.Module)
@@ -39,7 +38,5 @@ def load_weights(skeleton: Model, path: Path) -> Model:
     tensors = read_tensors(path)
     is_array = lambda leaf: eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
     arrays, rest = eqx.partition(skeleton, is_array)
-    names = named_arrays(arrays)
-    check_arrays(tensors, names)
-    leaves = [jnp.asarray(tensors[name]) for name in names]
-    return eqx.combine(jax.tree.unflatten(jax.tree.structure(arrays), leaves), rest)
+    check_arrays(tensors, named_arrays(arrays))
+    return eqx.combine(with_arrays(arrays, tensors), rest)

@@ -168,12 +168,11 @@ class Transformer(eqx.Module):
         tokens: Float[Array, "seq width"],
         *,
         rotate: Rotate | None = None,
-        mask: Bool[Array, "seq seq"] | None = None,
     ) -> Float[Array, "depth seq width"]:
-        """The tokens behind every block."""
+        """The tokens after every block."""
 
         def apply(block, tokens, _):
-            tokens = block(tokens, rotate=rotate, mask=mask)
+            tokens = block(tokens, rotate=rotate)
             return tokens, tokens
 
         return through_depth(self.blocks, tokens, apply, remat=self.remat)[1]

@@ -38,7 +38,6 @@ def curves_figure(
     path: Path,
     title: str,
     *,
-    names: Sequence[str] = ("FD-scenes", "class accuracy", "PSNR"),
     x_label: str = "",
     band: Sequence[Row] = (),
 ) -> None:
@@ -48,6 +47,7 @@ def curves_figure(
     shaded band spans the runs of `band`, those of an earlier study.
     """
     settings = list(dict.fromkeys(row.spec.setting for row in [*rows, *band]))
+    names = ("FD-scenes", "class accuracy", "PSNR")
     figure, axes = _panels(len(names))
     for axis, name in zip(axes, names, strict=True):
         for method in methods(rows):

@@ -302,12 +302,10 @@ def generation_numbers(
     }
 
 
-def _by_label(
-    images: np.ndarray, labels: np.ndarray, count: int = 4 * len(COLORS) * 2
-) -> np.ndarray:
-    """`count` samples in the order of their labels, as many of each."""
+def _by_label(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """A grid of samples in the order of their labels, as many of each."""
     classes = int(labels.max()) + 1
-    each = max(1, count // classes)
+    each = max(1, 4 * len(COLORS) * 2 // classes)
     rows = [np.flatnonzero(labels == label)[:each] for label in range(classes)]
     return images[np.concatenate(rows)]
 

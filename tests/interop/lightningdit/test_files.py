@@ -10,11 +10,19 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from vtp_eqx.interop.lightningdit import load_published_dit, save_published_dit
+from vtp_eqx.interop.lightningdit import (
+    dit_from_published,
+    read_published,
+    save_published_dit,
+)
 
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "lightningdit_vtp_flags"
 TENSORS = load_file(GOLDEN / "model.safetensors")
+
+
+def load_published_dit(where, part="ema"):
+    return dit_from_published(*read_published(where, part))
 
 
 @pytest.fixture(scope="module")

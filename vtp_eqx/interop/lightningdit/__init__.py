@@ -10,11 +10,11 @@ from vtp_eqx.interop.lightningdit.checkpoint import (
     dit_to_published as dit_to_published,
 )
 from vtp_eqx.interop.lightningdit.files import (
-    load_published_dit as load_published_dit,
     Part as Part,
     read_published as read_published,
     save_published_dit as save_published_dit,
 )
+from vtp_eqx.interop.lightningdit.outputs import dit_outputs as dit_outputs
 from vtp_eqx.interop.lightningdit.settings import (
     config_from_published as config_from_published,
     config_from_training as config_from_training,

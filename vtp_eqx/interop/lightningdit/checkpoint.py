@@ -1,13 +1,11 @@
 """Published LightningDiT state dicts to models and back: the table of names."""
 
 import dataclasses
-from operator import attrgetter
+import functools
 from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array
 import ml_dtypes
 import numpy as np
 
@@ -17,39 +15,36 @@ from vtp_eqx.interop.lightningdit.settings import (
     config_to_published,
 )
 from vtp_eqx.interop.passthrough import origin_of, read_origin
-from vtp_eqx.models.arrays import check_arrays, check_depth
+from vtp_eqx.models.arrays import named_arrays, with_arrays
 from vtp_eqx.models.dit import DiT, sincos_table
+from vtp_eqx.name_table import in_blocks, Names, NameTable, patch_layout, Tensors
 from vtp_eqx.nn.rope import integer_table
 from vtp_eqx.tensor_files import as_float32
 
 
-Tensors = dict[str, np.ndarray]
-
-# Published module -> ours; two of ours are rows of one published matrix.
-MODULES = {
-    "x_embedder.proj": ("to_tokens",),
-    "t_embedder.mlp.0": ("time_in",),
-    "t_embedder.mlp.2": ("time_out",),
-    "final_layer.norm_final": ("norm",),
-    "final_layer.adaLN_modulation.1": ("modulation",),
-    "final_layer.linear": ("to_velocity",),
+_OUTSIDE: Names = {
+    "x_embedder.proj": "to_tokens",
+    "t_embedder.mlp.0": "time_in",
+    "t_embedder.mlp.2": "time_out",
+    "y_embedder.embedding_table.weight": "labels",
+    "final_layer.norm_final": "norm",
+    "final_layer.adaLN_modulation.1": "modulation",
+    "final_layer.linear": "to_velocity",
 }
-BLOCK_MODULES = {
-    "adaLN_modulation.1": ("modulation",),
-    "norm1": ("attention_norm",),
-    "attn.qkv": ("attention.to_qkv",),
-    "attn.q_norm": ("attention.query_norm",),
-    "attn.k_norm": ("attention.key_norm",),
-    "attn.proj": ("attention.to_out",),
-    "norm2": ("feed_forward_norm",),
+_BLOCK: Names = {
+    "adaLN_modulation.1": "modulation",
+    "norm1": "attention_norm",
+    "attn.qkv": "attention.to_qkv",
+    "attn.q_norm": "attention.query_norm",
+    "attn.k_norm": "attention.key_norm",
+    "attn.proj": "attention.to_out",
+    "norm2": "feed_forward_norm",
 }
-SWIGLU = {
+_MLP: Names = {"mlp.fc1": "feed_forward.up", "mlp.fc2": "feed_forward.out"}
+_SWIGLU: Names = {
     "mlp.w12": ("feed_forward.gate", "feed_forward.up"),
-    "mlp.w3": ("feed_forward.out",),
+    "mlp.w3": "feed_forward.out",
 }
-MLP = {"mlp.fc1": ("feed_forward.up",), "mlp.fc2": ("feed_forward.out",)}
-LABELS = "y_embedder.embedding_table.weight"
-PATCHES = "x_embedder.proj.weight"
 
 POSITION_TOLERANCE = 1e-4
 # What wrappers for several devices and for compilation put before every name.
@@ -64,32 +59,12 @@ def dit_from_published(tensors: Tensors, config: dict[str, Any]) -> DiT:
     """
     ours = config_from_published(config)
     tensors = unwrapped(tensors)
-    empty = eqx.filter_eval_shape(lambda key: DiT(ours, key=key), jax.random.key(0))
-    _check_names(tensors, empty)
+    make = functools.partial(eqx.filter_eval_shape, DiT, ours, key=jax.random.key(0))
+    arrays = _name_table(make()).read(tensors, constants=_position_shapes(ours))
     _check_positions(tensors, ours)
     positions = _positions(ours)
     origin = origin_of(config, config_to_published(ours), tensors, positions)
-    empty = eqx.filter_eval_shape(
-        lambda key: DiT(ours, origin=origin, key=key), jax.random.key(0)
-    )
-    tensors = {name: as_float32(tensor, name) for name, tensor in tensors.items()}
-    tensors[PATCHES] = _as_matrix(tensors[PATCHES])
-
-    paths, values = [], []
-    for name, leaves in _table(empty).items():
-        if "{}" in name:
-            layers = [tensors[name.format(layer)] for layer in range(ours.depth)]
-            joined, axis = np.stack(layers), 1
-        else:
-            joined, axis = tensors[name], 0
-        sizes = [attrgetter(leaf)(empty).shape[axis] for leaf in leaves]
-        paths += leaves
-        values += np.split(joined, np.cumsum(sizes)[:-1], axis=axis)
-    return eqx.tree_at(
-        lambda dit: [attrgetter(path)(dit) for path in paths],
-        empty,
-        [jnp.asarray(value) for value in values],
-    )
+    return with_arrays(make(origin=origin), arrays)
 
 
 def dit_to_published(dit: DiT) -> tuple[Tensors, dict[str, Any]]:
@@ -108,8 +83,7 @@ def dit_to_published(dit: DiT) -> tuple[Tensors, dict[str, Any]]:
         )
     else:
         config = {**origin.settings, **config}
-    tensors = {name: np.asarray(tensor) for name, tensor in _tensors(dit).items()}
-    return {**tensors, **positions}, config
+    return {**_name_table(dit).write(named_arrays(dit)), **positions}, config
 
 
 def unwrapped(tensors: Tensors) -> Tensors:
@@ -119,34 +93,14 @@ def unwrapped(tensors: Tensors) -> Tensors:
     return tensors
 
 
-def _table(dit: DiT) -> dict[str, list[str]]:
-    """Published tensor -> paths of our leaves; "{}" stands for a block's number."""
-    feed_forward = SWIGLU if dit.config.swiglu else MLP
-    modules = MODULES | {
-        f"blocks.{{}}.{name}": tuple(f"blocks.{path}" for path in paths)
-        for name, paths in (BLOCK_MODULES | feed_forward).items()
-    }
-    table = {LABELS: ["labels"]}
-    for name, paths in modules.items():
-        for kind in ("weight", "bias"):
-            # Absent: norms that are off or have no weights, biases of RMSNorm.
-            if getattr(attrgetter(paths[0])(dit), kind, None) is not None:
-                table[f"{name}.{kind}"] = [f"{path}.{kind}" for path in paths]
-    return table
-
-
-def _tensors(dit: DiT) -> dict[str, Array]:
-    """The trained tensors of a model, under their published names."""
-    tensors = {}
-    for name, paths in _table(dit).items():
-        leaves = [attrgetter(path)(dit) for path in paths]
-        if "{}" in name:
-            layers = jnp.concatenate(leaves, axis=1)
-            tensors |= {name.format(i): layer for i, layer in enumerate(layers)}
-        else:
-            tensors[name] = jnp.concatenate(leaves)
-    tensors[PATCHES] = _as_convolution(tensors[PATCHES], dit.config.patch_size)
-    return tensors
+def _name_table(dit: DiT) -> NameTable:
+    block = {**_BLOCK, **(_SWIGLU if dit.config.swiglu else _MLP)}
+    patches = patch_layout(dit.config.patch_size, dit.config.latent_width)
+    return NameTable(
+        {**_OUTSIDE, **in_blocks("blocks", "blocks", block)},
+        named_arrays(dit),
+        {"x_embedder.proj.weight": patches},
+    )
 
 
 def _positions(config: DiTConfig) -> Tensors:
@@ -159,30 +113,16 @@ def _positions(config: DiTConfig) -> Tensors:
     return tensors
 
 
-def _as_matrix(weight: np.ndarray) -> np.ndarray:
-    """[width, channels, p, p] -> [width, pixels], the channel fastest."""
-    return weight.transpose(0, 2, 3, 1).reshape(weight.shape[0], -1)
-
-
-def _as_convolution(weight: Array, patch_size: int) -> Array:
-    shape = (weight.shape[0], patch_size, patch_size, -1)
-    return weight.reshape(shape).transpose(0, 3, 1, 2)
-
-
-def _check_names(tensors: Tensors, empty: DiT) -> None:
-    config = empty.config
-    check_depth(config.depth, tensors)
+def _position_shapes(config: DiTConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes alone: a table of the wrong size may be one that no memory holds."""
     length = (config.latent_size // config.patch_size) ** 2
-    # Shapes alone: a table of the wrong size may be one that no memory holds.
-    positions = {"pos_embed": (1, length, config.width)}
+    shapes = {"pos_embed": (1, length, config.width)}
     if config.rope:
         table = (length, config.width // config.num_heads)
-        positions |= {"feat_rope.freqs_cos": table, "feat_rope.freqs_sin": table}
-    fixed = {
-        name: jax.ShapeDtypeStruct(shape, np.float32)
-        for name, shape in positions.items()
+        shapes |= {"feat_rope.freqs_cos": table, "feat_rope.freqs_sin": table}
+    return {
+        name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()
     }
-    check_arrays(tensors, {**eqx.filter_eval_shape(_tensors, empty), **fixed})
 
 
 def _check_positions(tensors: Tensors, config: DiTConfig) -> None:

@@ -4,14 +4,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vtp_eqx.config import require
-from vtp_eqx.interop.lightningdit.checkpoint import (
-    dit_from_published,
-    dit_to_published,
-    Tensors,
-    unwrapped,
-)
+from vtp_eqx.interop.lightningdit.checkpoint import dit_to_published, unwrapped
 from vtp_eqx.interop.lightningdit.settings import config_from_training
 from vtp_eqx.models.dit import DiT
+from vtp_eqx.name_table import Tensors
 from vtp_eqx.tensor_files import (
     CONFIG_FILE,
     PUBLISHED_WEIGHTS,
@@ -29,8 +25,10 @@ Part = Literal["ema", "model"]
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 
 
-def load_published_dit(where: Path | str, part: Part = "ema") -> DiT:
-    """The model of a LightningDiT checkpoint.
+def read_published(
+    where: Path | str, part: Part = "ema"
+) -> tuple[Tensors, dict[str, Any]]:
+    """The tensors and the settings of a checkpoint, whatever they describe.
 
     `where` is a folder of `config.json` and `model.safetensors`, or one file of
     safetensors or of `torch.save`, with `config.json` beside it; what LightningDiT's
@@ -39,16 +37,6 @@ def load_published_dit(where: Path | str, part: Part = "ema") -> DiT:
 
     A `FileNotFoundError` names a file that is missing, a `ValueError` the file, tensor,
     byte or setting that is wrong.
-    """
-    return dit_from_published(*read_published(where, part))
-
-
-def read_published(
-    where: Path | str, part: Part = "ema"
-) -> tuple[Tensors, dict[str, Any]]:
-    """The tensors and the settings of a checkpoint, whatever they describe.
-
-    It is found as `load_published_dit` finds it.
     """
     path = Path(where)
     folder = path.parent if path.is_file() else path

@@ -5,18 +5,18 @@ import functools
 from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float
+from jaxtyping import Float
 import ml_dtypes
 import numpy as np
 
 from vtp_eqx.config import Precision, require, TokenizerConfig
 from vtp_eqx.interop.passthrough import origin_of, read_origin
-from vtp_eqx.interop.vtp.names import at, rows, Tensors
+from vtp_eqx.interop.vtp.names import name_table
 from vtp_eqx.interop.vtp.settings import config_from_published, config_to_published
-from vtp_eqx.models.arrays import check_arrays, check_depth, STATISTICS
+from vtp_eqx.models.arrays import named_arrays, STATISTICS, with_arrays
 from vtp_eqx.models.tokenizer import Tokenizer
+from vtp_eqx.name_table import Tensors
 from vtp_eqx.nn.rope import axial_periods
 from vtp_eqx.tensor_files import as_float32
 
@@ -33,33 +33,21 @@ def tokenizer_from_published(tensors: Tensors, config: dict[str, Any]) -> Tokeni
     floats, and settings that this library does not have.
     """
     statistics = {name: config[name] for name in STATISTICS if name in config}
-    settings = {name: config[name] for name in config.keys() - statistics.keys()}
+    settings = {name: config[name] for name in config if name not in statistics}
     shape = config_from_published(settings)
-    for tower in (shape.encoder, shape.decoder, shape.text):
-        check_depth(tower.depth if tower else 0, tensors)
     shape = dataclasses.replace(shape, rope=_stored_precision(tensors, shape))
     make = functools.partial(eqx.filter_eval_shape, Tokenizer, shape, key=jr.key(0))
-    skeleton = make()
-    weights = eqx.filter_eval_shape(_weights, skeleton)
-    check_arrays(tensors, {**weights, **_periods(shape)})
+    arrays = name_table(make()).read(tensors, constants=_periods(shape))
     _check_periods(tensors, shape)
-
-    arrays = {
-        row.path: row.read(tensors, shape.patch_size) for row in rows(skeleton, shape)
-    }
     for name, start in _STARTS.items():
         values = statistics.get(name, [start] * shape.latent_width)
         arrays[name] = _statistic(name, values, shape.latent_width)
     if shape.text is None:  # then the layout has no scale either: ours is as it starts
         for name in ("logit_scale", "logit_bias"):
-            if at(shape, name) is not None:
-                arrays[name] = jnp.asarray(at(shape, name), jnp.float32)
+            if getattr(shape, name) is not None:
+                arrays[name] = np.asarray(getattr(shape, name), np.float32)
     origin = origin_of(settings, config_to_published(shape), tensors, _periods(shape))
-    return eqx.tree_at(
-        lambda tree: [at(tree, path) for path in arrays],
-        make(origin=origin),
-        [*arrays.values()],
-    )
+    return with_arrays(make(origin=origin), arrays)
 
 
 def tokenizer_to_published(tokenizer: Tokenizer) -> tuple[Tensors, dict[str, Any]]:
@@ -87,11 +75,11 @@ def tokenizer_to_published(tokenizer: Tokenizer) -> tuple[Tensors, dict[str, Any
     if tokenizer.is_measured:
         measured = {name: np.asarray(getattr(tokenizer, name)) for name in STATISTICS}
         settings = settings | {name: a.tolist() for name, a in measured.items()}
-    weights = {name: np.asarray(array) for name, array in _weights(tokenizer).items()}
+    weights = name_table(tokenizer).write(named_arrays(tokenizer))
     return {**weights, **periods}, settings
 
 
-def _statistic(name: str, values: Any, width: int) -> Float[Array, " channels"]:
+def _statistic(name: str, values: Any, width: int) -> Float[np.ndarray, " channels"]:
     is_list = isinstance(values, list) and all(
         type(value) in (int, float) and abs(value) < np.finfo(np.float32).max
         for value in values
@@ -101,15 +89,7 @@ def _statistic(name: str, values: Any, width: int) -> Float[Array, " channels"]:
         f"`{name}` is one finite number for each of {width} channels; got "
         f"{str(values)[:60]}: measure the latents again.",
     )
-    return jnp.asarray(values, jnp.float32)
-
-
-def _weights(tokenizer: Tokenizer) -> dict[str, Float[Array, "..."]]:
-    weights = {}
-    for row in rows(tokenizer, tokenizer.config):
-        array = at(tokenizer, row.path)
-        weights |= row.write(array, tokenizer.config.patch_size)
-    return weights
+    return np.asarray(values, np.float32)
 
 
 def _periods(config: TokenizerConfig) -> Tensors:

@@ -1,5 +1,6 @@
 """Published `config.json` settings to our config and back."""
 
+import operator
 from typing import Any, get_args
 
 from vtp_eqx.config import (
@@ -12,7 +13,6 @@ from vtp_eqx.config import (
     TokenizerConfig,
     VTP_B,
 )
-from vtp_eqx.interop.vtp.names import at
 from vtp_eqx.tensor_files import LARGEST_SIZE
 
 
@@ -154,18 +154,18 @@ def config_to_published(config: TokenizerConfig) -> dict[str, Any]:
         f"`vocabulary` of {text and text.vocabulary} would be taken for another one; "
         "keep this tokenizer in our own format.",
     )
-    settings = {name: at(config, path) for name, path in _SETTINGS.items()}
+    contrast = text is not None
+    settings = {
+        name: operator.attrgetter(path)(config)
+        for name, path in _SETTINGS.items()
+        if contrast or not name.startswith("text_")
+    }
     fixed = {name: values[0] for name, values in _CHOICES.items() if len(values) == 1}
-    contrast = config.text is not None
     return {
         **fixed,
-        **{
-            name: value
-            for name, value in settings.items()
-            if contrast or not name.startswith("text_")
-        },
+        **settings,
         "model_type": "vtp",
-        "text_no_causal_mask": config.text is not None and not config.text.causal,
+        "text_no_causal_mask": text is not None and not text.causal,
         "train_clip": contrast,
         "vision_bottleneck_ae_only": config.heads_input == "full",
     }
