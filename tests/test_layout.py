@@ -29,9 +29,10 @@ FLOORS = {
     "interop": 3,
     "training": 4,
     "evaluation": 4,
-    "tokenizer": 5,  # loads runs, also while they go on
-    "study": 6,  # saves and loads tokenizers by their public face
-    "__init__": 7,
+    "runs": 5,  # whatever has a folder
+    "tokenizer": 6,  # loads runs, also while they go on
+    "study": 7,  # saves and loads tokenizers by their public face
+    "__init__": 8,
 }
 HOMELESS = {"utils", "util", "common", "misc", "helpers", "base", "factory", "builder"}
 COLLECTIVES = {
