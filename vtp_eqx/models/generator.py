@@ -25,6 +25,7 @@ from vtp_eqx.models.weights import load_weights, read_notes, save_weights
 from vtp_eqx.tensor_files import require_file
 
 
+GENERATOR_FILE = "generator.safetensors"
 SOLVERS = {"euler": euler, "heun": heun}
 
 
@@ -107,6 +108,8 @@ def save_generator(generator: Generator, path: str | Path) -> None:
 def load_generator(path: str | Path, tokenizer: Tokenizer | None = None) -> Generator:
     """The generator that `save_generator` wrote, equal to the last bit.
 
+    `path` is its file, or a folder with a `generator.safetensors`.
+
     Where `tokenizer` is given, another one than the generator was trained with is a
     `ValueError`. Generators that were saved with a hash of the statistics alone need
     it: measured statistics tell tokenizers apart, so what matches is bound to the
@@ -116,6 +119,7 @@ def load_generator(path: str | Path, tokenizer: Tokenizer | None = None) -> Gene
     something else, are a `ValueError`.
     """
     path = Path(path)
+    path = path / GENERATOR_FILE if path.is_dir() else path
     require_file(path)
     notes = read_notes(path)
     require(
