@@ -9,10 +9,9 @@
         --num-samples 16 --classes 207 360 --solver dopri5 --time-shift 0
     python experiments/sample.py --smoke
 
-Image `i` depends on `--seed` and `i`: it is the same on any number of devices, among
-any number of images, and where the command was killed and given again, which continues.
-`--group-size` alone changes its last bits. `samples.json` beside the images tells what
-made them; `evaluate.py gfid --data samples` reads both.
+Image `i` is the same on any number of devices, among any number of images, and where
+the command was killed and given again, which continues; `--group-size` alone changes
+its last bits. `samples.json` tells what made the images; `evaluate.py gfid` reads both.
 """
 
 import dataclasses
