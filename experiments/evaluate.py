@@ -59,6 +59,7 @@ from vtp_eqx.evaluation.sample_sets import (
     evaluate_sample_sets,
     sample_table,
     SampleSet,
+    skipped_files,
 )
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.scenes.render import class_names, render, SceneConfig, write_folders
@@ -291,6 +292,8 @@ def gfid(
             sets, measures, place, num_samples=options.num_samples
         )
     console.print(sample_table(sets, results, place))
+    if skipped := skipped_files(sets, place):
+        console.print(list_names("files could not be read", skipped), markup=False)
     console.print(f"Cards: card_generation.json in {options.out} and its folders")
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import json
 
 from rich.table import Table
 
@@ -11,7 +12,7 @@ from vtp_eqx.evaluation.extract import ExtractConfig, Images
 from vtp_eqx.evaluation.networks import FeatureNetwork
 from vtp_eqx.evaluation.reference import Reference
 from vtp_eqx.evaluation.sample_record import SampleRecord
-from vtp_eqx.evaluation.samples import check_comparable, evaluate_samples
+from vtp_eqx.evaluation.samples import CARD_FILE, check_comparable, evaluate_samples
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ def sample_table(
     place: ExtractConfig,
 ) -> Table:
     """The numbers of sets, a column each."""
-    _, card = read(place.folder / sets[0].name / "card_generation.json")
+    _, card = read(place.folder / sets[0].name / CARD_FILE)
     table = Table(title=f"{card.num_samples} images against {card.num_reference}")
     table.add_column("number")
     for samples in sets:
@@ -87,6 +88,16 @@ def sample_table(
         cells = ["" if value is None else f"{value:.4f}" for value in values]
         table.add_row(name, *cells)
     return table
+
+
+def skipped_files(sets: Sequence[SampleSet], place: ExtractConfig) -> list[str]:
+    """The files of all sets that could not be read, with reasons."""
+    lines = []
+    for samples in sets:
+        content = (place.folder / samples.name / CARD_FILE).read_text()
+        skipped = json.loads(content)["skipped"]
+        lines += [f"{name} ({reason})" for name, reason in skipped.items()]
+    return lines
 
 
 def guidance_title(sampler: SamplerConfig) -> str:

@@ -19,6 +19,9 @@ from vtp_eqx.evaluation.reference import Reference
 from vtp_eqx.evaluation.sample_record import SampleRecord
 
 
+CARD_FILE = "card_generation.json"
+
+
 def evaluate_samples(
     samples: Images,
     record: SampleRecord | str,
@@ -63,7 +66,7 @@ def evaluate_samples(
         network, reference, output_widths(network, samples.crop.size), seen.moments,
         seen.column,
     )  # fmt: skip
-    path = place.folder / "card_generation.json"
+    path = place.folder / CARD_FILE
     write(path, numbers, card, num_evaluated=seen.count, skipped=seen.skipped)
     return numbers
 
