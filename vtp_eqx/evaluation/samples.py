@@ -141,5 +141,5 @@ def _made_by(record: SampleRecord | str) -> dict[str, Any]:
         field.name: getattr(record, field.name) for field in dataclasses.fields(record)
     }
     # `group_size` changes rounding alone.
-    left_out = ("num_samples", "group_size")
-    return {name: value for name, value in fields.items() if name not in left_out}
+    no_fields = ("num_samples", "group_size")
+    return {name: value for name, value in fields.items() if name not in no_fields}
