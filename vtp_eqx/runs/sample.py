@@ -148,7 +148,7 @@ def draw_images(
         # because those that were are computed in the same company always.
         filled = [lot[device % len(lot)] for device in range(num_devices)]
         indices = np.concatenate([np.arange(g * size, (g + 1) * size) for g in filled])
-        batch = (indices.astype(np.uint32), labels[indices].astype(np.int32))
+        batch = (indices.astype(np.int32), labels[indices].astype(np.int32))
         answer = _draw(
             networks, shard_batch(batch, mesh), jr.key(config.seed), config.sampler, mesh
         )
