@@ -74,8 +74,9 @@ def sample(
         delete_unfinished(folder)
         write_sample_record(folder, record)
         groups = missing_groups(folder, config.num_samples, config.group_size)
-        done = config.num_samples - len(groups) * config.group_size
-        report("samples", max(done, 0), config.num_samples)
+        size, count = config.group_size, config.num_samples
+        done = count - sum(min(size, count - group * size) for group in groups)
+        report("samples", done, count)
         drawn = draw_images(
             config, generator, tokenizer, labels, guide=guide, groups=groups, mesh=mesh
         )
@@ -85,7 +86,7 @@ def sample(
                 paths = [image_path(folder, int(index)) for index in indices]
                 for _ in pool.map(write_image, paths, images):
                     done += 1
-                report("samples", min(done, config.num_samples), config.num_samples)
+                report("samples", done, count)
     return record
 
 
