@@ -84,8 +84,9 @@ def sample(
             for indices, images in drawn:
                 # All are on disk before the next ones are waited for.
                 paths = [image_path(folder, int(index)) for index in indices]
-                for _ in pool.map(write_image, paths, images):
-                    done += 1
+                missing = [row for row, path in enumerate(paths) if not path.exists()]
+                list(pool.map(lambda row: write_image(paths[row], images[row]), missing))
+                done += len(indices)
                 report("samples", done, count)
     return record
 
