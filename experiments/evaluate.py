@@ -49,12 +49,18 @@ from vtp_eqx.evaluation.linear_probe import probe as probe_protocol, ProbeFeatur
 from vtp_eqx.evaluation.networks import feature_network, lpips
 from vtp_eqx.evaluation.probe_sweep import SweepConfig
 from vtp_eqx.evaluation.reference import (
+    add_image_features,
     make_reference,
     read_reference,
     write_reference,
 )
 from vtp_eqx.evaluation.sample_record import read_sample_record
-from vtp_eqx.evaluation.samples import evaluate_samples
+from vtp_eqx.evaluation.sample_sets import (
+    evaluate_sample_sets,
+    sample_table,
+    SampleSet,
+    skipped_files,
+)
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.scenes.render import class_names, render, SceneConfig, write_folders
 from vtp_eqx.tokenizer import load, save, Tokenizer
@@ -245,38 +251,50 @@ def gfid(
     options: Given,
     reference: Path,
     size: int,
+    beside: tuple[Path, ...] = (),
     origin: str = "",
     network: NetworkName = "scene-network",
     weights: Path | None = None,
     reference_network: NetworkName | None = None,
     reference_count: int | None = None,
+    dinov2: tuple[Path, Path] | None = None,
 ) -> None:
-    """gFID of samples of `size` pixels, and precision and recall where it can.
+    """gFID of samples of `size` pixels, and whatever else reference and network give.
 
     Needs `--num-samples`, and beside the samples the `samples.json` that says what made
-    them, or their `origin` in words. What the reference's file does not tell about
-    itself, `reference_network` and `reference_count` do.
+    them, or their `origin` in words. `beside` are more folders of samples, guided ones
+    say, for more columns. What the reference's file does not tell about itself,
+    `reference_network` and `reference_count` do; ADM's are known. With `dinov2`, the
+    weights and a reference made with them, there is an FD-DINOv2 too.
     """
     if options.num_samples is None:
         raise SystemExit(
             "A gFID depends on the number of samples; got none: say it (--num-samples)."
         )
-    count = options.num_samples
+    frechet.self_test()
     real = read_reference(reference, network=reference_network, count=reference_count)
-    record = origin or read_sample_record(options.data)
-    images = options.images(CenterCrop(size))
-    measure(
-        options,
-        lambda place: evaluate_samples(
-            images,
-            record,
-            feature_network(network, weights),
-            real,
-            place,
-            num_samples=count,
-        ),
-        "generation",
-    )
+    crop, judge = CenterCrop(size), feature_network(network, weights)
+    sets = [
+        SampleSet(
+            images=dataclasses.replace(options, data=data).images(crop),
+            record=origin or read_sample_record(data),
+            name="" if data == options.data else data.name,
+        )
+        for data in (options.data, *beside)
+    ]
+    with progress(console) as report:
+        place = options.place(report)
+        measures = {"": (judge, add_image_features(real, reference, judge, place))}
+        if dinov2 is not None:
+            other = feature_network("dinov2", dinov2[0])
+            measures["dinov2"] = (other, read_reference(dinov2[1]))
+        results = evaluate_sample_sets(
+            sets, measures, place, num_samples=options.num_samples
+        )
+    console.print(sample_table(sets, results, place))
+    if skipped := skipped_files(sets, place):
+        console.print(list_names("files could not be read", skipped), markup=False)
+    console.print(f"Cards: card_generation.json in {options.out} and its folders")
 
 
 def reference(

@@ -11,6 +11,7 @@ from scipy import stats
 
 from vtp_eqx.flow import (
     cosine_distance,
+    dopri5,
     euler,
     flow_loss,
     guided,
@@ -129,6 +130,17 @@ def test_error_falls_at_the_order_of_the_solver(step, order):
 
 def pull(x, t):
     return t - x
+
+
+def test_the_adaptive_solver_is_as_exact_as_asked_or_nan():
+    start = jnp.ones((1, 1, 1, 1))
+    errors = [
+        abs(float(dopri5(pull, start, tolerance=tolerance).item()) - 2 / np.e)
+        for tolerance in (1e-2, 1e-5)
+    ]
+    assert errors[1] < 1e-5
+    assert errors[1] <= errors[0] < 1e-2
+    assert np.isnan(dopri5(pull, start, tolerance=1e-5, max_steps=1).item())
 
 
 def test_guidance_of_one_is_conditional_and_of_zero_unconditional():

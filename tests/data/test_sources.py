@@ -129,10 +129,15 @@ def test_a_path_opens_as_what_it_is(folder, tmp_path):
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
     assert isinstance(open_source(tmp_path), FolderSource)
     np.savez(tmp_path / "other.npz", mu=np.zeros(3))
+    np.savez(tmp_path / "torn.npz", arr_0=np.zeros((2, 8, 8, 3), np.uint8))
+    whole = (tmp_path / "torn.npz").read_bytes()
+    (tmp_path / "torn.npz").write_bytes(whole[: len(whole) // 2])
     for path, split, message in [
         (folder, "", "name one"),
         (tmp_path, "train", "leave it out"),
         (tmp_path / "other.npz", "", "arr_0"),
+        (tmp_path / "torn.npz", "", "a whole file; got"),
+        (tmp_path / "none.npz", "", "a whole file; got .*No such file"),
     ]:
         with pytest.raises(ValueError, match=message):
             open_source(path, split)

@@ -8,6 +8,7 @@ from vtp_eqx.evaluation.extract import ExtractConfig, Images
 from vtp_eqx.evaluation.frechet import frechet_distance, Moments
 from vtp_eqx.evaluation.networks import scene_features
 from vtp_eqx.evaluation.reference import (
+    add_image_features,
     make_reference,
     read_reference,
     Reference,
@@ -118,6 +119,62 @@ def test_files_that_are_none_are_refused(tmp_path):
     np.savez(path, mu=np.full(2, np.nan), sigma=np.eye(2))
     with pytest.raises(ValueError, match="finite"):
         read_reference(path, network="inception-v3", count=3)
+
+
+@pytest.mark.parametrize("size", ["256", "512"])
+def test_adms_files_are_read_as_published(size, tmp_path):
+    path = tmp_path / f"VIRTUAL_imagenet{size}_labeled.npz"
+    np.savez(
+        path,
+        arr_0=np.zeros((2, 8, 8, 3), np.uint8),
+        arr_1=np.zeros(2, np.int64),
+        mu=np.zeros(2048, np.float32),
+        sigma=np.eye(2048, dtype=np.float32),
+        mu_s=np.zeros(3, np.float32),
+        sigma_s=np.eye(3, dtype=np.float32),
+    )
+    got = read_reference(path)
+    assert (got.network, got.moments.count) == ("inception-v3", 1_281_167)
+    assert got.spatial is not None
+    path = path.rename(tmp_path / "mine.npz")
+    with pytest.raises(ValueError, match=r"`count`, which .* does not tell"):
+        read_reference(path)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"mu": np.zeros(2, np.int64)}, r"^`mu` \(int64 of shape \(2,\)"),
+        ({"mu": np.zeros((1, 2))}, r"^`mu` \(float64 of shape \(1, 2\)"),
+        ({"sigma": np.eye(3)}, r"^`sigma` \(.*\(3, 3\) .* must be .* \(2, 2\)"),
+        ({"features": np.zeros((5, 3))}, r"^`features` \(.* must be .* \(5, 2\)"),
+        ({"mu": np.array(["a", "b"])}, r"^`mu` \(<U1 of shape"),
+        ({"mu": np.array([1, None])}, r"whole \.npz file"),
+    ],
+)
+def test_arrays_of_another_type_or_shape_are_refused(arrays, message, tmp_path):
+    path = tmp_path / "reference.npz"
+    np.savez(path, **{"mu": np.zeros(2), "sigma": np.eye(2), **arrays})
+    with pytest.raises(ValueError, match=message) as raised:
+        read_reference(path, network="inception-v3", count=3)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_images_in_a_reference_give_its_features(scenes, tmp_path):
+    images = Images(source=scenes, crop=CenterCrop(32))
+    place = ExtractConfig(folder=tmp_path, batch_size=16, mesh=data_mesh(1))
+    network = scene_features()
+    made = make_reference(images, network, place, keep_features=True)
+    path = tmp_path / "reference.npz"
+    write_reference(path, dataclasses.replace(made, features=None))
+    with np.load(path) as content:
+        arrays = dict(content)
+    np.savez(path, arr_0=scenes.arrays["image"], **arrays)
+    bare = read_reference(path)
+    assert bare.features is None
+    whole = add_image_features(bare, path, network, place)
+    np.testing.assert_allclose(whole.features, made.features, rtol=1e-5, atol=1e-5)
+    assert add_image_features(made, path, network, place) is made
 
 
 def test_a_reference_is_made_of_images(scenes, tmp_path):

@@ -92,6 +92,7 @@ def changed(**changes):
         (changed(latents_hash="other"), r"^`generator_latents_hash` \(bb\) must be"),
         (changed(latents_hash="", generator_latents_hash=""), r"^`latents_hash` \(''"),
         (changed(tokenizer_hash=None), r"^`tokenizer_hash` \(None in .*\) must be"),
+        (changed(guide_hash="dd"), r"^`guide_hash` \('dd'\) must name a generator"),
         (changed(sampler=3), r"^`sampler` \(3 in .*\) must be .* SamplerConfig"),
         (changed(sampler={"num_steps": 2}), r"\(without \['guidance', .* Sampler"),
     ],

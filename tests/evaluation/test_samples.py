@@ -1,6 +1,7 @@
 import dataclasses
 
 import jax.numpy as jnp
+import numpy as np
 from PIL import Image
 import pytest
 
@@ -9,12 +10,18 @@ from vtp_eqx.data.crops import CenterCrop
 from vtp_eqx.data.folders import FolderSource
 from vtp_eqx.evaluation.card import read
 from vtp_eqx.evaluation.extract import ExtractConfig, Images
+from vtp_eqx.evaluation.frechet import Moments
 from vtp_eqx.evaluation.networks import FeatureNetwork, NetworkOutputs, scene_features
 from vtp_eqx.evaluation.reference import make_reference
 from vtp_eqx.evaluation.sample_record import (
     read_sample_record,
     SampleRecord,
     write_sample_record,
+)
+from vtp_eqx.evaluation.sample_sets import (
+    evaluate_sample_sets,
+    sample_table,
+    SampleSet,
 )
 from vtp_eqx.evaluation.samples import evaluate_samples
 from vtp_eqx.mesh import data_mesh
@@ -119,7 +126,40 @@ def test_what_does_not_belong_together_gives_no_number(samples, reference, place
         judge(num_samples=23)
     with pytest.raises(ValueError, match="reference of 64"):
         judge(reference=dataclasses.replace(reference, image_size=64))
+    narrow = Moments.of(np.ones((3, 5)))
+    with pytest.raises(ValueError, match=r"^`reference` \(5 features\) .* \(128\)"):
+        judge(reference=dataclasses.replace(reference, moments=narrow))
     (samples / "00000.png").write_bytes(b"torn")
     with pytest.raises(ValueError, match="got 23 of 24"):
         judge()
     assert not (place.folder / "card_generation.json").exists()
+
+
+def test_unguided_and_guided_samples_are_shown_side_by_side(samples, reference, place):
+    images = images_of(samples)
+    sampler = dataclasses.replace(
+        RECORD.sampler, guidance=2.5, guidance_start=0.1, guided_channels=3
+    )
+    sets = [
+        SampleSet(images=images, record=RECORD),
+        SampleSet(
+            images=images,
+            record=dataclasses.replace(RECORD, sampler=sampler),
+            name="guided",
+        ),
+    ]
+    network = scene_features()
+    measures = {"": (network, reference), "again": (network, reference)}
+    results = evaluate_sample_sets(sets, measures, place, num_samples=24)
+    assert results[0] == results[1]
+    for name, guidance in (("", 1), ("again", 1), ("guided", 2.5)):
+        numbers, card = read(place.folder / name / "card_generation.json")
+        assert numbers == results[0]
+        assert card.sampler.guidance == guidance
+    table = sample_table(sets, results, place)
+    titles = [column.header for column in table.columns]
+    assert titles == ["number", "unguided", "guided by 2.5, t 0.1 to 1, 3 channels"]
+    assert [*table.columns[0].cells] == ["gFD-scenes", "precision", "recall"]
+    assert [*table.columns[1].cells] == [*table.columns[2].cells]
+    with pytest.raises(ValueError, match="must have different names"):
+        evaluate_sample_sets([sets[0]] * 2, measures, place, num_samples=24)

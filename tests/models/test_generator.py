@@ -3,6 +3,7 @@
 import dataclasses
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -22,6 +23,7 @@ from vtp_eqx.models.generator import (
     Generator,
     guided_velocity,
     load_generator,
+    sample_latents,
     save_generator,
 )
 from vtp_eqx.models.tokenizer import Tokenizer
@@ -59,6 +61,68 @@ def test_latents_of_unknown_name_are_refused(generator, getkey):
     published = Generator(generator.dit, latents_hash="")
     with pytest.raises(ValueError, match=r"^`latents_hash` \(''\)"):
         published.sample(LABELS, SAMPLER, latents_hash="", key=getkey())
+
+
+def trained(generator, seed):
+    """The generator with weights at which its velocity is not zero."""
+    rng = np.random.default_rng(seed)
+    dit = jax.tree.map(
+        lambda leaf: leaf + np.float32(0.1 * rng.normal(size=leaf.shape)), generator.dit
+    )
+    return dataclasses.replace(generator, dit=dit)
+
+
+def test_autoguidance_leads_away_from_the_weaker_generator(generator):
+    strong, weak = trained(generator, 0), trained(generator, 1)
+    sampler = SamplerConfig(num_steps=1, guidance=3.0, guide="generator")
+    noise = jr.normal(jr.key(5), (2, 2, 2, 3))
+    at_start = jnp.zeros(2)
+    conditional, other = (
+        eqx.filter_jit(one.dit.batch)(noise, at_start, LABELS) for one in (strong, weak)
+    )
+    reached = sample_latents(strong.dit, LABELS, noise, sampler, weak.dit)
+    expected = noise + other + 3 * (conditional - other)
+    np.testing.assert_allclose(reached, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_sample_of_the_adaptive_solver_depends_on_no_other(generator):
+    strong = trained(generator, 0)
+    sampler = SamplerConfig(solver="dopri5", time_shift=0, guidance=2.0)
+    noise = jr.normal(jr.key(5), (2, 2, 2, 3))
+    # Stiff company, which needs shorter steps.
+    both = sample_latents(strong.dit, LABELS, noise.at[1].mul(50), sampler)
+    calm = sample_latents(strong.dit, LABELS, noise, sampler)
+    np.testing.assert_array_equal(both[0], calm[0])
+
+
+def test_a_guide_of_other_latents_or_shape_is_refused(generator):
+    other = Generator(generator.dit, latents_hash="abd")
+    with pytest.raises(ValueError, match=r"^`guide` \(latents 'abd'\) must generate"):
+        generator.check_guide(other)
+    config = dataclasses.replace(generator.dit.config, num_classes=5)
+    other = Generator(DiT(config, key=jr.key(0)), latents_hash="abc")
+    with pytest.raises(ValueError, match=r"^`guide` \(.*\(2, 3, 5\)\) must be made"):
+        generator.check_guide(other)
+    with pytest.raises(ValueError, match=r"^`guide` \(none\) must be given where"):
+        guided_velocity(
+            generator.dit, LABELS, SamplerConfig(guide="generator", guidance=2.0)
+        )
+    with pytest.raises(ValueError, match=r"^`guide` \(a generator\) must be given"):
+        guided_velocity(generator.dit, LABELS, SAMPLER, generator.dit)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"solver": "dopri5"}, r"^`time_shift` \(0.075\) must be 0 for dopri5"),
+        ({"tolerance": 1e-4}, r"^`tolerance` \(0.0001, .* for euler"),
+        ({"guide": "generator"}, r"^`guidance` \(1\) must be another"),
+        ({"guidance_start": 0.5, "guidance_end": 0.3}, r"^`guidance_start` \(0.5\)"),
+    ],
+)
+def test_settings_that_would_be_ignored_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        SamplerConfig(**fields)
 
 
 @pytest.mark.parametrize("label", [-1, 5])

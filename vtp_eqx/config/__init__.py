@@ -14,6 +14,7 @@ from vtp_eqx.config.runs import (
     OptimizerConfig as OptimizerConfig,
     PretrainConfig as PretrainConfig,
     ReconstructionConfig as ReconstructionConfig,
+    SampleConfig as SampleConfig,
     SamplerConfig as SamplerConfig,
     ViewsConfig as ViewsConfig,
 )

@@ -226,9 +226,64 @@ class GenerateConfig:
 class SamplerConfig:
     """How samples are drawn; every field goes onto the evaluation card."""
 
-    solver: Literal["euler", "heun"] = "euler"  # code
-    num_steps: int = 249  # code: 250 grid points
+    solver: Literal["euler", "heun", "dopri5"] = "euler"  # code
+    num_steps: int = 249  # code: 250 grid points; of dopri5 the most it may take
     time_shift: float = 0.075  # code; 0 or 1 leaves the grid uniform
     guidance: float = 1.0  # code: none
     guidance_start: float = 0.0  # LightningDiT: no guidance where t is below
+    guidance_end: float = later(1.0)  # ours: nor where it is above
+    # What guidance leads away from: the null class, or a weaker "generator"
+    # (autoguidance). Ours: the published samplers know the first alone.
+    guide: Literal["null", "generator"] = later("null")
     guided_channels: int | None = None  # LightningDiT 3; `None` guides all
+    tolerance: float = later(1e-3)  # code: of a dopri5 step, relative
+    tolerance_abs: float = later(1e-6)  # code: the same, absolute
+
+    def __post_init__(self):
+        require(
+            self.solver != "dopri5" or self.time_shift in (0, 1),
+            f"`time_shift` ({self.time_shift}) must be 0 for dopri5, which chooses its "
+            "steps itself: set it to 0, or choose another solver.",
+        )
+        fixed = self.tolerance == 1e-3 and self.tolerance_abs == 1e-6
+        require(
+            self.solver == "dopri5" or fixed,
+            f"`tolerance` ({self.tolerance}, absolute {self.tolerance_abs}) must stay "
+            f"as it is for {self.solver}, whose steps are fixed: choose dopri5.",
+        )
+        require(
+            self.guide == "null" or self.guidance != 1,
+            "`guidance` (1) must be another where a generator guides, which would do "
+            "nothing: raise it, or leave the guide out.",
+        )
+        require(
+            0 <= self.guidance_start < self.guidance_end <= 1,
+            f"`guidance_start` ({self.guidance_start}) must be below `guidance_end` "
+            f"({self.guidance_end}), and both in [0, 1]: change either.",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """One set of samples of a generator. Image `i` depends on `seed` and `i`.
+
+    And by its last bits on `group_size`, the images that a device computes together:
+    products of other shapes round otherwise. It depends on nothing else: not on how
+    many images there are, on how many devices, nor on what was killed meanwhile.
+    """
+
+    num_samples: int = 50_000  # paper
+    sampler: SamplerConfig = SamplerConfig()
+    # Ours: "balanced" has each class as often; code: "uniform", at random. "given":
+    # those of a list, again from its start where it ends.
+    labels: Literal["balanced", "uniform", "given"] = "balanced"
+    seed: int = 0  # code
+    precision: Precision = "float32"  # networks compute in it
+    group_size: int = 8  # ours: for CPUs; GPUs are busy from 64 on
+
+    def __post_init__(self):
+        for name in ("num_samples", "group_size"):
+            require(
+                getattr(self, name) > 0,
+                f"`{name}` ({getattr(self, name)}) must be positive: raise it.",
+            )

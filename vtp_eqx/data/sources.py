@@ -147,14 +147,23 @@ def open_source(
         return TarSource(path, progress=progress)
     if path.suffix != ".npz":
         return FolderSource(path)
-    with np.load(path) as content:
-        require(
-            "arr_0" in content,
-            f"An .npz of images holds them as `arr_0`; got {sorted(content)} in "
-            f"{path}: name another file.",
-        )
-        labels = {"label": content["arr_1"]} if "arr_1" in content else {}
-        return ArraySource({"image": content["arr_0"], **labels})
+    fields = {"arr_0": "image", "arr_1": "label"}
+    try:
+        # Opened here, because `np.load` leaves a damaged file open.
+        with path.open("rb") as file, np.load(file) as content:
+            names = sorted(content)
+            arrays = {fields[name]: content[name] for name in names if name in fields}
+    except NPZ_ERRORS as error:
+        raise ValueError(
+            f"An .npz of images is a whole file; got {path} ({error}): check the path, "
+            "or copy it again."
+        ) from error
+    require(
+        "image" in arrays,
+        f"An .npz of images holds them as `arr_0`; got {names} in {path}: name another "
+        "file.",
+    )
+    return ArraySource(arrays)
 
 
 def is_prepared(path: str | Path) -> bool:

@@ -17,7 +17,7 @@ from vtp_eqx.files import atomic_path
 
 
 NetworkName = Literal["none", "scene-network", "inception-v3", "dinov2"]
-LabelPolicy = Literal["none", "uniform", "balanced", "reference"]
+LabelPolicy = Literal["none", "uniform", "balanced", "reference", "given"]
 
 DISTANCE_NAMES = {
     "scene-network": "FD-scenes",
@@ -49,6 +49,8 @@ class EvaluationCard:
     labels: LabelPolicy = "none"  # how the classes of the samples were chosen
     generator_hash: str | None = None  # of the generator's averaged weights
     generator_latents_hash: str | None = None  # of the latents it was trained on
+    guide_hash: str = ""  # of the weaker generator that guided, where one did
+    labels_hash: str = ""  # of the samples' classes, where they are known
     seed: int = 0
     origin: str = ""  # who made the samples, where it was not this library
     protocol: str = ""  # settings that the numbers depend on beside all this

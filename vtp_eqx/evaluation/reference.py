@@ -2,7 +2,9 @@
 
 The keys that everybody reads are `mu` and `sigma` (mean and covariance of features) and
 `mu_s` and `sigma_s` (of spatial features, for sFID). Ours tell besides what they were
-taken from; files of others do not, and whoever uses one has to say it.
+taken from; files of others do not, and whoever uses one has to say it. Those of ADM,
+which LightningDiT uses too, are known by name and shape, and have 10,000 of the images
+themselves (`arr_0`) for precision and recall.
 """
 
 import dataclasses
@@ -13,11 +15,18 @@ from jaxtyping import Float
 import numpy as np
 
 from vtp_eqx.config import require
+from vtp_eqx.data.crops import CenterCrop
+from vtp_eqx.data.sources import open_source
 from vtp_eqx.evaluation.extract import extract_features, ExtractConfig, Images
 from vtp_eqx.evaluation.frechet import Moments
 from vtp_eqx.evaluation.networks import FeatureNetwork, network_outputs, output_names
 from vtp_eqx.files import atomic_path, NPZ_ERRORS
 from vtp_eqx.models.arrays import arrays_hash
+
+
+INCEPTION_WIDTH = 2048
+# ADM's files: moments over all training images of ImageNet.
+ADM_PREFIX, ADM_COUNT = "VIRTUAL_imagenet", 1_281_167
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,8 +135,15 @@ def read_reference(
     require(
         {"mu", "sigma"} <= arrays.keys(),
         f"Reference statistics have `mu` and `sigma`; got {sorted(arrays)} in {path}: "
-        "name another file, or make one with `evaluate.py reference`.",
+        "name another file, or make one with `evaluate.py reference`, from the images "
+        "in this one where it has some.",
     )
+    _check_arrays(path, arrays)
+    is_inception = arrays["mu"].size == INCEPTION_WIDTH and "network" not in arrays
+    if is_inception and network is None:
+        network = "inception-v3"
+    if path.name.startswith(ADM_PREFIX) and count is None:
+        count = ADM_COUNT
     size = _mismatch(path, "count", arrays.get("count"), count)
     spatial = None
     if {"mu_s", "sigma_s"} <= arrays.keys():
@@ -141,6 +157,49 @@ def read_reference(
         image_size=int(arrays.get("image_size", 0)) or None,
         crop=str(arrays.get("crop", "")),
     )
+
+
+def add_image_features(
+    reference: Reference,
+    path: str | Path,
+    network: FeatureNetwork,
+    place: ExtractConfig,
+) -> Reference:
+    """`reference` with the features of the images in its file, where it has some.
+
+    For precision and recall. A `ValueError` where they are no images.
+    """
+    with np.load(path) as content:
+        if reference.features is not None or "arr_0" not in content:
+            return reference
+    source = open_source(path)
+    images = Images(source=source, crop=CenterCrop(source[0]["image"].shape[0]))
+    check = dataclasses.replace(reference, image_size=images.crop.size)
+    check.check_network(network.name, network.hash)
+    of = {"network": network.hash}
+    seen = extract_features(
+        network_outputs, network, images, place, stage="reference images", of=of
+    )
+    return dataclasses.replace(check, features=seen.column("features"))
+
+
+def _check_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    """A `ValueError` unless arrays are floats of the shapes of statistics."""
+    shapes = {}
+    for mean, covariance in (("mu", "sigma"), ("mu_s", "sigma_s")):
+        if {mean, covariance} <= arrays.keys():
+            width = arrays[mean].size
+            shapes |= {mean: (width,), covariance: (width, width)}
+    if "features" in arrays:
+        shapes["features"] = (len(arrays["features"]), arrays["mu"].size)
+    for name, shape in shapes.items():
+        array = arrays[name]
+        require(
+            array.shape == shape and np.issubdtype(array.dtype, np.floating),
+            f"`{name}` ({array.dtype} of shape {array.shape} in {path}) must be floats "
+            f"of shape {shape}: name another file, or make one with `evaluate.py "
+            "reference`.",
+        )
 
 
 def _mismatch(path: Path, name: str, by_file: Any, by_caller: Any) -> Any:

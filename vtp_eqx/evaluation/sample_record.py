@@ -36,6 +36,9 @@ class SampleRecord:
     latents_hash: str  # of that tokenizer's latents
     generator_hash: str  # of the generator's averaged weights
     generator_latents_hash: str  # of the latents the generator was trained on
+    guide_hash: str = ""  # of the weaker generator's, where one guided
+    labels_hash: str = ""  # of their classes, in order
+    group_size: int | None = None  # images computed together: last bits depend on it
 
     def __post_init__(self):
         require(
@@ -46,6 +49,12 @@ class SampleRecord:
             self.labels in get_args(LabelPolicy) and self.labels != "none",
             f"`labels` ({self.labels!r}) must be one of {get_args(LabelPolicy)[1:]}, "
             "by which classes were chosen: name it.",
+        )
+        require(
+            bool(self.guide_hash) == (self.sampler.guide == "generator"),
+            f"`guide_hash` ({self.guide_hash!r}) must name a generator where, and "
+            f"only where, the sampler's `guide` ({self.sampler.guide!r}) is one: "
+            "sample again.",
         )
         for name in ("tokenizer_hash", "latents_hash", "generator_hash"):
             require(
@@ -70,12 +79,17 @@ class SampleRecord:
         num_samples: int,
         labels: LabelPolicy,
         seed: int,
+        guide: Generator | None = None,
+        labels_hash: str = "",
+        group_size: int | None = None,
     ) -> "SampleRecord":
         """The record of samples that `tokenizer` decodes from those of `generator`.
 
         Reads all weights: call it once. A `ValueError` where the two do not belong
-        together, or the tokenizer's latents were never measured.
+        together, `guide` generates other latents, or the tokenizer's were never
+        measured.
         """
+        weaker = None if guide is None else generator.check_guide(guide)
         return cls(
             num_samples=num_samples,
             sampler=sampler,
@@ -86,6 +100,9 @@ class SampleRecord:
             latents_hash=latents_hash(tokenizer),
             generator_hash=generator_hash(generator),
             generator_latents_hash=generator.latents_hash,
+            guide_hash="" if weaker is None else generator_hash(weaker),
+            labels_hash=labels_hash,
+            group_size=group_size,
         )
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import equinox as eqx
+import jax
 from jax.core import Tracer
 import jax.numpy as jnp
 import jax.random as jr
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 import numpy as np
 
 from vtp_eqx.config import as_json, DiTConfig, from_dict, require, SamplerConfig
-from vtp_eqx.flow import euler, guided, heun, sample, time_grid, Velocity
+from vtp_eqx.flow import dopri5, euler, guided, heun, sample, time_grid, Velocity
 from vtp_eqx.models.arrays import (
     arrays_hash,
     latents_hash,
@@ -24,6 +25,7 @@ from vtp_eqx.models.weights import load_weights, read_notes, save_weights
 from vtp_eqx.tensor_files import require_file
 
 
+GENERATOR_FILE = "generator.safetensors"
 SOLVERS = {"euler": euler, "heun": heun}
 
 
@@ -44,25 +46,49 @@ class Generator(eqx.Module):
         sampler: SamplerConfig,
         *,
         latents_hash: str,
+        guide: "Generator | None" = None,
         key: PRNGKeyArray,
     ) -> Float[Array, "batch height width channels"]:
         """One normalized latent for each label.
 
-        `latents_hash` is that of the tokenizer which will decode them. Compiles once
-        per batch size and sampler, whatever the weights.
+        `latents_hash` is that of the tokenizer which will decode them, and `guide` the
+        weaker generator of autoguidance. Compiles once per batch size and sampler,
+        whatever the weights.
         """
+        self.check_latents_hash(latents_hash)
+        config = self.dit.config
+        shape = (config.latent_size, config.latent_size, config.latent_width)
+        noise = jr.normal(key, (len(labels), *shape), jnp.float32)
+        weaker = None if guide is None else self.check_guide(guide).dit
+        return sample_latents(self.dit, labels, noise, sampler, weaker)
+
+    def check_latents_hash(self, latents_hash: str) -> None:
+        """A `ValueError` unless it is that of what the generator was trained on."""
         require(
             bool(latents_hash) and latents_hash == self.latents_hash,
             f"`latents_hash` ({latents_hash!r}) must be that of the latents which the "
             f"generator was trained on ({self.latents_hash!r}): load the tokenizer it "
             "was trained with, or train it again.",
         )
-        config = self.dit.config
-        shape = (config.latent_size, config.latent_size, config.latent_width)
-        noise = jr.normal(key, (len(labels), *shape), jnp.float32)
-        velocity = guided_velocity(self.dit, labels, sampler)
-        times = time_grid(sampler.num_steps, sampler.time_shift)
-        return sample(velocity, noise, times, SOLVERS[sampler.solver])
+
+    def check_guide(self, guide: "Generator") -> "Generator":
+        """`guide`, or a `ValueError` where it does not generate the same latents."""
+        require(
+            guide.latents_hash == self.latents_hash,
+            f"`guide` (latents {guide.latents_hash!r}) must generate the latents "
+            f"of the generator that it guides ({self.latents_hash!r}): choose an "
+            "earlier or a smaller one that was trained with the same tokenizer.",
+        )
+        shapes = [
+            (config.latent_size, config.latent_width, config.num_classes)
+            for config in (guide.dit.config, self.dit.config)
+        ]
+        require(
+            shapes[0] == shapes[1],
+            f"`guide` (latent side, channels and classes {shapes[0]}) must be made for "
+            f"those of the generator ({shapes[1]}): choose another one.",
+        )
+        return guide
 
 
 def generator_hash(generator: Generator) -> str:
@@ -82,6 +108,8 @@ def save_generator(generator: Generator, path: str | Path) -> None:
 def load_generator(path: str | Path, tokenizer: Tokenizer | None = None) -> Generator:
     """The generator that `save_generator` wrote, equal to the last bit.
 
+    `path` is its file, or a folder with a `generator.safetensors`.
+
     Where `tokenizer` is given, another one than the generator was trained with is a
     `ValueError`. Generators that were saved with a hash of the statistics alone need
     it: measured statistics tell tokenizers apart, so what matches is bound to the
@@ -91,6 +119,7 @@ def load_generator(path: str | Path, tokenizer: Tokenizer | None = None) -> Gene
     something else, are a `ValueError`.
     """
     path = Path(path)
+    path = path / GENERATOR_FILE if path.is_dir() else path
     require_file(path)
     notes = read_notes(path)
     require(
@@ -119,28 +148,81 @@ def load_generator(path: str | Path, tokenizer: Tokenizer | None = None) -> Gene
     return Generator(load_weights(skeleton, path), known)
 
 
+def sample_latents(
+    dit: DiT,
+    labels: Int[Array, " batch"],
+    noise: Float[Array, "batch height width channels"],
+    sampler: SamplerConfig,
+    guide: DiT | None = None,
+) -> Float[Array, "batch height width channels"]:
+    """The normalized latents that `noise` becomes, one label for each row.
+
+    dopri5 chooses steps for each row by itself, so that no row depends on another.
+    """
+    velocity = guided_velocity(dit, labels, sampler, guide)
+    if sampler.solver != "dopri5":
+        times = time_grid(sampler.num_steps, sampler.time_shift)
+        return sample(velocity, noise, times, SOLVERS[sampler.solver])
+    return _adaptive(dit, labels, noise, sampler, guide)
+
+
+@eqx.filter_jit
+def _adaptive(
+    dit: DiT,
+    labels: Int[Array, " batch"],
+    noise: Float[Array, "batch height width channels"],
+    sampler: SamplerConfig,
+    guide: DiT | None,
+) -> Float[Array, "batch height width channels"]:
+    def one(label, noise):
+        reached = dopri5(
+            guided_velocity(dit, label[None], sampler, guide),
+            noise[None],
+            tolerance=sampler.tolerance,
+            tolerance_abs=sampler.tolerance_abs,
+            max_steps=sampler.num_steps,
+        )
+        return reached[0]
+
+    return jax.vmap(one)(labels, noise)
+
+
 def guided_velocity(
-    dit: DiT, labels: Int[Array, " batch"], sampler: SamplerConfig
+    dit: DiT,
+    labels: Int[Array, " batch"],
+    sampler: SamplerConfig,
+    guide: DiT | None = None,
 ) -> Velocity:
     """The velocity field that `sampler` asks for, one label for each row of a batch.
 
     With guidance, the conditional and the unconditional velocity are one call of twice
-    the batch; with `guidance = 1` there is no unconditional one.
+    the batch; with `guidance = 1` there is no unconditional one. `guide` is the weaker
+    transformer of autoguidance, which sees the same labels.
     """
+    require(
+        (guide is not None) == (sampler.guide == "generator"),
+        f"`guide` ({'none' if guide is None else 'a generator'}) must be given where, "
+        f"and only where, the sampler's `guide` ({sampler.guide!r}) is 'generator': "
+        "change either.",
+    )
     num_classes = dit.config.num_classes
     if not isinstance(labels, Tracer):
-        require(
-            bool(
-                np.all((np.asarray(labels) >= 0) & (np.asarray(labels) <= num_classes))
-            ),
-            f"Labels are 0 to {num_classes - 1}, and {num_classes} for any class; got "
-            f"{np.min(labels)} to {np.max(labels)}.",
-        )
-    return eqx.Partial(_velocity, dit, labels, sampler)
+        check_labels(np.asarray(labels), num_classes)
+    return eqx.Partial(_velocity, dit, guide, labels, sampler)
+
+
+def check_labels(labels: Int[np.ndarray, " count"], num_classes: int) -> None:
+    """A `ValueError` where a label is no class, nor the null class."""
+    require(
+        bool(np.all((labels >= 0) & (labels <= num_classes))),
+        f"Labels are 0 to {num_classes - 1}, and {num_classes} for any class; got "
+        f"{np.min(labels)} to {np.max(labels)}: correct them.",
+    )
 
 
 def _velocity(
     dit: DiT,
+    guide: DiT | None,
     labels: Int[Array, " batch"],
     sampler: SamplerConfig,
     latents: Float[Array, "batch height width channels"],
@@ -148,19 +230,24 @@ def _velocity(
 ) -> Float[Array, "batch height width channels"]:
     times = jnp.full(labels.shape, t)
     if sampler.guidance == 1:
-        return dit.batch(latents, times, labels)
-    null = jnp.full_like(labels, dit.config.num_classes)
-    both = dit.batch(
-        jnp.concatenate([latents, latents]),
-        jnp.concatenate([times, times]),
-        jnp.concatenate([labels, null]),
-    )
-    conditional, unconditional = jnp.split(both, 2)
+        return dit.batch(latents, times, labels).astype(latents.dtype)
+    if guide is not None:
+        conditional = dit.batch(latents, times, labels)
+        other = guide.batch(latents, times, labels)
+    else:
+        null = jnp.full_like(labels, dit.config.num_classes)
+        both = dit.batch(
+            jnp.concatenate([latents, latents]),
+            jnp.concatenate([times, times]),
+            jnp.concatenate([labels, null]),
+        )
+        conditional, other = jnp.split(both, 2)
     return guided(
-        conditional,
-        unconditional,
+        conditional.astype(latents.dtype),
+        other.astype(latents.dtype),
         t,
         scale=sampler.guidance,
         start=sampler.guidance_start,
+        end=sampler.guidance_end,
         channels=sampler.guided_channels,
     )

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from vtp_eqx.config import SamplerConfig
 from vtp_eqx.flow import flow_loss, heun, interpolate, sample, time_grid
 from vtp_eqx.interop.lightningdit import dit_from_published, dit_to_published
-from vtp_eqx.models.generator import guided_velocity
+from vtp_eqx.models.generator import guided_velocity, sample_latents
 
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -101,6 +101,19 @@ def test_many_heun_steps_reach_what_the_adaptive_solver_reached(case):
     latents = sample(velocity, case.numbers["noise"], time_grid(200), heun)
     expected = case.numbers["sample_dopri5_nocfg"]
     np.testing.assert_allclose(latents, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_dopri5_samples_agree(case):
+    sampler = SamplerConfig(
+        solver="dopri5", time_shift=0, num_steps=4096, tolerance=1e-7,
+        tolerance_abs=1e-7,
+    )  # fmt: skip
+    latents = sample_latents(
+        case.dit, case.numbers["y"], case.numbers["noise"], sampler
+    )
+    np.testing.assert_allclose(
+        latents, case.numbers["sample_dopri5_nocfg"], **TOLERANCE
+    )
 
 
 def test_a_published_checkpoint_comes_back_as_it_was(case):
