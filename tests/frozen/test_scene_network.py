@@ -121,7 +121,9 @@ def test_a_record_of_another_shape_is_refused(folder):
     record = json.loads((folder / RECORD).read_text())
     record["config"]["feature_width"] = 8
     (folder / RECORD).write_text(json.dumps(record))
-    with pytest.raises(ValueError, match=r"to_features.bias \(16,\) for \(8,\)"):
+    with pytest.raises(
+        ValueError, match=r"heads\.shape\.weight \(\d+, 16\) for \(\d+, 8\)"
+    ):
         load_scene_network(folder)
     record["config"]["blocks"] = [1, 1]
     (folder / RECORD).write_text(json.dumps(record))
