@@ -125,7 +125,7 @@ def test_a_full_disk_loses_nothing(whole, networks, tmp_path, monkeypatch):
 
     monkeypatch.setattr(job, "write_image", fill)
     monkeypatch.setattr(job, "WRITERS", 1)
-    with pytest.raises(DiskSpaceError, match="a full disk at .*: make room and run"):
+    with pytest.raises(DiskSpaceError, match=r"a full disk at .*: make room and run"):
         networks.sample(tmp_path)
     monkeypatch.undo()
     assert content(tmp_path).keys() == {*written}
@@ -205,9 +205,9 @@ def test_a_folder_with_other_images_is_refused(networks, tmp_path):
 
 def test_another_tokenizer_is_refused(networks, tmp_path):
     other = eqx.tree_at(lambda t: t.latent_mean, networks.tokenizer, jnp.ones(8))
-    with pytest.raises(ValueError, match="^`generator_latents_hash` .* the tokenizer"):
+    with pytest.raises(ValueError, match=r"^`generator_latents_hash` .* the tokenizer"):
         sample(CONFIG, networks.generator, other, tmp_path / "none")
-    with pytest.raises(ValueError, match="^`latents_hash` .* was trained on"):
+    with pytest.raises(ValueError, match=r"^`latents_hash` .* was trained on"):
         measure_generation(
             networks.generator, other, reference_of(24, tmp_path), 4,
             network=scene_features(),

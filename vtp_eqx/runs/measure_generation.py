@@ -17,6 +17,9 @@ from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.sample import choose_labels, draw_images
 
 
+DEFAULT = SamplerConfig()
+
+
 def measure_generation(
     generator: Generator,
     tokenizer: Tokenizer,
@@ -24,7 +27,7 @@ def measure_generation(
     num_samples: int = 5000,
     *,
     network: FeatureNetwork,
-    sampler: SamplerConfig = SamplerConfig(),
+    sampler: SamplerConfig = DEFAULT,
     seed: int = 0,
     group_size: int = 8,
     mesh: Mesh | None = None,

@@ -86,7 +86,11 @@ def sample(
                 paths = [image_path(folder, int(index)) for index in indices]
                 missing = [row for row, path in enumerate(paths) if not path.exists()]
                 list(
-                    pool.map(lambda row: write_image(paths[row], images[row]), missing)
+                    pool.map(
+                        write_image,
+                        [paths[row] for row in missing],
+                        [images[row] for row in missing],
+                    )
                 )
                 done += len(indices)
                 report("samples", done, count)

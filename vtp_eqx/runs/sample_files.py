@@ -49,7 +49,7 @@ def check_record_unchanged(
         require(
             not images,
             f"`folder` ({folder}, with {sorted(images)[:1]}) must have no images but "
-            f"the samples of its {RECORD_FILE}, which it does not have: choose another.",
+            f"the samples of its {RECORD_FILE}, and has no such file: choose another.",
         )
         return
     before = read_sample_record(folder)
