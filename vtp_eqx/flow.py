@@ -194,7 +194,7 @@ def dopri5(
     import diffrax  # takes a second: only for who asks for it
 
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, x, _: velocity(x, t)),
+        diffrax.ODETerm(lambda t, x, _: velocity(x, jnp.asarray(t))),
         diffrax.Dopri5(),
         t0=0.0,
         t1=1.0,
