@@ -39,10 +39,10 @@ from vtp_eqx.evaluation.console import progress
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator, load_generator, save_generator
+from vtp_eqx.runs.pictures import save_grid
 from vtp_eqx.runs.run_dir import FolderInUseError
 from vtp_eqx.runs.sample import choose_labels, sample
 from vtp_eqx.runs.sample_files import read_classes, read_images, write_archive
-from vtp_eqx.study.pictures import save_grid
 from vtp_eqx.tokenizer import latents_hash, load, save, Tokenizer
 
 
