@@ -29,7 +29,7 @@ import numpy as np
 import optax
 import tyro
 
-from vtp_eqx.evaluation.generation import attribute_agreement, read_scenes
+from vtp_eqx.evaluation.scene_metrics import attribute_agreement, read_scenes
 from vtp_eqx.frozen.scene_network import (
     save_scene_network,
     SceneNetwork,

@@ -13,11 +13,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vtp_eqx.config import require, SamplerConfig
+from vtp_eqx.evaluation.extract import ExtractConfig, FeatureTable
+from vtp_eqx.evaluation.images import Images
 from vtp_eqx.files import atomic_path
+from vtp_eqx.models.arrays import latents_hash, weights_hash
+from vtp_eqx.models.tokenizer import Tokenizer
 
 
 NetworkName = Literal["none", "scene-network", "inception-v3", "dinov2"]
 LabelPolicy = Literal["none", "uniform", "balanced", "reference"]
+Numbers = dict[str, float]
 
 DISTANCE_NAMES = {
     "scene-network": "FD-scenes",
@@ -175,3 +180,41 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, float], EvaluationCard
     for name in content["numbers"]:
         check_name(name, card)
     return content["numbers"], card
+
+
+def settings(**values: Any) -> str:
+    """What numbers depend on, in words, without what is not set."""
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value)
+
+
+def tokenizer_card(
+    tokenizer: Tokenizer, seen: FeatureTable, images: Images, protocol: str
+) -> EvaluationCard:
+    """A card of images that are compared with nothing but themselves."""
+    return EvaluationCard(
+        num_samples=seen.count,
+        num_reference=seen.count,
+        reference_hash=seen.images_hash,
+        tokenizer_hash=weights_hash(tokenizer),
+        # Nothing that is measured of a tokenizer alone needs its statistics.
+        latents_hash=latents_hash(tokenizer) if tokenizer.is_measured else "",
+        precision=tokenizer.precision,
+        protocol=protocol,
+        crop=repr(images.crop),
+        images_hash=seen.images_hash,
+        num_skipped=len(seen.skipped),
+    )
+
+
+def write_numbers(
+    numbers: Mapping[str, float],
+    card: EvaluationCard,
+    seen: FeatureTable,
+    place: ExtractConfig,
+    name: str,
+) -> Numbers:
+    """`numbers`, written with their card where `place` has a folder."""
+    if place.folder is not None:
+        path = place.folder / f"card_{name}.json"
+        write(path, numbers, card, num_evaluated=seen.count, skipped=seen.skipped)
+    return dict(numbers)
