@@ -188,13 +188,18 @@ def settings(**values: Any) -> str:
 
 
 def tokenizer_card(
-    tokenizer: Tokenizer, seen: FeatureTable, images: Images, protocol: str
+    tokenizer: Tokenizer,
+    seen: FeatureTable,
+    images: Images,
+    protocol: str,
+    reference: FeatureTable | None = None,
 ) -> EvaluationCard:
-    """A card of images that are compared with nothing but themselves."""
+    """A card of images that are compared with `reference`, or else with themselves."""
+    reference = reference or seen
     return EvaluationCard(
         num_samples=seen.count,
-        num_reference=seen.count,
-        reference_hash=seen.images_hash,
+        num_reference=reference.count,
+        reference_hash=reference.images_hash,
         tokenizer_hash=weights_hash(tokenizer),
         # Nothing that is measured of a tokenizer alone needs its statistics.
         latents_hash=latents_hash(tokenizer) if tokenizer.is_measured else "",

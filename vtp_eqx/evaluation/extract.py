@@ -23,9 +23,11 @@ import numpy as np
 from vtp_eqx.config import require
 from vtp_eqx.evaluation.batches import in_batches
 from vtp_eqx.evaluation.frechet import Moments
-from vtp_eqx.evaluation.images import Example, Images, read_blocks
+from vtp_eqx.evaluation.images import check_classes, Example, Images, read_blocks
 from vtp_eqx.files import atomic_path, NPZ_ERRORS
 from vtp_eqx.mesh import data_mesh, replicate
+from vtp_eqx.models.arrays import weights_hash
+from vtp_eqx.models.tokenizer import Tokenizer
 
 
 Report = Callable[[str, int, int], None]
@@ -194,6 +196,28 @@ def extract_features(
         f"{list(seen.skipped.items())[:3]}: check the path and the size.",
     )
     return seen
+
+
+def train_and_test_features(
+    function: Function,
+    tokenizer: Tokenizer,
+    train: Images,
+    test: Images,
+    place: ExtractConfig,
+    *,
+    num_samples: int | None = None,
+) -> tuple[FeatureTable, FeatureTable]:
+    """Features of two sets with the same classes; `num_samples` is of the test set."""
+    check_classes(train, test)
+    of = {"tokenizer": weights_hash(tokenizer)}
+    of_train, of_test = (
+        extract_features(
+            function, tokenizer, images, place, stage=f"{name} features", of=of
+        )
+        for name, images in (("training", train), ("test", test))
+    )
+    of_test.check_count(num_samples)
+    return of_train, of_test
 
 
 def feature_shapes(function: Function, model: Any, size: int) -> dict[str, Any]:

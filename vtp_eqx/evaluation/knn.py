@@ -1,7 +1,6 @@
 """Nearest neighbors in frozen features: their votes, and the protocol over images."""
 
 from collections.abc import Sequence
-import dataclasses
 from typing import Any
 
 from jaxtyping import Float, Int
@@ -9,9 +8,8 @@ import numpy as np
 
 from vtp_eqx.evaluation.accuracy import check_rows, unit
 from vtp_eqx.evaluation.card import Numbers, settings, tokenizer_card, write_numbers
-from vtp_eqx.evaluation.extract import extract_features, ExtractConfig
-from vtp_eqx.evaluation.images import check_classes, Images
-from vtp_eqx.models.arrays import weights_hash
+from vtp_eqx.evaluation.extract import ExtractConfig, train_and_test_features
+from vtp_eqx.evaluation.images import Images
 from vtp_eqx.models.tokenizer import Tokenizer
 
 
@@ -29,20 +27,11 @@ def neighbors(
 
     In the summary of the last block, at norm 1: DINOv2's evaluation.
     """
-    check_classes(train, test)
-    of = {"tokenizer": weights_hash(tokenizer)}
-    of_train, of_test = (
-        extract_features(
-            summary, tokenizer, images, place, stage=f"{name} features", of=of
-        )
-        for name, images in (("training", train), ("test", test))
+    of_train, of_test = train_and_test_features(
+        summary, tokenizer, train, test, place, num_samples=num_samples
     )
-    of_test.check_count(num_samples)
-    card = dataclasses.replace(
-        tokenizer_card(tokenizer, of_test, test, settings(temperature=temperature)),
-        num_reference=of_train.count,
-        reference_hash=of_train.images_hash,
-    )
+    protocol = settings(temperature=temperature)
+    card = tokenizer_card(tokenizer, of_test, test, protocol, of_train)
     bank, labels = of_train.column("summary"), of_train.column("label")
     numbers = {
         f"{count} nearest neighbors": neighbor_accuracy(

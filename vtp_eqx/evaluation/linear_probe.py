@@ -6,7 +6,6 @@ whose best classifier is chosen on the test rows, is in `probe_sweep`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-import dataclasses
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -16,9 +15,12 @@ import scipy.optimize
 
 from vtp_eqx.evaluation.accuracy import check_rows, top_accuracy
 from vtp_eqx.evaluation.card import Numbers, settings, tokenizer_card, write_numbers
-from vtp_eqx.evaluation.extract import extract_features, ExtractConfig, feature_shapes
-from vtp_eqx.evaluation.images import check_classes, Images
-from vtp_eqx.models.arrays import weights_hash
+from vtp_eqx.evaluation.extract import (
+    ExtractConfig,
+    feature_shapes,
+    train_and_test_features,
+)
+from vtp_eqx.evaluation.images import Images
 from vtp_eqx.models.encoder import Features
 from vtp_eqx.models.tokenizer import Tokenizer
 
@@ -82,15 +84,9 @@ def probe(
     num_samples: int | None = None,
 ) -> Numbers:
     """Test accuracy of `linear_probe`, for each kind of features."""
-    check_classes(train, test)
-    of = {"tokenizer": weights_hash(tokenizer)}
-    of_test, of_train = (
-        extract_features(
-            READERS[reads], tokenizer, images, place, stage=f"{name} features", of=of
-        )
-        for name, images in (("test", test), ("training", train))
+    of_train, of_test = train_and_test_features(
+        READERS[reads], tokenizer, train, test, place, num_samples=num_samples
     )
-    of_test.check_count(num_samples)
     numbers = {
         f"linear probe, {kind}": linear_probe(
             of_train.column(kind),
@@ -104,11 +100,7 @@ def probe(
         reads=reads, fit="L-BFGS", penalties=PENALTIES,
         selected="on held-out training images",
     )  # fmt: skip
-    card = dataclasses.replace(
-        tokenizer_card(tokenizer, of_test, test, protocol),
-        num_reference=of_train.count,
-        reference_hash=of_train.images_hash,
-    )
+    card = tokenizer_card(tokenizer, of_test, test, protocol, of_train)
     return write_numbers(numbers, card, of_test, place, "probe")
 
 
