@@ -9,7 +9,12 @@ from vtp_eqx.data.crops import CenterCrop
 from vtp_eqx.data.folders import FolderSource
 from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.evaluation import extract
-from vtp_eqx.evaluation.extract import extract_features, ExtractConfig
+from vtp_eqx.evaluation.extract import (
+    BatchConfig,
+    extract_features,
+    ExtractConfig,
+    IN_MEMORY,
+)
 from vtp_eqx.evaluation.frechet import Moments
 from vtp_eqx.evaluation.images import Images
 from vtp_eqx.mesh import data_mesh
@@ -111,7 +116,7 @@ def test_a_killed_survey_goes_on_and_ends_equal(killed_at, tmp_path):
 def test_a_cache_changes_no_answer(tmp_path):
     source = bad_folder(tmp_path / "images", good=range(3, 20))
     cached = look(images_of(source), place(tmp_path / "out"))
-    memory = look(images_of(source), place(None, mesh=None))
+    memory = look(images_of(source), IN_MEMORY)
     for name in ("mean", "first", "row", "digest"):
         np.testing.assert_array_equal(memory.column(name), cached.column(name))
     assert memory.skipped == cached.skipped
@@ -124,7 +129,7 @@ def test_a_cache_changes_no_answer(tmp_path):
 def test_arrays_are_taken_as_they_are():
     arrays = noise(5).arrays
     images = Images.of(arrays["image"], arrays["label"])
-    seen = look(images, place(None))
+    seen = look(images, BatchConfig(mesh=data_mesh(1)))
     np.testing.assert_array_equal(seen.column("label"), arrays["label"])
     first = arrays["image"][:, 0, 0] / np.float32(255)
     np.testing.assert_allclose(seen.column("first"), first, rtol=1e-6)

@@ -13,7 +13,7 @@ from vtp_eqx.data.crops import CenterCrop
 from vtp_eqx.data.folders import FolderSource
 from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.evaluation.card import read
-from vtp_eqx.evaluation.extract import ExtractConfig, IN_MEMORY
+from vtp_eqx.evaluation.extract import ExtractConfig
 from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.probe_sweep import (
     accuracies,
@@ -197,6 +197,6 @@ def test_sets_of_other_classes_are_refused(tokenizer, images, tmp_path):
         probe_sweep(tokenizer, *sources, workplace(tmp_path / "out"))
 
 
-def test_a_sweep_is_kept_in_a_folder(tokenizer, images):
-    with pytest.raises(ValueError, match="must have a folder and a mesh"):
-        probe_sweep(tokenizer, images, images, IN_MEMORY)
+def test_a_sweep_without_devices_is_refused(tokenizer, images, tmp_path):
+    with pytest.raises(ValueError, match="must be the devices"):
+        probe_sweep(tokenizer, images, images, workplace(tmp_path, mesh=None))

@@ -218,8 +218,7 @@ def write_numbers(
     place: ExtractConfig,
     name: str,
 ) -> Numbers:
-    """`numbers`, written with their card where `place` has a folder."""
-    if place.folder is not None:
-        path = place.folder / f"card_{name}.json"
-        write(path, numbers, card, num_evaluated=seen.count, skipped=seen.skipped)
+    """`numbers`, after they were written with their card."""
+    path = place.folder / f"card_{name}.json"
+    write(path, numbers, card, num_evaluated=seen.count, skipped=seen.skipped)
     return dict(numbers)

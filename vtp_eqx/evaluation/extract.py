@@ -40,13 +40,12 @@ def no_report(stage: str, done: int, total: int) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExtractConfig:
-    """Where and how fast features are extracted; no number depends on it but rounding.
+class BatchConfig:
+    """How fast features are extracted; no number depends on it but rounding.
 
-    Without a `folder` nothing is kept. `mesh` is as for `in_batches`.
+    `mesh` is as for `in_batches`.
     """
 
-    folder: Path | None = None
     batch_size: int = 64
     num_threads: int = 8
     mesh: Mesh | None = dataclasses.field(default_factory=data_mesh)
@@ -61,7 +60,14 @@ class ExtractConfig:
         )
 
 
-IN_MEMORY = ExtractConfig(mesh=None)  # of images and models on one device
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExtractConfig(BatchConfig):
+    """The same, and the folder of the cache."""
+
+    folder: Path
+
+
+IN_MEMORY = BatchConfig(mesh=None)  # of images and models on one device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +148,7 @@ def extract_features(
     function: Function,
     model: Any,
     images: Images,
-    place: ExtractConfig = IN_MEMORY,
+    place: BatchConfig = IN_MEMORY,
     *,
     stage: str = "features",
     of: Mapping[str, str] | None = None,
@@ -151,13 +157,12 @@ def extract_features(
 
     `function` is one defined in a module (what it compiles is kept by it) and takes
     floats in [0, 1]. `of` names what features depend on beside the images, such as the
-    hash of the weights: another value is another cache, in a folder of its own.
+    hash of the weights: another value is another cache, in a folder of its own. There
+    is one where `place` has a folder.
     """
     rows = images.rows
-    paths = {}
-    if place.folder is None:
-        blocks = {0: rows}
-    else:
+    blocks, paths = {0: rows}, {}
+    if isinstance(place, ExtractConfig):
         folder = _cache_folder(place.folder, function, images, place, of or {})
         size = place.batch_size * max(1, FILE_IMAGES // place.batch_size)
         blocks = {
@@ -183,13 +188,13 @@ def extract_features(
             done += len(batch)
             place.report(stage, done, len(rows))
         arrays = _merge(parts)
-        if place.folder is not None:
+        if paths:
             with (
                 atomic_path(paths[start]) as unfinished,
                 unfinished.open("wb") as file,
             ):
                 np.savez(file, allow_pickle=False, **arrays)
-    seen = FeatureTable(tuple(paths.values()), arrays if place.folder is None else None)
+    seen = FeatureTable(tuple(paths.values()), None if paths else arrays or None)
     require(
         len(seen.skipped) < len(rows),
         f"Features need images that can be read; got none of {len(rows)}, such as "
@@ -249,7 +254,7 @@ def _cache_folder(
 
 
 def _features(
-    function: Function, model: Any, batch: Sequence[Example], place: ExtractConfig
+    function: Function, model: Any, batch: Sequence[Example], place: BatchConfig
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Columns over the images of a batch, and what could not be read of it."""
     skipped = {one.name: one.reason for one in batch if one.image is None}

@@ -197,10 +197,10 @@ def probe_sweep(
     """
     config = config or SweepConfig()
     check_classes(train, test)
-    if place.folder is None or place.mesh is None:
+    if place.mesh is None:
         raise ValueError(
-            f"`place` ({place}) must have a folder and a mesh, because a sweep is kept "
-            "after every epoch and learns on all devices: name both."
+            "`mesh` (None) must be the devices that a sweep learns on: give the place "
+            "a `data_mesh()`."
         )
     read, of = READERS[reads], {"tokenizer": weights_hash(tokenizer)}
     seen = extract_features(read, tokenizer, test, place, stage="test features", of=of)

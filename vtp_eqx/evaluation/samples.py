@@ -5,9 +5,8 @@ from typing import Any
 
 from vtp_eqx.config import require
 from vtp_eqx.evaluation.card import EvaluationCard, write
-from vtp_eqx.evaluation.extract import extract_features, ExtractConfig
+from vtp_eqx.evaluation.extract import extract_features, ExtractConfig, Images
 from vtp_eqx.evaluation.frechet import frechet_distance
-from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.networks import FeatureNetwork, network_outputs, output_names
 from vtp_eqx.evaluation.precision_recall import inception_score, precision_and_recall
 from vtp_eqx.evaluation.reference import Reference

@@ -21,7 +21,7 @@ from vtp_eqx.evaluation.batches import (
     reconstruct_images,
 )
 from vtp_eqx.evaluation.card import EvaluationCard, write
-from vtp_eqx.evaluation.extract import extract_features, ExtractConfig
+from vtp_eqx.evaluation.extract import BatchConfig, extract_features
 from vtp_eqx.evaluation.frechet import frechet_distance, Moments
 from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.linear_probe import last_block, probe_attributes
@@ -58,7 +58,7 @@ PROBE_IMAGES = 4000  # training images that probes are fitted to
 PROMPTS = 64  # captions averaged for one class embedding; CLIP has 80
 SAMPLE_BATCH = 240
 BATCH = 240  # of all else that tokenizers do
-IN_MEMORY = ExtractConfig(batch_size=BATCH, mesh=None)
+IN_MEMORY = BatchConfig(batch_size=BATCH, mesh=None)
 PICTURES = 8  # images in a row of a grid
 # The attributes that probes and zero-shot are asked for.
 PROBED = ("shape", "color", "position")
