@@ -13,7 +13,6 @@ from vtp_eqx.evaluation.extract import (
     BatchConfig,
     extract_features,
     ExtractConfig,
-    IN_MEMORY,
 )
 from vtp_eqx.evaluation.frechet import Moments
 from vtp_eqx.evaluation.images import Images
@@ -116,7 +115,7 @@ def test_a_killed_survey_goes_on_and_ends_equal(killed_at, tmp_path):
 def test_a_cache_changes_no_answer(tmp_path):
     source = bad_folder(tmp_path / "images", good=range(3, 20))
     cached = look(images_of(source), place(tmp_path / "out"))
-    memory = look(images_of(source), IN_MEMORY)
+    memory = look(images_of(source), BatchConfig(batch_size=4, mesh=None))
     for name in ("mean", "first", "row", "digest"):
         np.testing.assert_array_equal(memory.column(name), cached.column(name))
     assert memory.skipped == cached.skipped
