@@ -31,7 +31,7 @@ import optax
 import tyro
 
 from vtp_eqx.data.loader import batches
-from vtp_eqx.evaluation.generation import attribute_agreement, read_scenes
+from vtp_eqx.evaluation.scene_metrics import attribute_agreement, read_scenes
 from vtp_eqx.frozen.scene_network import (
     save_scene_network,
     scale_features,

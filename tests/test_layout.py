@@ -10,8 +10,6 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "vtp_eqx"
 MAX_LINES = 400
 MAX_EXPERIMENT_LINES = 150
-# Experiments that are still longer; remove them as they become shorter.
-LONG_EXPERIMENTS = {"evaluate.py": 365}
 
 # A room is a file or folder directly under the package. Rooms of one floor are
 # strangers: an import goes to a lower floor or stays in its own room.
@@ -207,7 +205,7 @@ def test_a_file_fits_in_one_sitting(path):
 
 @pytest.mark.parametrize("path", python_files("experiments"), ids=str)
 def test_an_experiment_is_read_from_top_to_bottom(path):
-    limit = LONG_EXPERIMENTS.get(path.name, MAX_EXPERIMENT_LINES)
+    limit = MAX_EXPERIMENT_LINES
     assert len((ROOT / path).read_text().splitlines()) <= limit
 
 

@@ -9,8 +9,13 @@ from vtp_eqx.data.crops import CenterCrop
 from vtp_eqx.data.folders import FolderSource
 from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.evaluation import extract
-from vtp_eqx.evaluation.extract import extract_features, ExtractConfig, Images
+from vtp_eqx.evaluation.extract import (
+    BatchConfig,
+    extract_features,
+    ExtractConfig,
+)
 from vtp_eqx.evaluation.frechet import Moments
+from vtp_eqx.evaluation.images import Images
 from vtp_eqx.mesh import data_mesh
 
 
@@ -105,6 +110,28 @@ def test_a_killed_survey_goes_on_and_ends_equal(killed_at, tmp_path):
     for name in ("mean", "first", "row", "digest"):
         np.testing.assert_array_equal(again.column(name), whole.column(name))
     assert np.array_equal(again.moments("mean").scatter, whole.moments("mean").scatter)
+
+
+def test_a_cache_changes_no_answer(tmp_path):
+    source = bad_folder(tmp_path / "images", good=range(3, 20))
+    cached = look(images_of(source), place(tmp_path / "out"))
+    memory = look(images_of(source), BatchConfig(batch_size=4, mesh=None))
+    for name in ("mean", "first", "row", "digest"):
+        np.testing.assert_array_equal(memory.column(name), cached.column(name))
+    assert memory.skipped == cached.skipped
+    assert memory.files == ()
+    np.testing.assert_allclose(
+        memory.moments("mean").scatter, cached.moments("mean").scatter, rtol=1e-12
+    )
+
+
+def test_arrays_are_taken_as_they_are():
+    arrays = noise(5).arrays
+    images = Images.of(arrays["image"], arrays["label"])
+    seen = look(images, BatchConfig(mesh=data_mesh(1)))
+    np.testing.assert_array_equal(seen.column("label"), arrays["label"])
+    first = arrays["image"][:, 0, 0] / np.float32(255)
+    np.testing.assert_allclose(seen.column("first"), first, rtol=1e-6)
 
 
 def test_a_finished_survey_is_not_taken_again(tmp_path):

@@ -1,49 +1,24 @@
-import dataclasses
-import json
+import time
 
+from hypothesis import given, settings, strategies as st
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 import pytest
 
-from vtp_eqx.data.crops import CenterCrop
-from vtp_eqx.data.folders import FolderSource
-from vtp_eqx.data.sources import ArraySource
-from vtp_eqx.evaluation.card import read
-from vtp_eqx.evaluation.extract import ExtractConfig, Images
+from vtp_eqx.evaluation.knn import neighbor_accuracy
 from vtp_eqx.evaluation.linear_probe import (
-    augmented_batches,
     blocks,
+    fit,
     last,
+    last_block,
     latents,
+    linear_probe,
     mean_latents,
-    probe,
-)
-from vtp_eqx.evaluation.probe_sweep import SweepConfig
-from vtp_eqx.mesh import data_mesh
-
-
-CONFIG = SweepConfig(
-    rates=(1e-3, 1.0), batch_size=24, num_epochs=3, epoch_steps=4, augment=False
+    probe_attributes,
 )
 
 
-def workplace(folder, **changes):
-    options = dict(batch_size=24, num_threads=2, mesh=data_mesh(1))
-    return ExtractConfig(folder=folder, **{**options, **changes})
-
-
-@pytest.fixture(scope="module")
-def images(scenes):
-    """Scenes whose label is whether they are bright, which any feature shows."""
-    pixels = scenes.arrays["image"]
-    bright = pixels.mean(axis=(1, 2, 3))
-    shown = np.uint8(np.clip(pixels // 2 + 100 * (bright > np.median(bright))[:, None,
-        None, None], 0, 255))  # fmt: skip
-    source = ArraySource(
-        {"image": shown, "label": np.int64(bright > np.median(bright))}
-    )
-    return Images(source=source, crop=CenterCrop(32))
+seeds = st.integers(0, 2**31 - 1)
 
 
 def test_what_is_read_is_what_the_protocols_say(tokenizer):
@@ -56,6 +31,9 @@ def test_what_is_read_is_what_the_protocols_say(tokenizer):
         got["2 blocks"], np.r_[first.cls, final.cls, patches], atol=1e-6
     )
     np.testing.assert_allclose(last(tokenizer, image)["mean patch"], patches, atol=1e-6)
+    np.testing.assert_array_equal(
+        last_block(tokenizer, image)["1 blocks"], got["1 blocks"]
+    )
     grid = tokenizer.encode(image)
     assert latents(tokenizer, image)["latents"].shape == (4 * 4 * 8,)
     np.testing.assert_allclose(
@@ -65,76 +43,119 @@ def test_what_is_read_is_what_the_protocols_say(tokenizer):
     )
 
 
-@pytest.mark.parametrize("augment", [False, True])
-def test_a_probe_finds_what_features_show_and_goes_on_where_it_was_killed(
-    augment, tokenizer, images, tmp_path
-):
-    config = dataclasses.replace(CONFIG, augment=augment)
-    options = dict(reads="last", config=config)
-    place = workplace(tmp_path / "whole")
-    whole = probe(tokenizer, images, images, place, **options)
-    assert whole["linear probe, mean patch"] > 0.9
-    _, card = read(place.folder / "card_probe.json")
-    assert "on the test images" in card.protocol
-    assert ("RandomCrop" in card.protocol) == augment
-    every = json.loads((place.folder / "probe.json").read_text())
-    assert len(every) == 3
-    assert len(every[0]) == 4
-    chosen = max(e[n] for e in every for n in e if n.startswith("mean patch"))
-    assert whole["linear probe, mean patch"] == chosen
-
-    def kill(stage, done, total):
-        if stage == "probe" and done == 6:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        probe(
-            tokenizer, images, images, workplace(tmp_path / "killed", report=kill),
-            **options,
-        )  # fmt: skip
-    steps = []
-    place = workplace(
-        tmp_path / "killed",
-        report=lambda stage, done, _: steps.append(done) if stage == "probe" else None,
-    )
-    assert probe(tokenizer, images, images, place, **options) == whole
-    assert steps == list(range(5, 13))
-    assert json.loads((place.folder / "probe.json").read_text()) == every
+def clusters(seed, count=400, width=8, num_classes=4, spread=0.3):
+    """Features around one center a class, and their labels."""
+    rng = np.random.default_rng(seed)
+    centers = rng.normal(size=(num_classes, width))
+    labels = rng.integers(0, num_classes, count)
+    noise = spread * rng.normal(size=(count, width))
+    return (centers[labels] + noise).astype(np.float32), labels
 
 
-def test_devices_do_not_change_a_probe(tokenizer, images, tmp_path):
-    numbers = [
-        probe(
-            tokenizer, images, images, workplace(tmp_path / str(count), mesh=mesh),
-            reads="mean latents", config=CONFIG,
-        )
-        for count, mesh in ((1, data_mesh(1)), (2, data_mesh(2)))
-    ]  # fmt: skip
-    assert numbers[0] == pytest.approx(numbers[1], abs=0.03)
+def halves(seed, **shape):
+    rows, labels = clusters(seed, **shape)
+    half = len(rows) // 2
+    return rows[:half], labels[:half], rows[half:], labels[half:]
 
 
-def test_an_unreadable_training_image_is_replaced(tokenizer, tmp_path):
-    for index in range(8):
-        path = tmp_path / "images" / "ab"[index // 4] / f"{index}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((40, 50, 3), 30 * index, np.uint8)).save(path)
-    source = FolderSource(tmp_path / "images")
-    (tmp_path / "images" / "a" / "3.png").write_bytes(b"torn")
-    config = dataclasses.replace(CONFIG, batch_size=8, augment=True)
-    train = Images(source=source, crop=CenterCrop(32))
-    batches = augmented_batches(
-        tokenizer, "mean latents", train, workplace(tmp_path / "out"), config, 0
-    )
-    _, labels = next(batches)
-    assert sorted(labels) == [0, 0, 0, 1, 1, 1, 1, 1]
+@pytest.mark.parametrize("score", [linear_probe, neighbor_accuracy])
+def test_separate_classes_are_told_apart(score):
+    assert score(*halves(0, spread=0.05)) == 1.0
 
 
-def test_sets_of_other_classes_are_refused(tokenizer, images, tmp_path):
-    sources = []
-    for name in ("one", "two"):
-        path = tmp_path / name / f"class {name}" / "a.png"
-        path.parent.mkdir(parents=True)
-        Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(path)
-        sources.append(Images(source=FolderSource(tmp_path / name), crop=images.crop))
-    with pytest.raises(ValueError, match="same classes"):
-        probe(tokenizer, *sources, workplace(tmp_path / "out"))
+@pytest.mark.parametrize("score", [linear_probe, neighbor_accuracy])
+def test_features_that_know_nothing_are_at_chance(score):
+    rng = np.random.default_rng(0)
+    train, labels, test, answers = halves(0, count=2000)
+    blind = rng.normal(size=train.shape), rng.normal(size=test.shape)
+    assert score(blind[0], labels, blind[1], answers) == pytest.approx(0.25, abs=0.05)
+
+
+def test_a_probe_without_features_learns_the_shares_of_classes():
+    # Only the constant is left: softmax(weight) = (1/2, 1/4, 1/4).
+    rows, labels = np.ones((8, 1), np.float32), np.array([0, 0, 0, 0, 1, 1, 2, 2])
+    weight = fit(rows, labels, np.zeros((1, 3), np.float32), 1e-3)
+    shares = np.exp(weight[0]) / np.exp(weight[0]).sum()
+    np.testing.assert_allclose(shares, [0.5, 0.25, 0.25], atol=1e-3)
+
+
+def test_the_fit_is_stationary():
+    rows, labels = clusters(0)
+    rows = np.pad(rows, [(0, 0), (0, 1)], constant_values=1)
+    weight = fit(rows, labels, np.zeros((9, 4), np.float32), 1e-2)
+    logits = rows @ weight
+    shares = np.exp(logits - logits.max(1, keepdims=True))
+    shares /= shares.sum(1, keepdims=True)
+    gradient = rows.T @ (shares - np.eye(4)[labels]) / len(rows)
+    gradient[:-1] += 1e-2 * weight[:-1]
+    assert np.abs(gradient).max() < 2e-3
+
+
+@settings(max_examples=4)
+@given(seed=seeds)
+def test_an_affine_change_of_every_feature_changes_no_probe(seed):
+    train, labels, test, answers = halves(seed, count=200, spread=1.0)
+    scale = np.array([1, 2, 4, 8, 0.5, 0.25, -1, -2], np.float32)
+    plain = linear_probe(train, labels, test, answers)
+    moved = linear_probe(train * scale + 3, labels, test * scale + 3, answers)
+    assert moved == pytest.approx(plain, abs=0.03)
+
+
+def test_a_probe_is_the_same_in_every_run():
+    data = halves(0, spread=1.0)
+    assert linear_probe(*data) == linear_probe(*data)
+
+
+def test_a_feature_that_never_varies_does_no_harm():
+    train, labels, test, answers = halves(0, spread=0.05)
+    train[:, 0], test[:, 0] = 1e6, 1e6
+    assert linear_probe(train, labels, test, answers) == 1.0
+
+
+def test_training_rows_sorted_by_class_are_no_trouble():
+    train, labels, test, answers = halves(0, spread=0.05)
+    order = np.argsort(labels)
+    assert linear_probe(train[order], labels[order], test, answers) == 1.0
+
+
+def test_each_attribute_has_its_own_probe():
+    rows, labels = clusters(0, spread=0.05)
+    attributes = {"known": labels, "unknown": np.arange(400) % 2}
+    half = {name: values[:200] for name, values in attributes.items()}
+    rest = {name: values[200:] for name, values in attributes.items()}
+    scores = probe_attributes(rows[:200], half, rows[200:], rest)
+    assert scores["known"] == 1.0
+    assert scores["unknown"] < 0.7
+    with pytest.raises(ValueError, match="same attributes"):
+        probe_attributes(rows[:200], half, rows[200:], {"known": rest["known"]})
+
+
+@pytest.mark.slow
+def test_all_attributes_of_ten_thousand_rows_take_seconds():
+    rng = np.random.default_rng(0)
+    sizes = {"a": 4, "b": 6, "c": 2, "d": 5, "e": 4, "f": 5}
+    answers = {name: rng.integers(0, size, 12_000) for name, size in sizes.items()}
+    known = np.concatenate([np.eye(sizes[n])[answers[n]] for n in sizes], axis=1)
+    rows = np.tanh(known @ rng.normal(size=(26, 128)))
+    rows = (rows + 0.5 * rng.normal(size=rows.shape)).astype(np.float32)
+    first = {name: values[:10_000] for name, values in answers.items()}
+    last = {name: values[10_000:] for name, values in answers.items()}
+    start = time.thread_time()
+    scores = probe_attributes(rows[:10_000], first, rows[10_000:], last)
+    # Far above the seconds it takes: time is shared with other processes.
+    assert time.thread_time() - start < 30
+    assert min(scores.values()) > 0.9
+
+
+def test_what_cannot_be_probed_is_an_error():
+    train, labels, test, answers = halves(0)
+    with pytest.raises(ValueError, match="finite"):
+        linear_probe(train * np.nan, labels, test, answers)
+    with pytest.raises(ValueError, match="from 0"):
+        linear_probe(train, labels - 1, test, answers)
+    with pytest.raises(ValueError, match="at least one row"):
+        linear_probe(train, labels, test[:0], answers[:0])
+    with pytest.raises(ValueError, match="holds out"):
+        linear_probe(train[:5], labels[:5], test, answers)
+    with pytest.raises(ValueError, match="num_neighbors"):
+        neighbor_accuracy(train[:5], labels[:5], test, answers)

@@ -1,11 +1,21 @@
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
 from scipy.ndimage import correlate1d
 
+from vtp_eqx.data.crops import CenterCrop
 from vtp_eqx.evaluation.batches import as_bytes
-from vtp_eqx.evaluation.reconstruction import psnr, reconstruction_scores, ssim
+from vtp_eqx.evaluation.card import read
+from vtp_eqx.evaluation.extract import ExtractConfig
+from vtp_eqx.evaluation.frechet import frechet_distance, Moments
+from vtp_eqx.evaluation.images import Images
+from vtp_eqx.evaluation.networks import PerceptualNetwork, scene_features
+from vtp_eqx.evaluation.reconstruction import psnr, reconstruction, ssim
+from vtp_eqx.mesh import data_mesh
+from vtp_eqx.models.arrays import latents_hash, weights_hash
 
 
 def pair(key, size=16):
@@ -62,7 +72,9 @@ def test_scores_are_per_image_of_what_is_saved(getkey):
     images = as_bytes(pair(getkey()))
     # 25 levels everywhere: 20 log10(255 / 25) = 20.172 dB.
     saved = np.where(images < 128, images + 25, images - 25)
-    scores = reconstruction_scores(images, np.stack([saved[0], images[1]]))
+    unit = lambda pixels: jnp.asarray(pixels, jnp.float32) / 255
+    pairs = unit(np.stack([saved[0], images[1]])), unit(images)
+    scores = {"psnr": jax.vmap(psnr)(*pairs), "ssim": jax.vmap(ssim)(*pairs)}
     assert scores["psnr"].shape == scores["ssim"].shape == (2,)
     assert scores["psnr"][0] == pytest.approx(20.172, abs=1e-3)
     assert scores["psnr"][1] == jnp.inf
@@ -72,3 +84,75 @@ def test_scores_are_per_image_of_what_is_saved(getkey):
 def test_an_image_smaller_than_the_window_is_an_error():
     with pytest.raises(ValueError, match="11 x 11"):
         ssim(jnp.zeros((8, 16, 3)), jnp.zeros((8, 16, 3)))
+
+
+@pytest.fixture
+def place(tmp_path):
+    return ExtractConfig(folder=tmp_path, batch_size=16, mesh=data_mesh(1))
+
+
+def images_of(source, crop=None):
+    return Images(source=source, crop=crop or CenterCrop(32))
+
+
+def first_pixel(model, image, other):
+    return model * jnp.abs(image - other)[0, 0, 0]
+
+
+def test_reconstructions_are_judged_as_they_would_be_saved(tokenizer, scenes, place):
+    network = scene_features()
+    perceptual = PerceptualNetwork(jnp.array(2.0), first_pixel, "ff")
+    numbers = reconstruction(
+        tokenizer, images_of(scenes), network, place, perceptual=perceptual
+    )
+    assert numbers.keys() == {"PSNR", "SSIM", "LPIPS", "rFD-scenes"}
+    real = np.float32(scenes.arrays["image"]) / 255
+    again = jax.jit(jax.vmap(lambda i: tokenizer.decode(tokenizer.encode(i))))(real)
+    again = as_bytes(again).astype(np.float64) / 255
+    error = ((again - real) ** 2).mean(axis=(1, 2, 3))
+    assert numbers["PSNR"] == pytest.approx(np.mean(-10 * np.log10(error)), rel=1e-6)
+    pixel = 2 * np.abs(again - real)[:, 0, 0, 0].mean()
+    assert numbers["LPIPS"] == pytest.approx(pixel, rel=1e-4)
+    seen = jax.jit(jax.vmap(network))
+    pair = (np.float32(again), real)
+    moments = [Moments.of(np.asarray(seen(x).features)) for x in pair]
+    distance = frechet_distance(*moments)
+    assert numbers["rFD-scenes"] == pytest.approx(distance, rel=1e-4)
+    written, card = read(place.folder / "card_reconstruction.json")
+    assert written == numbers
+    assert card.protocol.startswith("images clipped and rounded to bytes, perceptual")
+    assert card.tokenizer_hash == weights_hash(tokenizer)
+    assert card.latents_hash == ""  # it has no statistics, and needs none here
+    assert (card.num_samples, card.crop) == (48, "CenterCrop(size=32)")
+    assert card.feature_origin == "shipped with vtp_eqx"
+
+
+def test_rounded_weights_give_close_numbers_and_another_card(tokenizer, scenes, place):
+    exact = eqx.tree_at(lambda t: t.latent_std, tokenizer, jnp.full(8, 2.0))
+    near = exact.at_precision("bfloat16")
+    numbers, cards = [], []
+    for judged in (exact, near):
+        images = images_of(scenes)
+        numbers.append(reconstruction(judged, images, scene_features(), place))
+        cards.append(read(place.folder / "card_reconstruction.json")[1])
+    assert [card.precision for card in cards] == ["float32", "bfloat16"]
+    assert cards[1].tokenizer_hash == weights_hash(near) != cards[0].tokenizer_hash
+    assert cards[1].latents_hash == cards[0].latents_hash == latents_hash(exact)
+    for name, value in numbers[0].items():
+        assert numbers[1][name] == pytest.approx(value, rel=0.02)
+        assert numbers[1][name] != value
+
+
+def test_another_count_than_asked_for_gives_no_number(tokenizer, scenes, place):
+    with pytest.raises(ValueError, match="48 of 50"):
+        reconstruction(
+            tokenizer, images_of(scenes), scene_features(), place, num_samples=50
+        )
+    assert not list(place.folder.glob("card*"))
+
+
+def test_a_size_the_network_does_not_read_is_refused(tokenizer, scenes, place):
+    with pytest.raises(ValueError, match="choose another"):
+        reconstruction(
+            tokenizer, images_of(scenes, CenterCrop(64)), scene_features(), place
+        )

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from vtp_eqx.data.crops import CenterCrop
-from vtp_eqx.evaluation.extract import ExtractConfig, Images
+from vtp_eqx.evaluation.extract import ExtractConfig
 from vtp_eqx.evaluation.frechet import frechet_distance, Moments
+from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.networks import scene_features
 from vtp_eqx.evaluation.reference import (
     add_image_features,

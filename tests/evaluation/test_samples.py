@@ -9,8 +9,9 @@ from vtp_eqx.config import SamplerConfig
 from vtp_eqx.data.crops import CenterCrop
 from vtp_eqx.data.folders import FolderSource
 from vtp_eqx.evaluation.card import read
-from vtp_eqx.evaluation.extract import ExtractConfig, Images
+from vtp_eqx.evaluation.extract import ExtractConfig
 from vtp_eqx.evaluation.frechet import Moments
+from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.networks import FeatureNetwork, NetworkOutputs, scene_features
 from vtp_eqx.evaluation.reference import make_reference
 from vtp_eqx.evaluation.sample_record import (

@@ -1,15 +1,18 @@
-"""A model applied to a whole data set, a batch at a time."""
+"""The one way to run a function over images, or over any rows: a batch at a time."""
 
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
+from jax import lax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 import numpy as np
 
 from vtp_eqx.config import require
+from vtp_eqx.mesh import REPLICATED, shard_batch, SPLIT
 from vtp_eqx.models.tokenizer import Tokenizer
 
 
@@ -23,19 +26,37 @@ def in_batches(
     rows: np.ndarray,
     *,
     batch_size: int = BATCH,
+    mesh: Mesh | None = None,
+    one_at_a_time: bool = False,
 ) -> Any:
     """`function(model, row)` of every row as numpy, compiled once for a batch.
 
     `rows` of uint8 are given to `function` as floats in [0, 1]; others as they are.
     Compiled code is kept by `function`: a method such as `Tokenizer.encode`, or what a
     module defines, is compiled once for all calls, and a lambda anew in each.
+
+    **Arguments:**
+
+    - `mesh`: batches are split over its devices, to which `model` was copied
+        (`mesh.replicate`); where `None`, all is computed where `model` is.
+    - `one_at_a_time`: computes rows one after another, so that a row's result does not
+        depend on the batch size to the last bit. Slower, and takes a `mesh`.
     """
     parts = []
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
-        # Filled up with repeats, so that the last batch is not compiled for itself.
+        # Filled up with repeats: one size is compiled, and devices share it evenly.
         filled = batch[np.arange(batch_size) % len(batch)]
-        parts.append(jax.device_get(_apply(function, model, filled)))
+        if mesh is not None:
+            filled = shard_batch(filled, mesh)
+        # Without this, accelerators multiply float32 with a few bits of it.
+        with jax.default_matmul_precision("highest"):
+            if one_at_a_time:
+                assert mesh is not None
+                part = _apply_one_at_a_time(function, model, filled, mesh)
+            else:
+                part = _apply(function, model, filled)
+        parts.append(jax.device_get(part))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(rows)], *parts)
 
 
@@ -66,14 +87,6 @@ def reconstruct(
     return byte_levels(tokenizer.decode(tokenizer.encode(image))) / 255
 
 
-def cls_and_mean_patch(
-    tokenizer: Tokenizer, image: Float[Array, "height width 3"]
-) -> Float[Array, " joined"]:
-    """Summary and mean patch of the last block: full-width features of the encoder."""
-    (seen,) = tokenizer.features(image)
-    return jnp.concatenate([seen.cls, jnp.mean(seen.patches, axis=0)])
-
-
 def as_bytes(
     images: Float[Array, "*axes"] | Float[np.ndarray, "*axes"],
 ) -> UInt8[np.ndarray, "*axes"]:
@@ -99,6 +112,23 @@ def byte_levels(images: Any) -> Any:
 
 @eqx.filter_jit
 def _apply(function: Callable[[Any, Any], Any], model: Any, rows: Any) -> Any:
-    if rows.dtype == np.uint8:
-        rows = rows.astype(jnp.float32) / 255
-    return jax.vmap(lambda row: function(model, row))(rows)
+    return jax.vmap(lambda row: function(model, row))(_floats(rows))
+
+
+@eqx.filter_jit
+def _apply_one_at_a_time(
+    function: Callable[[Any, Any], Any], model: Any, rows: Any, mesh: Mesh
+) -> Any:
+    arrays, static = eqx.partition(model, eqx.is_array)
+
+    def local(arrays: Any, rows: Any) -> Any:
+        model = eqx.combine(arrays, static)
+        return lax.map(lambda row: function(model, _floats(row)), rows)
+
+    return jax.shard_map(
+        local, mesh=mesh, in_specs=(REPLICATED, SPLIT), out_specs=SPLIT
+    )(arrays, rows)
+
+
+def _floats(rows: Any) -> Any:
+    return rows.astype(jnp.float32) / 255 if rows.dtype == np.uint8 else rows

@@ -13,11 +13,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vtp_eqx.config import require, SamplerConfig
+from vtp_eqx.evaluation.extract import ExtractConfig, FeatureTable
+from vtp_eqx.evaluation.images import Images
 from vtp_eqx.files import atomic_path
+from vtp_eqx.models.arrays import latents_hash, weights_hash
+from vtp_eqx.models.tokenizer import Tokenizer
 
 
 NetworkName = Literal["none", "scene-network", "inception-v3", "dinov2"]
 LabelPolicy = Literal["none", "uniform", "balanced", "reference", "given"]
+Numbers = dict[str, float]
 
 DISTANCE_NAMES = {
     "scene-network": "FD-scenes",
@@ -177,3 +182,45 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, float], EvaluationCard
     for name in content["numbers"]:
         check_name(name, card)
     return content["numbers"], card
+
+
+def settings(**values: Any) -> str:
+    """What numbers depend on, in words, without what is not set."""
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value)
+
+
+def tokenizer_card(
+    tokenizer: Tokenizer,
+    seen: FeatureTable,
+    images: Images,
+    protocol: str,
+    reference: FeatureTable | None = None,
+) -> EvaluationCard:
+    """A card of images that are compared with `reference`, or else with themselves."""
+    reference = reference or seen
+    return EvaluationCard(
+        num_samples=seen.count,
+        num_reference=reference.count,
+        reference_hash=reference.images_hash,
+        tokenizer_hash=weights_hash(tokenizer),
+        # Nothing that is measured of a tokenizer alone needs its statistics.
+        latents_hash=latents_hash(tokenizer) if tokenizer.is_measured else "",
+        precision=tokenizer.precision,
+        protocol=protocol,
+        crop=repr(images.crop),
+        images_hash=seen.images_hash,
+        num_skipped=len(seen.skipped),
+    )
+
+
+def write_numbers(
+    numbers: Mapping[str, float],
+    card: EvaluationCard,
+    seen: FeatureTable,
+    place: ExtractConfig,
+    name: str,
+) -> Numbers:
+    """`numbers`, after they were written with their card."""
+    path = place.folder / f"card_{name}.json"
+    write(path, numbers, card, num_evaluated=seen.count, skipped=seen.skipped)
+    return dict(numbers)

@@ -1,29 +1,23 @@
 """What a tokenizer knows while it is still being trained: quick, and always the same.
 
 Numbers are for curves of one run, not for comparisons: images are few, and the probe
-has one penalty. What is published is measured by `protocols` and `probe` beside.
+has one penalty. Otherwise they are those of the protocols beside, of the same images.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 from pathlib import Path
 
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Int, UInt8
 import numpy as np
 
 from vtp_eqx.evaluation import card
-from vtp_eqx.evaluation.batches import (
-    BYTES,
-    cls_and_mean_patch,
-    in_batches,
-    reconstruct,
-)
-from vtp_eqx.evaluation.reconstruction import psnr
-from vtp_eqx.evaluation.understanding import (
-    class_embeddings,
-    linear_probe,
-    zero_shot_accuracy,
-)
+from vtp_eqx.evaluation.batches import BYTES
+from vtp_eqx.evaluation.extract import extract_features
+from vtp_eqx.evaluation.images import Images
+from vtp_eqx.evaluation.linear_probe import last_block, linear_probe
+from vtp_eqx.evaluation.reconstruction import mean_score, reconstruction_psnr
+from vtp_eqx.evaluation.zero_shot import embed, embed_prompts, zero_shot_accuracy
 from vtp_eqx.models.arrays import arrays_hash, latents_hash, weights_hash
 from vtp_eqx.models.tokenizer import Tokenizer
 
@@ -49,33 +43,33 @@ def evaluate_tokenizer(
     known: LabeledImages | None,
     judged: LabeledImages,
     prompts: Int[np.ndarray, "classes prompts context"] | None = None,
+    *,
+    penalties: Sequence[float] = (PENALTY,),
 ) -> dict[str, float]:
     """Numbers by name, each where it can be taken.
 
     - `psnr` of the reconstructions, rounded to bytes.
     - `probe`: accuracy of a linear probe on summary and mean patch that was fitted to
-      `known`.
+      `known`, with one of `penalties`.
     - `zero_shot`: accuracy of the classes whose names `prompts` are, as ids.
     """
-    numbers = {"psnr": float(np.mean(in_batches(_psnr, tokenizer, judged.image)))}
-    labeled = judged.has_labels
-    if labeled and known is not None and known.has_labels:
+    test = Images.of(judged.image)
+    seen = extract_features(reconstruction_psnr, tokenizer, test)
+    numbers = {"psnr": mean_score(seen, "PSNR")}
+    if not judged.has_labels:
+        return numbers
+    if known is not None and known.has_labels:
+        of_train, of_test = (
+            extract_features(last_block, tokenizer, images).column("1 blocks")
+            for images in (Images.of(known.image), test)
+        )
         numbers["probe"] = linear_probe(
-            in_batches(cls_and_mean_patch, tokenizer, known.image),
-            known.label,
-            in_batches(cls_and_mean_patch, tokenizer, judged.image),
-            judged.label,
-            penalties=(PENALTY,),
+            of_train, known.label, of_test, judged.label, penalties=penalties
         )
-    if labeled and prompts is not None and tokenizer.text is not None:
-        classes, count, context = prompts.shape
-        texts = in_batches(
-            Tokenizer.embed_text, tokenizer, prompts.reshape(-1, context)
-        )
+    if prompts is not None and tokenizer.text is not None:
+        embeddings = extract_features(embed, tokenizer, test).column("embedding")
         numbers["zero_shot"] = zero_shot_accuracy(
-            in_batches(Tokenizer.embed_image, tokenizer, judged.image),
-            judged.label,
-            class_embeddings(texts.reshape(classes, count, -1)),
+            embeddings, judged.label, embed_prompts(tokenizer, prompts)
         )
     return numbers
 
@@ -90,7 +84,7 @@ def write_card(
     seed: int,
     latents_of: str = "",
 ) -> None:
-    """Writes what `judge` said of a tokenizer, and what that depends on.
+    """Writes the numbers of `evaluate_tokenizer`, and what they depend on.
 
     `seed` is that of the tokenizer's training, and `latents_of` says over which images
     its latent statistics were taken.
@@ -113,9 +107,3 @@ def write_card(
         ),
         num_evaluated=len(judged.image),
     )
-
-
-def _psnr(
-    tokenizer: Tokenizer, image: Float[Array, "height width 3"]
-) -> Float[Array, ""]:
-    return psnr(reconstruct(tokenizer, image), image)

@@ -10,7 +10,6 @@ from collections.abc import Callable
 import dataclasses
 from fractions import Fraction
 import hashlib
-import itertools
 import json
 import math
 import operator
@@ -20,25 +19,18 @@ from typing import Any
 
 import equinox as eqx
 import jax
-from jax import lax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Float, Float32, Float64, UInt8
+from jaxtyping import Float32, Float64
 import numpy as np
 
 from vtp_eqx.config import require
 from vtp_eqx.data.crops import CenterCrop
 from vtp_eqx.data.loader import Source
-from vtp_eqx.evaluation.extract import Images, read_ahead, read_square
+from vtp_eqx.evaluation.batches import in_batches
+from vtp_eqx.evaluation.images import Images, read_blocks
 from vtp_eqx.files import atomic_path
-from vtp_eqx.mesh import (
-    data_mesh,
-    gather_texts,
-    local_mesh,
-    REPLICATED,
-    shard_batch,
-    SPLIT,
-)
+from vtp_eqx.mesh import data_mesh, gather_texts, local_mesh, REPLICATED
 from vtp_eqx.models.arrays import weights_hash
 from vtp_eqx.models.tokenizer import Tokenizer
 
@@ -218,32 +210,30 @@ def _own_sums(
         for start in range(index * BLOCK_IMAGES, len(rows), count * BLOCK_IMAGES)
     }
     found = {path: _read_sums(path) for path in blocks}
-    missing = [path for path in blocks if found[path] is None]
+    missing = {path: blocks[path] for path in blocks if found[path] is None}
     total = sum(map(len, blocks.values()))
-    done = total - sum(len(blocks[path]) for path in missing)
+    done = total - sum(map(len, missing.values()))
+    batch_size = DEVICE_IMAGES * mesh.devices.size
     if missing:
-        batch_size = DEVICE_IMAGES * mesh.devices.size
-        examples = read_ahead(
-            lambda row: read_square(images, int(row)),
-            np.concatenate([blocks[path] for path in missing]),
-            num_threads=num_threads,
-            num_ahead=2 * batch_size,
-        )
         tokenizer = jax.device_put(tokenizer, NamedSharding(mesh, REPLICATED))
-        for path in missing:
-            sums, left = LatentSums(), len(blocks[path])
-            while left:
-                batch = [*itertools.islice(examples, min(batch_size, left))]
-                squares = [one.image for one in batch if one.image is not None]
-                sums += LatentSums(num_skipped=len(batch) - len(squares))
-                if squares:
-                    latents = _encode(tokenizer, np.stack(squares), batch_size, mesh)
-                    sums += LatentSums.of(latents)
-                left, done = left - len(batch), done + len(batch)
-                progress(done, total)
-            with atomic_path(path) as unfinished:
-                unfinished.write_text(sums.as_json())
-            found[path] = sums
+    for path, batches in read_blocks(
+        images, missing, batch_size=batch_size, num_threads=num_threads
+    ):
+        sums = LatentSums()
+        for batch in batches:
+            squares = [one.image for one in batch if one.image is not None]
+            sums += LatentSums(num_skipped=len(batch) - len(squares))
+            if squares:
+                latents = in_batches(
+                    Tokenizer.encode, tokenizer, np.stack(squares),
+                    batch_size=batch_size, mesh=mesh, one_at_a_time=True,
+                )  # fmt: skip
+                sums += LatentSums.of(latents)
+            done += len(batch)
+            progress(done, total)
+        with atomic_path(path) as unfinished:
+            unfinished.write_text(sums.as_json())
+        found[path] = sums
     return sum((sums for sums in found.values() if sums), LatentSums())
 
 
@@ -252,34 +242,3 @@ def _read_sums(path: Path) -> LatentSums | None:
         return LatentSums.from_json(path.read_text())
     except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-def _encode(
-    tokenizer: Tokenizer,
-    images: UInt8[np.ndarray, "num height width 3"],
-    batch_size: int,
-    mesh: Mesh,
-) -> Float32[np.ndarray, "num rows columns channels"]:
-    """The raw latents of at most `batch_size` images."""
-    # Filled up with repeats, so that one size is compiled and devices share evenly.
-    filled = images[np.arange(batch_size) % len(images)]
-    # Without this, accelerators multiply float32 with a few bits of it.
-    with jax.default_matmul_precision("highest"):
-        latents = _encode_each(tokenizer, shard_batch(filled, mesh), mesh)
-    return np.asarray(latents)[: len(images)]
-
-
-@eqx.filter_jit
-def _encode_each(
-    tokenizer: Tokenizer, images: UInt8[Array, "num height width 3"], mesh: Mesh
-) -> Float[Array, "num rows columns channels"]:
-    """One image at a time: the rounding of a batch depends on its size."""
-    arrays, static = eqx.partition(tokenizer, eqx.is_array)
-
-    def local(arrays, images):
-        encode = eqx.combine(arrays, static).encode
-        return lax.map(lambda image: encode(image.astype(jnp.float32) / 255), images)
-
-    return jax.shard_map(
-        local, mesh=mesh, in_specs=(REPLICATED, SPLIT), out_specs=SPLIT
-    )(arrays, images)

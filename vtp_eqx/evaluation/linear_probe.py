@@ -1,64 +1,53 @@
-"""The linear probe of VTP's tools and of its ablations, over any source of images.
+"""Linear probes: what a linear classifier reads from frozen features.
 
-The two published protocols differ in what the classifiers read: the tools join the
-summaries of the last blocks (DINOv2's way), the ablations read the last layer or the
-bottleneck. Both are the sweep of `sweep`.
+Fitted by L-BFGS, with a penalty that is chosen on training rows alone: the probe of
+studies and of evaluation during training, the same in every run. The published one,
+whose best classifier is chosen on the test rows, is in `probe_sweep`.
 """
 
-from collections.abc import Callable, Iterator
-import contextlib
-import dataclasses
-import hashlib
-import json
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
-import jax.random as jr
+from jaxtyping import Array, Float, Int
 import numpy as np
+import scipy.optimize
 
-from vtp_eqx.config import as_json, require
-from vtp_eqx.data.crops import RandomCrop
-from vtp_eqx.data.images import UnreadableImageError
-from vtp_eqx.data.loader import rows_at
+from vtp_eqx.evaluation.accuracy import check_rows, top_accuracy
+from vtp_eqx.evaluation.card import Numbers, settings, tokenizer_card, write_numbers
 from vtp_eqx.evaluation.extract import (
-    apply,
-    extract_features,
     ExtractConfig,
-    Images,
-    read_ahead,
+    feature_shapes,
+    train_and_test_features,
 )
-from vtp_eqx.evaluation.probe_sweep import accuracies, start, step, Sweep, SweepConfig
-from vtp_eqx.evaluation.protocols import (
-    check_classes,
-    Numbers,
-    settings,
-    tokenizer_card,
-    write_numbers,
-)
-from vtp_eqx.files import atomic_path, NPZ_ERRORS
-from vtp_eqx.mesh import replicate, shard_batch
-from vtp_eqx.models.arrays import named_arrays, weights_hash
+from vtp_eqx.evaluation.images import Images
+from vtp_eqx.models.encoder import Features
 from vtp_eqx.models.tokenizer import Tokenizer
 
 
 ProbeFeatures = Literal["blocks", "last", "latents", "mean latents"]
-Batches = Iterator[tuple[dict[str, Any], np.ndarray]]  # features by kind, and labels
-MAX_TRIES = 100  # ours: rows tried in the place of one that cannot be read
+# Ours: strengths of the penalty tried, from strong to weak, on standardized features.
+PENALTIES = (1e-2, 1e-3, 1e-4)
+MAX_ITERATIONS = 150  # ours: of L-BFGS, per penalty
+HELD_OUT = 10  # ours: every tenth training row chooses the penalty
+
+
+def joined(features: Sequence[Features]) -> Float[Array, " joined"]:
+    """The summaries of blocks, and the mean patch of the last one."""
+    patches = jnp.mean(features[-1].patches, axis=0)
+    return jnp.concatenate([*[block.cls for block in features], patches])
+
+
+def last_block(tokenizer: Tokenizer, image: Any) -> dict[str, Any]:
+    """Summary and mean patch of the last block: full-width features of the encoder."""
+    return {"1 blocks": joined(tokenizer.features(image))}
 
 
 def blocks(tokenizer: Tokenizer, image: Any) -> dict[str, Any]:
     """Summaries of the last block, and of the last four, with the mean last patch."""
     features = tokenizer.features(image, min(4, tokenizer.config.encoder.depth))
-    patches = jnp.mean(features[-1].patches, axis=0)
-    return {
-        f"{count} blocks": jnp.concatenate(
-            [*[block.cls for block in features[-count:]], patches]
-        )
-        for count in {1, len(features)}
-    }
+    counts = {1, len(features)}
+    return {f"{count} blocks": joined(features[-count:]) for count in counts}
 
 
 def last(tokenizer: Tokenizer, image: Any) -> dict[str, Any]:
@@ -92,185 +81,139 @@ def probe(
     place: ExtractConfig,
     *,
     reads: ProbeFeatures = "blocks",
-    config: SweepConfig | None = None,
     num_samples: int | None = None,
 ) -> Numbers:
-    """The best test accuracy of a sweep of classifiers, for each kind of features.
-
-    Best of all rates and epochs *on the test images*, as published. Training images are
-    cropped at random to the size of `train.crop`, or, without `config.augment`, read
-    once through that crop. Goes on behind the last epoch that a killed run finished.
-    `probe.json` has the accuracy of every classifier after every epoch.
-    """
-    config = config or SweepConfig()
-    check_classes(train, test)
-    read, of = READERS[reads], {"tokenizer": weights_hash(tokenizer)}
-    asked = extract_features(read, tokenizer, test, place, stage="test features", of=of)
-    asked.check_count(num_samples)
-    labels = asked.column("label")
-    names = getattr(test.source, "class_names", None)
-    num_classes = len(names) if names else 1 + int(labels.max())
-    size = test.crop.size
-    image = jax.ShapeDtypeStruct((size, size, 3), jnp.float32)
-    kinds = sorted(eqx.filter_eval_shape(read, tokenizer, image))
-    features = {kind: asked.column(kind) for kind in kinds}
-    widths = {kind: rows.shape[1] for kind, rows in features.items()}
-
-    described = {
-        **of,
-        "reads": reads,
-        "config": json.loads(as_json(config)),
-        "train": train.description,
-        "test": test.description,
-    }
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-    path = place.folder / f"sweep-{digest[:12]}.npz"
-    fresh = start(config, widths, num_classes, key=jr.key(config.seed))
-    sweep, scores = restore(path, fresh)
-    sweep = replicate(sweep, place.mesh)
-    first = len(scores) * config.epoch_steps
-    make = augmented_batches if config.augment else cached_batches
-    batches = make(tokenizer, reads, train, place, config, first)
-    for now in range(first, config.num_steps):
-        found, answers = next(batches)
-        require(
-            int(answers.max()) < num_classes,
-            f"Training and test images have the same classes; got {num_classes} in the "
-            f"test set and the training label {answers.max()}: use sets that match.",
-        )
-        rates = jnp.asarray(config.rates_at(now))
-        asked_for = shard_batch(answers, place.mesh)
-        sweep = step(sweep, found, asked_for, rates, config.momentum)
-        place.report("probe", now + 1, config.num_steps)
-        if (now + 1) % config.epoch_steps == 0:
-            scores.append(accuracies(sweep, config, features, labels))
-            save(path, sweep, scores)
-
-    with atomic_path(place.folder / "probe.json") as unfinished:
-        unfinished.write_text(json.dumps(scores, indent=1) + "\n")
-    card = dataclasses.replace(
-        tokenizer_card(tokenizer, asked, test, probe_settings(reads, config, train)),
-        num_reference=len(train.rows),
-        reference_hash=train.description["source"],
-        seed=config.seed,
+    """Test accuracy of `linear_probe`, for each kind of features."""
+    of_train, of_test = train_and_test_features(
+        READERS[reads], tokenizer, train, test, place, num_samples=num_samples
     )
-    return write_numbers(best(scores, kinds), card, asked, place, "probe")
-
-
-def best(scores: list[dict[str, float]], kinds: list[str]) -> Numbers:
-    """The largest accuracy of each kind of features, over rates and epochs."""
-    return {
-        f"linear probe, {kind}": max(
-            value
-            for after_epoch in scores
-            for name, value in after_epoch.items()
-            if name.startswith(f"{kind}, ")
+    numbers = {
+        f"linear probe, {kind}": linear_probe(
+            of_train.column(kind),
+            of_train.column("label"),
+            of_test.column(kind),
+            of_test.column("label"),
         )
-        for kind in kinds
+        for kind in sorted(feature_shapes(READERS[reads], tokenizer, test.crop.size))
     }
+    protocol = settings(
+        reads=reads, fit="L-BFGS", penalties=PENALTIES,
+        selected="on held-out training images",
+    )  # fmt: skip
+    card = tokenizer_card(tokenizer, of_test, test, protocol, of_train)
+    return write_numbers(numbers, card, of_test, place, "probe")
 
 
-def probe_settings(reads: str, config: SweepConfig, train: Images) -> str:
-    """What the number of a probe depends on, in words."""
-    crop = repr(RandomCrop(train.crop.size) if config.augment else train.crop)
-    return settings(
-        reads=reads,
-        training_crop=crop,
-        rates=config.rates,
-        batch_size=config.batch_size,
-        steps=config.num_steps,
-        selected="on the test images",
-    )
+def linear_probe(
+    train: Float[np.ndarray, "train width"],
+    train_labels: Int[np.ndarray, " train"],
+    test: Float[np.ndarray, "test width"],
+    test_labels: Int[np.ndarray, " test"],
+    *,
+    penalties: Sequence[float] = PENALTIES,
+) -> float:
+    """Test accuracy of multinomial logistic regression on frozen features.
 
-
-def augmented_batches(
-    tokenizer: Tokenizer,
-    reads: ProbeFeatures,
-    train: Images,
-    place: ExtractConfig,
-    config: SweepConfig,
-    first_step: int,
-) -> Batches:
-    """Features of random crops, a function of (seed, step), from `first_step` on.
-
-    In the place of an image that cannot be read, the next one that can is used.
+    The penalty is chosen on every tenth training row, and the model with it is then
+    fitted to all of them; test rows choose nothing. Fitted by L-BFGS, after
+    CLIP (Radford et al. 2021, https://arxiv.org/abs/2103.00020, appendix A.3), not by
+    the SGD sweep of DINOv2, whose best classifier is chosen on the test rows.
     """
-    rows, crop = train.rows, RandomCrop(train.crop.size)
-
-    def read(item: tuple[int, int, int]) -> tuple[np.ndarray, int]:
-        now, index, row = item
-        rng = np.random.default_rng([config.seed, now, index])
-        for step_aside in range(MAX_TRIES):
-            with contextlib.suppress(UnreadableImageError):
-                example = train.source[int(rows[(row + step_aside) % len(rows)])]
-                return crop(example["image"], rng), int(example["label"])
+    check_rows("train", train, train_labels)
+    check_rows("test", test, test_labels)
+    num_classes = 1 + int(max(train_labels.max(), test_labels.max()))
+    if len(train) < HELD_OUT:
         raise ValueError(
-            f"A probe learns from images that can be read; got {MAX_TRIES} in a row "
-            f"that cannot, from row {rows[row]} on: repair or remove them."
+            f"A probe holds out one training row of {HELD_OUT}; got {len(train)} rows: "
+            "train it on more."
         )
+    train, test = standardized(train, test)
+    held = np.arange(len(train)) % HELD_OUT == 0
+    scores, fits = [], []
+    weight = np.zeros((train.shape[1], num_classes), dtype=np.float32)
+    # From strong to weak, each from the last: a near start saves most iterations.
+    for penalty in sorted(penalties, reverse=True):
+        weight = fit(train[~held], train_labels[~held], weight, penalty)
+        scores.append(top_accuracy(train[held] @ weight, train_labels[held]))
+        fits.append((penalty, weight))
+    penalty, weight = fits[int(np.argmax(scores))]
+    weight = fit(train, train_labels, weight, penalty)
+    return top_accuracy(test @ weight, test_labels)
 
-    items = (
-        (now, index, int(row))
-        for now in range(first_step, config.num_steps)
-        for index, row in enumerate(
-            rows_at(now, len(rows), config.batch_size, seed=config.seed)
+
+def fit(
+    rows: Float[np.ndarray, "count width"],
+    labels: Int[np.ndarray, " count"],
+    start: Float[np.ndarray, "width classes"],
+    penalty: float,
+) -> Float[np.ndarray, "width classes"]:
+    """Weights that minimize mean cross-entropy plus `penalty / 2` times their square.
+
+    Every row ends in a constant 1 (see `standardized`), so the last row of the weights
+    is the offset; it is not penalized.
+    """
+    penalized = np.full((start.shape[0], 1), penalty, dtype=np.float32)
+    penalized[-1] = 0
+    each = np.arange(len(rows))
+
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        weight = flat.reshape(start.shape).astype(np.float32)
+        logits = rows @ weight
+        logits -= logits.max(axis=1, keepdims=True)
+        own = logits[each, labels]
+        shares = np.exp(logits)
+        total = shares.sum(axis=1, keepdims=True)
+        loss = np.mean(np.log(total[:, 0]) - own, dtype=np.float64)
+        shares /= total
+        shares[each, labels] -= 1
+        gradient = rows.T @ shares / len(rows) + penalized * weight
+        loss += 0.5 * np.sum(penalized * weight**2, dtype=np.float64)
+        return float(loss), gradient.ravel().astype(np.float64)
+
+    found = scipy.optimize.minimize(
+        objective,
+        start.ravel().astype(np.float64),
+        jac=True,
+        method="L-BFGS-B",
+        # Single precision in the sums: finer steps than these are rounding.
+        options={"maxiter": MAX_ITERATIONS, "ftol": 1e-6, "gtol": 1e-5},
+    )
+    return found.x.reshape(start.shape).astype(np.float32)
+
+
+def standardized(
+    train: Float[np.ndarray, "train width"], test: Float[np.ndarray, "test width"]
+) -> tuple[Float[np.ndarray, "train wider"], Float[np.ndarray, "test wider"]]:
+    """Both sets at mean 0 and deviation 1 of the training set, with a constant 1 added.
+
+    A feature that does not vary in the training set becomes 0.
+    """
+    mean = train.mean(axis=0, dtype=np.float64)
+    deviation = train.std(axis=0, dtype=np.float64)
+    varies = deviation > 1e-6 * (1e-6 + np.abs(mean))
+    scale = np.where(varies, 1 / np.where(varies, deviation, 1), 0)
+
+    def apply(rows: np.ndarray) -> np.ndarray:
+        scaled = (rows - mean) * scale
+        return np.pad(scaled, [(0, 0), (0, 1)], constant_values=1).astype(np.float32)
+
+    return apply(train), apply(test)
+
+
+def probe_attributes(
+    train: Float[np.ndarray, "train width"],
+    train_attributes: Mapping[str, Int[np.ndarray, " train"]],
+    test: Float[np.ndarray, "test width"],
+    test_attributes: Mapping[str, Int[np.ndarray, " test"]],
+) -> dict[str, float]:
+    """`linear_probe` of each attribute, by name."""
+    if train_attributes.keys() != test_attributes.keys():
+        raise ValueError(
+            "Both sets must have the same attributes; got "
+            f"{sorted(train_attributes)} and {sorted(test_attributes)}: leave out "
+            "those that one set lacks."
         )
-    )
-    # One batch ahead: more would hold many images in memory, of their full size.
-    examples = read_ahead(
-        read, items, num_threads=place.num_threads, num_ahead=config.batch_size
-    )
-    model = replicate(tokenizer, place.mesh)
-    while True:
-        batch = [next(examples) for _ in range(config.batch_size)]
-        images = shard_batch(np.stack([image for image, _ in batch]), place.mesh)
-        with jax.default_matmul_precision("highest"):
-            found = apply(READERS[reads], model, images)
-        yield found, np.array([label for _, label in batch])
-
-
-def cached_batches(
-    tokenizer: Tokenizer,
-    reads: ProbeFeatures,
-    train: Images,
-    place: ExtractConfig,
-    config: SweepConfig,
-    first_step: int,
-) -> Batches:
-    """Features of the training images as `train.crop` shows them, read only once."""
-    of = {"tokenizer": weights_hash(tokenizer)}
-    read = READERS[reads]
-    seen = extract_features(
-        read, tokenizer, train, place, stage="training features", of=of
-    )
-    labels = seen.column("label")
-    size = train.crop.size
-    image = jax.ShapeDtypeStruct((size, size, 3), jnp.float32)
-    columns = {
-        kind: seen.column(kind)
-        for kind in eqx.filter_eval_shape(read, tokenizer, image)
+    return {
+        name: linear_probe(train, labels, test, test_attributes[name])
+        for name, labels in train_attributes.items()
     }
-    for now in range(first_step, config.num_steps):
-        rows = rows_at(now, seen.count, config.batch_size, seed=config.seed)
-        batch = {kind: values[rows] for kind, values in columns.items()}
-        yield shard_batch(batch, place.mesh), labels[rows]
-
-
-def save(path: Path, sweep: Sweep, scores: list[dict[str, float]]) -> None:
-    """Writes what `restore` reads."""
-    arrays = {name: np.asarray(leaf) for name, leaf in named_arrays(sweep).items()}
-    with atomic_path(path) as unfinished, unfinished.open("wb") as file:
-        np.savez(
-            file, allow_pickle=False, scores=np.array(json.dumps(scores)), **arrays
-        )
-
-
-def restore(path: Path, fresh: Sweep) -> tuple[Sweep, list[dict[str, float]]]:
-    """A saved sweep and its scores, or `fresh` and none where there is no whole one."""
-    try:
-        with path.open("rb") as file, np.load(file) as content:
-            arrays = [jnp.asarray(content[name]) for name in named_arrays(fresh)]
-            scores = json.loads(str(content["scores"]))
-    except NPZ_ERRORS:
-        return fresh, []
-    return jax.tree.unflatten(jax.tree.structure(fresh), arrays), scores

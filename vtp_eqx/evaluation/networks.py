@@ -1,4 +1,4 @@
-"""Frozen networks that judge images, behind one door each.
+"""Frozen networks that images are measured with, behind one door each.
 
 A distance, a score or a coverage is taken in the features of such a network, and is
 only comparable with others taken in the same one: it has a name and a hash.
@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vtp_eqx.config import require
 from vtp_eqx.evaluation.card import NetworkName
+from vtp_eqx.evaluation.extract import feature_shapes
 from vtp_eqx.frozen.dinov2 import DISTANCE_SIDE, load_dinov2, PUBLISHED
 from vtp_eqx.frozen.inception import INCEPTION, load_inception
 from vtp_eqx.frozen.lpips import load_perceptual
@@ -60,7 +59,7 @@ class FeatureNetwork(eqx.Module):
         return self.read(self.model, image)
 
     def check_size(self, size: int) -> None:
-        """An error where images of that side cannot be judged."""
+        """An error where images of that side cannot be read."""
         require(
             self.image_size in (None, size),
             f"The {self.name} reads images of {self.image_size} x {self.image_size} "
@@ -95,17 +94,19 @@ def network_outputs(network: FeatureNetwork, image: Any) -> dict[str, Any]:
 
 
 def output_names(network: FeatureNetwork, size: int) -> list[str]:
-    """The names in what `see` returns for images of that side."""
-    image = jax.ShapeDtypeStruct((size, size, 3), jnp.float32)
-    return list(eqx.filter_eval_shape(network_outputs, network, image))
+    """The names in what `network_outputs` returns for images of that side."""
+    return list(feature_shapes(network_outputs, network, size))
 
 
-def scene_features() -> FeatureNetwork:
-    """The shipped scene network; distances in its features are `FD-scenes`."""
-    network = load_scene_network()
-    size = network.config.image_size
+def scene_features(folder: Path | None = None) -> FeatureNetwork:
+    """The scene network of a folder, by default the one shipped for 32 pixels.
+
+    Distances in its features are `FD-scenes`.
+    """
+    network = load_scene_network(folder)
+    size, digest = network.config.image_size, scene_network_hash(folder)
     return FeatureNetwork(
-        network, _scene, "scene-network", scene_network_hash(), size, SHIPPED_ORIGIN
+        network, _scene, "scene-network", digest, size, SHIPPED_ORIGIN
     )
 
 

@@ -3,14 +3,22 @@
 Classifiers that differ in learning rate and features learn side by side from the same
 batches; they share nothing. The published number is the best of them all, after any
 epoch, *on the images that are then quoted*: it is selected on the test set. The probe
-of `understanding` is not.
+of `linear_probe` is not.
+
+The two published protocols differ in what the classifiers read: VTP's tools join the
+summaries of the last blocks (DINOv2's way), its ablations read the last layer or the
+bottleneck.
 
 Oquab et al. 2023 (DINOv2), https://arxiv.org/abs/2304.07193, section 7.1.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import dataclasses
+import hashlib
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -21,9 +29,23 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 import numpy as np
 import optax
 
-from vtp_eqx.config import require
+from vtp_eqx.config import as_json, require
+from vtp_eqx.data.crops import RandomCrop
+from vtp_eqx.data.images import UnreadableImageError
+from vtp_eqx.data.loader import rows_at
+from vtp_eqx.evaluation.batches import in_batches
+from vtp_eqx.evaluation.card import Numbers, settings, tokenizer_card, write_numbers
+from vtp_eqx.evaluation.extract import extract_features, ExtractConfig, feature_shapes
+from vtp_eqx.evaluation.images import check_classes, Images, read_ahead
+from vtp_eqx.evaluation.linear_probe import ProbeFeatures, READERS
+from vtp_eqx.files import atomic_path, NPZ_ERRORS
+from vtp_eqx.mesh import replicate, shard_batch
+from vtp_eqx.models.arrays import named_arrays, weights_hash
+from vtp_eqx.models.tokenizer import Tokenizer
 
 
+Batches = Iterator[tuple[dict[str, np.ndarray], np.ndarray]]  # features, and labels
+MAX_TRIES = 100  # ours: rows tried in the place of one that cannot be read
 EVALUATED = 2048  # test rows classified at a time
 
 
@@ -154,3 +176,193 @@ def accuracies(
 @eqx.filter_jit
 def _right(linears: Linears, features: Any, labels: Any) -> Array:
     return jnp.sum(jnp.argmax(linears(features), axis=-1) == labels, axis=-1)
+
+
+def probe_sweep(
+    tokenizer: Tokenizer,
+    train: Images,
+    test: Images,
+    place: ExtractConfig,
+    *,
+    reads: ProbeFeatures = "blocks",
+    config: SweepConfig | None = None,
+    num_samples: int | None = None,
+) -> Numbers:
+    """The best test accuracy of a sweep of classifiers, for each kind of features.
+
+    Best of all rates and epochs *on the test images*, as published. Training images are
+    cropped at random to the size of `train.crop`, or, without `config.augment`, read
+    once through that crop. Continues after the last epoch that a killed run finished.
+    `probe.json` has the accuracy of every classifier after every epoch.
+    """
+    config = config or SweepConfig()
+    check_classes(train, test)
+    if place.mesh is None:
+        raise ValueError(
+            "`mesh` (None) must be the devices that a sweep learns on: give the place "
+            "a `data_mesh()`."
+        )
+    read, of = READERS[reads], {"tokenizer": weights_hash(tokenizer)}
+    seen = extract_features(read, tokenizer, test, place, stage="test features", of=of)
+    seen.check_count(num_samples)
+    labels = seen.column("label")
+    names = getattr(test.source, "class_names", None)
+    num_classes = len(names) if names else 1 + int(labels.max())
+    shapes = feature_shapes(read, tokenizer, test.crop.size)
+    widths = {kind: shapes[kind].shape[0] for kind in sorted(shapes)}
+    features = {kind: seen.column(kind) for kind in widths}
+
+    described = {
+        **of,
+        "reads": reads,
+        "config": json.loads(as_json(config)),
+        "train": train.description,
+        "test": test.description,
+    }
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    path = place.folder / f"sweep-{digest[:12]}.npz"
+    fresh = start(config, widths, num_classes, key=jr.key(config.seed))
+    sweep, scores = restore(path, fresh)
+    sweep = replicate(sweep, place.mesh)
+    first = len(scores) * config.epoch_steps
+    make = augmented_batches if config.augment else cached_batches
+    batches = make(tokenizer, reads, train, place, config, first)
+    for now in range(first, config.num_steps):
+        rows, answers = next(batches)
+        require(
+            int(answers.max()) < num_classes,
+            f"Training and test images have the same classes; got {num_classes} in the "
+            f"test set and the training label {answers.max()}: use sets that match.",
+        )
+        rates = jnp.asarray(config.rates_at(now))
+        rows, answers = shard_batch((rows, answers), place.mesh)
+        sweep = step(sweep, rows, answers, rates, config.momentum)
+        place.report("probe", now + 1, config.num_steps)
+        if (now + 1) % config.epoch_steps == 0:
+            scores.append(accuracies(sweep, config, features, labels))
+            save(path, sweep, scores)
+
+    with atomic_path(place.folder / "probe.json") as unfinished:
+        unfinished.write_text(json.dumps(scores, indent=1) + "\n")
+    card = dataclasses.replace(
+        tokenizer_card(tokenizer, seen, test, sweep_settings(reads, config, train)),
+        num_reference=len(train.rows),
+        reference_hash=train.description["source"],
+        seed=config.seed,
+    )
+    return write_numbers(best(scores, [*widths]), card, seen, place, "probe")
+
+
+def best(scores: list[dict[str, float]], kinds: list[str]) -> Numbers:
+    """The largest accuracy of each kind of features, over rates and epochs."""
+    return {
+        f"linear probe, {kind}": max(
+            value
+            for after_epoch in scores
+            for name, value in after_epoch.items()
+            if name.startswith(f"{kind}, ")
+        )
+        for kind in kinds
+    }
+
+
+def sweep_settings(reads: str, config: SweepConfig, train: Images) -> str:
+    """What the number of a probe depends on, in words."""
+    crop = repr(RandomCrop(train.crop.size) if config.augment else train.crop)
+    return settings(
+        reads=reads,
+        training_crop=crop,
+        rates=config.rates,
+        batch_size=config.batch_size,
+        steps=config.num_steps,
+        selected="on the test images",
+    )
+
+
+def augmented_batches(
+    tokenizer: Tokenizer,
+    reads: ProbeFeatures,
+    train: Images,
+    place: ExtractConfig,
+    config: SweepConfig,
+    first_step: int,
+) -> Batches:
+    """Features of random crops, a function of (seed, step), from `first_step` on.
+
+    In the place of an image that cannot be read, the next one that can is used.
+    """
+    rows, crop = train.rows, RandomCrop(train.crop.size)
+
+    def read(item: tuple[int, int, int]) -> tuple[np.ndarray, int]:
+        now, index, row = item
+        rng = np.random.default_rng([config.seed, now, index])
+        for step_aside in range(MAX_TRIES):
+            with contextlib.suppress(UnreadableImageError):
+                example = train.source[int(rows[(row + step_aside) % len(rows)])]
+                return crop(example["image"], rng), int(example["label"])
+        raise ValueError(
+            f"A probe learns from images that can be read; got {MAX_TRIES} in a row "
+            f"that cannot, from row {rows[row]} on: repair or remove them."
+        )
+
+    items = (
+        (now, index, int(row))
+        for now in range(first_step, config.num_steps)
+        for index, row in enumerate(
+            rows_at(now, len(rows), config.batch_size, seed=config.seed)
+        )
+    )
+    # One batch ahead: more would hold many images in memory, of their full size.
+    examples = read_ahead(
+        read, items, num_threads=place.num_threads, num_ahead=config.batch_size
+    )
+    model = tokenizer if place.mesh is None else replicate(tokenizer, place.mesh)
+    while True:
+        batch = [next(examples) for _ in range(config.batch_size)]
+        images = np.stack([image for image, _ in batch])
+        features = in_batches(
+            READERS[reads], model, images, batch_size=place.batch_size, mesh=place.mesh
+        )
+        yield features, np.array([label for _, label in batch])
+
+
+def cached_batches(
+    tokenizer: Tokenizer,
+    reads: ProbeFeatures,
+    train: Images,
+    place: ExtractConfig,
+    config: SweepConfig,
+    first_step: int,
+) -> Batches:
+    """Features of the training images as `train.crop` shows them, read only once."""
+    of = {"tokenizer": weights_hash(tokenizer)}
+    read = READERS[reads]
+    seen = extract_features(
+        read, tokenizer, train, place, stage="training features", of=of
+    )
+    labels = seen.column("label")
+    shapes = feature_shapes(read, tokenizer, train.crop.size)
+    columns = {kind: seen.column(kind) for kind in shapes}
+    for now in range(first_step, config.num_steps):
+        rows = rows_at(now, seen.count, config.batch_size, seed=config.seed)
+        yield {kind: values[rows] for kind, values in columns.items()}, labels[rows]
+
+
+def save(path: Path, sweep: Sweep, scores: list[dict[str, float]]) -> None:
+    """Writes what `restore` reads."""
+    arrays = {name: np.asarray(leaf) for name, leaf in named_arrays(sweep).items()}
+    with atomic_path(path) as unfinished, unfinished.open("wb") as file:
+        np.savez(
+            file, allow_pickle=False, scores=np.array(json.dumps(scores)), **arrays
+        )
+
+
+def restore(path: Path, fresh: Sweep) -> tuple[Sweep, list[dict[str, float]]]:
+    """A saved sweep and its scores, or `fresh` and none where there is no whole one."""
+    try:
+        with path.open("rb") as file, np.load(file) as content:
+            arrays = [jnp.asarray(content[name]) for name in named_arrays(fresh)]
+            scores = json.loads(str(content["scores"]))
+    except NPZ_ERRORS:
+        return fresh, []
+    return jax.tree.unflatten(jax.tree.structure(fresh), arrays), scores

@@ -1,15 +1,33 @@
-"""How close a reconstruction is to its image: PSNR and SSIM.
+"""How close reconstructions are to their images: PSNR, SSIM, LPIPS and rFID.
 
-Both act on one pair of float images in `[0, 1]`, and are averaged over images, never
-over pooled pixels. Reconstructions are rounded to bytes before, as they would be saved;
-VTP's tools do not round for PSNR and SSIM, and truncate for FID.
+PSNR and SSIM act on one pair of float images in `[0, 1]`, and are averaged over images,
+never over pooled pixels. Reconstructions are rounded to bytes before, as they would be
+saved; VTP's tools do not round for PSNR and SSIM, and truncate for FID.
 """
+
+import dataclasses
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float
 import numpy as np
+
+from vtp_eqx.evaluation.batches import BYTES, reconstruct
+from vtp_eqx.evaluation.card import (
+    DISTANCE_NAMES,
+    Numbers,
+    settings,
+    tokenizer_card,
+    write_numbers,
+)
+from vtp_eqx.evaluation.extract import extract_features, ExtractConfig, FeatureTable
+from vtp_eqx.evaluation.frechet import frechet_distance
+from vtp_eqx.evaluation.images import Images
+from vtp_eqx.evaluation.networks import FeatureNetwork, PerceptualNetwork
+from vtp_eqx.models.arrays import weights_hash
+from vtp_eqx.models.tokenizer import Tokenizer
 
 
 WINDOW = 11  # Wang et al. 2004: pixels a side
@@ -75,21 +93,85 @@ def window_rows(size: int) -> Float[np.ndarray, "windows {size}"]:
     return rows
 
 
-def reconstruction_scores(
-    images: UInt8[np.ndarray, "batch height width 3"],
-    reconstructions: UInt8[np.ndarray, "batch height width 3"],
-) -> dict[str, Float[Array, " batch"]]:
-    """`psnr` and `ssim` of each pair of images, both as they are saved."""
-    unit = lambda pixels: jnp.asarray(pixels, jnp.float32) / 255
-    return _scores(unit(reconstructions), unit(images))
+class MeasuredTokenizer(eqx.Module):
+    """A tokenizer and the networks that its reconstructions are measured with."""
+
+    tokenizer: Tokenizer
+    network: FeatureNetwork
+    perceptual: PerceptualNetwork | None = None
 
 
-@eqx.filter_jit
-def _scores(
-    images: Float[Array, "batch height width 3"],
-    targets: Float[Array, "batch height width 3"],
-) -> dict[str, Float[Array, " batch"]]:
-    return {
-        "psnr": jax.vmap(psnr)(images, targets),
-        "ssim": jax.vmap(ssim)(images, targets),
+def compare(models: MeasuredTokenizer, image: Any) -> dict[str, Any]:
+    """What is measured of one image and its reconstruction."""
+    again = reconstruct(models.tokenizer, image)
+    answers = {
+        "PSNR": psnr(again, image),
+        "SSIM": ssim(again, image),
+        "features": models.network(again).features,
+        "real features": models.network(image).features,
     }
+    if models.perceptual is not None:
+        answers["LPIPS"] = models.perceptual(again, image)
+    return answers
+
+
+def reconstruction_psnr(tokenizer: Tokenizer, image: Any) -> dict[str, Any]:
+    """The first number of `compare` alone, which takes no network."""
+    return {"PSNR": psnr(reconstruct(tokenizer, image), image)}
+
+
+def mean_score(seen: FeatureTable, name: str) -> float:
+    """The average of one number of `compare` over all images."""
+    return float(np.mean(seen.column(name)))
+
+
+def reconstruction_numbers(
+    seen: FeatureTable, models: MeasuredTokenizer
+) -> dict[str, float]:
+    """PSNR, SSIM and maybe LPIPS averaged over images, and rFID under its name.
+
+    `seen` is what `compare` gave; the distance is to the same images.
+    """
+    means = ("PSNR", "SSIM", *(["LPIPS"] if models.perceptual else []))
+    distance = frechet_distance(seen.moments("features"), seen.moments("real features"))
+    name = f"r{DISTANCE_NAMES[models.network.name]}"
+    return {**{name: mean_score(seen, name) for name in means}, name: distance}
+
+
+def reconstruction(
+    tokenizer: Tokenizer,
+    images: Images,
+    network: FeatureNetwork,
+    place: ExtractConfig,
+    *,
+    perceptual: PerceptualNetwork | None = None,
+    num_samples: int | None = None,
+) -> Numbers:
+    """PSNR, SSIM, rFID (or what it is called in this network) and maybe LPIPS.
+
+    All of reconstructions that were clipped and rounded to bytes, as they would be
+    saved: PSNR, SSIM and LPIPS are averaged over images, and the distance is to the
+    same images. `num_samples` is an error where another number of images was read.
+    """
+    network.check_size(images.crop.size)
+    of = {
+        "tokenizer": weights_hash(tokenizer),
+        "network": network.hash,
+        "perceptual": "" if perceptual is None else perceptual.hash,
+        "pixels": BYTES,
+    }
+    models = MeasuredTokenizer(tokenizer, network, perceptual)
+    seen = extract_features(
+        compare, models, images, place, stage="reconstruction", of=of
+    )
+    seen.check_count(num_samples)
+    judge = "" if perceptual is None else f"{perceptual.hash} {perceptual.origin}"
+    protocol = f"{BYTES}, {settings(perceptual=judge.rstrip())}".removesuffix(", ")
+    card = dataclasses.replace(
+        tokenizer_card(tokenizer, seen, images, protocol),
+        feature_network=network.name,
+        feature_hash=network.hash,
+        feature_origin=network.origin,
+    )
+    numbers = reconstruction_numbers(seen, models)
+    return write_numbers(numbers, card, seen, place, "reconstruction")

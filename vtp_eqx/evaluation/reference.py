@@ -17,8 +17,9 @@ import numpy as np
 from vtp_eqx.config import require
 from vtp_eqx.data.crops import CenterCrop
 from vtp_eqx.data.sources import open_source
-from vtp_eqx.evaluation.extract import extract_features, ExtractConfig, Images
+from vtp_eqx.evaluation.extract import extract_features, ExtractConfig
 from vtp_eqx.evaluation.frechet import Moments
+from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.networks import FeatureNetwork, network_outputs, output_names
 from vtp_eqx.files import atomic_path, NPZ_ERRORS
 from vtp_eqx.models.arrays import arrays_hash

@@ -8,7 +8,8 @@ from rich.table import Table
 
 from vtp_eqx.config import require, SamplerConfig
 from vtp_eqx.evaluation.card import read
-from vtp_eqx.evaluation.extract import ExtractConfig, Images
+from vtp_eqx.evaluation.extract import ExtractConfig
+from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.networks import FeatureNetwork
 from vtp_eqx.evaluation.reference import Reference
 from vtp_eqx.evaluation.sample_record import SampleRecord

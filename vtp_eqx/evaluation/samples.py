@@ -11,8 +11,9 @@ import numpy as np
 
 from vtp_eqx.config import require
 from vtp_eqx.evaluation.card import DISTANCE_NAMES, EvaluationCard, write
-from vtp_eqx.evaluation.extract import extract_features, ExtractConfig, Images
+from vtp_eqx.evaluation.extract import extract_features, ExtractConfig
 from vtp_eqx.evaluation.frechet import frechet_distance, Moments
+from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.networks import FeatureNetwork, network_outputs
 from vtp_eqx.evaluation.precision_recall import inception_score, precision_and_recall
 from vtp_eqx.evaluation.reference import Reference

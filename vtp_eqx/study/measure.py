@@ -16,35 +16,33 @@ from vtp_eqx.config import short_hash
 from vtp_eqx.evaluation.batches import (
     as_bytes,
     BYTES,
-    cls_and_mean_patch,
     encode_images,
     in_batches,
     reconstruct_images,
 )
 from vtp_eqx.evaluation.card import EvaluationCard, write
+from vtp_eqx.evaluation.extract import BatchConfig, extract_features
 from vtp_eqx.evaluation.frechet import frechet_distance, Moments
-from vtp_eqx.evaluation.generation import (
+from vtp_eqx.evaluation.images import Images
+from vtp_eqx.evaluation.linear_probe import last_block, probe_attributes
+from vtp_eqx.evaluation.networks import FeatureNetwork, scene_features
+from vtp_eqx.evaluation.reconstruction import (
+    compare,
+    MeasuredTokenizer,
+    reconstruction_numbers,
+)
+from vtp_eqx.evaluation.scene_metrics import (
     attribute_total_variation,
     conditional_accuracy,
+    predictions,
     read_scenes,
     reading_moments,
     recognizable_share,
     scene_moments,
 )
-from vtp_eqx.evaluation.reconstruction import reconstruction_scores
-from vtp_eqx.evaluation.understanding import (
-    class_embeddings,
-    linear_probe,
-    zero_shot_accuracy,
-)
+from vtp_eqx.evaluation.zero_shot import embed, embed_prompts, zero_shot_accuracy
 from vtp_eqx.files import atomic_path
-from vtp_eqx.frozen.scene_network import (
-    load_scene_network,
-    scene_network_hash,
-    SceneNetwork,
-    shipped,
-    SHIPPED_ORIGIN,
-)
+from vtp_eqx.frozen.scene_network import scene_network_hash, SceneNetwork, shipped
 from vtp_eqx.losses.latents import smoothness_loss
 from vtp_eqx.models.arrays import latents_hash, weights_hash
 from vtp_eqx.models.generator import Generator, generator_hash
@@ -60,6 +58,7 @@ PROBE_IMAGES = 4000  # training images that probes are fitted to
 PROMPTS = 64  # captions averaged for one class embedding; CLIP has 80
 SAMPLE_BATCH = 240
 BATCH = 240  # of all else that tokenizers do
+IN_MEMORY = BatchConfig(batch_size=BATCH, mesh=None)
 PICTURES = 8  # images in a row of a grid
 # The attributes that probes and zero-shot are asked for.
 PROBED = ("shape", "color", "position")
@@ -111,6 +110,19 @@ def at_budget(name: str, steps: int) -> str:
     return f"{name} @{steps}"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reconstructions:
+    """Reconstructions of the validation images, and what was measured of them.
+
+    `moments` and `real` are of their features, and of those of the images themselves.
+    """
+
+    image: UInt8[np.ndarray, "num height width 3"]
+    numbers: dict[str, float]
+    moments: Moments
+    real: Moments
+
+
 def measure(
     spec: RunSpec,
     tokenizer: Tokenizer,
@@ -120,42 +132,42 @@ def measure(
     report: Report,
 ) -> RunResult:
     """Measures a run, and leaves numbers, cards and pictures in `folder`."""
-    network_folder = shipped(spec.data.size)
-    network = load_scene_network(network_folder)
+    network = scene_features(shipped(spec.data.size))
+    read = network.model
     images = data.validation.image
-    real = scene_moments(network, images)
-    rebuilt = reconstruct_images(tokenizer, images, batch_size=BATCH)
+    rebuilt = measure_reconstructions(network, tokenizer, data)
     latents = encode_images(tokenizer, images, batch_size=BATCH)
     # As many real images as samples, because a distance falls with their number; one of
     # each group, because those of a group are alike.
     others = data.train.image[:: data.group][: spec.num_samples]
     numbers = {
-        **reconstruction_numbers(network, data, rebuilt, real, latents),
-        "FD(train, validation)": frechet_distance(scene_moments(network, others), real),
+        **rebuilt.numbers,
+        "Geary's C": float(jnp.mean(smoothness_loss(jnp.asarray(latents)))),
+        "FD(train, validation)": frechet_distance(
+            scene_moments(read, others), rebuilt.real
+        ),
     }
     card = EvaluationCard(
-        num_samples=len(rebuilt),
+        num_samples=len(images),
         num_reference=len(images),
         reference_hash=short_hash(spec.data),
         tokenizer_hash=weights_hash(tokenizer),
         latents_hash=latents_hash(tokenizer),
         precision="float32",
-        feature_network="scene-network",
-        feature_hash=scene_network_hash(network_folder),
-        feature_origin=SHIPPED_ORIGIN,
+        feature_network=network.name,
+        feature_hash=network.hash,
+        feature_origin=network.origin,
         protocol=BYTES,
     )
-    numbers |= understanding_numbers(tokenizer, data, latents)
+    numbers |= probe_numbers(tokenizer, data, latents)
+    numbers |= zero_shot_numbers(tokenizer, data)
     path = folder / "card_reconstruction.json"
-    write(path, numbers, card, num_evaluated=len(rebuilt))
+    write(path, numbers, card, num_evaluated=len(images))
     labels = np.arange(spec.num_samples) % spec.generate.dit.num_classes
-    rebuilt_moments = scene_moments(network, rebuilt)
     for steps in spec.budgets:
         generator = generators[steps]
         samples = draw_samples(spec, tokenizer, generator, labels, report)
-        generated = generation_numbers(
-            network, samples, labels, spec, rebuilt_moments, real, data
-        )
+        generated = generation_numbers(read, samples, labels, spec, rebuilt, data)
         numbers |= {at_budget(name, steps): generated[name] for name in generated}
         if steps == spec.budgets[-1]:
             numbers |= generated
@@ -172,10 +184,10 @@ def measure(
         write(path, generated, generating, num_evaluated=len(samples))
         columns = 2 * len(COLORS)
         save_grid(_by_label(samples, labels), folder / f"samples_{steps}.png", columns)
-    chosen = np.arange(2 * PICTURES) * (len(rebuilt) // (2 * PICTURES))
-    pairs = np.stack([images[chosen], rebuilt[chosen]], axis=1)
+    chosen = np.arange(2 * PICTURES) * (len(images) // (2 * PICTURES))
+    pairs = np.stack([images[chosen], rebuilt.image[chosen]], axis=1)
     save_grid(
-        pairs.reshape(-1, *rebuilt.shape[1:]),
+        pairs.reshape(-1, *images.shape[1:]),
         folder / "reconstructions.png",
         2 * PICTURES,
     )
@@ -189,34 +201,33 @@ def measure(
     return result
 
 
-def reconstruction_numbers(
-    network: SceneNetwork,
-    data: Dataset,
-    rebuilt: UInt8[np.ndarray, "num height width 3"],
-    real: Moments,
-    latents: Float[np.ndarray, "num rows columns channels"],
-) -> dict[str, float]:
-    """PSNR in dB, SSIM and FD of reconstructions, and how smooth `latents` are."""
-    scores = reconstruction_scores(data.validation.image, rebuilt)
-    reading = read_scenes(network, rebuilt)
-    shape = np.argmax(reading.logits["shape"], axis=-1)
-    return {
-        "PSNR": float(np.mean(scores["psnr"])),
-        "SSIM": float(np.mean(scores["ssim"])),
-        "rFD-scenes": frechet_distance(reading_moments(reading), real),
-        "Geary's C": float(jnp.mean(smoothness_loss(jnp.asarray(latents)))),
-        "shape in reconstructions": float(
-            np.mean(shape == data.validation.attributes["shape"])
-        ),
-    }
+def measure_reconstructions(
+    network: FeatureNetwork, tokenizer: Tokenizer, data: Dataset
+) -> Reconstructions:
+    """PSNR in dB, SSIM, FD of reconstructions, and the share with the right shape."""
+    images = data.validation.image
+    models = MeasuredTokenizer(tokenizer, network)
+    seen = extract_features(compare, models, Images.of(images), IN_MEMORY)
+    rebuilt = reconstruct_images(tokenizer, images, batch_size=BATCH)
+    shape = predictions(read_scenes(network.model, rebuilt))["shape"]
+    is_right = shape == data.validation.attributes["shape"]
+    return Reconstructions(
+        image=rebuilt,
+        numbers={
+            **reconstruction_numbers(seen, models),
+            "shape in reconstructions": float(np.mean(is_right)),
+        },
+        moments=seen.moments("features"),
+        real=seen.moments("real features"),
+    )
 
 
-def understanding_numbers(
+def probe_numbers(
     tokenizer: Tokenizer,
     data: Dataset,
     latents: Float[np.ndarray, "num rows columns channels"],
 ) -> dict[str, float]:
-    """Linear probes of features and of latents, and zero-shot where there is text.
+    """Accuracies of linear probes of features and of latents.
 
     `latents` are those of the validation images.
     """
@@ -224,32 +235,39 @@ def understanding_numbers(
     fitted = encode_images(tokenizer, train, batch_size=BATCH)
     rows = {
         "features": [
-            in_batches(cls_and_mean_patch, tokenizer, images, batch_size=BATCH)
+            extract_features(last_block, tokenizer, Images.of(images), IN_MEMORY)
+            .column("1 blocks")
             for images in (train, test)
         ],
         "latents": [grid.mean(axis=(1, 2)) for grid in (fitted, latents)],
+    }  # fmt: skip
+    labels = {name: data.train.attributes[name][:PROBE_IMAGES] for name in PROBED}
+    answers = {name: data.validation.attributes[name] for name in PROBED}
+    return {
+        f"probe {of} {name}": accuracy
+        for of, (of_train, of_test) in rows.items()
+        for name, accuracy in probe_attributes(
+            of_train, labels, of_test, answers
+        ).items()
     }
-    numbers = {}
-    for of, (train_rows, test_rows) in rows.items():
-        for name in PROBED:
-            numbers[f"probe {of} {name}"] = linear_probe(
-                train_rows,
-                data.train.attributes[name][:PROBE_IMAGES],
-                test_rows,
-                data.validation.attributes[name],
-            )
+
+
+def zero_shot_numbers(tokenizer: Tokenizer, data: Dataset) -> dict[str, float]:
+    """Accuracies of zero-shot classes, where there is text."""
     if tokenizer.config.text is None:
-        return numbers
+        return {}
+    context, numbers = tokenizer.config.text.context, {}
     values = {name: np.unique(data.train.attributes[name]) for name in NAMES}
-    images = in_batches(Tokenizer.embed_image, tokenizer, test, batch_size=BATCH)
+    test = Images.of(data.validation.image)
+    embeddings = extract_features(embed, tokenizer, test, IN_MEMORY).column("embedding")
     for name in PROBED:
         captions = prompts(name, PROMPTS, values)
-        context = tokenizer.config.text.context
-        ids = np.concatenate([data.words.encode(some, context) for some in captions])
-        texts = in_batches(Tokenizer.embed_text, tokenizer, ids, batch_size=BATCH)
-        classes = class_embeddings(texts.reshape(len(captions), PROMPTS, -1))
-        labels = np.searchsorted(values[name], data.validation.attributes[name])
-        numbers[f"zero-shot {name}"] = zero_shot_accuracy(images, labels, classes)
+        ids = np.stack([data.words.encode(some, context) for some in captions])
+        numbers[f"zero-shot {name}"] = zero_shot_accuracy(
+            embeddings,
+            np.searchsorted(values[name], data.validation.attributes[name]),
+            embed_prompts(tokenizer, ids, batch_size=BATCH),
+        )
     return numbers
 
 
@@ -282,8 +300,7 @@ def generation_numbers(
     samples: UInt8[np.ndarray, "num height width 3"],
     labels: Int[np.ndarray, " num"],
     spec: RunSpec,
-    rebuilt: Moments,
-    real: Moments,
+    rebuilt: Reconstructions,
     data: Dataset,
 ) -> dict[str, float]:
     """FD of samples to real images and to reconstructions, and conditional accuracy.
@@ -294,8 +311,8 @@ def generation_numbers(
     moments = reading_moments(reading)
     drift = attribute_total_variation(reading, data.validation.attributes)
     return {
-        "FD-scenes": frechet_distance(moments, real),
-        "FD(samples, reconstructions)": frechet_distance(moments, rebuilt),
+        "FD-scenes": frechet_distance(moments, rebuilt.real),
+        "FD(samples, reconstructions)": frechet_distance(moments, rebuilt.moments),
         **conditional_accuracy(reading, labels, spec.labels),
         "shape recognizable": recognizable_share(reading, "shape"),
         **{f"total variation {name}": drift[name] for name in ("texture", "position")},

@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 
 from vtp_eqx.evaluation.batches import as_bytes
 from vtp_eqx.evaluation.frechet import frechet_distance
-from vtp_eqx.evaluation.generation import (
+from vtp_eqx.evaluation.scene_metrics import (
     attribute_agreement,
     attribute_total_variation,
     conditional_accuracy,

@@ -1,0 +1,40 @@
+"""What scores of frozen features share: unit norms, accuracies, and what is refused.
+
+Features are rows of numpy arrays, labels are integers from 0. Every score is a share of
+test rows in [0, 1].
+"""
+
+from jaxtyping import Float, Int
+import numpy as np
+
+
+def unit(rows: Float[np.ndarray, "*axes width"]) -> Float[np.ndarray, "*axes width"]:
+    """`rows` at norm 1; a row of zeros stays as it is."""
+    norms = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return rows / np.maximum(norms, np.finfo(rows.dtype).tiny)
+
+
+def top_accuracy(
+    logits: Float[np.ndarray, "count classes"],
+    labels: Int[np.ndarray, " count"],
+    among: int = 1,
+) -> float:
+    """Share of rows whose label has one of the `among` largest logits."""
+    best = np.argsort(-logits, axis=1, kind="stable")[:, :among]
+    return float(np.mean((best == labels[:, None]).any(axis=1)))
+
+
+def check_rows(name: str, rows: np.ndarray, labels: np.ndarray) -> None:
+    """An error where `rows` are none, not finite, or `labels` are below 0."""
+    if len(rows) == 0:
+        raise ValueError(f"`{name}` needs at least one row of features; got none.")
+    if not np.isfinite(rows).all():
+        raise ValueError(
+            f"Features must be finite; got NaN or infinity in `{name}`: look at the "
+            "images they come from."
+        )
+    if labels.min() < 0:
+        raise ValueError(
+            f"Labels are integers from 0; got {labels.min()} in `{name}`: leave out "
+            "rows without a label."
+        )

@@ -1,0 +1,156 @@
+"""Images to be evaluated: of arrays or of a source, read ahead of use by threads."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+import dataclasses
+import itertools
+from typing import Any, TypeVar
+
+from jaxtyping import Int, UInt8
+import numpy as np
+
+from vtp_eqx.config import require
+from vtp_eqx.data.crops import CenterCrop, Crop
+from vtp_eqx.data.images import UnreadableImageError
+from vtp_eqx.data.loader import Source
+from vtp_eqx.data.sources import ArraySource
+
+
+Key = TypeVar("Key")
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Images:
+    """Images to be evaluated: those of `source`, each made a square by `crop`.
+
+    `limit` takes that many of them, evenly spread over the source, so that a few
+    images of a sorted folder are still of all its classes.
+    """
+
+    source: Source
+    crop: Crop
+    limit: int | None = None
+
+    def __post_init__(self):
+        count = len(self.source)
+        require(
+            self.limit is None or 0 < self.limit <= count,
+            f"`limit` takes some of the {count} images; got {self.limit}: change it.",
+        )
+
+    @classmethod
+    def of(
+        cls,
+        image: UInt8[np.ndarray, "count size size 3"],
+        label: Int[np.ndarray, " count"] | None = None,
+    ) -> "Images":
+        """Square images in memory, as they are, and maybe their labels."""
+        labels = {} if label is None else {"label": label}
+        source = ArraySource({"image": image, **labels})
+        return cls(source=source, crop=CenterCrop(image.shape[1]))
+
+    @property
+    def rows(self) -> Int[np.ndarray, " count"]:
+        """The rows of the source that are read, in order."""
+        count = len(self.source)
+        return np.arange(self.limit or count) * count // (self.limit or count)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What the images are a function of."""
+        fingerprint = getattr(self.source, "fingerprint", None)
+        require(
+            fingerprint is not None,
+            "A source that is evaluated has a `fingerprint`, by which results are "
+            f"found again; got a {type(self.source).__name__}: add one.",
+        )
+        return {
+            "source": fingerprint,
+            "crop": repr(self.crop),
+            "limit": self.limit,
+        }
+
+
+def check_classes(train: Images, test: Images) -> None:
+    """An error where two folders of classes have others, so that labels differ."""
+    of_train, of_test = (
+        getattr(images.source, "class_names", None) for images in (train, test)
+    )
+    require(
+        of_train is None or of_test is None or of_train == of_test,
+        "Training and test images have the same classes; these are in one only: "
+        f"{sorted({*(of_train or ())} ^ {*(of_test or ())})[:5]}: use folders that "
+        "match.",
+    )
+
+
+@dataclasses.dataclass
+class Example:
+    """One row of a source: its square and label, or why it has none."""
+
+    row: int
+    image: UInt8[np.ndarray, "size size 3"] | None
+    label: int | None = None
+    name: str = ""
+    reason: str = ""
+
+
+def read_square(images: Images, row: int) -> Example:
+    """A row of the source as a square; without an image where it cannot be read."""
+    names = getattr(images.source, "names", None)
+    name = names[row] if names else f"row {row}"
+    try:
+        example = images.source[row]
+    except UnreadableImageError as error:
+        return Example(row, None, name=name, reason=error.reason)
+    try:
+        image = images.crop(example["image"])
+    except ValueError as error:  # a shape that the crop cannot take
+        return Example(row, None, name=name, reason=str(error))
+    label = example.get("label")
+    return Example(row, image, None if label is None else int(label), name)
+
+
+def read_blocks(
+    images: Images,
+    blocks: Mapping[Key, np.ndarray],
+    *,
+    batch_size: int,
+    num_threads: int,
+) -> Iterator[tuple[Key, Iterator[list[Example]]]]:
+    """Each block of rows with its examples in batches, read ahead by threads.
+
+    The batches of a block are to be used up before the next block is asked for.
+    """
+    examples = read_ahead(
+        lambda row: read_square(images, int(row)),
+        itertools.chain.from_iterable(blocks.values()),
+        num_threads=num_threads,
+        num_ahead=2 * batch_size,
+    )
+    for key, rows in blocks.items():
+        counts = [
+            min(batch_size, len(rows) - i) for i in range(0, len(rows), batch_size)
+        ]
+        yield key, ([*itertools.islice(examples, count)] for count in counts)
+
+
+def read_ahead(
+    read: Callable[[Item], Value],
+    items: Iterable[Item],
+    *,
+    num_threads: int,
+    num_ahead: int,
+) -> Iterator[Value]:
+    """`map(read, items)` in threads, with at most `num_ahead` values before use."""
+    with ThreadPoolExecutor(num_threads) as pool:
+        waiting = deque()
+        for item in items:
+            waiting.append(pool.submit(read, item))
+            if len(waiting) > num_ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

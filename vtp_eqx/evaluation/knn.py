@@ -1,0 +1,88 @@
+"""Nearest neighbors in frozen features: their votes, and the protocol over images."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxtyping import Float, Int
+import numpy as np
+
+from vtp_eqx.evaluation.accuracy import check_rows, unit
+from vtp_eqx.evaluation.card import Numbers, settings, tokenizer_card, write_numbers
+from vtp_eqx.evaluation.extract import ExtractConfig, train_and_test_features
+from vtp_eqx.evaluation.images import Images
+from vtp_eqx.models.tokenizer import Tokenizer
+
+
+def neighbors(
+    tokenizer: Tokenizer,
+    train: Images,
+    test: Images,
+    place: ExtractConfig,
+    *,
+    counts: Sequence[int] = (10, 20, 100, 200),
+    temperature: float = 0.07,
+    num_samples: int | None = None,
+) -> Numbers:
+    """Accuracy of votes among the nearest training images, for each count of them.
+
+    In the summary of the last block, at norm 1: DINOv2's evaluation.
+    """
+    of_train, of_test = train_and_test_features(
+        summary, tokenizer, train, test, place, num_samples=num_samples
+    )
+    protocol = settings(temperature=temperature)
+    card = tokenizer_card(tokenizer, of_test, test, protocol, of_train)
+    bank, labels = of_train.column("summary"), of_train.column("label")
+    numbers = {
+        f"{count} nearest neighbors": neighbor_accuracy(
+            bank,
+            labels,
+            of_test.column("summary"),
+            of_test.column("label"),
+            num_neighbors=count,
+            temperature=temperature,
+        )
+        for count in counts
+    }
+    return write_numbers(numbers, card, of_test, place, "neighbors")
+
+
+def summary(tokenizer: Tokenizer, image: Any) -> dict[str, Any]:
+    """The summary of one image."""
+    return {"summary": tokenizer.features(image)[-1].cls}
+
+
+def neighbor_accuracy(
+    train: Float[np.ndarray, "train width"],
+    train_labels: Int[np.ndarray, " train"],
+    test: Float[np.ndarray, "test width"],
+    test_labels: Int[np.ndarray, " test"],
+    *,
+    num_neighbors: int = 20,
+    temperature: float = 0.07,
+) -> float:
+    """Accuracy of a vote among nearest training rows by cosine similarity.
+
+    A neighbor of similarity `s` votes with `exp(s / temperature)`: Wu et al. 2018,
+    https://arxiv.org/abs/1805.01978, section 3.4, with the values of DINO.
+    """
+    check_rows("train", train, train_labels)
+    check_rows("test", test, test_labels)
+    if not 1 <= num_neighbors <= len(train):
+        raise ValueError(
+            f"`num_neighbors` must be between 1 and the {len(train)} training rows; "
+            f"got {num_neighbors}: ask for fewer."
+        )
+    num_classes = 1 + int(max(train_labels.max(), test_labels.max()))
+    bank, right = unit(train), 0
+    for start in range(0, len(test), 1024):
+        similarity = unit(test[start : start + 1024]) @ bank.T
+        nearest = np.argpartition(-similarity, num_neighbors - 1, axis=1)
+        nearest = nearest[:, :num_neighbors]
+        votes = np.exp((np.take_along_axis(similarity, nearest, 1) - 1) / temperature)
+        scores = np.zeros((len(similarity), num_classes))
+        np.add.at(
+            scores, (np.arange(len(similarity))[:, None], train_labels[nearest]), votes
+        )
+        right += int((scores.argmax(1) == test_labels[start : start + 1024]).sum())
+    return right / len(test)

@@ -1,0 +1,287 @@
+"""What the commands of an evaluation take, and what they show in a terminal."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+import dataclasses
+import functools
+import json
+from pathlib import Path
+import sys
+from typing import Annotated, Literal, TypeVar
+
+from rich.console import Console
+import tyro
+
+from vtp_eqx.config import Precision, require, TextConfig
+from vtp_eqx.data.crops import CenterCrop, Crop, ResizeCenterCrop
+from vtp_eqx.data.sources import open_source
+from vtp_eqx.data.text.caption_bpe import CaptionTokenizer
+from vtp_eqx.data.text.clip_bpe import clip_tokenizer
+from vtp_eqx.data.text.prompt_templates import IMAGENET_TEMPLATES
+from vtp_eqx.evaluation import card, frechet
+from vtp_eqx.evaluation.console import list_names, numbers_table, progress
+from vtp_eqx.evaluation.extract import ExtractConfig
+from vtp_eqx.evaluation.images import Images
+from vtp_eqx.evaluation.linear_probe import ProbeFeatures
+from vtp_eqx.evaluation.networks import (
+    feature_network,
+    FeatureNetwork,
+    lpips,
+    PerceptualNetwork,
+)
+from vtp_eqx.evaluation.reference import (
+    add_image_features,
+    read_reference,
+    Reference,
+)
+from vtp_eqx.evaluation.sample_record import read_sample_record
+from vtp_eqx.evaluation.sample_sets import sample_table, SampleSet, skipped_files
+from vtp_eqx.evaluation.zero_shot import TextIds
+from vtp_eqx.mesh import data_mesh
+
+
+NetworkName = Literal["scene-network", "inception-v3", "dinov2"]
+T = TypeVar("T")
+Flat = Annotated[T, tyro.conf.arg(name="")]  # options without a prefix
+console = Console(width=None if sys.stdout.isatty() else 120)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """What every command takes."""
+
+    data: Path
+    """The images that are judged: a folder, tars, an .npz, or a prepared data set."""
+    split: str = ""
+    """Of a prepared data set, such as 'validation'."""
+    limit: int | None = None
+    """Judge this many images, evenly spread; by default all."""
+    num_samples: int | None = None
+    """Stop with an error where another number of images could be read."""
+    out: Path = Path("runs/evaluate")
+    """Where the numbers, their card, and what they are continued from go."""
+    batch_size: int = 64
+    threads: int = 8
+    devices: int | None = None
+    """How many to use; by default all."""
+
+    def images(self, crop: Crop) -> Images:
+        """The images of `data`; files that are none are named in the terminal."""
+        source = open_source(self.data, self.split)
+        if ignored := getattr(source, "ignored", None):
+            console.print(list_names("files are no images by name", ignored))
+        if damaged := getattr(source, "damaged", None):
+            lines = [f"{name} ({what})" for name, what in damaged.items()]
+            console.print(list_names("tars are damaged", lines), markup=False)
+        return Images(source=source, crop=crop, limit=self.limit)
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[ExtractConfig]:
+        """Where and how features are extracted, with the progress in the terminal."""
+        with progress(console) as report:
+            yield ExtractConfig(
+                folder=self.out,
+                batch_size=self.batch_size,
+                num_threads=self.threads,
+                mesh=data_mesh(self.devices),
+                report=report,
+            )
+
+    def run(
+        self, name: str, protocol: Callable[[ExtractConfig], dict[str, float]]
+    ) -> None:
+        """Runs a protocol with its progress, and shows its numbers and their card."""
+        frechet.self_test()
+        with self.place() as place:
+            numbers = protocol(place)
+        path = self.out / f"card_{name}.json"
+        console.print(numbers_table(numbers, card.read(path)[1]))
+        skipped = json.loads(path.read_text())["skipped"]
+        if skipped:
+            lines = [f"{name} ({reason})" for name, reason in skipped.items()]
+            console.print(list_names("files could not be read", lines), markup=False)
+        console.print(f"Card: {path}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkOptions(EvaluationOptions):
+    """What every command takes whose distances are between features."""
+
+    network: NetworkName = "scene-network"
+    """The feature network."""
+    weights: Path | None = None
+    """Its published file; the scene network has its own."""
+
+    @functools.cached_property
+    def feature_network(self) -> FeatureNetwork:
+        """The network, read when it is first asked for."""
+        return feature_network(self.network, self.weights)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerOptions(EvaluationOptions):
+    """What every command that judges a tokenizer takes."""
+
+    tokenizer: str
+    """A folder or file, ours or published, or a name on the hub."""
+    precision: Precision = "float32"
+    """What it computes in; the networks and sums that judge it stay float32."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReconstructionOptions(NetworkOptions, TokenizerOptions):
+    """What measuring reconstructions takes."""
+
+    lpips_files: tuple[Path, Path] | None = None
+    """The published files of VGG16 and of its channel weights, for LPIPS too."""
+
+    def perceptual(self) -> PerceptualNetwork | None:
+        """LPIPS, where its files are given."""
+        return None if self.lpips_files is None else lpips(*self.lpips_files)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ZeroShotOptions(TokenizerOptions):
+    """What zero-shot classification takes."""
+
+    classes: Path
+    """The names of the classes, one a line, in the order of labels."""
+    words: Path | None = None
+    """The vocabulary that the text tower was trained with, CLIP's by default."""
+    templates: Path | None = None
+    """One a line, with {} for the name: by default CLIP's 80."""
+
+    def prompts(
+        self, text: TextConfig | None
+    ) -> tuple[TextIds, Sequence[str], Sequence[str]]:
+        """The text tokenizer of this tower, the names and the templates."""
+        require(
+            self.words is not None or text is None or text.tokenizer != "learned",
+            "`words` (None) must be the vocabulary that this text tower was trained "
+            "with: name the words.json of its run (--words).",
+        )
+        lines = lambda path: [line for line in path.read_text().splitlines() if line]
+        return (
+            clip_tokenizer()
+            if self.words is None
+            else CaptionTokenizer.load(self.words),
+            lines(self.classes),
+            IMAGENET_TEMPLATES if self.templates is None else lines(self.templates),
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainedOptions(TokenizerOptions):
+    """What every command takes that learns from training images."""
+
+    train: Path
+    """The images whose labels are known: as `data`."""
+    train_split: str = ""
+    short: int | None = None
+    """What the short side of an image becomes, before its middle is cut out."""
+    size: int | None = None
+    """The side of that middle: 224 out of 256 for a tokenizer of 256, else all."""
+
+    def train_and_test(self, image_size: int) -> tuple[Images, Images]:
+        """The images of `train` and of `data`, for a tokenizer of `image_size`."""
+        size = self.size or (224 if image_size == 256 else image_size)
+        crop = ResizeCenterCrop(self.short or max(image_size, size), size)
+        source = open_source(self.train, self.train_split)
+        return Images(source=source, crop=crop), self.images(crop)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProbeOptions(TrainedOptions):
+    """What a linear probe takes."""
+
+    reads: ProbeFeatures = "blocks"
+    """The features: of the last `blocks`, of the `last` one, or the `latents`."""
+    fit: Literal["sweep", "lbfgs"] = "sweep"
+    """How classifiers are fitted: by DINOv2's `sweep`, whose best one is chosen on the
+    test images, or by `lbfgs` as in studies, with a penalty that is chosen on training
+    images."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleOptions(NetworkOptions):
+    """What measuring samples takes."""
+
+    reference: Path
+    """The statistics of real images that `reference` wrote, or others published."""
+    size: int
+    """The side of the samples, in pixels."""
+    beside: tuple[Path, ...] = ()
+    """More folders of samples, such as guided ones, for more columns."""
+    origin: str = ""
+    """Who made the samples, in words, where no `samples.json` tells."""
+    reference_network: NetworkName | None = None
+    """Where the reference's file does not tell."""
+    reference_count: int | None = None
+    """Where the reference's file does not tell."""
+    dinov2: tuple[Path, Path] | None = None
+    """DINOv2's weights and a reference made with them, for an FD-DINOv2 too."""
+
+    @property
+    def count(self) -> int:
+        """How many samples there are to be."""
+        if self.num_samples is None:
+            raise ValueError(
+                "A gFID depends on the number of samples; got none: say it "
+                "(--num-samples)."
+            )
+        return self.num_samples
+
+    def sets(self) -> list[SampleSet]:
+        """The samples of `data` and of the folders beside, and what made them."""
+        return [
+            SampleSet(
+                images=dataclasses.replace(self, data=data).images(
+                    CenterCrop(self.size)
+                ),
+                record=self.origin or read_sample_record(data),
+                name="" if data == self.data else data.name,
+            )
+            for data in (self.data, *self.beside)
+        ]
+
+    def measures(
+        self, place: ExtractConfig
+    ) -> dict[str, tuple[FeatureNetwork, Reference]]:
+        """The networks with their references, by the subfolder of their cards."""
+        frechet.self_test()
+        real = read_reference(
+            self.reference, network=self.reference_network, count=self.reference_count
+        )
+        network = self.feature_network
+        measures = {
+            "": (network, add_image_features(real, self.reference, network, place))
+        }
+        if self.dinov2 is not None:
+            weights, reference = self.dinov2
+            other = feature_network("dinov2", weights)
+            measures["dinov2"] = (other, read_reference(reference))
+        return measures
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReferenceOptions(NetworkOptions):
+    """What making the statistics of real images takes."""
+
+    file: Path
+    """The .npz to be written."""
+    size: int
+    """The side that images are cropped to, in pixels."""
+    keep_features: bool = False
+    """Keep those of every image, for precision and recall."""
+
+
+def show_sample_sets(
+    sets: Sequence[SampleSet],
+    results: Sequence[Mapping[str, float]],
+    place: ExtractConfig,
+) -> None:
+    """Prints the numbers of sets side by side, what was left out, and where cards are."""
+    console.print(sample_table(sets, results, place))
+    if skipped := skipped_files(sets, place):
+        console.print(list_names("files could not be read", skipped), markup=False)
+    console.print(f"Cards: card_generation.json in {place.folder} and its folders")

@@ -1,0 +1,151 @@
+"""Zero-shot classification: an image takes the class whose texts are most similar."""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Float, Int
+import numpy as np
+
+from vtp_eqx.config import require
+from vtp_eqx.evaluation.accuracy import check_rows, top_accuracy, unit
+from vtp_eqx.evaluation.batches import BATCH, in_batches
+from vtp_eqx.evaluation.card import Numbers, settings, tokenizer_card, write_numbers
+from vtp_eqx.evaluation.extract import extract_features, ExtractConfig
+from vtp_eqx.evaluation.images import Images
+from vtp_eqx.models.arrays import arrays_hash, weights_hash
+from vtp_eqx.models.tokenizer import Tokenizer
+
+
+@runtime_checkable
+class TextIds(Protocol):
+    """A text tokenizer: ids of texts, `context` of them each."""
+
+    def encode(
+        self, texts: Sequence[str], context: int, *, truncate: bool = False
+    ) -> Int[np.ndarray, "n context"]: ...
+
+
+def zero_shot(
+    tokenizer: Tokenizer,
+    words: TextIds,
+    class_names: Sequence[str],
+    templates: Sequence[str],
+    images: Images,
+    place: ExtractConfig,
+    *,
+    num_samples: int | None = None,
+) -> Numbers:
+    """Shares of images whose own class is the most similar, or among the five most.
+
+    A class is the mean of the unit-norm embeddings of its name in every template
+    (`{}` stands for the name), at norm 1 again: Radford et al. 2021 (CLIP),
+    https://arxiv.org/abs/2103.00020, section 3.1.4.
+    """
+    # Only folders know how many classes there are; of others, the labels tell.
+    known = len(getattr(images.source, "class_names", class_names))
+    require(
+        known == len(class_names),
+        f"Every class has one name, in the order of labels; got {len(class_names)} "
+        f"names and {known} classes: use the list that belongs to these images.",
+    )
+    classes = embed_classes(tokenizer, words, class_names, templates)
+    of = {"tokenizer": weights_hash(tokenizer)}
+    seen = extract_features(embed, tokenizer, images, place, stage="zero-shot", of=of)
+    seen.check_count(num_samples)
+    labels = seen.column("label")
+    require(
+        int(labels.max()) < len(class_names),
+        f"Every class has one name, in the order of labels; got {len(class_names)} "
+        f"names and the label {labels.max()}: use the list of these images.",
+    )
+    embeddings = seen.column("embedding")
+    protocol = settings(templates=len(templates), classes=len(class_names))
+    card = dataclasses.replace(
+        tokenizer_card(tokenizer, seen, images, protocol),
+        num_reference=len(class_names) * len(templates),
+        reference_hash=arrays_hash({"classes": classes}),
+    )
+    numbers = {
+        f"zero-shot top-{among}": zero_shot_accuracy(
+            embeddings, labels, classes, among=among
+        )
+        for among in (1, 5)
+        if among == 1 or among < len(class_names)
+    }
+    return write_numbers(numbers, card, seen, place, "zero_shot")
+
+
+def embed(tokenizer: Tokenizer, image: Any) -> dict[str, Any]:
+    """The embedding of one image."""
+    return {"embedding": tokenizer.embed_image(image)}
+
+
+def embed_classes(
+    tokenizer: Tokenizer,
+    words: TextIds,
+    class_names: Sequence[str],
+    templates: Sequence[str],
+) -> Float[np.ndarray, "classes embed"]:
+    """One unit-norm embedding a class."""
+    require(
+        tokenizer.config.text is not None,
+        "Zero-shot classes are texts; got a tokenizer without a text tower: judge one "
+        "that was trained with captions.",
+    )
+    require(
+        len(class_names) > 0
+        and len(templates) > 0
+        and all("{}" in template for template in templates),
+        "Prompts are class names in templates with `{}`; got "
+        f"{len(class_names)} names and {list(templates)[:3]}: give both.",
+    )
+    assert tokenizer.config.text is not None
+    context = tokenizer.config.text.context
+    ids = [
+        words.encode(
+            [template.replace("{}", name) for template in templates],
+            context,
+            truncate=True,
+        )
+        for name in class_names
+    ]
+    return embed_prompts(tokenizer, np.stack(ids))
+
+
+def embed_prompts(
+    tokenizer: Tokenizer,
+    ids: Int[np.ndarray, "classes prompts context"],
+    *,
+    batch_size: int = BATCH,
+) -> Float[np.ndarray, "classes embed"]:
+    """One unit-norm embedding a class, from the ids of its prompts."""
+    num_classes, count, context = ids.shape
+    texts = in_batches(
+        Tokenizer.embed_text, tokenizer, ids.reshape(-1, context), batch_size=batch_size
+    )
+    return class_embeddings(texts.reshape(num_classes, count, -1))
+
+
+def class_embeddings(
+    prompts: Float[np.ndarray, "classes prompts embed"],
+) -> Float[np.ndarray, "classes embed"]:
+    """One unit-norm embedding a class: the mean of its unit-norm prompt embeddings."""
+    return unit(unit(prompts).mean(axis=1))
+
+
+def zero_shot_accuracy(
+    images: Float[np.ndarray, "count embed"],
+    labels: Int[np.ndarray, " count"],
+    classes: Float[np.ndarray, "classes embed"],
+    *,
+    among: int = 1,
+) -> float:
+    """Share of images whose class is among the most similar ones (by cosine)."""
+    check_rows("images", images, labels)
+    require(
+        int(labels.max()) < len(classes),
+        f"Every label needs a class embedding; got label {labels.max()} and "
+        f"{len(classes)} classes: embed the others.",
+    )
+    return top_accuracy(unit(images) @ unit(classes).T, labels, among)
