@@ -189,13 +189,11 @@ def scale_features(network: SceneNetwork, scale: float | np.float32) -> SceneNet
     their weights.
     """
     to_features = jax.tree.map(lambda leaf: leaf * scale, network.to_features)
+    scaled = eqx.tree_at(lambda network: network.to_features, network, to_features)
     return eqx.tree_at(
-        lambda network: (
-            network.to_features,
-            [head.weight for head in network.heads.values()],
-        ),
-        network,
-        (to_features, [head.weight / scale for head in network.heads.values()]),
+        lambda network: [head.weight for head in network.heads.values()],
+        scaled,
+        [head.weight / scale for head in network.heads.values()],
     )
 
 
