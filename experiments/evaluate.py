@@ -96,13 +96,7 @@ def gfid(options: Flat[given.SampleOptions]) -> None:
     with options.place() as place:
         measures = options.measures(place)
         results = evaluate_sample_sets(sets, measures, place, num_samples=count)
-    given.console.print(sample_table(sets, results, place))
-    if skipped := skipped_files(sets, place):
-        lines = list_names("files could not be read", skipped)
-        given.console.print(lines, markup=False)
-    given.console.print(
-        f"Cards: card_generation.json in {place.folder} and its folders"
-    )
+    given.show_sample_sets(sets, results, place)
 
 
 def reference(options: Flat[given.ReferenceOptions]) -> None:

@@ -280,7 +280,7 @@ def show_sample_sets(
     results: Sequence[Mapping[str, float]],
     place: ExtractConfig,
 ) -> None:
-    """Prints the numbers of sets side by side, what was left out, and where cards are."""
+    """Prints the numbers of sets, what was left out, and where the cards are."""
     console.print(sample_table(sets, results, place))
     if skipped := skipped_files(sets, place):
         console.print(list_names("files could not be read", skipped), markup=False)
