@@ -70,6 +70,7 @@ from vtp_eqx.training.pretrain import (
     PCA_IMAGES,
     pretrain_step,
 )  # fmt: skip
+from vtp_eqx.training.pretrain_objective import text_config
 from vtp_eqx.training.pretrain_options import FIXED, open_sinks, PretrainOptions
 from vtp_eqx.training.recovery import read_postmortem, replay as replay_steps
 from vtp_eqx.training.report import write_report
@@ -138,7 +139,7 @@ class Setting:
             self.validation = TfdsSource(folder, "validation")
             group, names = options.group or GROUP, [*class_names()]
             templates = class_templates(NUM_TEMPLATES)
-        text = config.tokenizer.text if config.contrast_weight > 0 else None
+        text = text_config(config)
         self.encode = self.prompts = self.words = None
         if text is not None:
             self.words = text_tokenizer_for(text, self.train, out / "words.json")
@@ -208,7 +209,7 @@ def begun(options: PretrainOptions, held: contextlib.ExitStack) -> Setting:
         if is_main_process() and not options.dry_run:
             held.enter_context(lock_folder(out))
         check_config_unchanged(out, options.config, options, FIXED)
-        if options.config.reconstruction_weight > 0 and not options.dry_run:
+        if "reconstruction" in options.config.term_weights and not options.dry_run:
             network = perceptual_of(options.perceptual)
             require_perceptual_weights(options.config.reconstruction, network)
         setting = Setting(options)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+import zlib
 
 import equinox as eqx
 import jax.random as jr
@@ -18,10 +19,16 @@ from vtp_eqx.models.tokenizer import Pretrainer, Teacher, Tokenizer
 from vtp_eqx.training.loop import Progress, run_training, Step
 from vtp_eqx.training.optimizer import cosine, make_optimizer
 from vtp_eqx.training.pca_start import start_from_pca
-from vtp_eqx.training.pretrain_objective import clamp_logit_scale, pretrain_objective
+from vtp_eqx.training.pretrain_objective import (
+    clamp_logit_scale,
+    pretrain_objective,
+    pretrain_terms,
+    text_config,
+)
 from vtp_eqx.training.pretrain_views import CaptionedBatch
 from vtp_eqx.training.state import copy_arrays, shard_state, TrainState
 from vtp_eqx.training.step import make_step
+from vtp_eqx.training.terms.alignment import VisionFeatures
 
 
 PCA_IMAGES = 2048  # images that the linear start is solved on
@@ -35,6 +42,7 @@ def pretrain(
     group: int = 1,
     mesh: Mesh | None = None,
     perceptual: Perceptual | None = None,
+    vision: VisionFeatures | None = None,
     progress: Progress = lambda done, num_steps, metrics: None,
 ) -> Tokenizer:
     """The tokenizer that `config` learns from `data`.
@@ -45,13 +53,17 @@ def pretrain(
       with the same config or else a `ValueError`.
     - `group`: this many consecutive examples stay together in a batch.
     - `perceptual`: the network of LPIPS, where that has a weight.
+    - `vision`: the frozen network that latents are aligned with, where that has a
+      weight.
 
     Latent statistics are not measured here.
     """
     check_data(config, data)
     mesh = data_mesh() if mesh is None else mesh
-    state, step = init_pretraining(config, data["image"][:PCA_IMAGES], mesh, perceptual)
-    names = ["image", "caption"] if config.contrast_weight > 0 else ["image"]
+    state, step = init_pretraining(
+        config, data["image"][:PCA_IMAGES], mesh, perceptual, vision
+    )
+    names = ["image"] if text_config(config) is None else ["image", "caption"]
     arrays = {name: data[name] for name in names}
 
     def captioned(first: int) -> Iterator[CaptionedBatch]:
@@ -73,14 +85,16 @@ def init_pretraining(
     images: np.ndarray,
     mesh: Mesh,
     perceptual: Perceptual | None = None,
+    vision: VisionFeatures | None = None,
 ) -> tuple[TrainState, Step]:
     """The first state of a pre-training, and its compiled step.
 
     `images` are what the linear start is solved on, where `config` asks for it, and
-    `perceptual` is the network of LPIPS, where that has a weight.
+    `perceptual` is the network of LPIPS and `vision` the one that latents are aligned
+    with, where these have a weight.
     """
     state = shard_state(initial_state(config, images), mesh, config.sharding)
-    return state, pretrain_step(config, state, mesh, perceptual)
+    return state, pretrain_step(config, state, mesh, perceptual, vision)
 
 
 def initial_state(config: PretrainConfig, images: np.ndarray | None) -> TrainState:
@@ -90,11 +104,16 @@ def initial_state(config: PretrainConfig, images: np.ndarray | None) -> TrainSta
     changes no shape.
     """
     model_key, run_key = jr.split(jr.key(config.seed))
-    prototypes = config.prototypes if config.distillation_weight > 0 else None
+    terms = pretrain_terms(config)
+    has_teacher = any(term.has_teacher for term in terms)
+    prototypes = config.prototypes if has_teacher else None
     optimizer = make_optimizer(config.optimizer, config.num_steps)
 
     def make(key: PRNGKeyArray) -> Pretrainer:
-        return Pretrainer(config.tokenizer, prototypes, key=key)
+        # By name, so that a head starts the same whatever else is learned.
+        own_key = lambda term: jr.fold_in(key, zlib.crc32(term.name.encode()))
+        heads = {term.name: term.make_head(own_key(term)) for term in terms}
+        return Pretrainer(config.tokenizer, prototypes, heads, key=key)
 
     def start(student: Pretrainer, key: PRNGKeyArray) -> TrainState:
         student = copy_arrays(student)
@@ -117,12 +136,15 @@ def pretrain_step(
     state: TrainState,
     mesh: Mesh,
     perceptual: Perceptual | None = None,
+    vision: VisionFeatures | None = None,
 ) -> Step:
     """The compiled step of a pre-training; of `state` only the structure is used."""
     start, end = config.distillation.momentum
     return make_step(
         state,
-        pretrain_objective(config, num_shards=mesh.devices.size, perceptual=perceptual),
+        pretrain_objective(
+            config, num_shards=mesh.devices.size, perceptual=perceptual, vision=vision
+        ),
         make_optimizer(config.optimizer, config.num_steps),
         mesh,
         momentum=lambda step: cosine(start, end, step / config.num_steps),
@@ -137,13 +159,7 @@ def pretrain_step(
 
 def loss_weights(config: PretrainConfig) -> FixedWeights | LearnedWeights:
     """The weights of the terms that are not left out, fixed or learned from there."""
-    weights = {
-        "contrast": config.contrast_weight,
-        "distillation": config.distillation_weight,
-        "reconstruction": config.reconstruction_weight,
-        "smoothness": config.smoothness_weight,
-    }
-    used = {name: weight for name, weight in weights.items() if weight > 0}
+    used = config.term_weights
     return FixedWeights(used) if config.weighting == "fixed" else LearnedWeights(used)
 
 
@@ -160,12 +176,9 @@ def check_data(config: PretrainConfig, data: Mapping[str, np.ndarray]) -> None:
         f"Training images must have at least `image_size` pixels a side; got "
         f"{image.shape[1]} x {image.shape[2]} for {size}: enlarge them or lower it.",
     )
-    if config.contrast_weight > 0:
-        assert config.tokenizer.text is not None
-        context, vocabulary = (
-            config.tokenizer.text.context,
-            config.tokenizer.text.vocabulary,
-        )
+    text = text_config(config)
+    if text is not None:
+        context, vocabulary = text.context, text.vocabulary
         caption = data.get("caption")
         require(
             caption is not None and caption.shape == (len(image), context),
