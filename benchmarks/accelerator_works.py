@@ -37,6 +37,11 @@ from vtp_eqx.training.generate import init_generator_training
 from vtp_eqx.training.generate_objective import LatentBatch
 from vtp_eqx.training.precision import cast_params
 from vtp_eqx.training.pretrain import initial_state, pretrain_step
+from vtp_eqx.training.pretrain_objective import (
+    needs_of,
+    pretrain_terms,
+    text_config,
+)
 from vtp_eqx.training.pretrain_views import CaptionedBatch, pretrain_views
 
 
@@ -121,7 +126,7 @@ def joint(name: str, config: PretrainConfig, *, traced: bool = False) -> Work:
 
 def views_alone(name: str, config: PretrainConfig) -> Work:
     """The views and masks of a step; an image counts as often as it is cropped."""
-    prepare = pretrain_views(config)
+    prepare = pretrain_views(config, needs_of(pretrain_terms(config)))
 
     def start(mesh: Mesh) -> Started:
         return Started((random_batch(config), jr.key(1)), jax.jit(prepare))
@@ -191,11 +196,10 @@ def small_config() -> PretrainConfig:
 
 def random_batch(config: PretrainConfig) -> CaptionedBatch:
     """Random images and words, as many as a step of `config` takes."""
-    size, side, text = (
-        config.batch_size, config.tokenizer.image_size, config.tokenizer.text
-    )  # fmt: skip
+    size, side = config.batch_size, config.tokenizer.image_size
+    text = text_config(config)
     images = jr.randint(jr.key(3), (size, side, side, 3), 0, 256).astype(jnp.uint8)
-    if text is None or config.contrast_weight == 0:
+    if text is None:
         return CaptionedBatch(images, None)
     words = jr.randint(jr.key(4), (size, text.context), 1, text.vocabulary)
     return CaptionedBatch(images, words)
@@ -210,7 +214,8 @@ def random_latents(dit: DiTConfig, batch: int) -> LatentBatch:
 
 def random_perceptual(config: PretrainConfig) -> Perceptual | None:
     """LPIPS with random weights, where `config` learns from it."""
-    looks = config.reconstruction.perceptual_weight * config.reconstruction_weight > 0
+    learns_pixels = "reconstruction" in config.term_weights
+    looks = learns_pixels and config.reconstruction.uses_perceptual
     return _drawn_perceptual() if looks else None
 
 

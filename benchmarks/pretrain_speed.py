@@ -33,6 +33,7 @@ from vtp_eqx.runs.throughput import StepCost
 from vtp_eqx.training.flops import device_peak, train_flops
 from vtp_eqx.training.pixels import blank_perceptual_if_used
 from vtp_eqx.training.pretrain import init_pretraining
+from vtp_eqx.training.pretrain_objective import text_config
 from vtp_eqx.training.pretrain_views import CaptionedBatch
 
 
@@ -90,7 +91,7 @@ class Bench:
         state, step = init_pretraining(config, *self.given)
         held, batch = [state], shard_batch(next(self.feed(0)), self.mesh)
         batch = CaptionedBatch(
-            batch.image, batch.caption if config.contrast_weight > 0 else None
+            batch.image, None if text_config(config) is None else batch.caption
         )
 
         def advance():

@@ -10,7 +10,7 @@ import pytest
 from vtp_eqx.config import DecodeConfig, OptimizerConfig, TransformerConfig
 from vtp_eqx.evaluation.latent_statistics import LatentSums
 from vtp_eqx.models.tokenizer import Tokenizer
-from vtp_eqx.training.decode import decode_objective, EncodedBatch
+from vtp_eqx.training.decode_objective import decode_objective, EncodedBatch
 
 
 WIDER = TransformerConfig(width=24, depth=1, num_heads=2, norm="layernorm")

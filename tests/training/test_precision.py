@@ -12,12 +12,13 @@ from vtp_eqx.config import DiTConfig, GenerateConfig
 from vtp_eqx.mesh import DATA, data_mesh, REPLICATED, shard_batch
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.tokenizer import Pretrainer, Teacher
-from vtp_eqx.training.generate_objective import FlowPoints, generate_objective
+from vtp_eqx.training.generate_objective import generate_objective
 from vtp_eqx.training.optimizer import leaf_path
 from vtp_eqx.training.precision import ALWAYS_FLOAT32, cast_params
 from vtp_eqx.training.pretrain import init_pretraining
 from vtp_eqx.training.pretrain_objective import pretrain_objective
 from vtp_eqx.training.pretrain_views import CaptionedBatch
+from vtp_eqx.training.terms.flow_matching import FlowPoints
 
 
 def float_types(tree):
@@ -126,7 +127,12 @@ def test_a_generator_multiplies_in_bfloat16(generator):
     latents = jnp.zeros((4, 2, 2, 3))
     views = FlowPoints(latents, latents, jnp.full(4, 0.5), jnp.zeros(4, jnp.int32))
     step = jnp.zeros((), jnp.int32)
-    see = lambda views: objective.forward(model, None, views, step, jr.key(0))
+
+    def see(views):
+        rows = objective.add_teacher_targets(None, views, step)
+        outputs = objective.forward(model, None, rows, step, jr.key(0))
+        return objective.loss(model, outputs)
+
     found = operand_types(see, views)
     assert found["dot_general"] == {"bfloat16"}
     assert found["exp"] == {"float32"}

@@ -8,6 +8,7 @@ Lengths of sequences are in tokens, sizes of images in pixels.
 
 from vtp_eqx.config.checks import require as require
 from vtp_eqx.config.runs import (
+    AlignmentConfig as AlignmentConfig,
     DecodeConfig as DecodeConfig,
     DistillationConfig as DistillationConfig,
     GenerateConfig as GenerateConfig,

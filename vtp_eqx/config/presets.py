@@ -65,6 +65,16 @@ PRETRAIN_S = _at_scale(VIT_S, drop=0.1, remat="dots")
 PRETRAIN_B = _at_scale(VIT_B, drop=0.1, remat="dots")
 PRETRAIN_L = _at_scale(VIT_L, drop=0.3, remat="full")
 
+# VA-VAE's objective at the paper's size B: nothing but latents that are decoded, and
+# are alike where a frozen DINOv2 ViT-L/14 sees alike (`alignment_weight`: see there).
+VA_VAE_B = dataclasses.replace(
+    PRETRAIN_B,
+    contrast_weight=0.0,
+    distillation_weight=0.0,
+    reconstruction_weight=1.0,
+    alignment_weight=0.1,
+)
+
 # Small budgets: 1e8 pairs on one GPU of 80 GB, 4e8 on eight of them.
 PRETRAIN_S_1_GPU = with_batch(
     PRETRAIN_S, 1024, num_steps=100_000, accumulate=4, sharding="none"

@@ -68,6 +68,22 @@ class ReconstructionConfig:
     # Paper 1: of LPIPS. Ours 0, because it takes the published weights of its network.
     perceptual_weight: float = later(0.0)
 
+    @property
+    def uses_perceptual(self) -> bool:
+        """Whether LPIPS is learned from, so that its network is needed."""
+        return self.perceptual_weight > 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AlignmentConfig:
+    """Alignment of latents with the features of a frozen vision network (VA-VAE)."""
+
+    width: int = 1024  # VA-VAE: of the features, DINOv2's ViT-L/14
+    cosine_weight: float = 1.0  # VA-VAE
+    similarity_weight: float = 1.0  # VA-VAE
+    cosine_margin: float = 0.5  # VA-VAE, its last phase; 0 before
+    similarity_margin: float = 0.25  # VA-VAE, its last phase; 0 before
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
@@ -97,6 +113,7 @@ class PretrainConfig:
     views: ViewsConfig = ViewsConfig()
     distillation: DistillationConfig = DistillationConfig()
     reconstruction: ReconstructionConfig = ReconstructionConfig()
+    alignment: AlignmentConfig = later(AlignmentConfig())
     optimizer: OptimizerConfig = OptimizerConfig()
     # Weights of the three objectives (paper); a weight of 0 leaves the term out.
     contrast_weight: float = 1.0
@@ -105,6 +122,9 @@ class PretrainConfig:
     # Ours, both off: what else makes latents good to generate on, as controls.
     smoothness_weight: float = 0.0  # of latents that differ from their neighbors
     latent_noise: float = 0.0  # on what is decoded, in deviations of a channel
+    # Ours, off. VA-VAE: 0.1 times the norm of the gradient of reconstruction over its
+    # own, at the bottleneck.
+    alignment_weight: float = later(0.0)
     weighting: Literal["fixed", "learned"] = "fixed"  # paper; learned is ours
     contrast: Literal["clip", "siglip"] = "clip"  # paper
     batch_size: int = 16384  # paper: contrastive batch
@@ -123,41 +143,54 @@ class PretrainConfig:
     sharding: Sharding = later("none")  # "zero": optimizer, teacher; "fsdp": all
     seed: int = 0
 
+    @property
+    def term_weights(self) -> dict[str, float]:
+        """The weight of each loss term, without those whose weight is 0."""
+        weights = {
+            "contrast": self.contrast_weight,
+            "distillation": self.distillation_weight,
+            "reconstruction": self.reconstruction_weight,
+            "smoothness": self.smoothness_weight,
+            "alignment": self.alignment_weight,
+        }
+        return {name: weight for name, weight in weights.items() if weight > 0}
+
     def __post_init__(self):
-        for name, size, weight in (
-            ("distillation_batch", self.distillation_batch, self.distillation_weight),
+        terms = self.term_weights
+        for name, size, users in (
+            ("distillation_batch", self.distillation_batch, ("distillation",)),
             (
                 "reconstruction_batch",
                 self.reconstruction_batch,
-                self.reconstruction_weight,
+                ("reconstruction", "alignment"),
             ),
         ):
             divides = 0 < size <= self.batch_size and self.batch_size % size == 0
             require(
-                weight == 0 or divides,
+                divides or not terms.keys() & {*users},
                 f"`{name}` must divide `batch_size`, because its images are a "
                 f"stratified subset of that batch; got {size} and {self.batch_size}: "
                 "change either.",
             )
         require(
-            self.contrast_weight == 0 or self.tokenizer.text is not None,
+            "contrast" not in terms or self.tokenizer.text is not None,
             "Contrast needs a text tower, but `tokenizer.text` is None: "
             "set it, or set `contrast_weight` to 0.",
         )
-        uses_siglip = self.contrast_weight > 0 and self.contrast == "siglip"
+        uses_siglip = "contrast" in terms and self.contrast == "siglip"
         require(
             not uses_siglip or self.tokenizer.logit_bias is not None,
             "The SigLIP loss needs a bias, but `tokenizer.logit_bias` is None: set it; "
             "the paper starts at -10.",
         )
         require(
-            self.distillation_weight == 0 or self.prototypes is not None,
+            "distillation" not in terms or self.prototypes is not None,
             "Self-distillation needs a prototype head, but `prototypes` is None: "
             "set it, or set `distillation_weight` to 0.",
         )
-        shapes_latents = self.smoothness_weight > 0 or self.latent_noise > 0
+        shapes_latents = "smoothness" in terms or self.latent_noise > 0
         require(
-            not shapes_latents or self.reconstruction_weight > 0,
+            not shapes_latents or "reconstruction" in terms,
             "Smoothness and noise act on latents that are decoded, but "
             "`reconstruction_weight` is 0: raise it, or set both to 0.",
         )

@@ -5,6 +5,9 @@ Images are float32 `[height, width, 3]` in [0, 1], latents are
 in the normalized space that the networks read and write; nobody else normalizes.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import equinox as eqx
 import jax
 from jax.core import Tracer
@@ -245,15 +248,20 @@ class Tokenizer(eqx.Module):
 
 
 class Pretrainer(eqx.Module):
-    """What pre-training trains: a tokenizer and, for self-distillation, prototypes."""
+    """What pre-training trains: a tokenizer and, for self-distillation, prototypes.
+
+    `heads` are what other loss terms train beside them, by the name of the term.
+    """
 
     tokenizer: Tokenizer
     prototypes: PrototypeHead | None
+    heads: dict[str, Any]
 
     def __init__(
         self,
         tokenizer: TokenizerConfig,
         prototypes: PrototypeConfig | None,
+        heads: Mapping[str, Any] | None = None,
         *,
         key: PRNGKeyArray,
     ):
@@ -264,6 +272,7 @@ class Pretrainer(eqx.Module):
             if prototypes is None
             else PrototypeHead(tokenizer.head_width, prototypes, key=prototype_key)
         )
+        self.heads = {} if heads is None else dict(heads)
 
 
 class Teacher(eqx.Module):

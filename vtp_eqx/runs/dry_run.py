@@ -16,6 +16,7 @@ from vtp_eqx.training.flops import device_peak, num_parameters, train_flops
 from vtp_eqx.training.optimizer import learning_rate
 from vtp_eqx.training.pixels import blank_perceptual_if_used
 from vtp_eqx.training.pretrain import initial_state, pretrain_step
+from vtp_eqx.training.pretrain_objective import pretrain_terms, text_config
 from vtp_eqx.training.pretrain_views import CaptionedBatch
 from vtp_eqx.training.state import placement, TrainState
 
@@ -88,7 +89,7 @@ def lowered_step(
 ) -> jax.stages.Lowered:
     """The step that a run compiles, of arrays placed as there; makes none."""
     arrays, step = _initial_shapes(config, mesh)
-    text = config.tokenizer.text if config.contrast_weight > 0 else None
+    text = text_config(config)
     size, side = config.batch_size, image_side
     zeros = lambda shape, kind: jnp.zeros((size, *shape), kind)
     batch = eqx.filter_eval_shape(
@@ -143,17 +144,9 @@ def dry_run_lines(
     )
     seen = size * steps
     used = [
-        f"{name} {batch} ({batch / size:.0%}, weight {weight:g})"
-        for name, batch, weight in (
-            ("contrast", size, config.contrast_weight),
-            ("distillation", config.distillation_batch, config.distillation_weight),
-            (
-                "reconstruction",
-                config.reconstruction_batch,
-                config.reconstruction_weight,
-            ),
-        )
-        if weight > 0
+        f"{term.name} {term.batch_size} ({term.batch_size / size:.0%}, weight "
+        f"{term.weight:g})"
+        for term in pretrain_terms(config)
     ]
     rate: Any = learning_rate(config.optimizer, config.num_steps)
     places = sorted({0, config.optimizer.warmup_steps, steps // 2, steps - 1})

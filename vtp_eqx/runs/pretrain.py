@@ -13,7 +13,9 @@ from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.batches import array_batches
 from vtp_eqx.runs.loop import Progress, run_training
 from vtp_eqx.training.pretrain import init_pretraining
+from vtp_eqx.training.pretrain_objective import text_config
 from vtp_eqx.training.pretrain_views import CaptionedBatch
+from vtp_eqx.training.terms.alignment import VisionFeatures
 
 
 PCA_IMAGES = 2048  # images that the linear start is solved on
@@ -27,6 +29,7 @@ def pretrain(
     group: int = 1,
     mesh: Mesh | None = None,
     perceptual: Perceptual | None = None,
+    vision: VisionFeatures | None = None,
     progress: Progress = lambda done, num_steps, metrics: None,
 ) -> Tokenizer:
     """The tokenizer that `config` learns from `data`.
@@ -37,13 +40,17 @@ def pretrain(
       with the same config or else a `ValueError`.
     - `group`: this many consecutive examples stay together in a batch.
     - `perceptual`: the network of LPIPS, where that has a weight.
+    - `vision`: the frozen network that latents are aligned with, where that has a
+      weight.
 
     Latent statistics are not measured here.
     """
     check_data(config, data)
     mesh = data_mesh() if mesh is None else mesh
-    state, step = init_pretraining(config, data["image"][:PCA_IMAGES], mesh, perceptual)
-    names = ["image", "caption"] if config.contrast_weight > 0 else ["image"]
+    state, step = init_pretraining(
+        config, data["image"][:PCA_IMAGES], mesh, perceptual, vision
+    )
+    names = ["image"] if text_config(config) is None else ["image", "caption"]
     arrays = {name: data[name] for name in names}
     batches = array_batches(
         lambda image, caption=None: CaptionedBatch(image, caption),
@@ -70,12 +77,9 @@ def check_data(config: PretrainConfig, data: Mapping[str, np.ndarray]) -> None:
         f"Training images must have at least `image_size` pixels a side; got "
         f"{image.shape[1]} x {image.shape[2]} for {size}: enlarge them or lower it.",
     )
-    if config.contrast_weight > 0:
-        assert config.tokenizer.text is not None
-        context, vocabulary = (
-            config.tokenizer.text.context,
-            config.tokenizer.text.vocabulary,
-        )
+    text = text_config(config)
+    if text is not None:
+        context, vocabulary = text.context, text.vocabulary
         caption = data.get("caption")
         require(
             caption is not None and caption.shape == (len(image), context),

@@ -7,6 +7,7 @@ from vtp_eqx.config import PretrainConfig, require
 from vtp_eqx.runs.log import Sink, tensorboard_sink, wandb_sink
 from vtp_eqx.runs.loop import FaultTolerance
 from vtp_eqx.runs.watchdog import StallConfig
+from vtp_eqx.training.pretrain_objective import text_config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,7 +94,7 @@ class PretrainOptions:
         contrast = self.config.contrast_weight
         for name, value in (("classes", self.classes), ("templates", self.templates)):
             require(
-                contrast > 0 or not value,
+                text_config(self.config) is not None or not value,
                 f"`{name}` makes prompts for zero-shot classes, which only contrast "
                 f"learns; got `config.contrast_weight` {contrast}: raise it, or leave "
                 "that out.",
@@ -103,7 +104,7 @@ class PretrainOptions:
             "`weights` has a share for each source of `data`; got "
             f"{len(self.weights)} for {len(self.data)}: give one for each, or none.",
         )
-        is_used = self.config.reconstruction.perceptual_weight > 0
+        is_used = self.config.reconstruction.uses_perceptual
         require(
             len(self.perceptual) in (0, 2) and (is_used or not self.perceptual),
             "`perceptual` are two files, of VGG16 and of LPIPS, where "

@@ -41,6 +41,7 @@ from vtp_eqx.scenes.captions import class_templates
 from vtp_eqx.scenes.render import class_names, GROUP, SceneConfig, STUDY_DIFFICULTY
 from vtp_eqx.scenes.tfds_builder import prepare_scenes
 from vtp_eqx.training.pixels import require_perceptual_weights
+from vtp_eqx.training.pretrain_objective import text_config
 
 
 NUM_TEMPLATES = 32  # of scenes
@@ -69,7 +70,7 @@ class PretrainSetup:
         self.mesh = data_mesh(options.devices)
         data = open_data(options)
         self.train, self.validation = data.train, data.validation
-        text = config.tokenizer.text if config.contrast_weight > 0 else None
+        text = text_config(config)
         encode = self.prompts = self.words = None
         if text is not None:
             self.words = text_tokenizer_for(text, self.train, out / "words.json")
@@ -165,7 +166,7 @@ def _checked_setup(
         if is_main_process() and not options.dry_run:
             stack.enter_context(lock_folder(out))
         check_config_unchanged(out, options.config, options, FIXED)
-        if options.config.reconstruction_weight > 0 and not options.dry_run:
+        if "reconstruction" in options.config.term_weights and not options.dry_run:
             network = load_lpips(options.perceptual)
             require_perceptual_weights(options.config.reconstruction, network)
         setup = PretrainSetup(options)

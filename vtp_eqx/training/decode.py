@@ -1,40 +1,21 @@
 """Training a pixel decoder anew on latents that stay as they are."""
 
 import dataclasses
-from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
-import numpy as np
+from jaxtyping import PRNGKeyArray
 
 from vtp_eqx.config import DecodeConfig, TransformerConfig
 from vtp_eqx.frozen.lpips import Perceptual
 from vtp_eqx.losses.weighting import FixedWeights
-from vtp_eqx.models.decoder import PixelDecoder
-from vtp_eqx.models.input_checks import check_measured
 from vtp_eqx.models.tokenizer import Tokenizer
-from vtp_eqx.training.objective import Objective
+from vtp_eqx.training.decode_objective import decode_objective
 from vtp_eqx.training.optimizer import make_optimizer
-from vtp_eqx.training.pixels import pixel_loss, require_perceptual_weights
 from vtp_eqx.training.state import copy_arrays, TrainState
 from vtp_eqx.training.step import make_step, Step
-
-
-class EncodedBatch(eqx.Module):
-    """A batch for the decoder: images, and their raw latents."""
-
-    image: UInt8[Array | np.ndarray, "batch height width 3"]
-    latents: Float[Array | np.ndarray, "batch rows columns channels"]
-
-
-class DecoderBatch(eqx.Module):
-    """Raw latents, noisy where asked for, and the normalized pixels they stand for."""
-
-    latents: Float[Array, "batch rows columns channels"]
-    pixels: Float[Array, "batch height width 3"]
 
 
 def init_decoder_training(
@@ -62,35 +43,6 @@ def init_decoder_training(
         spike_factor=config.optimizer.spike_factor,
     )
     return state, step
-
-
-def decode_objective(
-    config: DecodeConfig, tokenizer: Tokenizer, perceptual: Perceptual | None = None
-) -> Objective:
-    """Reconstruction of pixels from latents of `tokenizer`, which gets no gradient."""
-    require_perceptual_weights(config.reconstruction, perceptual)
-    check_measured(tokenizer.is_measured or config.latent_noise == 0)
-
-    def make_views(batch: EncodedBatch, key: PRNGKeyArray) -> DecoderBatch:
-        latents = jnp.asarray(batch.latents)
-        if config.latent_noise > 0:
-            noise = jr.normal(key, latents.shape, jnp.float32)
-            latents += config.latent_noise * tokenizer.latent_std * noise
-        unit = jnp.asarray(batch.image).astype(jnp.float32) / 255
-        return DecoderBatch(latents, tokenizer.normalize(unit))
-
-    def forward(
-        student: PixelDecoder, teacher: Any, views: DecoderBatch, step: Array,
-        key: PRNGKeyArray,
-    ) -> tuple[dict[str, Array], dict[str, Array]]:  # fmt: skip
-        rebuilt = student.batch(views.latents)
-        loss = pixel_loss(
-            rebuilt, views.pixels, config.reconstruction, perceptual,
-            tokenizer.denormalize,
-        )  # fmt: skip
-        return {"reconstruction": loss}, {}
-
-    return Objective(make_views, forward)
 
 
 def with_new_decoder(

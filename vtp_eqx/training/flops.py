@@ -8,33 +8,31 @@ passes, but not the teacher's, and shares what two objectives both need: between
 three times as much, by objective.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import functools
 import time
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import PyTree
 
 from vtp_eqx.config import DiTConfig, PretrainConfig
-from vtp_eqx.frozen.lpips import STAGES
 from vtp_eqx.models.dit import DiT
-from vtp_eqx.models.text import TextEncoder
-from vtp_eqx.models.tokenizer import Tokenizer
-
-
-def num_parameters(make: Callable[[], PyTree]) -> int:
-    """The number of float parameters in what `make()` would build; builds nothing."""
-    shapes = eqx.filter_eval_shape(make)
-    return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(shapes, _is_float)))
+from vtp_eqx.training.parameter_counts import num_parameters as num_parameters
+from vtp_eqx.training.pretrain_objective import needs_of, pretrain_terms
+from vtp_eqx.training.terms.encoder_passes import shares_whole_pass
+from vtp_eqx.training.terms.term import TermFlops
 
 
 def pretrain_flops(config: PretrainConfig) -> float:
-    """Forward FLOPs of a pre-training per image of the contrastive batch."""
-    return float(sum(_forward_parts(config).values()))
+    """Forward FLOPs of a pre-training per image of the contrastive batch.
+
+    Networks that learn nothing are left out, but for the teacher.
+    """
+    parts = _term_flops(config)
+    trained = sum(share * (one.student + one.teacher) for share, one in parts)
+    return float(trained + _subset_pass(parts))
 
 
 def train_flops(config: PretrainConfig) -> float:
@@ -44,57 +42,23 @@ def train_flops(config: PretrainConfig) -> float:
     reconstruction share the encoder's pass (no stochastic depth), it counts once: what
     a step must do, and therefore what a share of the machine's peak is taken of.
     """
-    parts = _forward_parts(config)
-    teacher = parts.pop("teacher", 0.0)
-    # LPIPS: two images forward, and one of them backward to no weight of its own.
-    looks = config.reconstruction.perceptual_weight * config.reconstruction_weight > 0
-    looking = _perceptual_flops(config.tokenizer.image_size) if looks else 0.0
-    shares = config.contrast_drop == config.reconstruction_drop == 0
-    if config.contrast_weight > 0 and shares:
-        parts.pop("reconstruction encoder", None)
-    return float(
-        config.batch_size * (3 * sum(parts.values()) + teacher)
-        + config.reconstruction_batch * 3 * looking
-    )
+    parts = _term_flops(config)
+    student = sum(share * one.student for share, one in parts)
+    if not shares_whole_pass(config, needs_of(pretrain_terms(config))):
+        student += _subset_pass(parts)
+    others = sum(share * (one.teacher + one.frozen) for share, one in parts)
+    return float(config.batch_size * (3 * student + others))
 
 
-def _perceptual_flops(side: int) -> float:
-    """Forward FLOPs of the convolutions of LPIPS for one image."""
-    flops, width = 0.0, 3
-    for number, stage in enumerate(STAGES):
-        for next_width in stage:
-            flops += 2 * 9 * width * next_width * (side // 2**number) ** 2
-            width = next_width
-    return flops
+def _term_flops(config: PretrainConfig) -> list[tuple[float, TermFlops]]:
+    """The share of the contrastive batch that each term learns from, and its costs."""
+    terms = pretrain_terms(config)
+    return [(term.batch_size / config.batch_size, term.flops()) for term in terms]
 
 
-def _forward_parts(config: PretrainConfig) -> dict[str, float]:
-    """FLOPs of each forward pass per image of the contrastive batch."""
-    tokenizer = config.tokenizer
-    made = lambda: Tokenizer(tokenizer, key=jr.key(0))
-    encoder = num_parameters(lambda: made().encoder)
-    decoder = num_parameters(lambda: made().decoder)
-    patches = lambda size: (size // tokenizer.patch_size) ** 2
-    whole = patches(tokenizer.image_size)
-    parts = {}
-    if config.reconstruction_weight > 0:
-        share = config.reconstruction_batch / config.batch_size
-        parts["reconstruction encoder"] = share * 2 * encoder * whole
-        parts["reconstruction decoder"] = share * 2 * decoder * whole
-    if config.contrast_weight > 0:
-        shape = tokenizer.text
-        assert shape is not None
-        text = num_parameters(lambda: TextEncoder(shape, key=jr.key(0)).stack)
-        parts["contrast"] = 2 * encoder * whole + 2 * text * shape.context
-    if config.distillation_weight > 0:
-        share = config.distillation_batch / config.batch_size
-        views = config.views
-        # Student and teacher both see the two global crops.
-        seen = 2 * patches(views.global_size)
-        narrow = views.num_local * patches(views.local_size)
-        parts["teacher"] = share * 2 * encoder * seen
-        parts["student"] = share * 2 * encoder * (seen + narrow)
-    return parts
+def _subset_pass(parts: list[tuple[float, TermFlops]]) -> float:
+    """The encoder's pass over the images that are decoded, once for all terms."""
+    return max((share * one.subset_pass for share, one in parts), default=0.0)
 
 
 @functools.cache
@@ -168,10 +132,3 @@ def _product_rate() -> float:
             product(left, right).block_until_ready()
             rates.append(2 * size**3 / (time.perf_counter() - begun))
     return max(rates)
-
-
-def _is_float(leaf: object) -> bool:
-    return eqx.is_inexact_array(leaf) or (
-        isinstance(leaf, jax.ShapeDtypeStruct)
-        and jnp.issubdtype(leaf.dtype, jnp.inexact)
-    )

@@ -1,7 +1,5 @@
 """What a generator learns: the flow from noise to latents."""
 
-from typing import Any
-
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
@@ -9,9 +7,11 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 import numpy as np
 
 from vtp_eqx.config import GenerateConfig
-from vtp_eqx.flow import flow_loss, interpolate, time_samples
-from vtp_eqx.models.dit import DiT, drop_labels
+from vtp_eqx.flow import interpolate, time_samples
+from vtp_eqx.models.dit import drop_labels
 from vtp_eqx.training.objective import Objective
+from vtp_eqx.training.terms.flow_matching import FlowMatching, FlowPoints
+from vtp_eqx.training.terms.term import compose
 
 
 class LatentBatch(eqx.Module):
@@ -19,15 +19,6 @@ class LatentBatch(eqx.Module):
 
     latents: Float[Array | np.ndarray, "batch height width channels"]
     label: Int[Array | np.ndarray, " batch"]
-
-
-class FlowPoints(eqx.Module):
-    """Points on the paths from noise to latents, and the velocities there."""
-
-    point: Float[Array, "batch height width channels"]
-    velocity: Float[Array, "batch height width channels"]
-    t: Float[Array, " batch"]
-    label: Int[Array, " batch"]
 
 
 def generate_objective(config: GenerateConfig) -> Objective:
@@ -43,11 +34,4 @@ def generate_objective(config: GenerateConfig) -> Objective:
         label = drop_labels(jnp.asarray(batch.label), config.dit, key=drop_key)
         return FlowPoints(point=point, velocity=velocity, t=t, label=label)
 
-    def forward(
-        student: DiT, teacher: Any, views: FlowPoints, step: Array, key: PRNGKeyArray
-    ) -> tuple[dict[str, Array], dict[str, Array]]:
-        predicted = student.batch(views.point, views.t, views.label).astype(jnp.float32)
-        loss = flow_loss(predicted, views.velocity, cosine_weight=config.cosine_weight)
-        return {"flow": loss.total}, {"square": loss.square, "cosine": loss.cosine}
-
-    return Objective(make_views, forward)
+    return compose((FlowMatching(config),), make_views)

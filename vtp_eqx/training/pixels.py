@@ -45,7 +45,7 @@ def pixel_loss(
 
 def blank_perceptual_if_used(config: ReconstructionConfig) -> Perceptual | None:
     """A network without weights where LPIPS is learned from: for costs, not numbers."""
-    return blank_perceptual() if config.perceptual_weight > 0 else None
+    return blank_perceptual() if config.uses_perceptual else None
 
 
 def require_perceptual_weights(
@@ -53,7 +53,7 @@ def require_perceptual_weights(
 ) -> None:
     """Raises `ValueError` where LPIPS is asked for without its network."""
     require(
-        config.perceptual_weight == 0 or perceptual is not None,
+        not config.uses_perceptual or perceptual is not None,
         "LPIPS needs the published weights of its network, but there are none for a "
         f"`perceptual_weight` of {config.perceptual_weight}: load them "
         "(`load_perceptual`, or `--perceptual`), or set the weight to 0.",

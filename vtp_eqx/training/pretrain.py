@@ -1,5 +1,7 @@
 """Pre-training a tokenizer: its first state and its step."""
 
+import zlib
+
 import equinox as eqx
 import jax.random as jr
 from jax.sharding import Mesh
@@ -12,9 +14,14 @@ from vtp_eqx.losses.weighting import FixedWeights, LearnedWeights
 from vtp_eqx.models.tokenizer import Pretrainer, Teacher, Tokenizer
 from vtp_eqx.training.optimizer import cosine, make_optimizer
 from vtp_eqx.training.pca_start import start_from_pca
-from vtp_eqx.training.pretrain_objective import clamp_logit_scale, pretrain_objective
+from vtp_eqx.training.pretrain_objective import (
+    clamp_logit_scale,
+    pretrain_objective,
+    pretrain_terms,
+)
 from vtp_eqx.training.state import copy_arrays, shard_state, TrainState
 from vtp_eqx.training.step import make_step, Step
+from vtp_eqx.training.terms.alignment import VisionFeatures
 
 
 def init_pretraining(
@@ -22,14 +29,16 @@ def init_pretraining(
     images: np.ndarray,
     mesh: Mesh,
     perceptual: Perceptual | None = None,
+    vision: VisionFeatures | None = None,
 ) -> tuple[TrainState, Step]:
     """The first state of a pre-training, and its compiled step.
 
     `images` are what the linear start is solved on, where `config` asks for it, and
-    `perceptual` is the network of LPIPS, where that has a weight.
+    `perceptual` is the network of LPIPS and `vision` the one that latents are aligned
+    with, where these have a weight.
     """
     state = shard_state(initial_state(config, images), mesh, config.sharding)
-    return state, pretrain_step(config, state, mesh, perceptual)
+    return state, pretrain_step(config, state, mesh, perceptual, vision)
 
 
 def initial_state(config: PretrainConfig, images: np.ndarray | None) -> TrainState:
@@ -39,11 +48,16 @@ def initial_state(config: PretrainConfig, images: np.ndarray | None) -> TrainSta
     changes no shape.
     """
     model_key, run_key = jr.split(jr.key(config.seed))
-    prototypes = config.prototypes if config.distillation_weight > 0 else None
+    terms = pretrain_terms(config)
+    has_teacher = any(term.has_teacher for term in terms)
+    prototypes = config.prototypes if has_teacher else None
     optimizer = make_optimizer(config.optimizer, config.num_steps)
 
     def make(key: PRNGKeyArray) -> Pretrainer:
-        return Pretrainer(config.tokenizer, prototypes, key=key)
+        # By name, so that a head starts the same whatever else is learned.
+        own_key = lambda term: jr.fold_in(key, zlib.crc32(term.name.encode()))
+        heads = {term.name: term.make_head(own_key(term)) for term in terms}
+        return Pretrainer(config.tokenizer, prototypes, heads, key=key)
 
     def start(student: Pretrainer, key: PRNGKeyArray) -> TrainState:
         student = copy_arrays(student)
@@ -66,12 +80,15 @@ def pretrain_step(
     state: TrainState,
     mesh: Mesh,
     perceptual: Perceptual | None = None,
+    vision: VisionFeatures | None = None,
 ) -> Step:
     """The compiled step of a pre-training; of `state` only the structure is used."""
     start, end = config.distillation.momentum
     return make_step(
         state,
-        pretrain_objective(config, num_shards=mesh.devices.size, perceptual=perceptual),
+        pretrain_objective(
+            config, num_shards=mesh.devices.size, perceptual=perceptual, vision=vision
+        ),
         make_optimizer(config.optimizer, config.num_steps),
         mesh,
         momentum=lambda step: cosine(start, end, step / config.num_steps),
@@ -86,13 +103,7 @@ def pretrain_step(
 
 def loss_weights(config: PretrainConfig) -> FixedWeights | LearnedWeights:
     """The weights of the terms that are not left out, fixed or learned from there."""
-    weights = {
-        "contrast": config.contrast_weight,
-        "distillation": config.distillation_weight,
-        "reconstruction": config.reconstruction_weight,
-        "smoothness": config.smoothness_weight,
-    }
-    used = {name: weight for name, weight in weights.items() if weight > 0}
+    used = config.term_weights
     return FixedWeights(used) if config.weighting == "fixed" else LearnedWeights(used)
 
 

@@ -1,147 +1,89 @@
 """What a tokenizer learns: contrast, self-distillation and reconstruction at once."""
 
-import equinox as eqx
-import jax
-from jax import lax
-import jax.numpy as jnp
-import jax.random as jr
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from collections.abc import Iterable
+import functools
+import operator
 
-from vtp_eqx.config import PretrainConfig, require
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
+
+from vtp_eqx.config import PretrainConfig, require, TextConfig
 from vtp_eqx.frozen.lpips import Perceptual
-from vtp_eqx.losses.contrastive import clip_loss, siglip_loss
-from vtp_eqx.losses.latents import channel_variance, smoothness_loss
-from vtp_eqx.mesh import DATA
-from vtp_eqx.models.encoder import Features
-from vtp_eqx.models.tokenizer import Pretrainer, Teacher, Tokenizer
-from vtp_eqx.nn.norms import unit_norm
+from vtp_eqx.models.tokenizer import Pretrainer
 from vtp_eqx.training.objective import Objective
-from vtp_eqx.training.pixels import pixel_loss, require_perceptual_weights
-from vtp_eqx.training.precision import cast_params
-from vtp_eqx.training.pretrain_views import (
-    masked_patch_counts,
-    pretrain_views,
-    PretrainViews,
-    select_rows,
-)
-from vtp_eqx.training.self_distillation import (
-    add_teacher_targets,
-    self_distillation_loss,
-    student_outputs,
-)
-from vtp_eqx.views.masking import shard_capacity
+from vtp_eqx.training.pretrain_views import Needs, pretrain_views, PretrainViews
+from vtp_eqx.training.terms.alignment import Alignment, VisionFeatures
+from vtp_eqx.training.terms.contrast import Contrast
+from vtp_eqx.training.terms.encoder_passes import EncoderPasses
+from vtp_eqx.training.terms.pretrain_term import PretrainTerm
+from vtp_eqx.training.terms.reconstruction import Reconstruction
+from vtp_eqx.training.terms.self_distillation import SelfDistillation
+from vtp_eqx.training.terms.smoothness import Smoothness
+from vtp_eqx.training.terms.term import compose
+
+
+def pretrain_terms(
+    config: PretrainConfig,
+    *,
+    perceptual: Perceptual | None = None,
+    vision: VisionFeatures | None = None,
+) -> tuple[PretrainTerm, ...]:
+    """The loss terms of a pre-training, without those whose weight is 0.
+
+    Their networks, which learn nothing, are needed for training alone: `perceptual`
+    where LPIPS has a weight, `vision` where alignment has.
+    """
+    terms = (
+        Contrast(config),
+        SelfDistillation(config),
+        Smoothness(config),
+        Reconstruction(config, perceptual),
+        Alignment(config, vision),
+    )
+    return tuple(term for term in terms if term.name in config.term_weights)
 
 
 def pretrain_objective(
-    config: PretrainConfig, *, num_shards: int, perceptual: Perceptual | None = None
+    config: PretrainConfig,
+    *,
+    num_shards: int,
+    perceptual: Perceptual | None = None,
+    vision: VisionFeatures | None = None,
 ) -> Objective:
     """Contrast + self-distillation + reconstruction (VTP section 3; RECIPE 5.7).
 
-    Terms whose weight is 0 are left out, and so is their computation. The distillation
-    and reconstruction batches are random subsets of the contrastive batch, one image
-    out of each of its equal strata, so that they are the same ones on any number of
-    devices. Monitors are the parts of the terms and signs of collapse.
+    Or what else has a weight. The distillation and reconstruction batches are random
+    subsets of the contrastive batch, one image out of each of its equal strata, so that
+    they are the same ones on any number of devices.
 
     Every term is that of the whole batch, however many devices share it and in however
-    many microbatches (`config.accumulate`) each splits its rows. `perceptual`, which
-    learns nothing, is needed where LPIPS has a weight.
+    many microbatches (`config.accumulate`) each splits its rows. `perceptual` and
+    `vision`: see `pretrain_terms`; `ValueError` where one is missing.
     """
-    contrasts = config.contrast_weight > 0
-    distills = config.distillation_weight > 0
-    rebuilds = config.reconstruction_weight > 0
-    if rebuilds:
-        require_perceptual_weights(config.reconstruction, perceptual)
-    num_microbatches = num_shards * config.accumulate
-    for is_used, name in (
-        (contrasts, "batch_size"),
-        (distills, "distillation_batch"),
-        (rebuilds, "reconstruction_batch"),
-    ):
-        if is_used:
-            _require_divisible(
-                name, getattr(config, name), num_shards, config.accumulate
-            )
-    capacity = 0
-    if distills:
-        capacity = shard_capacity(masked_patch_counts(config), num_microbatches)
-        require(
-            capacity > 0,
-            "Self-distillation needs hidden patches; got none in any crop: raise "
-            "`mask_rate` or `mask_ratio` of `views`, or `distillation_batch`.",
-        )
+    terms = pretrain_terms(config, perceptual=perceptual, vision=vision)
+    for term in terms:
+        _require_divisible(term.batch, term.batch_size, num_shards, config.accumulate)
+        term.check()
+    needs = needs_of(terms)
 
-    def teacher_targets(
-        teacher: Teacher | None, views: PretrainViews, step: Int[Array, ""]
-    ) -> PretrainViews:
-        if not distills:
-            return views
-        assert teacher is not None
-        return add_teacher_targets(teacher, views, step, config, capacity)
+    def make_passes(
+        student: Pretrainer, views: PretrainViews, key: PRNGKeyArray
+    ) -> EncoderPasses:
+        return EncoderPasses(student.tokenizer, views, config, needs, key=key)
 
-    def forward(
-        student: Pretrainer,
-        teacher: Teacher | None,
-        views: PretrainViews,
-        step: Int[Array, ""],
-        key: PRNGKeyArray,
-    ) -> dict[str, Array]:
-        contrast_key, distill_key, rebuild_key = jr.split(key, 3)
-        tokenizer, outputs = student.tokenizer, {}
-        pixels = features = None
-        if views.whole is not None:
-            pixels = tokenizer.normalize(views.whole)
-        if contrasts:
-            assert pixels is not None
-            features = tokenizer.encoder.batch(
-                pixels, drop_rate=config.contrast_drop, key=contrast_key
-            )
-            outputs |= _embeddings(tokenizer, features, views)
-        if distills:
-            assert teacher is not None
-            outputs |= student_outputs(
-                student, teacher, views, step, config, capacity, key=distill_key
-            )
-        if rebuilds:
-            assert pixels is not None
-            assert views.rebuilt is not None
-            targets = select_rows(pixels, views.rebuilt)
-            if (
-                features is not None
-                and config.contrast_drop == config.reconstruction_drop == 0
-            ):
-                # The same images through the same network: no second pass is needed.
-                patches = select_rows(features.patches, views.rebuilt)
-            else:
-                patches = tokenizer.encoder.batch(
-                    targets, drop_rate=config.reconstruction_drop, key=rebuild_key
-                ).patches
-            latents = _latents(tokenizer, patches, targets)
-            # Both look at the whole batch: their configs are refused with microbatches.
-            if config.smoothness_weight > 0:
-                outputs["smoothness"] = smoothness_loss(latents, axis_name=DATA)
-            if views.noise is not None:
-                spread = jnp.sqrt(channel_variance(latents, axis_name=DATA))
-                # Without a gradient, or latents would learn to spread less.
-                latents += config.latent_noise * lax.stop_gradient(spread) * views.noise
-            outputs["reconstruction"] = pixel_loss(
-                tokenizer.decoder.batch(latents), targets, config.reconstruction,
-                cast_params(perceptual, config.precision), tokenizer.denormalize,
-            )  # fmt: skip
-        return outputs
+    return compose(terms, pretrain_views(config, needs), make_passes=make_passes)
 
-    def loss(
-        student: Pretrainer, outputs: dict[str, Array]
-    ) -> tuple[dict[str, Array], dict[str, Array]]:
-        alone = ("smoothness", "reconstruction")
-        found = {name: outputs[name] for name in alone if name in outputs}
-        monitors = {}
-        if contrasts:
-            found["contrast"] = _contrast(student.tokenizer, outputs, config)
-        if distills:
-            found["distillation"], monitors = self_distillation_loss(outputs, config)
-        return found, monitors
 
-    return Objective(pretrain_views(config), forward, loss, teacher_targets)
+def needs_of(terms: Iterable[PretrainTerm]) -> Needs:
+    """The views that some of the terms need."""
+    return functools.reduce(operator.or_, (term.needs for term in terms), Needs(0))
+
+
+def text_config(config: PretrainConfig) -> TextConfig | None:
+    """The text tower whose captions a term reads; `None` where none does."""
+    has_pairs = Needs.PAIRS in needs_of(pretrain_terms(config))
+    return config.tokenizer.text if has_pairs else None
 
 
 def clamp_logit_scale(student: Pretrainer) -> Pretrainer:
@@ -152,44 +94,6 @@ def clamp_logit_scale(student: Pretrainer) -> Pretrainer:
         student,
         jnp.clip(scale, 0, jnp.log(100.0).astype(scale.dtype)),
     )
-
-
-def _embeddings(
-    tokenizer: Tokenizer, outputs: Features, views: PretrainViews
-) -> dict[str, Array]:
-    assert tokenizer.text is not None
-    assert tokenizer.projection is not None
-    assert views.caption is not None
-    image = tokenizer.projection(tokenizer.contrast_features(outputs))
-    text = jax.vmap(tokenizer.text.embed)(views.caption)
-    # Of float32 length: a logit is 100 times a cosine.
-    unit = lambda rows: unit_norm(rows.astype(jnp.float32))
-    return {"image": unit(image), "text": unit(text)}
-
-
-def _contrast(
-    tokenizer: Tokenizer, outputs: dict[str, Array], config: PretrainConfig
-) -> Float[Array, " batch"]:
-    image, text = outputs["image"], outputs["text"]
-    if config.contrast == "clip":
-        scale = tokenizer.logit_scale
-        return clip_loss(image, text, log_scale=scale, axis_name=DATA)
-    assert tokenizer.logit_bias is not None
-    return siglip_loss(
-        image, text, log_scale=tokenizer.logit_scale, bias=tokenizer.logit_bias,
-        axis_name=DATA,
-    )  # fmt: skip
-
-
-def _latents(
-    tokenizer: Tokenizer,
-    patches: Float[Array, "batch patches features"],
-    targets: Float[Array, "batch height width 3"],
-) -> Float[Array, "batch rows columns channels"]:
-    size = tokenizer.config.patch_size
-    rows, columns = targets.shape[1] // size, targets.shape[2] // size
-    latents = tokenizer.bottleneck(patches).astype(jnp.float32)
-    return latents.reshape(len(patches), rows, columns, -1)
 
 
 def _require_divisible(name: str, size: int, num_shards: int, accumulate: int) -> None:

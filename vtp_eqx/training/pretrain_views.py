@@ -1,6 +1,7 @@
 """What student and teacher of a pre-training look at: views of a batch, and masks."""
 
 from collections.abc import Callable
+import enum
 
 import equinox as eqx
 import jax
@@ -21,17 +22,12 @@ class CaptionedBatch(eqx.Module):
     caption: Int[Array | np.ndarray, "batch words"] | None
 
 
-class TeacherTargets(eqx.Module):
-    """The teacher's outputs on the global crops.
+class Needs(enum.Flag):
+    """The views that a loss term needs."""
 
-    `cls_tokens` and `masked` are bottlenecks of its prototype head, of the class tokens
-    of each image's two crops and of hidden patches; `offsets` balance their logits.
-    """
-
-    cls_tokens: Float[Array, "*microbatches some 2 bottleneck"]
-    masked: Float[Array, "*microbatches capacity bottleneck"]
-    cls_offsets: Float[Array, "*microbatches prototypes"]
-    masked_offsets: Float[Array, "*microbatches prototypes"]
+    PAIRS = enum.auto()  # the contrast crop of every image, and its caption
+    SUBSET = enum.auto()  # the contrast crops of the images that are decoded
+    CROPS = enum.auto()  # global and local crops, and masks
 
 
 class PretrainViews(eqx.Module):
@@ -40,9 +36,8 @@ class PretrainViews(eqx.Module):
     `whole` serves contrast and reconstruction: the latter takes row `rebuilt[i]` of the
     i-th of `len(rebuilt)` equal strata of it. `masks` is `True` where the student
     does not see a patch of a global crop. `noise` is standard normal, for the latents
-    that are decoded. What no term needs is `None`, and so is
-    `teacher_targets` at first. All
-    arrays may have an axis of microbatches in front (`vtp_eqx.training.objective`).
+    that are decoded. What no term needs is `None`. All arrays may have an axis of
+    microbatches in front (`vtp_eqx.training.objective`).
     """
 
     whole: Float[Array, "batch height width 3"] | None
@@ -52,48 +47,43 @@ class PretrainViews(eqx.Module):
     global_crops: Float[Array, "some 2 large large 3"] | None
     local_crops: Float[Array, "some crops small small 3"] | None
     masks: Bool[Array, "some 2 patches"] | None
-    teacher_targets: TeacherTargets | None = None
 
 
 def pretrain_views(
-    config: PretrainConfig,
+    config: PretrainConfig, needs: Needs
 ) -> Callable[[CaptionedBatch, PRNGKeyArray], PretrainViews]:
-    """The function from a batch and a key to its views, without what no term needs.
+    """The function from a batch and a key to the views that the terms need.
 
     The distillation and reconstruction batches are random subsets of the contrastive
     batch, one image out of each of its equal strata, so that they are the same ones on
     any number of devices.
     """
     tokenizer = config.tokenizer
-    contrasts = config.contrast_weight > 0
-    distills = config.distillation_weight > 0
-    rebuilds = config.reconstruction_weight > 0
-    counts = masked_patch_counts(config) if distills else np.zeros(0, int)
 
     def make_views(batch: CaptionedBatch, key: PRNGKeyArray) -> PretrainViews:
         whole_key, subset_key, view_key, mask_key, noise_key = jr.split(key, 5)
         image = sources = jnp.asarray(batch.image)
         rebuilt_key, chosen_key = jr.split(subset_key)
         whole = caption = rebuilt = noise = views = masks = None
-        if rebuilds:
+        if Needs.SUBSET in needs:
             size = config.reconstruction_batch
             rebuilt = _random_offsets(rebuilt_key, size, config.batch_size)
             if config.latent_noise > 0:
                 grid = [tokenizer.image_size // tokenizer.patch_size] * 2
                 noise = jr.normal(noise_key, (size, *grid, tokenizer.latent_width))
-        if contrasts and batch.caption is not None:
+        if Needs.PAIRS in needs and batch.caption is not None:
             caption = jnp.asarray(batch.caption)
         elif rebuilt is not None:
             # Only reconstruction looks at the whole image: crop no others.
             image, rebuilt = select_rows(image, rebuilt), jnp.zeros_like(rebuilt)
-        if contrasts or rebuilds:
+        if needs & (Needs.PAIRS | Needs.SUBSET):
             whole = _vmap_with_keys(
                 lambda one, key: contrast_view(
                     _to_float(one), config.views, tokenizer.image_size, key=key
                 ),
                 image, key=whole_key,
             )  # fmt: skip
-        if distills:
+        if Needs.CROPS in needs:
             chosen = _random_offsets(
                 chosen_key, config.distillation_batch, config.batch_size
             )
@@ -104,7 +94,7 @@ def pretrain_views(
                 select_rows(sources, chosen),
                 key=view_key,
             )
-            masks = _random_masks(counts, config, key=mask_key)
+            masks = _random_masks(config, key=mask_key)
         return PretrainViews(
             whole=whole,
             caption=caption,
@@ -136,12 +126,12 @@ def masked_patch_counts(config: PretrainConfig) -> Int[np.ndarray, " slots"]:
 
 
 def _random_masks(
-    counts: Int[np.ndarray, " slots"], config: PretrainConfig, *, key: PRNGKeyArray
+    config: PretrainConfig, *, key: PRNGKeyArray
 ) -> Bool[Array, "some 2 patches"]:
     side = config.views.global_size // config.tokenizer.patch_size
     masks = _vmap_with_keys(
         lambda count, key: block_mask(count, (side, side), key=key),
-        jnp.asarray(counts), key=key,
+        jnp.asarray(masked_patch_counts(config)), key=key,
     )  # fmt: skip
     return masks.reshape(-1, 2, side * side)
 

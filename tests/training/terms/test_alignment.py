@@ -1,0 +1,157 @@
+import dataclasses
+import json
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+from vtp_eqx.config import AlignmentConfig, from_dict, PretrainConfig
+from vtp_eqx.config.presets import VA_VAE_B
+from vtp_eqx.frozen.dinov2 import DinoV2, DinoV2Config
+from vtp_eqx.losses.alignment import cosine_loss, similarity_loss
+from vtp_eqx.mesh import data_mesh
+from vtp_eqx.runs.log import read_log
+from vtp_eqx.runs.pretrain import pretrain
+from vtp_eqx.training.pretrain import initial_state
+from vtp_eqx.training.pretrain_objective import pretrain_objective, pretrain_terms
+from vtp_eqx.training.pretrain_views import PretrainViews
+from vtp_eqx.training.terms.alignment import Alignment, DinoV2Grid
+from vtp_eqx.training.terms.encoder_passes import EncoderPasses
+from vtp_eqx.training.terms.term import Microbatch
+
+
+WIDTH = 6
+
+
+@pytest.fixture(scope="module")
+def vision():
+    config = DinoV2Config(
+        width=WIDTH, depth=1, num_heads=2, patch_size=2, grid_size=4, num_registers=0
+    )
+    network = eqx.filter_jit(DinoV2)(config, key=jr.key(3))
+    return DinoV2Grid(network, 4)
+
+
+@pytest.fixture(scope="module")
+def aligned(tiny):
+    return dataclasses.replace(
+        tiny,
+        contrast_weight=0.0,
+        distillation_weight=0.0,
+        alignment=AlignmentConfig(
+            width=WIDTH, cosine_margin=0.0, similarity_margin=0.0
+        ),
+        alignment_weight=0.5,
+        num_steps=2,
+    )
+
+
+@pytest.fixture(scope="module")
+def student(aligned):
+    return initial_state(aligned, None).student
+
+
+@pytest.fixture(scope="module")
+def views(data):
+    image = jnp.asarray(data["image"][:8] / np.float32(255))
+    nothing = dict.fromkeys(
+        ("caption", "noise", "global_crops", "local_crops", "masks")
+    )
+    return PretrainViews(whole=image, rebuilt=jnp.zeros(8, jnp.int32), **nothing)
+
+
+def outputs_of(term, student, views):
+    passes = EncoderPasses(
+        student.tokenizer, views, term.config, term.needs, key=jr.key(0)
+    )
+    return term.forward(
+        Microbatch(
+            student=student, teacher=None, views=views, targets=None, passes=passes,
+            step=jnp.zeros((), jnp.int32), key=jr.key(0),
+        )
+    )  # fmt: skip
+
+
+def test_its_gradient_reaches_encoder_and_bottleneck_but_no_decoder(
+    aligned, student, views, vision
+):
+    term = Alignment(aligned, vision)
+
+    @eqx.filter_jit
+    @eqx.filter_grad(has_aux=True)
+    def gradient(student):
+        outputs = outputs_of(term, student, views)
+        return term.loss(student, outputs).value.mean(), outputs
+
+    found, outputs = gradient(student)
+    tokenizer = found.tokenizer
+    largest = lambda tree: max(
+        float(jnp.abs(leaf).max())
+        for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
+    )
+    assert largest(tokenizer.encoder.stack) > 1e-6
+    assert largest(tokenizer.bottleneck) > 1e-6
+    assert largest(found.heads["alignment"]) > 1e-6
+    assert largest(tokenizer.decoder) == 0
+    # The losses of the latents as they are, through the map to the network's width.
+    latents = jax.vmap(student.tokenizer.encode)(views.whole)
+    mapped = student.heads["alignment"](latents)
+    features = jax.vmap(vision)(views.whole)
+    for name, loss in (("cosine", cosine_loss), ("similarity", similarity_loss)):
+        expected = loss(mapped, features, margin=0.0)
+        np.testing.assert_allclose(getattr(outputs, name), expected, rtol=1e-4)
+
+
+def test_a_tokenizer_is_pretrained_on_pixels_and_alignment(
+    aligned, data, vision, student, tmp_path
+):
+    assert [term.name for term in pretrain_terms(aligned)] == [
+        "reconstruction", "alignment",
+    ]  # fmt: skip
+    images = {"image": data["image"]}
+    trained = pretrain(
+        aligned, images, folder=tmp_path, mesh=data_mesh(1), vision=vision
+    )
+    lines = read_log(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [1, 2]
+    for line in lines:
+        parts = line["alignment_cosine"] + line["alignment_similarity"]
+        assert line["alignment"] == pytest.approx(parts, rel=1e-5)
+        total = 0.1 * line["reconstruction"] + 0.5 * line["alignment"]
+        assert line["total"] == pytest.approx(total, rel=1e-5)
+    before = student.tokenizer
+    for part in ("encoder", "bottleneck", "decoder"):
+        assert not eqx.tree_equal(getattr(trained, part), getattr(before, part))
+    # What the term trains beside the tokenizer is no part of it.
+    assert jax.tree.structure(trained) == jax.tree.structure(before)
+
+
+def test_alignment_without_its_network_is_refused(aligned):
+    with pytest.raises(ValueError, match=r"^`vision` must be the frozen network .*0.5"):
+        pretrain_objective(aligned, num_shards=1)
+
+
+def test_features_on_another_grid_are_refused(aligned, student, views, vision):
+    coarse = Alignment(aligned, DinoV2Grid(vision.network, 2))
+    message = r"`vision` must return features of shape \[4, 4, 6\].* got \[2, 2, 6\]"
+    with pytest.raises(ValueError, match=message):
+        eqx.filter_eval_shape(lambda: outputs_of(coarse, student, views))
+
+
+def test_a_dinov2_sees_as_many_patches_as_there_are_latents(vision, tiny, views):
+    grid = DinoV2Grid.for_latents(vision.network, tiny.tokenizer)
+    assert grid.grid_size == 4
+    image = views.whole[0]
+    small = jax.image.resize(image, (8, 8, 3), "bilinear", antialias=True)
+    expected = vision.network(small).patches.reshape(4, 4, WIDTH)
+    np.testing.assert_allclose(grid(image), expected, rtol=1e-5)
+
+
+def test_its_preset_learns_pixels_and_alignment_and_survives_json():
+    names = [term.name for term in pretrain_terms(VA_VAE_B)]
+    assert names == ["reconstruction", "alignment"]
+    fields = json.loads(json.dumps(dataclasses.asdict(VA_VAE_B)))
+    assert from_dict(PretrainConfig, fields) == VA_VAE_B

@@ -1,0 +1,134 @@
+"""Alignment of latents with the features of a frozen vision network (VA-VAE).
+
+Yao et al. 2025, https://arxiv.org/abs/2501.01423, section 3.2. Its weight is fixed
+here; theirs follows the norms of two gradients.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from vtp_eqx.config import PretrainConfig, require, TokenizerConfig
+from vtp_eqx.frozen.dinov2 import DinoV2
+from vtp_eqx.losses.alignment import cosine_loss, similarity_loss
+from vtp_eqx.models.tokenizer import Pretrainer
+from vtp_eqx.nn.linear import Linear
+from vtp_eqx.training.parameter_counts import encoder_flops
+from vtp_eqx.training.precision import cast_params
+from vtp_eqx.training.pretrain_views import Needs, select_rows
+from vtp_eqx.training.terms.pretrain_term import PretrainTerm
+from vtp_eqx.training.terms.term import Microbatch, TermFlops, TermLoss
+
+
+# From an image in [0, 1] to its features, `[rows, columns, width]`, on the grid of its
+# latents. Arrays inside of it are found where it is a pytree.
+VisionFeatures = Callable[[Array], Array]
+
+
+class DinoV2Grid(eqx.Module):
+    """The patch features of a DINOv2 on a grid of `grid_size` a side.
+
+    The image is resized, bilinearly as VA-VAE does, until its patches are so many.
+    """
+
+    network: DinoV2
+    grid_size: int = eqx.field(static=True)
+
+    @classmethod
+    def for_latents(cls, network: DinoV2, config: TokenizerConfig) -> "DinoV2Grid":
+        """On the grid of the latents of a tokenizer's training images."""
+        return cls(network, config.image_size // config.patch_size)
+
+    def __call__(
+        self, image: Float[Array, "height width 3"]
+    ) -> Float[Array, "rows columns features"]:
+        """The features of one image with values in [0, 1]."""
+        side = self.grid_size * self.network.config.patch_size
+        resized = jax.image.resize(image, (side, side, 3), "bilinear", antialias=True)
+        patches = self.network(resized).patches
+        return patches.reshape(self.grid_size, self.grid_size, patches.shape[-1])
+
+
+class AlignmentOutputs(eqx.Module):
+    """Both losses of each image."""
+
+    cosine: Float[Array, " rows"]
+    similarity: Float[Array, " rows"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Alignment(PretrainTerm):
+    """Latents, through a linear map of their own, resemble features of `vision`.
+
+    At each position by their direction, and in each image by which positions are alike.
+    Acts on latents of the images that are decoded, before any noise.
+    """
+
+    config: PretrainConfig
+    vision: VisionFeatures | None = None
+    name: ClassVar[str] = "alignment"
+    batch: ClassVar[str] = "reconstruction_batch"
+    needs: ClassVar[Needs] = Needs.SUBSET
+
+    def check(self) -> None:
+        require(
+            self.vision is not None,
+            "`vision` must be the frozen network that latents are aligned with, where "
+            f"`alignment_weight` ({self.weight}) is above 0; got None: pass one, such "
+            "as a `DinoV2Grid`, or set the weight to 0.",
+        )
+
+    def make_head(self, key: PRNGKeyArray) -> Linear:
+        """The map from latents to the network's width."""
+        width = self.config.tokenizer.latent_width
+        # Ours: keeps the latents' size.
+        return Linear(
+            width, self.config.alignment.width, use_bias=False, std=width**-0.5, key=key
+        )
+
+    def forward(self, rows: Microbatch) -> AlignmentOutputs:
+        config, views = self.config.alignment, rows.views
+        vision = cast_params(self.vision, self.config.precision)
+        images = select_rows(views.whole, views.rebuilt)
+        features = lax.stop_gradient(jax.vmap(vision)(images)).astype(jnp.float32)
+        latents = rows.passes.subset.latents
+        expected = (*latents.shape[:3], config.width)
+        require(
+            features.shape == expected,
+            "`vision` must return features of shape "
+            f"{list(expected[1:])}, the grid of the latents and `alignment.width`; got "
+            f"{list(features.shape[1:])}: resize its images, or set the width.",
+        )
+        mapped = rows.student.heads[self.name](latents).astype(jnp.float32)
+        return AlignmentOutputs(
+            cosine=cosine_loss(mapped, features, margin=config.cosine_margin),
+            similarity=similarity_loss(
+                mapped, features, margin=config.similarity_margin
+            ),
+        )
+
+    def loss(self, student: Pretrainer, outputs: AlignmentOutputs) -> TermLoss:
+        config = self.config.alignment
+        value = (
+            config.cosine_weight * outputs.cosine
+            + config.similarity_weight * outputs.similarity
+        )
+        monitors = {
+            "alignment_cosine": outputs.cosine,
+            "alignment_similarity": outputs.similarity,
+        }
+        return TermLoss(value, monitors)
+
+    def flops(self) -> TermFlops:
+        """Without those of `vision`, which no config describes."""
+        tokenizer = self.config.tokenizer
+        positions = (tokenizer.image_size // tokenizer.patch_size) ** 2
+        head = 2.0 * tokenizer.latent_width * self.config.alignment.width * positions
+        encoder = encoder_flops(tokenizer, tokenizer.image_size)
+        return TermFlops(student=head, subset_pass=encoder)

@@ -1,0 +1,86 @@
+"""The student's encoder passes over the contrast crop, which terms share."""
+
+import functools
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from vtp_eqx.config import PretrainConfig
+from vtp_eqx.models.encoder import Features
+from vtp_eqx.models.tokenizer import Tokenizer
+from vtp_eqx.training.pretrain_views import Needs, PretrainViews, select_rows
+
+
+# What draws in a microbatch folds its own number into the key. Runs depend on them.
+WHOLE_KEY, DISTILLATION_KEY, SUBSET_KEY = range(3)
+
+
+class SubsetPass(eqx.Module):
+    """The images that are decoded, and what encoder and bottleneck make of them."""
+
+    pixels: Float[Array, "subset height width 3"]  # normalized
+    latents: Float[Array, "subset rows columns channels"]  # raw, float32
+
+
+class EncoderPasses:
+    """Each pass is made once, when the first term asks for it.
+
+    Stochastic depth is a matter of a pass. So reconstruction reads the pass of contrast
+    only where neither has any; then its images cost no second one.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        views: PretrainViews,
+        config: PretrainConfig,
+        needs: Needs,
+        *,
+        key: PRNGKeyArray,
+    ):
+        """`needs` are those of all terms."""
+        self._tokenizer, self._views, self._key = tokenizer, views, key
+        self._config, self._is_shared = config, shares_whole_pass(config, needs)
+
+    @functools.cached_property
+    def whole(self) -> Features:
+        """Of all images, with contrast's stochastic depth."""
+        return self._tokenizer.encoder.batch(
+            self._pixels,
+            drop_rate=self._config.contrast_drop,
+            key=jr.fold_in(self._key, WHOLE_KEY),
+        )
+
+    @functools.cached_property
+    def subset(self) -> SubsetPass:
+        """Of the images that are decoded, with reconstruction's stochastic depth."""
+        tokenizer, rebuilt = self._tokenizer, self._views.rebuilt
+        assert rebuilt is not None
+        pixels = select_rows(self._pixels, rebuilt)
+        if self._is_shared:
+            patches = select_rows(self.whole.patches, rebuilt)
+        else:
+            patches = tokenizer.encoder.batch(
+                pixels,
+                drop_rate=self._config.reconstruction_drop,
+                key=jr.fold_in(self._key, SUBSET_KEY),
+            ).patches
+        size = tokenizer.config.patch_size
+        rows, columns = pixels.shape[1] // size, pixels.shape[2] // size
+        latents = tokenizer.bottleneck(patches).astype(jnp.float32)
+        return SubsetPass(
+            pixels, latents.reshape(len(patches), rows, columns, latents.shape[-1])
+        )
+
+    @functools.cached_property
+    def _pixels(self) -> Float[Array, "batch height width 3"]:
+        assert self._views.whole is not None
+        return self._tokenizer.normalize(self._views.whole)
+
+
+def shares_whole_pass(config: PretrainConfig, needs: Needs) -> bool:
+    """Whether decoded images are rows of the pass that contrast makes anyway."""
+    has_no_drop = config.contrast_drop == config.reconstruction_drop == 0
+    return Needs.PAIRS in needs and has_no_drop

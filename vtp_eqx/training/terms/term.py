@@ -1,0 +1,136 @@
+"""What a loss term is, and how some of them become what a step learns."""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import equinox as eqx
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from vtp_eqx.training.objective import Objective
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Microbatch:
+    """What a term's forward pass is given: some rows of a batch, and the models."""
+
+    student: Any
+    teacher: Any
+    views: Any  # as `make_views` made them
+    targets: Any  # as the term's own `teacher_targets` made them
+    passes: Any  # the student's passes that terms share; `None` where they share none
+    step: Int[Array, ""]
+    key: PRNGKeyArray  # the same for all terms: what draws folds in a number of its own
+
+
+class TermLoss(NamedTuple):
+    """A term's loss, and what else it logs, each with one value or one a row."""
+
+    value: Float[Array, "*rows"]
+    monitors: dict[str, Float[Array, "*rows"]]  # by their names in the log
+
+
+class TermFlops(NamedTuple):
+    """Forward FLOPs of a term for one of its images, by what training makes of them."""
+
+    student: float = 0.0  # a backward pass follows, of twice the cost
+    teacher: float = 0.0  # none follows
+    subset_pass: float = 0.0  # as the student, but terms share this encoder pass
+    frozen: float = 0.0  # all passes, both ways, of a network that learns nothing
+
+
+@runtime_checkable
+class Term(Protocol):
+    """One thing that is learned; all its methods are pure functions.
+
+    What needs the whole batch is kept apart from what is computed row by row, because
+    the activations of one microbatch exist at a time (`vtp_eqx.training.objective`).
+    """
+
+    name: ClassVar[str]  # of its loss in the log, and of its weight
+
+    @property
+    def weight(self) -> float:
+        """What its mean counts in the total, or starts from; 0: it is left out."""
+        ...
+
+    def teacher_targets(self, teacher: Any, views: Any, step: Int[Array, ""]) -> Any:
+        """What the teacher says of all microbatches, an axis of them in front.
+
+        A pytree of arrays, by default none. May reduce over `mesh.DATA`; gets no
+        gradient.
+        """
+        return None
+
+    def forward(self, rows: Microbatch) -> Any:
+        """All that `loss` needs of some rows: a pytree of float arrays, rows in front.
+
+        May not depend on other rows, and is as small as possible.
+        """
+        ...
+
+    def loss(self, student: Any, outputs: Any) -> TermLoss:
+        """The loss of all rows of a device, given what `forward` returned of them.
+
+        The step averages it over rows and devices. Where a row's loss needs the global
+        batch, it reduces over `mesh.DATA`.
+        """
+        ...
+
+    def flops(self) -> TermFlops:
+        """The cost of one of its images."""
+        ...
+
+
+class ViewsAndTargets(eqx.Module):
+    """Views, and of each term the teacher's targets on them."""
+
+    views: Any
+    targets: tuple[Any, ...]
+
+
+def compose(
+    terms: tuple[Term, ...],
+    make_views: Callable[[Any, PRNGKeyArray], Any],
+    *,
+    make_passes: Callable[[Any, Any, PRNGKeyArray], Any] = lambda *_: None,
+) -> Objective:
+    """The objective of learning all `terms` at once from the same views.
+
+    `make_passes(student, views, key)` returns what terms share of a microbatch; it
+    should compute each part of it when a term first asks.
+    """
+
+    def add_teacher_targets(
+        teacher: Any, views: Any, step: Int[Array, ""]
+    ) -> ViewsAndTargets:
+        targets = [term.teacher_targets(teacher, views, step) for term in terms]
+        return ViewsAndTargets(views, tuple(targets))
+
+    def forward(
+        student: Any,
+        teacher: Any,
+        rows: ViewsAndTargets,
+        step: Int[Array, ""],
+        key: PRNGKeyArray,
+    ) -> tuple[Any, ...]:
+        passes = make_passes(student, rows.views, key)
+        of_term = lambda targets: Microbatch(
+            student=student, teacher=teacher, views=rows.views, targets=targets,
+            passes=passes, step=step, key=key,
+        )  # fmt: skip
+        return tuple(
+            term.forward(of_term(targets))
+            for term, targets in zip(terms, rows.targets, strict=True)
+        )
+
+    def loss(
+        student: Any, outputs: tuple[Any, ...]
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        losses, monitors = {}, {}
+        for term, output in zip(terms, outputs, strict=True):
+            losses[term.name], of_term = term.loss(student, output)
+            monitors |= of_term
+        return losses, monitors
+
+    return Objective(make_views, forward, loss, add_teacher_targets)
