@@ -29,6 +29,7 @@ FLOORS = {
     "interop": 3,
     "training": 4,
     "evaluation": 4,
+    "runs": 5,  # the jobs introduce the rooms below to one another
     "tokenizer": 5,  # loads runs, also while they go on
     "study": 6,  # saves and loads tokenizers by their public face
     "__init__": 7,

@@ -7,6 +7,11 @@ Lengths of sequences are in tokens, sizes of images in pixels.
 """
 
 from vtp_eqx.config.checks import require as require
+from vtp_eqx.config.latents import (
+    LatentDtype as LatentDtype,
+    LatentLayout as LatentLayout,
+    LatentsConfig as LatentsConfig,
+)
 from vtp_eqx.config.runs import (
     DecodeConfig as DecodeConfig,
     DistillationConfig as DistillationConfig,

@@ -237,7 +237,9 @@ def _own_sums(
                 squares = [one.image for one in batch if one.image is not None]
                 sums += LatentSums(num_skipped=len(batch) - len(squares))
                 if squares:
-                    latents = _encode(tokenizer, np.stack(squares), batch_size, mesh)
+                    latents = encode_alone(
+                        tokenizer, np.stack(squares), batch_size, mesh
+                    )
                     sums += LatentSums.of(latents)
                 left, done = left - len(batch), done + len(batch)
                 progress(done, total)
@@ -254,13 +256,17 @@ def _read_sums(path: Path) -> LatentSums | None:
         return None
 
 
-def _encode(
+def encode_alone(
     tokenizer: Tokenizer,
     images: UInt8[np.ndarray, "num height width 3"],
     batch_size: int,
     mesh: Mesh,
 ) -> Float32[np.ndarray, "num rows columns channels"]:
-    """The raw latents of at most `batch_size` images."""
+    """The raw latents of at most `batch_size` images, each encoded by itself.
+
+    They are the same to the last bit whatever other images there are, and on any number
+    of devices. `mesh` has devices of this process alone.
+    """
     # Filled up with repeats, so that one size is compiled and devices share evenly.
     filled = images[np.arange(batch_size) % len(images)]
     # Without this, accelerators multiply float32 with a few bits of it.

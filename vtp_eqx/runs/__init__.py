@@ -1,0 +1,1 @@
+"""What has a folder: the jobs, each a function from a config and a folder."""
