@@ -52,6 +52,7 @@ from vtp_eqx.config.sizes import (
     decoder_like as decoder_like,
     DIT_1B as DIT_1B,
     DIT_B as DIT_B,
+    DIT_S as DIT_S,
     DIT_XL as DIT_XL,
     published as published,
     VIT_B as VIT_B,

@@ -23,6 +23,7 @@ VIT_PICO = TransformerConfig(width=96, depth=3, num_heads=2)
 VIT_NANO = TransformerConfig(width=144, depth=4, num_heads=3)
 VIT_TINY = TransformerConfig(width=192, depth=4, num_heads=3)
 
+DIT_S = DiTConfig(width=384, depth=12, num_heads=6)  # DiT's; LightningDiT has none
 DIT_B = DiTConfig(width=768, depth=12, num_heads=12)
 DIT_XL = DiTConfig(width=1152, depth=28, num_heads=16)
 DIT_1B = DiTConfig(width=1536, depth=24, num_heads=24)
