@@ -5,6 +5,7 @@
     python experiments/extract_latents.py --tokenizer MiniMaxAI/VTP-Large-f16d64 \
         --data imagenet/train --out latents --config.dtype float16
     python experiments/extract_latents.py --out latents --verify
+    python experiments/extract_latents.py --smoke
 
 The tokenizer is a run, a folder, or a published one; data are folders of images, tars,
 or prepared sets of TensorFlow Datasets (`PATH:SPLIT`). Latents are of each image and of
@@ -18,16 +19,22 @@ Beside the latents lies `tokenizer`, with their exact statistics: a generator ne
 
 import dataclasses
 from pathlib import Path
+import sys
+import tempfile
 
+import equinox as eqx
 import jax
+import jax.random as jr
+import numpy as np
 import tyro
 
-from vtp_eqx.config import LatentsConfig, require
+from vtp_eqx.config import LatentsConfig, require, TokenizerConfig, VIT_FEMTO
 from vtp_eqx.data.latents import check_checksums, LatentIndex
 from vtp_eqx.evaluation.latent_statistics import DEVICE_IMAGES
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.runs.extract_latents import extract_latents
-from vtp_eqx.tokenizer import load, save
+from vtp_eqx.scenes.render import render, SceneConfig, write_folders
+from vtp_eqx.tokenizer import load, save, Tokenizer
 from vtp_eqx.training.batches import open_sources
 from vtp_eqx.training.multihost import is_main_process, OtherProcessError
 from vtp_eqx.training.run_dir import FolderInUseError
@@ -105,7 +112,30 @@ def extract(options: ExtractOptions) -> None:
         )
 
 
+def smoke() -> None:
+    """The latents of a few scenes in both layouts, twice, and their checksums."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        write_folders(render(SceneConfig(), np.arange(48)), folder / "scenes")
+        shape = TokenizerConfig(encoder=VIT_FEMTO, decoder=VIT_FEMTO, image_size=32)
+        tokenizer = eqx.filter_jit(Tokenizer)(shape, key=jr.key(0))
+        save(tokenizer, folder / "tokenizer")
+        for config in (
+            LatentsConfig(dtype="uint8", shard_images=20),
+            LatentsConfig(dtype="float16", layout="lightningdit"),
+        ):
+            options = ExtractOptions(
+                tokenizer=str(folder / "tokenizer"), data=(str(folder / "scenes"),),
+                out=str(folder / config.layout), config=config, workers=2, devices=1,
+            )  # fmt: skip
+            extract(options)
+            extract(options)
+            extract(dataclasses.replace(options, verify=True))
+
+
 def main() -> None:
+    if sys.argv[1:] == ["--smoke"]:
+        return smoke()
     try:
         extract(tyro.cli(ExtractOptions, description=__doc__))
     except (
