@@ -70,6 +70,7 @@ def options(latents, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_and_resumed_bit_for_bit(options, measured, tmp_path):
     out, calls = tmp_path / "run", []
 
