@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from vtp_eqx.data.latent_batches import latent_batches
 from vtp_eqx.data.latents import (
     as_bytes,
-    latent_batches,
     LatentCache,
     NpyShard,
     restored,

@@ -6,7 +6,7 @@ each image) and `shard-*.json`, which appears last; and `index.json`, which name
 the latents are of. Everything is a function of source and tokenizer alone.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import hashlib
@@ -18,15 +18,11 @@ from jaxtyping import Float32, Int, Shaped
 import numpy as np
 
 from vtp_eqx.config import require
-from vtp_eqx.data.counter_rng import CounterRNG
-from vtp_eqx.data.loader import steps_read_ahead
-from vtp_eqx.data.sampler import ShardedSampler
 from vtp_eqx.files import atomic_path
 
 
 FORMAT = "vtp_eqx latents 1"
 INDEX = "index.json"
-MIXED_IMAGES = 2**20  # ours: what is shuffled together; sorted class folders need it
 LEVELS = 255  # of uint8
 
 Latents = Float32[np.ndarray, "num height width channels"]
@@ -378,35 +374,6 @@ def restored(
 ) -> Float32[np.ndarray, "*axes channels"]:
     """Undoes `as_bytes`, but for the rounding: half a level at most."""
     return np.float32(offset) + np.float32(scale) * levels.astype(np.float32)
-
-
-def latent_batches(
-    cache: LatentCache,
-    batch_size: int,
-    *,
-    seed: int,
-    start_step: int = 0,
-    shard: tuple[int, int] = (0, 1),
-    num_threads: int = 4,
-) -> Iterator[tuple[Latents, Int[np.ndarray, " num"]]]:
-    """Normalized latents and labels from step `start_step` on, without end.
-
-    A batch is a function of (seed, step); shard `(i, n)` reads the `i`-th of `n` equal
-    parts of it. Each image comes once an epoch, in one of its views at random.
-    """
-    sizes = [shard.count for shard in cache.shards]
-    window = -(-MIXED_IMAGES // max(sizes))
-    sampler = ShardedSampler([sizes], batch_size, seed=seed, window=window)
-    positions = sampler.positions(shard)
-
-    def read(step: int) -> tuple[Latents, Int[np.ndarray, " num"]]:
-        rows = sampler.rows(step, positions)
-        rng = CounterRNG(seed, step * batch_size + positions)
-        views = rng.integer("view", cache.num_views)
-        latents = (cache.read(rows, views) - cache.mean) / cache.std
-        return latents, cache.labels[rows]
-
-    return steps_read_ahead(read, start_step, num_threads)
 
 
 def _checksum(path: Path) -> str:

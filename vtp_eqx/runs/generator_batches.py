@@ -14,7 +14,8 @@ import numpy as np
 from vtp_eqx.config import DiTConfig, GenerateConfig, Precision, require
 from vtp_eqx.data.counter_rng import CounterRNG
 from vtp_eqx.data.crops import CenterCrop
-from vtp_eqx.data.latents import latent_batches, LatentCache
+from vtp_eqx.data.latent_batches import latent_batches
+from vtp_eqx.data.latents import LatentCache
 from vtp_eqx.data.loader import Source
 from vtp_eqx.data.mixture import make_sampler
 from vtp_eqx.data.prefetch import ExampleReader
