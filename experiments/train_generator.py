@@ -99,8 +99,7 @@ def smoke() -> None:
     """A tiny tokenizer, its latents, 20 steps, and the last 10 again."""
     with tempfile.TemporaryDirectory() as scratch:
         folder, latents = Path(scratch), Path(scratch) / "latents"
-        small = dict(encoder=VIT_FEMTO, decoder=VIT_FEMTO, latent_width=16)
-        shape = TokenizerConfig(**small, image_size=32, patch_size=8)
+        shape = TokenizerConfig(encoder=VIT_FEMTO, decoder=VIT_FEMTO, image_size=32)
         scenes = SceneConfig(size=32, num_train=240, num_validation=24)
         source = TfdsSource(prepare_scenes(scenes, folder / "scenes"), "train")
         tokenizer, _ = extract_latents(

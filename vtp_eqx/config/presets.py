@@ -104,7 +104,7 @@ def generate_config(
 ) -> GenerateConfig:
     """LightningDiT's 80 epochs on the latents of a tokenizer, `changes` on top."""
     mean, std = TIMES[tokenizer]
-    values = dict(
+    values: dict[str, Any] = dict(
         dit=dataclasses.replace(dit, remat="dots"),
         time_mean=mean,
         time_std=std,

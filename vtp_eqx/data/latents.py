@@ -238,11 +238,11 @@ def open_npy_latents(folder: Path, index: LatentIndex) -> LatentCache:
             )
         )
         labels.append(np.load(folder / examples)[:, 1])
-    _, views, *shape = shards[0].array.shape
+    _, views, height, width, channels = shards[0].array.shape
     return LatentCache(
         shards=tuple(shards),
         labels=np.concatenate(labels),
-        shape=tuple(shape),
+        shape=(height, width, channels),
         num_views=views,
         **statistics_of(index),
     )
@@ -330,7 +330,9 @@ def write_npy_shard(
     )
 
 
-def file_records(folder: Path, names: Sequence[str] | Mapping[str, Any]):
+def file_records(
+    folder: Path, names: Sequence[str] | Mapping[str, Any]
+) -> dict[str, tuple[int, str]]:
     """Size and checksum of some files."""
     return {
         name: ((folder / name).stat().st_size, _checksum(folder / name))

@@ -1,6 +1,6 @@
 """Arrays as a file that `torch.load` reads, also with `weights_only=True`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import io
 from pathlib import Path
 import zipfile
@@ -11,7 +11,9 @@ import numpy as np
 from vtp_eqx.files import atomic_path
 
 
-def write_torch_file(path: Path, arrays: Mapping[str, Float32[np.ndarray, "..."]]):
+def write_torch_file(
+    path: Path, arrays: Mapping[str, Float32[np.ndarray, "..."]]
+) -> None:
     """Writes a dict of float32 tensors, as `torch.save` does; whole or not at all."""
     with (
         atomic_path(path) as unfinished,
@@ -53,5 +55,5 @@ def _number(count: int) -> bytes:
     return b"J" + count.to_bytes(4, "little", signed=True)
 
 
-def _numbers(counts) -> bytes:
+def _numbers(counts: Iterable[int]) -> bytes:
     return b"(" + b"".join(map(_number, counts)) + b"t"
