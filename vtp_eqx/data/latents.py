@@ -117,8 +117,8 @@ class LatentIndex:
             require(fields.get("format") == FORMAT, f"another format than {FORMAT!r}")
             shards = tuple(map(ShardRecord.from_fields, fields.pop("shards")))
             lists = ("views", "class_names", "mean", "std")
-            as_tuples = {name: tuple(fields.pop(name)) for name in lists}
-            return cls(**fields, **as_tuples, shards=shards)
+            fields |= {name: tuple(fields[name]) for name in lists}
+            return cls(**fields, shards=shards)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(
                 f"`folder` ({folder}) has an {INDEX} that is damaged or of something "
@@ -375,7 +375,8 @@ def restored(
     scale: Sequence[float],
 ) -> Float32[np.ndarray, "*axes channels"]:
     """Undoes `as_bytes`, but for the rounding: half a level at most."""
-    return np.float32(offset) + np.float32(scale) * levels.astype(np.float32)
+    low, step = np.array(offset, np.float32), np.array(scale, np.float32)
+    return low + step * levels.astype(np.float32)
 
 
 def _checksum(path: Path) -> str:
