@@ -2,7 +2,13 @@ import json
 
 import pytest
 
-from vtp_eqx.config import as_json, from_dict, presets, PretrainConfig
+from vtp_eqx.config import (
+    as_json,
+    from_dict,
+    GenerateConfig,
+    presets,
+    PretrainConfig,
+)
 from vtp_eqx.frozen.lpips import blank_perceptual
 from vtp_eqx.training.optimizer import learning_rate
 from vtp_eqx.training.pretrain_objective import pretrain_objective
@@ -35,3 +41,20 @@ def test_the_learning_rate_falls_with_the_root_of_the_batch(batch, rate):
     config = presets.with_batch(presets.PRETRAIN_S, batch, seed=3)
     assert config.optimizer.learning_rate == pytest.approx(rate)
     assert (config.batch_size, config.seed) == (batch, 3)
+
+
+GENERATORS = [name for name in dir(presets) if name.startswith("GENERATE_")]
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_a_preset_of_a_generator_can_be_run_and_kept(name):
+    config = getattr(presets, name)
+    learning_rate(config.optimizer, config.num_steps)
+    assert from_dict(GenerateConfig, json.loads(as_json(config))) == config
+
+
+def test_generators_have_the_published_times_of_their_tokenizer():
+    times = lambda config: (config.time_mean, config.time_std)
+    assert times(presets.GENERATE_XL) == (-0.5, 1.25)
+    assert times(presets.GENERATE_XL_ON_L) == (-0.75, 1.0)
+    assert presets.GENERATE_XL.batch_size == 1024

@@ -80,3 +80,21 @@ def test_normed_queries_and_keys_do_not_care_how_long_they_are(tokens):
         lambda layer: (layer.query_norm, layer.key_norm), longer, (None, None)
     )
     assert jnp.abs(plain(tokens) - longer(tokens)).max() > 1e-3
+
+
+def test_float32_logits_are_nearer_to_float32_in_bfloat16():
+    tokens = jr.normal(jr.key(1), (LENGTH, WIDTH))
+
+    @eqx.filter_jit
+    def attend(dtype, switch):
+        layer = SelfAttention(WIDTH, HEADS, float32_logits=switch, key=jr.key(0))
+        layer = jax.tree.map(lambda leaf: (30 * leaf).astype(dtype), layer)
+        # To turn heads rounds them in bfloat16.
+        turn = lambda heads: heads * jnp.asarray(1.01, heads.dtype)
+        return layer(tokens.astype(dtype), rotate=turn)
+
+    exact = attend(jnp.float32, False)
+    coarse, finer = attend(jnp.bfloat16, False), attend(jnp.bfloat16, True)
+    assert coarse.dtype == finer.dtype == jnp.bfloat16
+    error = lambda found: float(np.abs(np.asarray(found, np.float32) - exact).mean())
+    assert error(finer) < error(coarse)

@@ -7,6 +7,11 @@ Lengths of sequences are in tokens, sizes of images in pixels.
 """
 
 from vtp_eqx.config.checks import require as require
+from vtp_eqx.config.latents import (
+    LatentDtype as LatentDtype,
+    LatentLayout as LatentLayout,
+    LatentsConfig as LatentsConfig,
+)
 from vtp_eqx.config.runs import (
     AlignmentConfig as AlignmentConfig,
     DecodeConfig as DecodeConfig,
@@ -49,6 +54,7 @@ from vtp_eqx.config.sizes import (
     decoder_like as decoder_like,
     DIT_1B as DIT_1B,
     DIT_B as DIT_B,
+    DIT_S as DIT_S,
     DIT_XL as DIT_XL,
     published as published,
     VIT_B as VIT_B,

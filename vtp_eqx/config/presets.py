@@ -1,4 +1,4 @@
-"""Pre-trainings at the sizes of the paper, and at those of one GPU or eight.
+"""Trainings at the sizes of the paper, and pre-trainings at those of few GPUs.
 
 The batch mix is the paper's; what it leaves open is ours, from the recipes it follows
 (RECIPE 7): none of these has been trained to its end here.
@@ -6,15 +6,31 @@ The batch mix is the paper's; what it leaves open is ours, from the recipes it f
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal
 
 from vtp_eqx.config.runs import (
+    GenerateConfig,
     OptimizerConfig,
     PretrainConfig,
     ReconstructionConfig,
 )
-from vtp_eqx.config.shapes import PrototypeConfig, Remat, TextConfig, TransformerConfig
-from vtp_eqx.config.sizes import published, VIT_B, VIT_L, VIT_S
+from vtp_eqx.config.shapes import (
+    DiTConfig,
+    PrototypeConfig,
+    Remat,
+    TextConfig,
+    TransformerConfig,
+)
+from vtp_eqx.config.sizes import (
+    DIT_1B,
+    DIT_B,
+    DIT_S,
+    DIT_XL,
+    published,
+    VIT_B,
+    VIT_L,
+    VIT_S,
+)
 
 
 PAPER_BATCH = 16384
@@ -81,3 +97,55 @@ PRETRAIN_S_1_GPU = with_batch(
 )
 PRETRAIN_S_8_GPUS = with_batch(PRETRAIN_S, 4096, num_steps=100_000, accumulate=2)
 PRETRAIN_B_8_GPUS = with_batch(PRETRAIN_B, 4096, num_steps=100_000, accumulate=4)
+
+
+TokenizerSize = Literal["S", "B", "L"]
+# Code: mean and deviation of the normal behind a generator's times, by the tokenizer
+# whose latents it learns. Larger ones learn more on the noisy side.
+TIMES: dict[TokenizerSize, tuple[float, float]] = {
+    "S": (-0.5, 1.25),
+    "B": (-0.5, 1.25),
+    "L": (-0.75, 1.0),
+}
+
+
+def generate_config(
+    dit: DiTConfig, tokenizer: TokenizerSize, **changes: Any
+) -> GenerateConfig:
+    """LightningDiT's 80 epochs on the latents of a tokenizer, `changes` on top."""
+    mean, std = TIMES[tokenizer]
+    values: dict[str, Any] = dict(
+        dit=dataclasses.replace(dit, remat="dots"),
+        time_mean=mean,
+        time_std=std,
+        precision="bfloat16",  # LightningDiT
+        sharding="zero",
+    )
+    return GenerateConfig(**{**values, **changes})
+
+
+GENERATE_S = generate_config(DIT_S, "B")
+GENERATE_B = generate_config(DIT_B, "B")
+GENERATE_XL = generate_config(DIT_XL, "B")
+GENERATE_1B = generate_config(DIT_1B, "B")
+GENERATE_B_ON_L = generate_config(DIT_B, "L")
+GENERATE_XL_ON_L = generate_config(DIT_XL, "L")
+GENERATE_1B_ON_L = generate_config(DIT_1B, "L")
+# Ours: for a CPU, on latents of scenes.
+GENERATE_LAPTOP = GenerateConfig(
+    dit=DiTConfig(width=128, depth=3, num_heads=4, remat="dots"),
+    optimizer=OptimizerConfig(
+        learning_rate=1e-3,
+        warmup_steps=100,
+        schedule="constant",
+        b2=0.95,
+        eps=1e-8,
+        weight_decay=0.0,
+    ),
+    time_mean=0.0,
+    time_std=1.0,
+    ema_decay=0.998,
+    ema_warmup=True,
+    batch_size=64,
+    num_steps=4000,
+)

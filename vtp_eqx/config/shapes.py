@@ -150,10 +150,18 @@ class DiTConfig:
     mlp_ratio: float = 4.0  # LightningDiT
     remat: Remat = "none"  # ours
     attention: Attention = later("plain")  # ours: as in `TransformerConfig`
+    # Ours: queries and keys are normalized, turned and multiplied in float32, whatever
+    # the rest computes in; beside `qk_norm`, what helps where bfloat16 ends in NaN.
+    float32_logits: bool = later(False)
 
     def __post_init__(self):
         _require_multiple(self, "width", "num_heads")
         _require_multiple(self, "latent_size", "patch_size")
+        require(
+            not (self.float32_logits and self.attention == "fused"),
+            "`float32_logits` (True) needs `attention` 'plain', because the fused "
+            "kernel takes bfloat16 alone: change either.",
+        )
 
 
 def _require_multiple(config: object, name: str, of: str) -> None:

@@ -20,6 +20,7 @@ DECODER_L4 = TransformerConfig(width=1024, depth=4, num_heads=16, norm="layernor
 # Ours, for a look on a laptop.
 VIT_FEMTO = TransformerConfig(width=48, depth=2, num_heads=2)
 
+DIT_S = DiTConfig(width=384, depth=12, num_heads=6)  # DiT's; LightningDiT has none
 DIT_B = DiTConfig(width=768, depth=12, num_heads=12)
 DIT_XL = DiTConfig(width=1152, depth=28, num_heads=16)
 DIT_1B = DiTConfig(width=1536, depth=24, num_heads=24)

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import functools
 import itertools
 import sys
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable, TypeVar
 
 from jaxtyping import Int
 import numpy as np
@@ -19,6 +19,7 @@ from vtp_eqx.config import require
 
 
 Batch = dict[str, np.ndarray]
+Item = TypeVar("Item")
 
 
 @runtime_checkable
@@ -96,13 +97,13 @@ def batches(
         num_threads > 0,
         f"`num_threads` ({num_threads}) must be positive: use 1 or more threads.",
     )
-    return _prefetch(read, start_step, num_threads)
+    return steps_read_ahead(read, start_step, num_threads)
 
 
-def _prefetch(
-    read: Callable[[int], Batch], start_step: int, num_threads: int
-) -> Iterator[Batch]:
-    """The batches of all steps from `start_step` on, in order, read by threads."""
+def steps_read_ahead(
+    read: Callable[[int], Item], start_step: int, num_threads: int
+) -> Iterator[Item]:
+    """`read(step)` of all steps from `start_step` on, in order, by threads."""
     pool = ThreadPoolExecutor(num_threads)
     submit = lambda step: pool.submit(read, step)
     steps = itertools.count(start_step)

@@ -38,7 +38,7 @@ import numpy as np
 from vtp_eqx.config import require
 from vtp_eqx.data.bad_examples import BadExample, BadExampleLog
 from vtp_eqx.data.counter_rng import CounterRNG
-from vtp_eqx.data.crops import SquareCrop
+from vtp_eqx.data.crops import Crop, SquareCrop
 from vtp_eqx.data.images import decode_image, UnreadableImageError
 from vtp_eqx.data.loader import Source
 from vtp_eqx.data.mixture import example_name, read_encoded
@@ -75,6 +75,7 @@ class ExampleReader:
     size: int
     encode: Encode | None = None  # captions to ids; where `None`, none are wanted
     random_crop: bool = True  # of the square on the long side; or else the middle
+    crop: Crop | None = None  # of the whole image, in place of that square
     min_side: int = 16  # ours, in pixels: smaller images are skipped
 
     def read(self, step: int, positions: Int[np.ndarray, " n"]) -> ExampleBatch:
@@ -138,11 +139,19 @@ class ExampleReader:
             raise UnreadableImageError(name(), what)
         image = example["image"]
         if isinstance(image, bytes):
-            image = decode_image(image, name(), least=self.size, min_side=self.min_side)
+            least = self.size if self.crop is None else None
+            image = decode_image(image, name(), least=least, min_side=self.min_side)
         height, width, _ = image.shape
         if min(height, width) < self.min_side:
             raise UnreadableImageError(name(), f"{width} x {height} pixels")
-        return {**example, "row": row, "image": SquareCrop(self.size)(image, offset)}
+        if self.crop is None:
+            square = SquareCrop(self.size)(image, offset)
+        else:
+            try:
+                square = self.crop(image)
+            except ValueError as error:  # a shape that the crop cannot take
+                raise UnreadableImageError(name(), str(error)) from error
+        return {**example, "row": row, "image": square}
 
 
 class Prefetcher(Iterator[ExampleBatch]):

@@ -18,6 +18,7 @@ from vtp_eqx.models.tokenizer import Tokenizer
 Model = TypeVar("Model", bound=eqx.Module)
 
 STATISTICS = ("latent_mean", "latent_std")
+ENCODER = ("encoder.", "bottleneck.")  # the parts that make latents
 
 
 def leaf_path(path: tuple) -> str:
@@ -53,6 +54,26 @@ def latents_hash(tokenizer: Tokenizer) -> str:
     `ValueError` where the statistics were never measured.
     """
     check_measured(tokenizer.is_measured)
+    arrays = {
+        name: array if name in STATISTICS else _rounded(array)
+        for name, array in named_arrays(tokenizer).items()
+        if name in STATISTICS or name.startswith(ENCODER)
+    }
+    return _hash_with_shape(tokenizer, arrays)
+
+
+def encoder_hash(tokenizer: Tokenizer) -> str:
+    """Sixteen hexadecimal digits that name raw latents, to the last bit.
+
+    Of the encoder and the bottleneck as they are, rounded or not.
+    """
+    arrays = named_arrays(tokenizer)
+    return _hash_with_shape(
+        tokenizer, {name: arrays[name] for name in arrays if name.startswith(ENCODER)}
+    )
+
+
+def _hash_with_shape(tokenizer: Tokenizer, arrays: Mapping[str, Any]) -> str:
     config = tokenizer.config
     # What changes latents and is not to be seen in the arrays.
     shape = {
@@ -64,11 +85,6 @@ def latents_hash(tokenizer: Tokenizer) -> str:
         "norm": config.encoder.norm,
         "feed_forward": config.encoder.feed_forward,
         "qk_norm": config.encoder.qk_norm,
-    }
-    arrays = {
-        name: array if name in STATISTICS else _rounded(array)
-        for name, array in named_arrays(tokenizer).items()
-        if name in STATISTICS or name.startswith(("encoder.", "bottleneck."))
     }
     text = f"{json.dumps(shape, sort_keys=True)} {arrays_hash(arrays)}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]

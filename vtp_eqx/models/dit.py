@@ -61,6 +61,7 @@ class DiTBlock(eqx.Module):
             qk_norm=kind if config.qk_norm else None,
             qk_eps=QUERY_EPS[kind],
             kind=config.attention,
+            float32_logits=config.float32_logits,
             key=keys[0],
         )
         self.attention = _xavier(attention, key=keys[1])

@@ -26,6 +26,7 @@ class SelfAttention(eqx.Module):
     key_norm: RMSNorm | LayerNorm | None
     num_heads: int = eqx.field(static=True)
     kind: Attention = eqx.field(static=True)
+    float32_logits: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -35,9 +36,11 @@ class SelfAttention(eqx.Module):
         qk_norm: Norm | None = None,
         qk_eps: float | None = None,
         kind: Attention = "plain",
+        float32_logits: bool = False,
         key: PRNGKeyArray,
     ):
-        """`kind="fused"` runs bfloat16 without a mask through `fused_attention`."""
+        """`kind="fused"` runs bfloat16 without a mask through `fused_attention`;
+        with `float32_logits` queries and keys are float32 from their product on."""
         qkv_key, out_key = jr.split(key)
         self.to_qkv = Linear(width, 3 * width, key=qkv_key)
         self.to_out = Linear(width, width, key=out_key)
@@ -46,6 +49,7 @@ class SelfAttention(eqx.Module):
         self.key_norm = make_norm(qk_norm, head_width, qk_eps) if qk_norm else None
         self.num_heads = num_heads
         self.kind = kind
+        self.float32_logits = float32_logits
 
     def __call__(
         self,
@@ -59,6 +63,8 @@ class SelfAttention(eqx.Module):
         length, width = tokens.shape
         qkv = self.to_qkv(tokens).reshape(length, 3, self.num_heads, -1)
         queries, keys, values = qkv[:, 0], qkv[:, 1], qkv[:, 2]
+        if self.float32_logits:
+            queries, keys = queries.astype(jnp.float32), keys.astype(jnp.float32)
         if self.query_norm is not None and self.key_norm is not None:
             queries, keys = self.query_norm(queries), self.key_norm(keys)
         if rotate is not None:

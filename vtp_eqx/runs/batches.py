@@ -59,6 +59,11 @@ class Batches:
     max_skip_rate: float = 0.1
 
     def __call__(self, first: int) -> Iterator[CaptionedBatch]:
+        for examples in self.examples(first):
+            yield CaptionedBatch(examples.image, examples.tokens)
+
+    def examples(self, first: int) -> Iterator[ExampleBatch]:
+        """The same with labels and rows, as they were read."""
         index, count = jax.process_index(), jax.process_count()
         if index == 0:
             self._rename_old_logs()
@@ -78,8 +83,7 @@ class Batches:
         if index == 0:
             self._truncate_other_logs(first, count)
         with contextlib.closing(log), stream:
-            for examples in stream:
-                yield CaptionedBatch(examples.image, examples.tokens)
+            yield from stream
 
     def rows(self, batch: int) -> Sequence[int]:
         """The rows of the source of a batch of all processes."""

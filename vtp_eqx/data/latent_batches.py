@@ -1,0 +1,43 @@
+"""Batches of a cache of latents, whose order is a function of (seed, step)."""
+
+from collections.abc import Iterator
+
+from jaxtyping import Int
+import numpy as np
+
+from vtp_eqx.data.counter_rng import CounterRNG
+from vtp_eqx.data.latents import LatentCache, Latents
+from vtp_eqx.data.loader import steps_read_ahead
+from vtp_eqx.data.sampler import ShardedSampler
+
+
+MIXED_IMAGES = 2**20  # ours: what is shuffled together; sorted class folders need it
+
+
+def latent_batches(
+    cache: LatentCache,
+    batch_size: int,
+    *,
+    seed: int,
+    start_step: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    num_threads: int = 4,
+) -> Iterator[tuple[Latents, Int[np.ndarray, " num"]]]:
+    """Normalized latents and labels from step `start_step` on, without end.
+
+    A batch is a function of (seed, step); shard `(i, n)` reads the `i`-th of `n` equal
+    parts of it. Each image comes once an epoch, in one of its views at random.
+    """
+    sizes = [shard.count for shard in cache.shards]
+    window = -(-MIXED_IMAGES // max(sizes))
+    sampler = ShardedSampler([sizes], batch_size, seed=seed, window=window)
+    positions = sampler.positions(shard)
+
+    def read(step: int) -> tuple[Latents, Int[np.ndarray, " num"]]:
+        rows = sampler.rows(step, positions)
+        rng = CounterRNG(seed, step * batch_size + positions)
+        views = rng.integer("view", cache.num_views)
+        latents = (cache.read(rows, views) - cache.mean) / cache.std
+        return latents, cache.labels[rows]
+
+    return steps_read_ahead(read, start_step, num_threads)

@@ -1,0 +1,359 @@
+"""The job that encodes a data set once and keeps its latents on disk.
+
+Every image is encoded by itself, so that no bit of the latents depends on batch size,
+devices or processes; a shard appears whole or not at all, so that a job which was
+killed is continued by calling it again.
+"""
+
+from collections.abc import Callable, Sequence
+import contextlib
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Float32, Int, UInt8
+import numpy as np
+
+from vtp_eqx.config import LatentsConfig, require
+from vtp_eqx.data.crops import CenterCrop, RandomCrop
+from vtp_eqx.data.images import UnreadableImageError
+from vtp_eqx.data.latents import (
+    LatentCache,
+    LatentIndex,
+    open_npy_latents,
+    ShardRecord,
+    write_npy_shard,
+)
+from vtp_eqx.data.loader import Source
+from vtp_eqx.evaluation.batches import in_batches
+from vtp_eqx.evaluation.images import Images, read_ahead
+from vtp_eqx.evaluation.latent_statistics import DEVICE_IMAGES, LatentSums
+from vtp_eqx.interop.lightningdit.latents import (
+    open_published_latents,
+    STATISTICS_FILE,
+    write_published_shard,
+    write_published_statistics,
+)
+from vtp_eqx.mesh import data_mesh, local_mesh, REPLICATED
+from vtp_eqx.models.arrays import encoder_hash, latents_hash
+from vtp_eqx.models.tokenizer import Tokenizer
+from vtp_eqx.runs.multihost import all_equal, is_main_process, raise_on_all
+from vtp_eqx.runs.run_dir import check_disk_space, disk_errors, lock_folder
+
+
+# What an index says of the finished latents, and not of what they are made from.
+_RESULTS = (
+    "latents_hash", "num_images", "num_skipped", "rms_error", "mean", "std", "shards",
+)  # fmt: skip
+
+
+def open_latents(folder: Path) -> LatentCache:
+    """The latents in a folder: of this library, or of LightningDiT's extractor.
+
+    A `ValueError` names what is missing, cut short or of another format.
+    """
+    index = LatentIndex.read(folder)
+    if index is not None and index.layout == "npy":
+        return open_npy_latents(folder, index)
+    return open_published_latents(folder, index)
+
+
+def extract_latents(
+    config: LatentsConfig,
+    tokenizer: Tokenizer,
+    source: Source,
+    folder: Path,
+    *,
+    mesh: Mesh | None = None,
+    class_names: Sequence[str] = (),
+    num_threads: int = 8,
+    device_images: int = DEVICE_IMAGES,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Tokenizer, LatentIndex]:
+    """The latents of `source` in `folder`; the tokenizer with their exact statistics.
+
+    Called by all processes of a run, each of which encodes a part of the shards on its
+    own devices of `mesh` (all where `None`), `device_images` at once on each. Images
+    are cropped by `CenterCrop` to the size of the tokenizer; those that cannot be read
+    are left out and counted. The same call again continues one that was killed.
+
+    Statistics are those of the first view, the image itself: the same as
+    `evaluation.latent_statistics.measure_latents` has.
+
+    - `class_names`: by default those of the source.
+    - `progress` is told how many images of this process are done, and of how many.
+
+    A `ValueError` where the folder has latents of another tokenizer, other images or
+    settings, where a latent is not finite and where a label is none of the classes; a
+    `DiskSpaceError` where the disk is full, after which the same call continues.
+    """
+    mesh = data_mesh() if mesh is None else mesh
+    crop = CenterCrop(tokenizer.config.image_size)
+    limit = None if config.limit is None else min(config.limit, len(source))
+    images = Images(source=source, crop=crop, limit=limit)
+    names = tuple(class_names or getattr(source, "class_names", ()))
+    index = _index_of(config, tokenizer, images, names)
+    job = _Job(config, tokenizer, images, folder, names)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(disk_errors(folder))
+        require(
+            all_equal(json.dumps(dataclasses.asdict(index))),
+            f"`source` ({index.source}) and `tokenizer` ({index.encoder_hash}) must be "
+            "the same in all processes: copy the same data to all hosts.",
+        )
+        with raise_on_all():
+            if is_main_process():
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(lock_folder(folder))
+                _check_unchanged(folder, index)
+                check_disk_space(folder, job.bytes_needed())
+                index.write(folder)
+        with raise_on_all():
+            job.run(local_mesh(mesh), num_threads, device_images, progress)
+        with raise_on_all():
+            tokenizer, index = job.finished(index)
+            if is_main_process():
+                if config.layout == "lightningdit":
+                    write_published_statistics(
+                        folder / STATISTICS_FILE,
+                        np.array(index.mean, np.float32),
+                        np.array(index.std, np.float32),
+                    )
+                index.write(folder)
+    return tokenizer, index
+
+
+def _index_of(
+    config: LatentsConfig, tokenizer: Tokenizer, images: Images, names: tuple[str, ...]
+) -> LatentIndex:
+    """What is known before anything is encoded."""
+    random = {"seed": config.seed, "scale": list(config.augmented_scale)}
+    return LatentIndex(
+        encoder_hash=encoder_hash(tokenizer),
+        source=images.description["source"],
+        crop=images.description["crop"],
+        views=config.view_names,
+        view_settings=random if config.views == "augmented" else {},
+        dtype=config.dtype,
+        layout=config.layout,
+        shard_images=config.shard_images,
+        limit=images.limit,
+        class_names=names,
+    )
+
+
+def _check_unchanged(folder: Path, index: LatentIndex) -> None:
+    """A `ValueError` where the folder was begun with something else."""
+    begun = LatentIndex.read(folder)
+    if begun is None:
+        return
+    changed = [
+        f"`{field.name}` ({now!s:.60}, was {before!s:.60})"
+        for field in dataclasses.fields(LatentIndex)
+        for now, before in [(getattr(index, field.name), getattr(begun, field.name))]
+        if field.name not in _RESULTS and now != before
+    ]
+    require(
+        not changed,
+        f"{', '.join(changed)} may not differ from what the latents in {folder} were "
+        "begun with: restore the old values, or choose another folder.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """The shards of an extraction."""
+
+    config: LatentsConfig
+    tokenizer: Tokenizer
+    images: Images
+    folder: Path
+    class_names: tuple[str, ...]
+
+    def shards(self) -> list[Int[np.ndarray, " rows"]]:
+        """The rows of the source of every shard."""
+        rows, size = self.images.rows, self.config.shard_images
+        return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+    def record_path(self, number: int) -> Path:
+        return self.folder / f"shard-{number:05d}.json"
+
+    def missing(self) -> dict[int, Int[np.ndarray, " rows"]]:
+        """The shards that are not there, or not whole, by their numbers."""
+        return {
+            number: rows
+            for number, rows in enumerate(self.shards())
+            if ShardRecord.read(self.record_path(number)) is None
+        }
+
+    def bytes_needed(self) -> int:
+        """On disk, for the shards that are missing."""
+        shape = self.tokenizer.config
+        numbers = (shape.image_size // shape.patch_size) ** 2 * shape.latent_width
+        views = len(self.config.view_names)
+        image = views * numbers * np.dtype(self.config.dtype).itemsize
+        return image * sum(map(len, self.missing().values()))
+
+    def run(
+        self,
+        mesh: Mesh,
+        num_threads: int,
+        device_images: int,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        """Writes the missing ones of this process's shards."""
+        index, count = jax.process_index(), jax.process_count()
+        own = range(index, len(self.shards()), count)
+        missing = {n: rows for n, rows in self.missing().items() if n in own}
+        total = sum(len(rows) for n, rows in enumerate(self.shards()) if n in own)
+        done = total - sum(map(len, missing.values()))
+        progress(done, total)
+        if not missing:
+            return
+        batch_size = device_images * mesh.devices.size
+        together = max(1, batch_size // len(self.config.view_names))
+        examples = read_ahead(
+            self.read,
+            np.concatenate([*missing.values()]),
+            num_threads=num_threads,
+            num_ahead=2 * together,
+        )
+        tokenizer = jax.device_put(self.tokenizer, NamedSharding(mesh, REPLICATED))
+        for number, rows in missing.items():
+            latents, kept, labels = [], [], []
+            for start in range(0, len(rows), together):
+                part = rows[start : start + together]
+                read = itertools.islice(examples, len(part))
+                good = [example for example in read if example is not None]
+                squares = [example.views for example in good]
+                latents += self.encode(tokenizer, squares, batch_size, mesh)
+                kept += [example.row for example in good]
+                labels += [example.label for example in good]
+                done += len(part)
+                progress(done, total)
+            self.write(number, len(rows), latents, kept, labels)
+
+    def read(self, row: Any) -> "_Example | None":
+        """The views of an image, or nothing where it cannot be read."""
+        crop, config = self.images.crop, self.config
+        try:
+            row = int(row)
+            example = self.images.source[row]
+            square = crop(example["image"])
+        except UnreadableImageError:
+            return None
+        except ValueError:  # a shape that the crop cannot take
+            return None
+        views = [square]
+        if config.views == "flip":
+            views.append(square[:, ::-1])
+        elif config.views == "augmented":
+            cut = RandomCrop(crop.size, scale=config.augmented_scale)
+            views += [
+                cut(example["image"], np.random.default_rng([config.seed, row, view]))
+                for view in range(config.num_augmented)
+            ]
+        label = example.get("label")
+        return _Example(row, np.stack(views), -1 if label is None else int(label))
+
+    def encode(
+        self, tokenizer: Tokenizer, images: list[Any], batch_size: int, mesh: Mesh
+    ) -> list[Float32[np.ndarray, "views height width channels"]]:
+        """The raw latents of all views of some images."""
+        if not images:
+            return []
+        latents = in_batches(
+            Tokenizer.encode, tokenizer, np.concatenate(images),
+            batch_size=batch_size, mesh=mesh, one_at_a_time=True,
+        )  # fmt: skip
+        return [*latents.reshape(len(images), -1, *latents.shape[1:])]
+
+    def write(
+        self,
+        number: int,
+        num_rows: int,
+        latents: list[Any],
+        rows: list[int],
+        labels: list[int],
+    ) -> None:
+        """A shard, and last its record."""
+        record = ShardRecord(count=0)
+        if latents:
+            array, classes = np.stack(latents), np.array(labels)
+            num_classes = len(self.class_names)
+            outside = classes[(classes < 0) | (classes >= num_classes)]
+            require(
+                not (num_classes and len(outside)),
+                f"Labels must be 0 to {num_classes - 1}, of the {num_classes} classes; "
+                f"got {outside[:1]}: name all classes, or correct the labels.",
+            )
+            require(
+                bool(np.isfinite(array).all()),
+                f"Latents must be finite; got NaN or infinity in shard {number}, rows "
+                f"{rows[0]} to {rows[-1]}: look at the images and the tokenizer.",
+            )
+            if self.config.layout == "npy":
+                record = write_npy_shard(
+                    self.folder, number, array, np.array(rows), classes,
+                    self.config.dtype,
+                )  # fmt: skip
+            else:
+                record = write_published_shard(
+                    self.folder, number, array, classes, self.config.dtype
+                )
+            sums = LatentSums.of(array[:, 0]).as_json()
+            record = dataclasses.replace(record, sums=sums)
+        skipped = num_rows - len(rows)
+        dataclasses.replace(record, num_skipped=skipped).write(self.record_path(number))
+
+    def finished(self, index: LatentIndex) -> tuple[Tokenizer, LatentIndex]:
+        """The tokenizer with the statistics of all shards, and their index."""
+        found = [
+            ShardRecord.read(self.record_path(number))
+            for number in range(len(self.shards()))
+        ]
+        records = [record for record in found if record is not None]
+        require(
+            len(records) == len(found),
+            f"`folder` ({self.folder}) must be one that all processes see; got "
+            f"{len(records)} of {len(found)} shards: choose a shared disk.",
+        )
+        read = [LatentSums.from_json(record.sums) for record in records if record.sums]
+        num_skipped = sum(record.num_skipped for record in records)
+        sums = sum(read, LatentSums(num_skipped=num_skipped))
+        mean, std = sums.statistics()
+        where = lambda tokenizer: (tokenizer.latent_mean, tokenizer.latent_std)
+        statistics = (jnp.asarray(mean), jnp.asarray(std))
+        tokenizer = eqx.tree_at(where, self.tokenizer, statistics)
+        errors = np.sum([r.squared_error for r in records if r.count], axis=0)
+        variances = std.astype(np.float64) ** 2 * sums.num_latents * len(index.views)
+        index = dataclasses.replace(
+            index,
+            latents_hash=latents_hash(tokenizer),
+            num_images=sums.num_images,
+            num_skipped=num_skipped,
+            rms_error=float(np.sqrt(np.mean(errors / np.maximum(variances, 1e-30)))),
+            mean=tuple(mean.tolist()),
+            std=tuple(std.tolist()),
+            shards=tuple(
+                dataclasses.replace(record, sums="")
+                for record in records
+                if record.count
+            ),
+        )
+        return tokenizer, index
+
+
+@dataclasses.dataclass
+class _Example:
+    """The views of an image that could be read; `label` is -1 where it has none."""
+
+    row: int
+    views: UInt8[np.ndarray, "views size size 3"]
+    label: int

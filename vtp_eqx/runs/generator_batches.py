@@ -1,0 +1,140 @@
+"""Batches of normalized latents: from a cache, or from images as they are needed."""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, UInt8
+import numpy as np
+
+from vtp_eqx.config import DiTConfig, GenerateConfig, Precision, require
+from vtp_eqx.data.counter_rng import CounterRNG
+from vtp_eqx.data.crops import CenterCrop
+from vtp_eqx.data.latent_batches import latent_batches
+from vtp_eqx.data.latents import LatentCache
+from vtp_eqx.data.loader import Source
+from vtp_eqx.data.mixture import make_sampler
+from vtp_eqx.data.prefetch import ExampleReader
+from vtp_eqx.mesh import local_mesh, replicate, shard_batch
+from vtp_eqx.models.tokenizer import Tokenizer
+from vtp_eqx.runs.batches import Batches
+from vtp_eqx.training.generate_objective import LatentBatch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CachedBatches:
+    """`batches(first)` yields this process's part of the batches of a cache.
+
+    - `unconditional`: every image is of class 0.
+    """
+
+    cache: LatentCache
+    batch_size: int
+    seed: int
+    unconditional: bool = False
+    workers: int = 4
+
+    def __call__(self, first: int) -> Iterator[LatentBatch]:
+        for latents, labels in latent_batches(
+            self.cache, self.batch_size, seed=self.seed, start_step=first,
+            shard=(jax.process_index(), jax.process_count()), num_threads=self.workers,
+        ):  # fmt: skip
+            labels = np.zeros_like(labels) if self.unconditional else labels
+            yield LatentBatch(latents, labels.astype(np.int32))
+
+
+class EncodedBatches:
+    """`batches(first)` yields batches of images that are encoded when they are needed.
+
+    Each image is cropped as for a cache, mirrored half of the time, and encoded with
+    the others of its batch: equal to a cache but for rounding. A batch is a function of
+    (seed, step). `rows(batch)` are the rows of the source that it has.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        source: Source,
+        config: GenerateConfig,
+        mesh: Mesh,
+        *,
+        folder: Path,
+        precision: Precision = "float32",
+        unconditional: bool = False,
+        workers: int = 8,
+    ):
+        """`folder`: where bad examples are logged. `precision`: of the encoder."""
+        size = tokenizer.config.image_size
+        reader = ExampleReader(
+            source=source,
+            sampler=make_sampler(source, config.batch_size, seed=config.seed),
+            size=size,
+            crop=CenterCrop(size),
+            min_side=1,
+        )
+        self.images = Batches(reader=reader, folder=folder, workers=workers)
+        self.rows = self.images.rows
+        self.num_classes = 1 if unconditional else config.dit.num_classes
+        self.seed, self.unconditional = config.seed, unconditional
+        self.mesh = local_mesh(mesh)
+        self.tokenizer = replicate(tokenizer.at_precision(precision), self.mesh)
+
+    def __call__(self, first: int) -> Iterator[LatentBatch]:
+        sampler = self.images.reader.sampler
+        positions = sampler.positions((jax.process_index(), jax.process_count()))
+        for examples in self.images.examples(first):
+            rng = CounterRNG(self.seed, examples.step * sampler.batch_size + positions)
+            turned = (rng.uniform("view") < 0.5)[:, None, None, None]
+            images = np.where(turned, examples.image[:, :, ::-1], examples.image)
+            labels = examples.label
+            labels = np.zeros_like(labels) if self.unconditional else labels
+            require(
+                bool(((labels >= 0) & (labels < self.num_classes)).all()),
+                f"Labels must be 0 to {self.num_classes - 1}, and each image has one; "
+                f"got {labels.min()} (-1: none) to {labels.max()} in batch "
+                f"{examples.step}: change `num_classes`, or take labeled images.",
+            )
+            latents = _encode(self.tokenizer, shard_batch(images, self.mesh))
+            yield LatentBatch(np.asarray(latents), labels.astype(np.int32))
+
+
+@eqx.filter_jit
+def _encode(
+    tokenizer: Tokenizer, images: UInt8[Array, "batch height width 3"]
+) -> Float[Array, "batch rows columns channels"]:
+    floats = images.astype(jnp.float32) / 255
+    return tokenizer.normalize_latents(jax.vmap(tokenizer.encode)(floats))
+
+
+def fit_to_latents(
+    config: GenerateConfig, shape: Sequence[int], num_classes: int
+) -> GenerateConfig:
+    """`config` with the latents' `[side, side, channels]` and number of classes.
+
+    A `ValueError` where a field was set to something else than its default and they
+    differ; more classes than there are may be.
+    """
+    height, width, channels = shape
+    require(
+        height == width,
+        f"`latents` must be square; got {height} x {width}: crop images to squares.",
+    )
+    found = {
+        "latent_size": height, "latent_width": channels, "num_classes": num_classes,
+    }  # fmt: skip
+    defaults = {field.name: field.default for field in dataclasses.fields(DiTConfig)}
+    for name, value in found.items():
+        asked = getattr(config.dit, name)
+        if name == "num_classes" and asked != defaults[name] and asked > value:
+            found[name] = asked
+            continue
+        require(
+            asked in (value, defaults[name]),
+            f"`config.dit.{name}` ({asked}) must be that of the latents ({value}): "
+            "leave it out, or take other latents.",
+        )
+    return dataclasses.replace(config, dit=dataclasses.replace(config.dit, **found))

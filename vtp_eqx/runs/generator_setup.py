@@ -1,0 +1,168 @@
+"""What the training of a generator is begun with: latents, tokenizer, folder."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import dataclasses
+from pathlib import Path
+
+import equinox as eqx
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from vtp_eqx.config import GenerateConfig, require
+from vtp_eqx.data.latents import LatentCache
+from vtp_eqx.data.mixture import source_fingerprint
+from vtp_eqx.evaluation.latent_statistics import measure_latents
+from vtp_eqx.mesh import data_mesh
+from vtp_eqx.models.arrays import latents_hash
+from vtp_eqx.models.tokenizer import Tokenizer
+from vtp_eqx.runs.batches import open_sources
+from vtp_eqx.runs.extract_latents import open_latents
+from vtp_eqx.runs.generator_batches import (
+    CachedBatches,
+    EncodedBatches,
+    fit_to_latents,
+)
+from vtp_eqx.runs.generator_options import FIXED, GeneratorOptions
+from vtp_eqx.runs.multihost import is_main_process, raise_on_all
+from vtp_eqx.runs.run_dir import (
+    check_config_unchanged,
+    check_data_unchanged,
+    lock_folder,
+    write_config,
+)
+from vtp_eqx.runs.throughput import throttled_print
+
+
+BESIDE = "tokenizer"  # the tokenizer's folder beside its latents
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GeneratorSetup:
+    """What a run is made of; its folder is held by this process."""
+
+    config: GenerateConfig  # fitted to the latents
+    batches: CachedBatches | EncodedBatches
+    tokenizer: Tokenizer  # with the statistics that the latents are normalized by
+    mesh: Mesh
+
+
+@contextlib.contextmanager
+def open_generator_training(
+    options: GeneratorOptions, load: Callable[[str], Tokenizer]
+) -> Iterator[GeneratorSetup]:
+    """The setup of a run that may begin, or go on as it was begun.
+
+    `load` is `vtp_eqx.tokenizer.load`. A `ValueError` where the run was begun with
+    other settings or latents, where latents are damaged or of another tokenizer, and
+    where labels are outside the classes; a `FolderInUseError` where another process
+    writes the folder.
+    """
+    require(
+        bool(options.latents or options.data),
+        "`latents` ('') or `data` () must name what is learned from: give one of them.",
+    )
+    out, mesh = Path(options.out), data_mesh(options.devices)
+    with contextlib.ExitStack() as held:
+        with raise_on_all():
+            if is_main_process():
+                held.enter_context(lock_folder(out))
+        if options.latents:
+            config, batches, tokenizer, data = _from_cache(options, load)
+        else:
+            config, batches, tokenizer, data = _from_images(options, load, mesh)
+        with raise_on_all():
+            check_config_unchanged(out, config, options, FIXED)
+        check_data_unchanged(out, data)
+        with raise_on_all():
+            if is_main_process():
+                write_config(out, config, options, data)
+        yield GeneratorSetup(
+            config=config, batches=batches, tokenizer=tokenizer, mesh=mesh
+        )
+
+
+def fit_to_cache(
+    config: GenerateConfig, cache: LatentCache, *, unconditional: bool
+) -> GenerateConfig:
+    """`config` for the shape and classes of some latents, whose labels are checked."""
+    if unconditional:
+        return fit_to_latents(config, cache.shape, 1)
+    num_classes = len(cache.class_names) or max(int(cache.labels.max()) + 1, 1)
+    fitted = fit_to_latents(config, cache.shape, num_classes)
+    cache.check_labels(fitted.dit.num_classes)
+    return fitted
+
+
+def _from_cache(options: GeneratorOptions, load: Callable[[str], Tokenizer]):
+    folder = Path(options.latents)
+    cache = open_latents(folder)
+    config = fit_to_cache(options.config, cache, unconditional=options.unconditional)
+    tokenizer = _tokenizer_of(cache, folder, options.tokenizer, load)
+    batches = CachedBatches(
+        cache=cache, batch_size=config.batch_size, seed=config.seed,
+        unconditional=options.unconditional, workers=options.workers,
+    )  # fmt: skip
+    data = f"{len(cache)} images as latents {latents_hash(tokenizer)}"
+    return config, batches, tokenizer, data
+
+
+def _tokenizer_of(
+    cache: LatentCache, folder: Path, named: str, load: Callable[[str], Tokenizer]
+) -> Tokenizer:
+    """The tokenizer of some latents, or a `ValueError` where it is another one."""
+    where = named or str(folder / BESIDE)
+    require(
+        bool(named) or Path(where).exists(),
+        f"`tokenizer` ('') must name what the latents in {folder} were made with, "
+        f"because there is no {where}: give it.",
+    )
+    tokenizer = load(where)
+    if not cache.latents_hash:  # LightningDiT's extractor does not say
+        statistics = (jnp.asarray(cache.mean), jnp.asarray(cache.std))
+        parts = lambda tokenizer: (tokenizer.latent_mean, tokenizer.latent_std)
+        require(
+            len(cache.mean) == tokenizer.config.latent_width,
+            f"`tokenizer` ({where}) has {tokenizer.config.latent_width} channels, and "
+            f"the latents in {folder} {len(cache.mean)}: name the one that made them.",
+        )
+        return eqx.tree_at(parts, tokenizer, statistics)
+    got = latents_hash(tokenizer) if tokenizer.is_measured else "not measured"
+    require(
+        got == cache.latents_hash,
+        f"`tokenizer` ({where}, latents {got}) must be the one that the latents in "
+        f"{folder} were made with ({cache.latents_hash}): name that one, or extract "
+        "the latents again.",
+    )
+    return tokenizer
+
+
+def _from_images(
+    options: GeneratorOptions, load: Callable[[str], Tokenizer], mesh: Mesh
+):
+    out, tokenizer = Path(options.out), load(options.tokenizer)
+    source = open_sources(
+        options.data, options.split, progress=throttled_print("tars indexed: {} of {}")
+    )
+    if not tokenizer.is_measured:
+        tokenizer, _ = measure_latents(
+            tokenizer, source, out, mesh=mesh, num_threads=options.workers,
+            progress=throttled_print("latents measured: {} of {}"),
+        )  # fmt: skip
+    shape = tokenizer.config
+    side, names = shape.image_size // shape.patch_size, _class_names(source)
+    num_classes = len(names) or options.config.dit.num_classes
+    config = fit_to_latents(
+        options.config, (side, side, shape.latent_width),
+        1 if options.unconditional else num_classes,
+    )  # fmt: skip
+    batches = EncodedBatches(
+        tokenizer, source, config, mesh, folder=out, workers=options.workers,
+        precision=options.encoder_precision, unconditional=options.unconditional,
+    )  # fmt: skip
+    data = f"{source_fingerprint(source)} with latents {latents_hash(tokenizer)}"
+    return config, batches, tokenizer, data
+
+
+def _class_names(source: object) -> tuple[str, ...]:
+    return tuple(getattr(source, "class_names", ()))
