@@ -24,7 +24,7 @@ def draw(seed, *shape):
 
 
 def published_sinkhorn(logits, dtype):
-    """The published loop on exponentials (RECIPE 5.3), three iterations."""
+    """The published loop on exponentials, three iterations."""
     logits = logits.astype(dtype)
     with np.errstate(under="ignore", invalid="ignore"):
         q = np.exp((logits - logits.max()) / dtype(0.07)).T

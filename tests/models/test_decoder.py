@@ -54,7 +54,7 @@ def test_the_last_layer_places_rows_columns_and_colors(decoder):
     ],
 )
 def test_published_sizes_have_the_published_parameters(config, parameters):
-    """RECIPE 1.1, and 12.11 for the four layers."""
+    """As published, and as the paper counts the four layers."""
     shapes = eqx.filter_eval_shape(
         PixelDecoder, config, 64, 16, "float32", key=jr.key(0)
     )

@@ -109,7 +109,7 @@ def test_patches_know_where_they_are(encoder):
     ],
 )
 def test_published_sizes_have_the_published_parameters(config, block, trunk):
-    """RECIPE 1.1; the published trunk counts the bottleneck too (64 x width)."""
+    """As published; the published trunk counts the bottleneck too (64 x width)."""
     shapes = eqx.filter_eval_shape(Encoder, config, 16, "float32", key=jr.key(0))
     assert count(shapes.stack.blocks) == block * config.depth
     assert count(shapes) == trunk

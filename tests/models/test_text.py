@@ -75,6 +75,6 @@ def test_residual_branches_start_small_in_deep_towers(getkey):
 
 
 def test_the_published_tower_has_the_published_parameters():
-    """RECIPE 12.11: 123.65 million."""
+    """As published: 123.65 million."""
     shapes = eqx.filter_eval_shape(TextEncoder, TextConfig(), key=jr.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 123_650_304

@@ -14,12 +14,12 @@ TABLES = {
 tables = st.sampled_from(sorted(TABLES))
 seeds = st.integers(0, 2**31 - 1)
 
-# RECIPE 1.4.
+# DINOv3's positions, by hand.
 PERIODS = [
     1.0, 1.3359375, 1.78125, 2.375, 3.15625, 4.21875, 5.625, 7.5,
     10.0, 13.3125, 17.75, 23.75, 31.625, 42.25, 56.25, 75.0,
 ]  # fmt: skip
-# RECIPE, appendix G: row of the grid, its height, cosines and sines of the first four
+# By the published code: row of the grid, its height, cosines and sines of the first four
 # angles that turn with the row.
 GOLDEN = [
     (0, 16, [0.91796875, -0.30078125, -0.98828125, -0.78125],

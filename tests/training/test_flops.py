@@ -43,7 +43,7 @@ def test_parameters_are_counted_without_being_made():
     ("parameters", "expected"), [(171.2e6, 87.65e9), (607.2e6, 310.9e9)]
 )
 def test_two_operations_a_parameter_and_token_as_table_1(parameters, expected):
-    # RECIPE 12.12: the paper's columns of parameters and of FLOPs are one another.
+    # The paper's columns of parameters and of FLOPs are one another.
     assert 2 * parameters * TOKENS == pytest.approx(expected, rel=2e-3)
 
 
@@ -63,7 +63,7 @@ def test_a_published_autoencoder_costs_what_table_1_says(width, depth, heads, ex
 
 
 def test_a_contrastive_sample_of_the_paper_costs_390_gigaflops():
-    # RECIPE 5.7: VTP-L with the four-layer decoder of the ablations.
+    # VTP-L with the four-layer decoder of the ablations.
     assert pretrain_flops(PAPER) == pytest.approx(390e9, rel=0.01)
 
 

@@ -66,7 +66,7 @@ def test_curves_go_from_start_to_end_and_are_flat_outside(curve):
 
 
 def test_the_teacher_temperature_of_the_paper():
-    # RECIPE 12.13: 0.04 at the first step and 0.07 after 37500 of them.
+    # By the formula of DINOv2: 0.04 at the first step and 0.07 after 37500 of them.
     np.testing.assert_allclose(ramp(0.04, 0.07, 0 / 37_500), 0.04, rtol=1e-6)
     np.testing.assert_allclose(ramp(0.04, 0.07, 37_500 / 37_500), 0.07, rtol=1e-6)
 

@@ -1,7 +1,7 @@
 """Trainings at the sizes of the paper, and pre-trainings at those of few GPUs.
 
-The batch mix is the paper's; what it leaves open is ours, from the recipes it follows
-(RECIPE 7): none of these has been trained to its end here.
+The batch mix is the paper's; what it leaves open is ours, from the recipes it follows:
+none of these has been trained to its end here.
 """
 
 import dataclasses

@@ -18,7 +18,7 @@ class PixelDecoder(eqx.Module):
     """A vision transformer from one latent per patch to that patch's pixels.
 
     No class token, no output activation: pixels are unclipped, in the normalized
-    space that the encoder reads (RECIPE 2).
+    space that the encoder reads.
     """
 
     embed: Linear

@@ -34,7 +34,7 @@ class Encoder(eqx.Module):
 
     Takes pixels that are already normalized, of any size that the patch divides. Where
     a patch is hidden, a learned token stands in for its whole embedding, so that
-    nothing of its pixels can be read (RECIPE 1.3).
+    nothing of its pixels can be read.
 
     Siméoni et al. 2025 (DINOv3), https://arxiv.org/abs/2508.10104.
     """

@@ -22,7 +22,7 @@ class TextEncoder(eqx.Module):
     The end token has the largest id of a vocabulary, so the first largest id of a text
     is its end. Reading is causal as published: padding behind the end changes nothing.
 
-    Radford et al. 2021, https://arxiv.org/abs/2103.00020; RECIPE 3.
+    Radford et al. 2021, https://arxiv.org/abs/2103.00020.
     """
 
     token_embedding: Float[Array, "vocabulary width"]

@@ -55,7 +55,7 @@ def axial_table(
     """The tokenizer's table for a `height` x `width` grid behind `prefix` tokens.
 
     Coordinates run over (-1, 1) whatever the grid, periods are `100 ** (4i / d)`
-    (DINOv3; RECIPE 1.4). In "bfloat16" every step of the computation is rounded.
+    (DINOv3). In "bfloat16" every step of the computation is rounded.
     """
     kind: Any = np.float32 if precision == "float32" else ml_dtypes.bfloat16
 
@@ -95,7 +95,7 @@ def axial_periods(head_width: int, precision: Precision) -> Float[np.ndarray, " 
 def integer_table(height: int, width: int, head_width: int) -> RotaryTable:
     """LightningDiT's table: whole-number coordinates, neighbors paired, float32.
 
-    Periods are `10000 ** (4i / d)` as in EVA-02 (Fang et al. 2023; RECIPE 8.1).
+    Periods are `10000 ** (4i / d)` as in EVA-02 (Fang et al. 2023).
     """
     frequencies = 10_000.0 ** (-np.arange(head_width // 4) / (head_width / 4))
     rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")

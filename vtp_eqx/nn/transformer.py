@@ -146,7 +146,7 @@ class Transformer(eqx.Module):
         """A batch of sequences, with stochastic depth on subsets of it.
 
         Every residual branch runs on a random `1 - drop_rate` of the batch and is
-        scaled up to keep its expectation (DINOv2; RECIPE 1.8). Inside `shard_map` the
+        scaled up to keep its expectation (DINOv2). Inside `shard_map` the
         subsets are drawn from the local rows. `key=None` drops nothing.
         """
 
@@ -186,7 +186,7 @@ def stacked(make: Callable[[PRNGKeyArray], PyTree], depth: int, *, key: PRNGKeyA
 def _init_as_clip(blocks: Block, width: int, depth: int, *, key: PRNGKeyArray) -> Block:
     """`blocks` whose weights suit their width, and whose branches shrink with depth.
 
-    Radford et al. 2021, https://arxiv.org/abs/2103.00020, section 2.5; RECIPE 3.
+    Radford et al. 2021, https://arxiv.org/abs/2103.00020, section 2.5.
     """
 
     def weights(block):

@@ -3,7 +3,7 @@
 A transformer costs `2 * parameters * tokens` for a forward pass; attention products
 and backward passes are left out. With this rule the encoder and decoder of the paper's
 table 1 come out at 87.7 and 311.1 GFLOPs, and VTP-L at about 390 GFLOPs for each
-contrastive sample, which matches its figures (RECIPE 5.7). Training adds backward
+contrastive sample, which matches its figures. Training adds backward
 passes, but not the teacher's, and shares what two objectives both need: between two and
 three times as much, by objective.
 """

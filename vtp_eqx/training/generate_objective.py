@@ -22,7 +22,7 @@ class LatentBatch(eqx.Module):
 
 
 def generate_objective(config: GenerateConfig) -> Objective:
-    """Flow matching in latent space (LightningDiT; RECIPE 8.2)."""
+    """Flow matching in latent space (LightningDiT)."""
 
     def make_views(batch: LatentBatch, key: PRNGKeyArray) -> FlowPoints:
         noise_key, time_key, drop_key = jr.split(key, 3)

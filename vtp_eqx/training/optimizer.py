@@ -1,4 +1,4 @@
-"""AdamW with the schedules and masks of the recipes (RECIPE 7)."""
+"""AdamW with the schedules and masks of the recipes."""
 
 from collections.abc import Callable
 
@@ -78,7 +78,7 @@ def decays(path: str) -> bool:
     """Whether weight decay acts on the array at `path`.
 
     It acts on matrices: not on biases, norms, layer scales, single tokens, positions,
-    logit scale and bias, loss weights or statistics (RECIPE 7.2).
+    logit scale and bias, loss weights or statistics.
     """
     names = path.split(".")
     matrices = ("weight", "prototypes", "projection", "token_embedding", "labels")

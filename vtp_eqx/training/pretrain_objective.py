@@ -51,7 +51,7 @@ def pretrain_objective(
     perceptual: Perceptual | None = None,
     vision: VisionFeatures | None = None,
 ) -> Objective:
-    """Contrast + self-distillation + reconstruction (VTP section 3; RECIPE 5.7).
+    """Contrast + self-distillation + reconstruction (VTP section 3).
 
     Or what else has a weight. The distillation and reconstruction batches are random
     subsets of the contrastive batch, one image out of each of its equal strata, so that

@@ -29,7 +29,7 @@ class Embeddings(eqx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Contrast(PretrainTerm):
-    """CLIP's or SigLIP's loss (VTP section 3; RECIPE 5.1)."""
+    """CLIP's or SigLIP's loss (VTP section 3)."""
 
     config: PretrainConfig
     name: ClassVar[str] = "contrast"

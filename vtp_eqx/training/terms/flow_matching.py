@@ -25,7 +25,7 @@ class FlowPoints(eqx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class FlowMatching(Term):
-    """Squared error and cosine distance of velocities (LightningDiT; RECIPE 8.2).
+    """Squared error and cosine distance of velocities (LightningDiT).
 
     Its student is a `DiT` and its views are `FlowPoints`.
     """

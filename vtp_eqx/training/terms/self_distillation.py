@@ -58,7 +58,7 @@ class StudentOutputs(eqx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class SelfDistillation(PretrainTerm):
-    """DINO + iBOT + KoLeo of each image (RECIPE 5.3 to 5.5)."""
+    """DINO + iBOT + KoLeo of each image."""
 
     config: PretrainConfig
     name: ClassVar[str] = "distillation"
@@ -76,7 +76,7 @@ class SelfDistillation(PretrainTerm):
     def teacher_targets(
         self, teacher: Teacher, views: PretrainViews, step: Int[Array, ""]
     ) -> TeacherTargets:
-        """Targets are balanced over all microbatches and devices (RECIPE 5.3)."""
+        """Targets are balanced over all microbatches and devices."""
 
         def teach(views: PretrainViews):
             assert views.masks is not None
