@@ -261,7 +261,7 @@ def test_no_leaf_is_weakly_typed(pretrainer):
     [(VTP_S, 167_177_857), (VTP_B, 295_639_297), (VTP_L, 731_570_689)],
 )
 def test_published_sizes_have_the_published_parameters(config, parameters):
-    """As published: 167.18, 295.64 and 731.57 million, without our latent statistics."""
+    """As published: 167.18, 295.64 and 731.57 million, without latent statistics."""
     shapes = eqx.filter_eval_shape(Tokenizer, config, key=jr.key(0))
     total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     assert total - 2 * config.latent_width == parameters

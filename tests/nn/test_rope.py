@@ -19,8 +19,8 @@ PERIODS = [
     1.0, 1.3359375, 1.78125, 2.375, 3.15625, 4.21875, 5.625, 7.5,
     10.0, 13.3125, 17.75, 23.75, 31.625, 42.25, 56.25, 75.0,
 ]  # fmt: skip
-# By the published code: row of the grid, its height, cosines and sines of the first four
-# angles that turn with the row.
+# By the published code: row of the grid, its height, cosines and sines of the first
+# four angles that turn with the row.
 GOLDEN = [
     (0, 16, [0.91796875, -0.30078125, -0.98828125, -0.78125],
      [0.396484375, 0.953125, 0.154296875, -0.625]),
