@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 import shutil
 
 import equinox as eqx
@@ -150,6 +151,23 @@ def test_labels_and_shapes_are_those_of_the_latents(options, measured):
     assert fit_to_latents(CONFIG, (2, 2, 4), 5).dit.latent_size == 2
     more = fit_to_latents(changed(num_classes=9).config, (2, 2, 4), 5)
     assert more.dit.num_classes == 9
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            dict(num_steps=3, optimizer=OptimizerConfig()),
+            "`warmup_steps` must lie below",
+        ),
+        (dict(accumulate=3), r"^`batch_size` \(.*\) must be a multiple of devices"),
+    ],
+)
+def test_a_setting_that_is_refused_leaves_no_folder(changes, message, options):
+    config = dataclasses.replace(options.config, **changes)
+    with pytest.raises(ValueError, match=message):
+        opened(dataclasses.replace(options, config=config), None)
+    assert not Path(options.out).exists()
 
 
 def test_nothing_to_learn_from_is_a_sentence(options):

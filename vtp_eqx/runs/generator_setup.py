@@ -32,6 +32,7 @@ from vtp_eqx.runs.run_dir import (
     write_config,
 )
 from vtp_eqx.runs.throughput import throttled_print
+from vtp_eqx.training.optimizer import learning_rate
 
 
 BESIDE = "tokenizer"  # the tokenizer's folder beside its latents
@@ -63,6 +64,7 @@ def open_generator_training(
         "`latents` ('') or `data` () must name what is learned from: give one of them.",
     )
     out, mesh = Path(options.out), data_mesh(options.devices)
+    _check_config(options.config, mesh)
     with contextlib.ExitStack() as held:
         with raise_on_all():
             if is_main_process():
@@ -80,6 +82,17 @@ def open_generator_training(
         yield GeneratorSetup(
             config=config, batches=batches, tokenizer=tokenizer, mesh=mesh
         )
+
+
+def _check_config(config: GenerateConfig, mesh: Mesh) -> None:
+    """An error before a folder is begun, which would then refuse the right value."""
+    learning_rate(config.optimizer, config.num_steps)
+    num_devices, size = mesh.devices.size, config.batch_size
+    require(
+        size % (num_devices * config.accumulate) == 0,
+        f"`batch_size` ({size}) must be a multiple of devices ({num_devices}) times "
+        f"`accumulate` ({config.accumulate}): choose another batch size.",
+    )
 
 
 def fit_to_cache(
