@@ -34,7 +34,7 @@ from vtp_eqx.evaluation.reference import (
     read_reference,
     Reference,
 )
-from vtp_eqx.evaluation.sample_record import read_sample_record
+from vtp_eqx.evaluation.sample_record import OWN_FILES, read_sample_record
 from vtp_eqx.evaluation.sample_sets import sample_table, SampleSet, skipped_files
 from vtp_eqx.evaluation.zero_shot import TextIds
 from vtp_eqx.mesh import data_mesh
@@ -68,7 +68,8 @@ class EvaluationOptions:
     def images(self, crop: Crop) -> Images:
         """The images of `data`; files that are none are named in the terminal."""
         source = open_source(self.data, self.split)
-        if ignored := getattr(source, "ignored", None):
+        ignored = [n for n in getattr(source, "ignored", ()) if n not in OWN_FILES]
+        if ignored:
             console.print(list_names("files are no images by name", ignored))
         if damaged := getattr(source, "damaged", None):
             lines = [f"{name} ({what})" for name, what in damaged.items()]

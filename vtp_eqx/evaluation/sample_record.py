@@ -20,6 +20,8 @@ from vtp_eqx.models.tokenizer import Tokenizer
 
 
 RECORD_FILE = "samples.json"
+# What sampling writes beside its images.
+OWN_FILES = (RECORD_FILE, "samples.npz", "run.lock")
 FORMAT = "vtp_eqx samples 1"
 
 
