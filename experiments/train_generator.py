@@ -75,6 +75,7 @@ def train(options: GeneratorOptions) -> None:
         dit = train_on_batches(
             setup.config, setup.batches, folder=out, mesh=setup.mesh,
             log_every=options.log_every, save_every=options.save_every,
+            evaluate=setup.evaluate, evaluate_every=options.evaluate_every,
             fault_tolerance=options.fault_tolerance, holds_folder=True,
             progress=lambda *line: print(progress_line(*line), flush=True),
         )  # fmt: skip

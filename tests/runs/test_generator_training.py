@@ -173,6 +173,10 @@ def test_a_setting_that_is_refused_leaves_no_folder(changes, message, options):
 def test_nothing_to_learn_from_is_a_sentence(options):
     with pytest.raises(ValueError, match=r"^`latents` \(''\) or `data` \(\) must name"):
         opened(dataclasses.replace(options, latents=""), None)
+    with pytest.raises(ValueError, match=r"^`weights` \(x\) are of the network"):
+        dataclasses.replace(options, weights="x")
+    with pytest.raises(ValueError, match=r"^`eval_samples` \(0\) must be 1 or more"):
+        dataclasses.replace(options, eval_samples=0)
     with pytest.raises(ValueError, match=r"cannot both be what is learned from"):
         dataclasses.replace(options, data=("images",), tokenizer="x")
 

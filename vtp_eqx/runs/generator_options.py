@@ -3,6 +3,7 @@
 import dataclasses
 
 from vtp_eqx.config import GenerateConfig, Precision, require
+from vtp_eqx.evaluation.options import NetworkName
 from vtp_eqx.runs.loop import FaultTolerance
 from vtp_eqx.runs.watchdog import StallConfig
 
@@ -27,11 +28,22 @@ class GeneratorOptions:
     """Every image is of one class."""
     out: str = "runs/generator"
     """The folder of the run."""
+    reference: str = ""
+    """Statistics of real images, of evaluate.py's `reference`: with them, samples of
+    the moving average are measured as it learns."""
+    network: NetworkName = "scene-network"
+    """What made the reference."""
+    weights: str = ""
+    """The published file of that network; the scene network has its own."""
+    eval_samples: int = 5000
+    """How many samples are measured; fewer than 50,000 have a larger gFID."""
+    evaluate_every: int = 10_000
+    """Steps between two measurements; there is one at the end too."""
     log_every: int = 50
     save_every: int = 1000
     keep: int = 2
     keep_best: int = 0
-    """Checkpoints kept beside the last: those of the lowest loss."""
+    """Checkpoints kept beside the last: of the lowest gFID, or loss without it."""
     max_rollbacks: int = 3
     """How often the run may return to a checkpoint after steps that failed."""
     stall_seconds: float = 1800.0
@@ -61,7 +73,15 @@ class GeneratorOptions:
             "`split` and `encoder_precision` are of images that are encoded in every "
             "step, but there is no `data`: give it, or leave them out.",
         )
-        for name in ("log_every", "save_every", "workers"):
+        require(
+            bool(self.reference) or not self.weights,
+            f"`weights` ({self.weights}) are of the network that made `reference`, "
+            "which is not given: give it, or leave both out.",
+        )
+        positive = (
+            "log_every", "save_every", "evaluate_every", "eval_samples", "workers",
+        )  # fmt: skip
+        for name in positive:
             require(
                 getattr(self, name) >= 1,
                 f"`{name}` ({getattr(self, name)}) must be 1 or more: raise it.",

@@ -13,8 +13,13 @@ from vtp_eqx.config import GenerateConfig, require
 from vtp_eqx.data.latents import LatentCache
 from vtp_eqx.data.mixture import source_fingerprint
 from vtp_eqx.evaluation.latent_statistics import measure_latents
-from vtp_eqx.mesh import data_mesh
+from vtp_eqx.evaluation.networks import feature_network
+from vtp_eqx.evaluation.reference import read_reference
+from vtp_eqx.evaluation.samples import check_comparable
+from vtp_eqx.mesh import data_mesh, local_mesh
 from vtp_eqx.models.arrays import latents_hash
+from vtp_eqx.models.dit import DiT
+from vtp_eqx.models.generator import Generator
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.batches import open_sources
 from vtp_eqx.runs.extract_latents import open_latents
@@ -24,6 +29,7 @@ from vtp_eqx.runs.generator_batches import (
     fit_to_latents,
 )
 from vtp_eqx.runs.generator_options import FIXED, GeneratorOptions
+from vtp_eqx.runs.measure_generation import measure_generation
 from vtp_eqx.runs.multihost import is_main_process, raise_on_all
 from vtp_eqx.runs.run_dir import (
     check_config_unchanged,
@@ -46,6 +52,7 @@ class GeneratorSetup:
     batches: CachedBatches | EncodedBatches
     tokenizer: Tokenizer  # with the statistics that the latents are normalized by
     mesh: Mesh
+    evaluate: Callable[[DiT, int], dict[str, float]] | None  # its gFID, where asked for
 
 
 @contextlib.contextmanager
@@ -74,14 +81,16 @@ def open_generator_training(
         else:
             config, batches, tokenizer, data = _from_images(options, load, mesh)
         with raise_on_all():
+            evaluate = _evaluation(options, tokenizer, mesh)
             check_config_unchanged(out, config, options, FIXED)
         check_data_unchanged(out, data)
         with raise_on_all():
             if is_main_process():
                 write_config(out, config, options, data)
         yield GeneratorSetup(
-            config=config, batches=batches, tokenizer=tokenizer, mesh=mesh
-        )
+            config=config, batches=batches, tokenizer=tokenizer, mesh=mesh,
+            evaluate=evaluate,
+        )  # fmt: skip
 
 
 def _check_config(config: GenerateConfig, mesh: Mesh) -> None:
@@ -93,6 +102,28 @@ def _check_config(config: GenerateConfig, mesh: Mesh) -> None:
         f"`batch_size` ({size}) must be a multiple of devices ({num_devices}) times "
         f"`accumulate` ({config.accumulate}): choose another batch size.",
     )
+
+
+def _evaluation(
+    options: GeneratorOptions, tokenizer: Tokenizer, mesh: Mesh
+) -> Callable[[DiT, int], dict[str, float]] | None:
+    """Measures samples of a transformer; an error where it never could."""
+    if not options.reference:
+        return None
+    weights = Path(options.weights) if options.weights else None
+    network = feature_network(options.network, weights)
+    reference = read_reference(Path(options.reference))
+    check_comparable(network, reference, tokenizer.config.image_size)
+
+    def evaluate(dit: DiT, step: int) -> dict[str, float]:
+        numbers = measure_generation(
+            Generator(dit, latents_hash(tokenizer)), tokenizer, reference,
+            options.eval_samples, network=network, mesh=local_mesh(mesh),
+        )  # fmt: skip
+        distance, *_ = numbers.values()
+        return numbers | {"score": -distance}
+
+    return evaluate
 
 
 def fit_to_cache(

@@ -69,9 +69,11 @@ class Throughput:
 
 
 def progress_line(step: int, num_steps: int, values: Mapping[str, float]) -> str:
-    """One line for a terminal: the step, the losses, the speed, the time left."""
+    """One line for a terminal: the step, losses, gFID, the speed, the time left."""
     parts = [f"step {step}/{num_steps}"]
-    for name in ("total", "contrast", "distillation", "reconstruction"):
+    names = ["total", "contrast", "distillation", "reconstruction"]
+    names += [name for name in values if name.startswith(("gFID", "gFD-"))]
+    for name in names:
         if name in values:
             parts.append(f"{name} {values[name]:.4g}")
     if values.get("num_skipped"):
