@@ -103,8 +103,8 @@ def survive(
         seconds = time.monotonic() - begun
         done.append(Kill(moment, seconds, max(_taken(run), default=0), _newest(run)))
     _finish(start(runs[-1]))
-    rows = reader_of(tars).order
-    order = {step + 1: rows(step).tolist() for step in range(NUM_STEPS)}
+    sampler = reader_of(tars).sampler
+    order = {step + 1: sampler(step).tolist() for step in range(NUM_STEPS)}
     compared = [whole, *runs]
     same = lambda read: all(read(run) == read(whole) for run in runs)
     return Verdict(
