@@ -42,6 +42,7 @@ from vtp_eqx.evaluation.options import Flat
 from vtp_eqx.evaluation.probe_sweep import probe_sweep, SweepConfig
 from vtp_eqx.evaluation.sample_sets import evaluate_sample_sets
 from vtp_eqx.evaluation.smoke import TOKENIZER, write_smoke_files
+from vtp_eqx.runs.command import exit_with_message
 from vtp_eqx.tokenizer import load, save, Tokenizer
 
 
@@ -137,7 +138,5 @@ def smoke() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_with_message(ValueError, OSError, ImportError):
         smoke() if sys.argv[1:] == ["--smoke"] else run(sys.argv[1:])
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"{error}")

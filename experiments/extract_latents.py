@@ -33,9 +33,9 @@ from vtp_eqx.data.latents import check_checksums, LatentIndex
 from vtp_eqx.evaluation.latent_statistics import DEVICE_IMAGES
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.runs.batches import open_sources
+from vtp_eqx.runs.command import exit_with_message, RUN_ERRORS
 from vtp_eqx.runs.extract_latents import extract_latents
-from vtp_eqx.runs.multihost import is_main_process, OtherProcessError
-from vtp_eqx.runs.run_dir import FolderInUseError
+from vtp_eqx.runs.multihost import is_main_process
 from vtp_eqx.runs.throughput import throttled_print
 from vtp_eqx.scenes.render import render, SceneConfig, write_folders
 from vtp_eqx.tokenizer import load, save, Tokenizer
@@ -136,12 +136,8 @@ def smoke() -> None:
 def main() -> None:
     if sys.argv[1:] == ["--smoke"]:
         return smoke()
-    try:
+    with exit_with_message(ValueError, ImportError, *RUN_ERRORS):
         extract(tyro.cli(ExtractOptions, description=__doc__))
-    except (
-        ValueError, ImportError, OSError, FolderInUseError, OtherProcessError,
-    ) as error:  # fmt: skip
-        raise SystemExit(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ from vtp_eqx.evaluation.console import progress
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator, load_generator, save_generator
+from vtp_eqx.runs.command import exit_with_message, RUN_ERRORS
 from vtp_eqx.runs.pictures import save_grid
-from vtp_eqx.runs.run_dir import FolderInUseError
 from vtp_eqx.runs.sample import choose_labels, sample
 from vtp_eqx.runs.sample_files import read_classes, read_images, write_archive
 from vtp_eqx.tokenizer import latents_hash, load, save, Tokenizer
@@ -140,11 +140,9 @@ def smoke() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_with_message(ValueError, ImportError, *RUN_ERRORS):
         if sys.argv[1:] == ["--smoke"]:
             smoke()
         else:
             flat = (tyro.conf.OmitArgPrefixes,)
             main(tyro.cli(Options, description=__doc__, config=flat))
-    except (ValueError, OSError, ImportError, FolderInUseError) as error:
-        sys.exit(f"{error}")

@@ -33,14 +33,14 @@ from vtp_eqx.data.sources import TfdsSource
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.arrays import latents_hash
 from vtp_eqx.models.generator import Generator, load_generator, save_generator
+from vtp_eqx.runs.command import exit_with_message, RUN_ERRORS
 from vtp_eqx.runs.extract_latents import extract_latents, open_latents
 from vtp_eqx.runs.generator_dry_run import generator_dry_run_lines
 from vtp_eqx.runs.generator_options import GeneratorOptions
 from vtp_eqx.runs.generator_setup import fit_to_cache, open_generator_training
 from vtp_eqx.runs.generator_training import train_on_batches
-from vtp_eqx.runs.multihost import is_main_process, OtherProcessError
-from vtp_eqx.runs.run_dir import FolderInUseError
-from vtp_eqx.runs.throughput import progress_line
+from vtp_eqx.runs.multihost import is_main_process
+from vtp_eqx.runs.throughput import print_progress
 from vtp_eqx.scenes.render import SceneConfig
 from vtp_eqx.scenes.tfds_builder import prepare_scenes
 from vtp_eqx.tokenizer import load, save, Tokenizer
@@ -77,7 +77,7 @@ def train(options: GeneratorOptions) -> None:
             log_every=options.log_every, save_every=options.save_every,
             evaluate=setup.evaluate, evaluate_every=options.evaluate_every,
             fault_tolerance=options.fault_tolerance, holds_folder=True,
-            progress=lambda *line: print(progress_line(*line), flush=True),
+            progress=print_progress,
         )  # fmt: skip
         if is_main_process():
             generator = Generator(dit, latents_hash(setup.tokenizer))
@@ -141,10 +141,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_with_message(ValueError, ImportError, *RUN_ERRORS):
         main()
-    except (
-        ValueError, ImportError, OSError, FolderInUseError, FloatingPointError,
-        OtherProcessError,
-    ) as error:  # fmt: skip
-        raise SystemExit(str(error)) from error
