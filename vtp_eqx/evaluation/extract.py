@@ -23,7 +23,13 @@ import numpy as np
 from vtp_eqx.config import require
 from vtp_eqx.evaluation.batches import in_batches
 from vtp_eqx.evaluation.frechet import Moments
-from vtp_eqx.evaluation.images import check_classes, Example, Images, read_blocks
+from vtp_eqx.evaluation.images import (
+    check_classes,
+    Example,
+    Images,
+    read_blocks,
+    read_square,
+)
 from vtp_eqx.files import atomic_path, NPZ_ERRORS
 from vtp_eqx.mesh import data_mesh, replicate
 from vtp_eqx.models.arrays import weights_hash
@@ -180,8 +186,9 @@ def extract_features(
         model = replicate(model, place.mesh)
     arrays: dict[str, np.ndarray] = {}
     for start, batches in read_blocks(
-        images, missing, batch_size=place.batch_size, num_threads=place.num_threads
-    ):
+        functools.partial(read_square, images), missing,
+        batch_size=place.batch_size, num_threads=place.num_threads,
+    ):  # fmt: skip
         parts = []
         for batch in batches:
             parts.append(_features(function, model, batch, place))

@@ -115,18 +115,18 @@ def read_square(images: Images, row: int) -> Example:
 
 
 def read_blocks(
-    images: Images,
+    read: Callable[[int], Value],
     blocks: Mapping[Key, np.ndarray],
     *,
     batch_size: int,
     num_threads: int,
-) -> Iterator[tuple[Key, Iterator[list[Example]]]]:
-    """Each block of rows with its examples in batches, read ahead by threads.
+) -> Iterator[tuple[Key, Iterator[list[Value]]]]:
+    """Each block of rows, `read` ahead by threads (`read_square`, say), in batches.
 
     The batches of a block are to be used up before the next block is asked for.
     """
     examples = read_ahead(
-        lambda row: read_square(images, int(row)),
+        lambda row: read(int(row)),
         itertools.chain.from_iterable(blocks.values()),
         num_threads=num_threads,
         num_ahead=2 * batch_size,

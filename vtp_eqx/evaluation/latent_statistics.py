@@ -9,6 +9,7 @@ neither does a run that was killed and continued.
 from collections.abc import Callable
 import dataclasses
 from fractions import Fraction
+import functools
 import hashlib
 import json
 import math
@@ -17,9 +18,7 @@ from pathlib import Path
 import tempfile
 from typing import Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Float32, Float64
 import numpy as np
@@ -28,7 +27,7 @@ from vtp_eqx.config import require
 from vtp_eqx.data.crops import CenterCrop
 from vtp_eqx.data.loader import Source
 from vtp_eqx.evaluation.batches import in_batches
-from vtp_eqx.evaluation.images import Images, read_blocks
+from vtp_eqx.evaluation.images import Images, read_blocks, read_square
 from vtp_eqx.files import atomic_path
 from vtp_eqx.mesh import data_mesh, gather_texts, local_mesh, REPLICATED
 from vtp_eqx.models.arrays import weights_hash
@@ -186,9 +185,7 @@ def measure_latents(
             "of the latents: see what they printed."
         )
     total = sum(map(LatentSums.from_json, texts), LatentSums())
-    statistics = tuple(map(jnp.asarray, total.statistics()))
-    where = lambda tokenizer: (tokenizer.latent_mean, tokenizer.latent_std)
-    return eqx.tree_at(where, tokenizer, statistics), total
+    return tokenizer.with_statistics(*total.statistics()), total
 
 
 def _own_sums(
@@ -217,8 +214,9 @@ def _own_sums(
     if missing:
         tokenizer = jax.device_put(tokenizer, NamedSharding(mesh, REPLICATED))
     for path, batches in read_blocks(
-        images, missing, batch_size=batch_size, num_threads=num_threads
-    ):
+        functools.partial(read_square, images), missing,
+        batch_size=batch_size, num_threads=num_threads,
+    ):  # fmt: skip
         sums = LatentSums()
         for batch in batches:
             squares = [one.image for one in batch if one.image is not None]

@@ -144,6 +144,13 @@ class Tokenizer(eqx.Module):
         mean, std = map(np.asarray, statistics)
         return bool((mean != 0).any() or (std != 1).any())
 
+    def with_statistics(
+        self, mean: Float[AnyArray, " channels"], std: Float[AnyArray, " channels"]
+    ) -> "Tokenizer":
+        """This tokenizer with other latent statistics."""
+        where = lambda tokenizer: (tokenizer.latent_mean, tokenizer.latent_std)
+        return eqx.tree_at(where, self, (jnp.asarray(mean), jnp.asarray(std)))
+
     def at_precision(self, precision: Precision) -> "Tokenizer":
         """This tokenizer with its weights rounded, so that its networks compute so.
 

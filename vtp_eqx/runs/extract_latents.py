@@ -8,14 +8,11 @@ killed is continued by calling it again.
 from collections.abc import Callable, Sequence
 import contextlib
 import dataclasses
-import itertools
 import json
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Float32, Int, UInt8
 import numpy as np
@@ -32,7 +29,7 @@ from vtp_eqx.data.latents import (
 )
 from vtp_eqx.data.loader import Source
 from vtp_eqx.evaluation.batches import in_batches
-from vtp_eqx.evaluation.images import Images, read_ahead
+from vtp_eqx.evaluation.images import Images, read_blocks
 from vtp_eqx.evaluation.latent_statistics import DEVICE_IMAGES, LatentSums
 from vtp_eqx.interop.lightningdit.latents import (
     open_published_latents,
@@ -218,32 +215,25 @@ class _Job:
             return
         batch_size = device_images * mesh.devices.size
         together = max(1, batch_size // len(self.config.view_names))
-        examples = read_ahead(
-            self.read,
-            np.concatenate([*missing.values()]),
-            num_threads=num_threads,
-            num_ahead=2 * together,
-        )
         tokenizer = jax.device_put(self.tokenizer, NamedSharding(mesh, REPLICATED))
-        for number, rows in missing.items():
+        for number, batches in read_blocks(
+            self.read, missing, batch_size=together, num_threads=num_threads
+        ):
             latents, kept, labels = [], [], []
-            for start in range(0, len(rows), together):
-                part = rows[start : start + together]
-                read = itertools.islice(examples, len(part))
-                good = [example for example in read if example is not None]
+            for batch in batches:
+                good = [example for example in batch if example is not None]
                 squares = [example.views for example in good]
                 latents += self.encode(tokenizer, squares, batch_size, mesh)
                 kept += [example.row for example in good]
                 labels += [example.label for example in good]
-                done += len(part)
+                done += len(batch)
                 progress(done, total)
-            self.write(number, len(rows), latents, kept, labels)
+            self.write(number, len(missing[number]), latents, kept, labels)
 
-    def read(self, row: Any) -> "_Example | None":
+    def read(self, row: int) -> "_Example | None":
         """The views of an image, or nothing where it cannot be read."""
         crop, config = self.images.crop, self.config
         try:
-            row = int(row)
             example = self.images.source[row]
             square = crop(example["image"])
         except UnreadableImageError:
@@ -328,9 +318,7 @@ class _Job:
         num_skipped = sum(record.num_skipped for record in records)
         sums = sum(read, LatentSums(num_skipped=num_skipped))
         mean, std = sums.statistics()
-        where = lambda tokenizer: (tokenizer.latent_mean, tokenizer.latent_std)
-        statistics = (jnp.asarray(mean), jnp.asarray(std))
-        tokenizer = eqx.tree_at(where, self.tokenizer, statistics)
+        tokenizer = self.tokenizer.with_statistics(mean, std)
         errors = np.sum([r.squared_error for r in records if r.count], axis=0)
         variances = std.astype(np.float64) ** 2 * sums.num_latents * len(index.views)
         index = dataclasses.replace(

@@ -5,8 +5,6 @@ import contextlib
 import dataclasses
 from pathlib import Path
 
-import equinox as eqx
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from vtp_eqx.config import GenerateConfig, require
@@ -163,14 +161,12 @@ def _tokenizer_of(
     )
     tokenizer = load(where)
     if not cache.latents_hash:  # LightningDiT's extractor does not say
-        statistics = (jnp.asarray(cache.mean), jnp.asarray(cache.std))
-        parts = lambda tokenizer: (tokenizer.latent_mean, tokenizer.latent_std)
         require(
             len(cache.mean) == tokenizer.config.latent_width,
             f"`tokenizer` ({where}) has {tokenizer.config.latent_width} channels, and "
             f"the latents in {folder} {len(cache.mean)}: name the one that made them.",
         )
-        return eqx.tree_at(parts, tokenizer, statistics)
+        return tokenizer.with_statistics(cache.mean, cache.std)
     got = latents_hash(tokenizer) if tokenizer.is_measured else "not measured"
     require(
         got == cache.latents_hash,
