@@ -28,7 +28,7 @@ import tyro
 from benchmarks.table import print_table
 from vtp_eqx import config
 from vtp_eqx.tokenizer import save_published, Tokenizer
-from vtp_eqx.training.flops import num_parameters
+from vtp_eqx.training.parameter_counts import num_parameters
 
 
 SIZES = {"small": config.VTP_S, "base": config.VTP_B, "large": config.VTP_L}

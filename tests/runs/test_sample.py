@@ -24,7 +24,7 @@ from vtp_eqx.data.sources import ArraySource, open_source
 from vtp_eqx.evaluation.extract import ExtractConfig, Images
 from vtp_eqx.evaluation.networks import scene_features
 from vtp_eqx.evaluation.reference import make_reference
-from vtp_eqx.evaluation.sample_record import read_sample_record
+from vtp_eqx.evaluation.sample_record import OWN_FILES, read_sample_record
 from vtp_eqx.evaluation.samples import evaluate_samples
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.arrays import latents_hash
@@ -146,6 +146,8 @@ def test_the_archive_is_read_as_adm_publishes_its_own(whole):
     np.testing.assert_array_equal(labels, np.arange(7) % 5)
     before = path.read_bytes()
     assert write_archive(whole, labels).read_bytes() == before
+    others = {path.name for path in whole.iterdir() if path.suffix != ".png"}
+    assert others == {*OWN_FILES}
     assert len(open_source(path)) == 7
     assert read_sample_record(path).num_samples == 7
 

@@ -20,11 +20,11 @@ from vtp_eqx.training.flops import (
     device_peak,
     generator_flops,
     known_peak,
-    num_parameters,
     pretrain_flops,
     run_flops,
     train_flops,
 )
+from vtp_eqx.training.parameter_counts import num_parameters
 
 
 TOKENS = 256  # 256 pixels a side in patches of 16

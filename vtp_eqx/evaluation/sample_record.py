@@ -20,8 +20,9 @@ from vtp_eqx.models.tokenizer import Tokenizer
 
 
 RECORD_FILE = "samples.json"
-# What sampling writes beside its images.
-OWN_FILES = (RECORD_FILE, "samples.npz", "run.lock")
+ARCHIVE = "samples.npz"
+# What sampling writes beside its images; the last is the lock of every run.
+OWN_FILES = (RECORD_FILE, ARCHIVE, "run.lock")
 FORMAT = "vtp_eqx samples 1"
 
 

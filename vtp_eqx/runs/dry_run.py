@@ -12,8 +12,9 @@ from jax.sharding import Mesh, NamedSharding
 from vtp_eqx.config import PretrainConfig
 from vtp_eqx.mesh import SPLIT
 from vtp_eqx.runs.throughput import format_duration
-from vtp_eqx.training.flops import device_peak, num_parameters, train_flops
+from vtp_eqx.training.flops import device_peak, train_flops
 from vtp_eqx.training.optimizer import learning_rate
+from vtp_eqx.training.parameter_counts import num_parameters
 from vtp_eqx.training.pixels import blank_perceptual_if_used
 from vtp_eqx.training.pretrain import initial_state, pretrain_step
 from vtp_eqx.training.pretrain_objective import pretrain_terms, text_config

@@ -8,7 +8,8 @@ from jax.sharding import Mesh
 from vtp_eqx.config import DiTConfig, GenerateConfig
 from vtp_eqx.models.dit import DiT, TIME_WAVES
 from vtp_eqx.runs.throughput import format_duration
-from vtp_eqx.training.flops import device_peak, num_parameters
+from vtp_eqx.training.flops import device_peak
+from vtp_eqx.training.parameter_counts import dit_parameters
 
 
 TYPICAL_MFU = 0.4  # ours: the share of its peak that a machine may be hoped to reach
@@ -46,7 +47,7 @@ def num_tokens(config: DiTConfig) -> int:
 
 def state_bytes(config: GenerateConfig, num_devices: int) -> float:
     """Of student, average and two moments in float32, on each device between steps."""
-    size = 4 * num_parameters(lambda: DiT(config.dit, key=jr.key(0)))
+    size = 4 * dit_parameters(config.dit)
     split = {"none": 0, "zero": 3, "fsdp": 4}[config.sharding]
     return size * (4 - split + split / num_devices)
 
@@ -58,7 +59,7 @@ def step_bytes(config: GenerateConfig, num_devices: int) -> float:
     backward pass of one microbatch, and all that one block computes.
     """
     dit = config.dit
-    parameters = num_parameters(lambda: DiT(dit, key=jr.key(0)))
+    parameters = dit_parameters(dit)
     number = {"float32": 4, "bfloat16": 2}[config.precision]
     tokens = num_tokens(dit) * config.batch_size / num_devices / config.accumulate
     hidden = dit.mlp_ratio * dit.width * (4 / 3 if dit.swiglu else 1)  # gate and up
@@ -85,7 +86,7 @@ def generator_dry_run_lines(
     sizes = [number(config, devices) for number in (state_bytes, step_bytes)]
     seconds = flops * config.num_steps / (TYPICAL_MFU * peak * devices)
     return [
-        f"parameters      {num_parameters(lambda: DiT(dit, key=jr.key(0))):,}: width "
+        f"parameters      {dit_parameters(dit):,}: width "
         f"{dit.width}, depth {dit.depth}, {dit.num_heads} heads",
         f"latents         {dit.latent_size} x {dit.latent_size} x {dit.latent_width}, "
         f"{tokens} tokens, {dit.num_classes} classes",

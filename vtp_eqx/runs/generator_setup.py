@@ -113,9 +113,11 @@ def _evaluation(
     reference = read_reference(Path(options.reference))
     check_comparable(network, reference, tokenizer.config.image_size)
 
+    bound_to = latents_hash(tokenizer)
+
     def evaluate(dit: DiT, step: int) -> dict[str, float]:
         numbers = measure_generation(
-            Generator(dit, latents_hash(tokenizer)), tokenizer, reference,
+            Generator(dit, bound_to), tokenizer, reference,
             options.eval_samples, network=network, mesh=local_mesh(mesh),
         )  # fmt: skip
         distance, *_ = numbers.values()

@@ -15,6 +15,7 @@ from PIL import Image
 from vtp_eqx.config import changed_fields, require
 from vtp_eqx.data.images import SUFFIXES
 from vtp_eqx.evaluation.sample_record import (
+    ARCHIVE,
     read_sample_record,
     RECORD_FILE,
     SampleRecord,
@@ -23,7 +24,6 @@ from vtp_eqx.files import atomic_path
 from vtp_eqx.models.arrays import arrays_hash
 
 
-ARCHIVE = "samples.npz"
 _DATE = (1980, 1, 1, 0, 0, 0)  # of members: equal samples are equal files
 
 

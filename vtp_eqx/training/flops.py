@@ -18,8 +18,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from vtp_eqx.config import DiTConfig, PretrainConfig
-from vtp_eqx.models.dit import DiT
-from vtp_eqx.training.parameter_counts import num_parameters as num_parameters
+from vtp_eqx.training.parameter_counts import dit_parameters
 from vtp_eqx.training.pretrain_objective import needs_of, pretrain_terms
 from vtp_eqx.training.terms.encoder_passes import shares_whole_pass
 from vtp_eqx.training.terms.term import TermFlops
@@ -69,8 +68,9 @@ def run_flops(config: PretrainConfig) -> float:
 
 def generator_flops(config: DiTConfig) -> float:
     """Forward FLOPs of a diffusion transformer for one latent."""
-    parameters = num_parameters(lambda: DiT(config, key=jr.key(0)))
-    return float(2 * parameters * (config.latent_size // config.patch_size) ** 2)
+    return float(
+        2 * dit_parameters(config) * (config.latent_size // config.patch_size) ** 2
+    )
 
 
 # Dense bfloat16 FLOP/s of one device, from the makers' data sheets, by a part of the

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import PyTree
 
-from vtp_eqx.config import TokenizerConfig
+from vtp_eqx.config import DiTConfig, TokenizerConfig
 from vtp_eqx.frozen.lpips import STAGES
+from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.tokenizer import Tokenizer
 
 
@@ -22,6 +23,12 @@ def num_parameters(make: Callable[[], PyTree]) -> int:
     """The number of float parameters in what `make()` would build; builds nothing."""
     shapes = eqx.filter_eval_shape(make)
     return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(shapes, _is_float)))
+
+
+@functools.cache
+def dit_parameters(config: DiTConfig) -> int:
+    """The number of float parameters of a diffusion transformer."""
+    return num_parameters(lambda: DiT(config, key=jr.key(0)))
 
 
 def encoder_flops(config: TokenizerConfig, image_size: int) -> float:
