@@ -3,42 +3,21 @@ import json
 
 import equinox as eqx
 import jax
-import jax.random as jr
 import numpy as np
 import pytest
 
-from vtp_eqx.config import DecodeConfig, OptimizerConfig, TransformerConfig
-from vtp_eqx.evaluation.latent_statistics import LatentSums
-from vtp_eqx.models.tokenizer import Tokenizer
+from tests.training.examples import DECODE, encode, measured_tokenizer
 from vtp_eqx.runs.train_decoder import train_decoder
-
-
-WIDER = TransformerConfig(width=24, depth=1, num_heads=2, norm="layernorm")
-CONFIG = DecodeConfig(
-    decoder=WIDER,
-    optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=1),
-    ema_decay=0.5,
-    batch_size=16,
-    num_steps=30,
-)
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny, data):
-    made = eqx.filter_jit(Tokenizer)(tiny.tokenizer, key=jr.key(0))
-    return eqx.tree_at(
-        lambda tokenizer: (tokenizer.latent_mean, tokenizer.latent_std),
-        made, LatentSums.of(encoded(made, data)).statistics(),
-    )  # fmt: skip
-
-
-def encoded(tokenizer, data):
-    return np.asarray(jax.vmap(tokenizer.encode)(data["image"] / np.float32(255)))
+    return measured_tokenizer(tiny.tokenizer, data)
 
 
 def trained(tokenizer, data, folder, **changes):
-    config = dataclasses.replace(CONFIG, **changes)
-    latents = encoded(tokenizer, data)
+    config = dataclasses.replace(DECODE, **changes)
+    latents = encode(tokenizer, data)
     return train_decoder(config, tokenizer, data["image"], latents, folder=folder)
 
 
@@ -55,8 +34,8 @@ def decoded(tokenizer, data, tmp_path_factory):
 
 def test_only_the_decoder_changes(decoded, tokenizer, data):
     found, _ = decoded
-    assert found.config == dataclasses.replace(tokenizer.config, decoder=WIDER)
-    np.testing.assert_array_equal(encoded(found, data), encoded(tokenizer, data))
+    assert found.config == dataclasses.replace(tokenizer.config, decoder=DECODE.decoder)
+    np.testing.assert_array_equal(encode(found, data), encode(tokenizer, data))
     without = lambda one: eqx.tree_at(lambda one: one.decoder, one, None)
     for ours, theirs in zip(
         jax.tree.leaves(without(found)),

@@ -3,48 +3,30 @@ import json
 
 import equinox as eqx
 import jax
-import numpy as np
 import pytest
 
-from vtp_eqx.config import DiTConfig, GenerateConfig, OptimizerConfig
+from tests.training.examples import GENERATE, LABELS, LATENTS
 from vtp_eqx.runs.train_generator import train_generator
-
-
-CONFIG = GenerateConfig(
-    dit=DiTConfig(
-        width=8, depth=1, num_heads=2, latent_size=2, latent_width=3, num_classes=5
-    ),
-    optimizer=OptimizerConfig(
-        learning_rate=1e-2, warmup_steps=1, weight_decay=0.0, schedule="constant"
-    ),
-    ema_decay=0.999,
-    batch_size=8,
-    num_steps=6,
-)
-RNG = np.random.default_rng(0)
-LATENTS = RNG.standard_normal((16, 2, 2, 3)).astype(np.float32)
-LATENTS /= LATENTS.std()
-LABELS = np.arange(16, dtype=np.int32) % 5
 
 
 @pytest.mark.slow
 def test_a_snapshot_is_what_a_shorter_training_ends_with(tmp_path):
     kept = {}
     last = train_generator(
-        CONFIG, LATENTS, LABELS, folder=tmp_path / "long",
+        GENERATE, LATENTS, LABELS, folder=tmp_path / "long",
         snapshot=lambda step, dit: kept.update({step: jax.device_get(dit)}),
         snapshot_steps=(2, 4),
     )  # fmt: skip
     assert sorted(kept) == [2, 4, 6]
     assert eqx.tree_equal(kept[6], jax.device_get(last))
-    short = dataclasses.replace(CONFIG, num_steps=2)
+    short = dataclasses.replace(GENERATE, num_steps=2)
     ended = train_generator(short, LATENTS, LABELS, folder=tmp_path / "short")
     assert eqx.tree_equal(kept[2], jax.device_get(ended))
     assert not eqx.tree_equal(kept[2], kept[4])
 
 
 def test_another_config_than_a_run_was_begun_with_is_refused(tmp_path):
-    brief = dataclasses.replace(CONFIG, num_steps=0)
+    brief = dataclasses.replace(GENERATE, num_steps=0)
     train_generator(brief, LATENTS, LABELS, folder=tmp_path)
     written = tmp_path / "config.json"
     assert json.loads(written.read_text())["config"]["dit"]["width"] == 8

@@ -3,30 +3,12 @@ import dataclasses
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from vtp_eqx.config import DiTConfig, GenerateConfig, OptimizerConfig
+from tests.training.examples import GENERATE, LABELS, LATENTS
 from vtp_eqx.mesh import data_mesh, shard_batch
 from vtp_eqx.training.generate import init_generator_training
 from vtp_eqx.training.generate_objective import LatentBatch
-
-
-CONFIG = GenerateConfig(
-    dit=DiTConfig(
-        width=8, depth=1, num_heads=2, latent_size=2, latent_width=3, num_classes=5
-    ),
-    optimizer=OptimizerConfig(
-        learning_rate=1e-2, warmup_steps=1, weight_decay=0.0, schedule="constant"
-    ),
-    ema_decay=0.999,
-    batch_size=8,
-    num_steps=6,
-)
-RNG = np.random.default_rng(0)
-LATENTS = RNG.standard_normal((16, 2, 2, 3)).astype(np.float32)
-LATENTS /= LATENTS.std()
-LABELS = np.arange(16, dtype=np.int32) % 5
 
 
 def distance(one, other):
@@ -43,7 +25,7 @@ def test_a_warm_average_leaves_its_start_at_once():
     # Decays of the first steps are (1 + step) / (10 + step), not 0.999.
     moved = {}
     for warmup in (False, True):
-        config = dataclasses.replace(CONFIG, ema_warmup=warmup)
+        config = dataclasses.replace(GENERATE, ema_warmup=warmup)
         state, step = init_generator_training(config, data_mesh(1))
         start = jax.device_get(state.teacher)
         batch = shard_batch(LatentBatch(LATENTS[:8], LABELS[:8]), data_mesh(1))
