@@ -27,15 +27,15 @@ def bright_and_dark(count, seed):
 
 
 def test_what_can_be_taken_is_taken(tokenizer):
-    known, judged = bright_and_dark(70, 0), bright_and_dark(66, 1)
+    train, test = bright_and_dark(70, 0), bright_and_dark(66, 1)
     prompts = np.random.default_rng(2).integers(1, 18, (2, 1, 6)).astype(np.int32)
     prompts[..., -1] = 19
-    numbers = evaluate_tokenizer(tokenizer, known, judged, prompts)
+    numbers = evaluate_tokenizer(tokenizer, train, test, prompts)
     assert numbers.keys() == {"psnr", "probe", "zero_shot"}
     assert numbers["probe"] == 1  # brightness is the first thing that features tell
-    rebuilt = reconstruct_images(tokenizer, judged.image).astype(np.float64) / 255
-    error = np.mean((rebuilt - judged.image / 255) ** 2, axis=(1, 2, 3))
+    rebuilt = reconstruct_images(tokenizer, test.image).astype(np.float64) / 255
+    error = np.mean((rebuilt - test.image / 255) ** 2, axis=(1, 2, 3))
     assert numbers["psnr"] == pytest.approx(np.mean(-10 * np.log10(error)), rel=1e-6)
-    unknown = LabeledImages(judged.image, np.full(66, -1))
-    assert evaluate_tokenizer(tokenizer, known, unknown, prompts).keys() == {"psnr"}
-    assert evaluate_tokenizer(tokenizer, None, judged).keys() == {"psnr"}
+    unknown = LabeledImages(test.image, np.full(66, -1))
+    assert evaluate_tokenizer(tokenizer, train, unknown, prompts).keys() == {"psnr"}
+    assert evaluate_tokenizer(tokenizer, None, test).keys() == {"psnr"}

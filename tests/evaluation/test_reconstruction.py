@@ -131,9 +131,9 @@ def test_rounded_weights_give_close_numbers_and_another_card(tokenizer, scenes, 
     exact = eqx.tree_at(lambda t: t.latent_std, tokenizer, jnp.full(8, 2.0))
     near = exact.at_precision("bfloat16")
     numbers, cards = [], []
-    for judged in (exact, near):
+    for model in (exact, near):
         images = images_of(scenes)
-        numbers.append(reconstruction(judged, images, scene_features(), place))
+        numbers.append(reconstruction(model, images, scene_features(), place))
         cards.append(read(place.folder / "card_reconstruction.json")[1])
     assert [card.precision for card in cards] == ["float32", "bfloat16"]
     assert cards[1].tokenizer_hash == weights_hash(near) != cards[0].tokenizer_hash

@@ -116,10 +116,10 @@ def test_a_record_is_of_the_generator_and_tokenizer_that_sample(tokenizer):
     dit = eqx.filter_jit(lambda key: DiT(config, key=key))(jr.key(0))
     generator = Generator(dit, latents_hash(measured))
     given = dict(num_samples=24, labels="balanced", seed=3)
-    for judged in (measured, measured.at_precision("bfloat16")):
-        record = SampleRecord.of(generator, judged, SAMPLER, **given)
-        assert record.precision == judged.precision
-        assert record.tokenizer_hash == weights_hash(judged)
+    for decoder in (measured, measured.at_precision("bfloat16")):
+        record = SampleRecord.of(generator, decoder, SAMPLER, **given)
+        assert record.precision == decoder.precision
+        assert record.tokenizer_hash == weights_hash(decoder)
         assert record.latents_hash == generator.latents_hash
         assert record.generator_hash == generator_hash(generator)
     with pytest.raises(ValueError, match="must have measured latent statistics"):

@@ -36,11 +36,11 @@ class EvaluationCard:
     """Everything a quality number depends on. Hashes are hexadecimal, one a content.
 
     `sampler`, `labels`, `generator_hash` and `generator_latents_hash` belong to
-    generation: all are set, or none is, as when reconstructions are judged. Samples
+    generation: all are set, or none is, as when reconstructions are evaluated. Samples
     that others made have an `origin` in words, and no hashes of what made them.
     """
 
-    num_samples: int  # images judged
+    num_samples: int  # images evaluated
     num_reference: int  # images they are compared with
     reference_hash: str  # of the reference set's config or files
     tokenizer_hash: str  # of the tokenizer's weights, in the precision they had
@@ -60,7 +60,7 @@ class EvaluationCard:
     origin: str = ""  # who made the samples, where it was not this library
     protocol: str = ""  # settings that the numbers depend on beside all this
     crop: str = ""  # how images became squares
-    images_hash: str = ""  # of the pixels judged
+    images_hash: str = ""  # of the pixels evaluated
     num_skipped: int = 0  # files left out because they could not be read
 
     def __post_init__(self):
@@ -153,8 +153,8 @@ def write(
     """
     require(
         num_evaluated == card.num_samples,
-        f"A card tells the number of images judged; got {card.num_samples} on the card "
-        f"and {num_evaluated} evaluated: correct the card.",
+        f"A card tells the number of images evaluated; got {card.num_samples} on the "
+        f"card and {num_evaluated} evaluated: correct the card.",
     )
     for name, number in numbers.items():
         check_name(name, card)

@@ -40,8 +40,8 @@ class LabeledImages:
 
 def evaluate_tokenizer(
     tokenizer: Tokenizer,
-    known: LabeledImages | None,
-    judged: LabeledImages,
+    train: LabeledImages | None,
+    test: LabeledImages,
     prompts: Int[np.ndarray, "classes prompts context"] | None = None,
     *,
     penalties: Sequence[float] = (PENALTY,),
@@ -50,26 +50,26 @@ def evaluate_tokenizer(
 
     - `psnr` of the reconstructions, rounded to bytes.
     - `probe`: accuracy of a linear probe on summary and mean patch that was fitted to
-      `known`, with one of `penalties`.
+      `train`, with one of `penalties`.
     - `zero_shot`: accuracy of the classes whose names `prompts` are, as ids.
     """
-    test = Images.of(judged.image)
-    seen = extract_features(reconstruction_psnr, tokenizer, test)
+    test_images = Images.of(test.image)
+    seen = extract_features(reconstruction_psnr, tokenizer, test_images)
     numbers = {"psnr": mean_score(seen, "PSNR")}
-    if not judged.has_labels:
+    if not test.has_labels:
         return numbers
-    if known is not None and known.has_labels:
+    if train is not None and train.has_labels:
         of_train, of_test = (
             extract_features(last_block, tokenizer, images).column("1 blocks")
-            for images in (Images.of(known.image), test)
+            for images in (Images.of(train.image), test_images)
         )
         numbers["probe"] = linear_probe(
-            of_train, known.label, of_test, judged.label, penalties=penalties
+            of_train, train.label, of_test, test.label, penalties=penalties
         )
     if prompts is not None and tokenizer.text is not None:
-        embeddings = extract_features(embed, tokenizer, test).column("embedding")
+        embeddings = extract_features(embed, tokenizer, test_images).column("embedding")
         numbers["zero_shot"] = zero_shot_accuracy(
-            embeddings, judged.label, embed_prompts(tokenizer, prompts)
+            embeddings, test.label, embed_prompts(tokenizer, prompts)
         )
     return numbers
 
@@ -78,8 +78,8 @@ def write_card(
     path: Path,
     numbers: Mapping[str, float],
     tokenizer: Tokenizer,
-    known: LabeledImages,
-    judged: LabeledImages,
+    train: LabeledImages,
+    test: LabeledImages,
     *,
     seed: int,
     latents_of: str = "",
@@ -93,17 +93,17 @@ def write_card(
         path,
         numbers,
         card.EvaluationCard(
-            num_samples=len(judged.image),
-            num_reference=len(known.image),
-            reference_hash=arrays_hash({"image": known.image, "label": known.label}),
+            num_samples=len(test.image),
+            num_reference=len(train.image),
+            reference_hash=arrays_hash({"image": train.image, "label": train.label}),
             tokenizer_hash=weights_hash(tokenizer),
             latents_hash=latents_hash(tokenizer),
             latents_of=latents_of,
             precision="float32",
             protocol=f"online: PSNR of {BYTES}, one-penalty probe of the summary and "
             "mean patch",
-            images_hash=arrays_hash({"image": judged.image}),
+            images_hash=arrays_hash({"image": test.image}),
             seed=seed,
         ),
-        num_evaluated=len(judged.image),
+        num_evaluated=len(test.image),
     )

@@ -51,7 +51,7 @@ class EvaluationOptions:
     """What every command takes."""
 
     data: Path
-    """The images that are judged: a folder, tars, an .npz, or a prepared data set."""
+    """The images to be evaluated: a folder, tars, an .npz, or a prepared data set."""
     split: str = ""
     """Of a prepared data set, such as 'validation'."""
     limit: int | None = None
@@ -126,7 +126,7 @@ class TokenizerOptions(EvaluationOptions):
     tokenizer: str
     """A folder or file, ours or published, or a name on the hub."""
     precision: Precision = "float32"
-    """What it computes in; the networks and sums that judge it stay float32."""
+    """What it computes in; the networks and sums that evaluate it stay float32."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

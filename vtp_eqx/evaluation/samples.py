@@ -43,8 +43,8 @@ def evaluate_samples(
     if isinstance(record, SampleRecord):
         require(
             record.num_samples == num_samples,
-            f"All samples are judged; got {num_samples} to judge, and a record of "
-            f"{record.num_samples}: judge all, or sample again.",
+            f"All samples are evaluated; got {num_samples} to evaluate, and a record "
+            f"of {record.num_samples}: evaluate all, or sample again.",
         )
     of = {"network": network.hash}
     seen = extract_features(
