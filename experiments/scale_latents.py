@@ -49,8 +49,9 @@ class Options(StudyOptions):
 CHANNELS = {"smoke": (8, 16), "laptop": (8, 16, 32, 64, 96)}
 CHANNELS["workstation"] = CHANNELS["laptop"]
 DECIDING = ("AE", "VTP", "AE rotated", "VTP rotated", "PCA rotated", "AE noise 0.2")
+DECIDING += ("VTP from PCA", "VTP from PCA rotated")
 SINGLE = ("CLIP+AE", "SSL+AE", "VTP full")
-OTHERS = ("AE from PCA", "VTP from PCA", "VTP from PCA rotated", "PCA", *SINGLE)
+OTHERS = ("AE from PCA", "PCA", *SINGLE)
 # A smoke run tries what `compare_objectives.py` does not; each takes a minute.
 SMOKE = ("AE", "PCA rotated")
 LABELS = ("color", "none")  # what a generator may know, beside the class
