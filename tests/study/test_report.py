@@ -28,6 +28,7 @@ from vtp_eqx.study.table import (
     Row,
     runs_table,
     terminal_table,
+    unfinished_runs,
 )
 from vtp_eqx.training.flops import run_flops
 
@@ -55,8 +56,14 @@ def test_a_number_that_does_not_exist_is_not_made_up(specs, row):
 
 
 def test_a_run_that_is_not_finished_has_no_numbers(specs):
-    line = runs_table([Row(specs[0], None)]).splitlines()[2]
-    assert line.count("…") == len(COLUMNS)
+    rows = [Row(specs[0], None)]
+    assert len(runs_table(rows).splitlines()) == 2
+    named = f"{specs[0].method}: {specs[0].setting} (seed {specs[0].seed})."
+    assert unfinished_runs(rows) == f"Planned and not finished: {named}"
+
+
+def test_no_run_is_named_unfinished_where_all_are_finished(specs, row):
+    assert unfinished_runs([row(specs[0], 1.0)]) == ""
 
 
 def test_means_of_seeds_show_half_of_their_range(row):

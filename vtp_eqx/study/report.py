@@ -24,6 +24,7 @@ from vtp_eqx.study.table import (
     num_runs,
     Row,
     runs_table,
+    unfinished_runs,
 )
 from vtp_eqx.training.flops import run_flops
 
@@ -92,6 +93,7 @@ def write_report(
     parts += [
         "## Every run",
         runs_table(rows, columns),
+        unfinished_runs(rows),
         "## Pictures",
         "Pairs of held-out scenes and their reconstructions; samples in the order of "
         "their labels.",

@@ -139,15 +139,31 @@ def differences_table(rows: Sequence[Row]) -> str:
 
 
 def runs_table(rows: Sequence[Row], columns: Sequence[Column] = COLUMNS) -> str:
-    """Every run: "…" where it is not finished, "-" where a number does not exist."""
+    """Every finished run: "-" where a number does not exist."""
     headings = [column.heading for column in columns]
     lines = [_heading("method", "setting", "seed", *headings)]
-    for row in rows:
-        group = {} if row.result is None else {row.spec.seed: row.result.numbers}
-        cells = [mean_cell(group, one) if group else "…" for one in columns]
+    for row in finished_rows(rows):
         spec = row.spec
+        group = {spec.seed: row.result.numbers} if row.result else {}
+        cells = [mean_cell(group, one) for one in columns]
         lines.append(_line(spec.method, spec.setting, str(spec.seed), *cells))
     return "\n".join(lines)
+
+
+def unfinished_runs(rows: Sequence[Row]) -> str:
+    """A sentence that names the planned runs without a result, or an empty one."""
+    settings: dict[str, dict[str, list[str]]] = {}
+    for row in rows:
+        if row.result is None:
+            of_method = settings.setdefault(row.spec.method, {})
+            of_method.setdefault(row.spec.setting, []).append(str(row.spec.seed))
+    if not settings:
+        return ""
+    parts = []
+    for method, seeds in settings.items():
+        named = [f"{setting} (seed {', '.join(of)})" for setting, of in seeds.items()]
+        parts.append(f"{method}: {'; '.join(named)}")
+    return f"Planned and not finished: {'. '.join(parts)}."
 
 
 def mean_cell(group: Group, column: Column) -> str:
