@@ -20,30 +20,22 @@ import sys
 import tempfile
 import time
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 from rich.console import Console
 import tyro
 
-from vtp_eqx.config import (
-    DiTConfig,
-    SampleConfig,
-    SamplerConfig,
-    TokenizerConfig,
-    VIT_FEMTO,
-)
+from vtp_eqx.config import SampleConfig, SamplerConfig
+from vtp_eqx.conversion import small_models
 from vtp_eqx.evaluation.console import progress
 from vtp_eqx.mesh import data_mesh
-from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator, load_generator, save_generator
 from vtp_eqx.runs.command import exit_with_message, RUN_ERRORS
+from vtp_eqx.runs.multihost import is_main_process
 from vtp_eqx.runs.pictures import save_grid
 from vtp_eqx.runs.sample import choose_labels, sample
 from vtp_eqx.runs.sample_files import read_classes, read_images, write_archive
-from vtp_eqx.tokenizer import latents_hash, load, save, Tokenizer
+from vtp_eqx.tokenizer import latents_hash, load, save
 
 
 # The protocol of the paper's table 2: 50,000 images, 249 steps of Euler, no guidance.
@@ -73,15 +65,19 @@ class Options:
     """The first so many images become one picture; 0 makes none."""
     devices: int | None = None
     """How many to use; by default all."""
+    distributed: bool = False
+    """One of several processes, as the cluster's environment says."""
     config: SampleConfig = CONFIG
 
 
 def main(options: Options) -> None:
     """Samples, and writes what else is asked for."""
     config, given = options.config, None
+    if options.distributed:
+        jax.distributed.initialize()
     if options.classes or options.classes_file:
-        listed = np.array(options.classes, np.int64)
-        given = read_classes(options.classes_file) if options.classes_file else listed
+        named = options.classes_file and read_classes(options.classes_file)
+        given = np.array(options.classes, np.int64) if named is None else named
         config = dataclasses.replace(config, labels="given")
     if options.weaker is not None:
         sampler = dataclasses.replace(config.sampler, guide="generator")
@@ -95,12 +91,14 @@ def main(options: Options) -> None:
             config, generator, tokenizer, options.out, guide=weaker, given=given,
             mesh=data_mesh(options.devices), report=report,
         )  # fmt: skip
+    if not is_main_process():
+        return
     count, seconds = config.num_samples, time.monotonic() - started
     console.print(f"{count} images in {options.out}, after {seconds:.1f} s")
     if options.grid > 0:
         path = options.out.with_name(f"{options.out.name}-grid.png")
-        first = range(min(options.grid, count))
-        save_grid(np.stack(read_images(options.out, first)), path, columns=8)
+        first = read_images(options.out, range(min(options.grid, count)))
+        save_grid(np.stack(first), path, columns=8)
         console.print(f"Grid of the first {len(first)}: {path}")
     if options.npz:
         labels = choose_labels(config, generator.dit.config.num_classes, given)
@@ -109,33 +107,32 @@ def main(options: Options) -> None:
 
 def smoke() -> None:
     """Every way to sample, from small networks made here."""
-    shape = TokenizerConfig(
-        encoder=VIT_FEMTO, decoder=VIT_FEMTO, image_size=32, patch_size=8
-    )
-    tokenizer = eqx.filter_jit(Tokenizer)(shape, key=jr.key(0))
-    tokenizer = eqx.tree_at(lambda t: t.latent_std, tokenizer, jnp.full(64, 0.5))
-    size = DiTConfig(width=32, depth=1, num_heads=2, latent_size=4, num_classes=10)
-    dit = eqx.filter_jit(lambda key: DiT(size, key=key))(jr.key(1))
+    models = small_models()
+    tokenizer = models["tokenizer"].with_statistics(np.zeros(8), np.full(8, 0.5))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         save(tokenizer, folder / "tokenizer")
-        for name, step in (("early", 0.05), ("late", 0.1)):  # a new one stands still
-            moved = jax.tree.map(lambda leaf, step=step: leaf + step, dit)
-            bound = Generator(moved, latents_hash(tokenizer))
+        for name, scale in (("early", 0.5), ("late", 1.0)):
+            dit = jax.tree.map(
+                lambda leaf, scale=scale: scale * leaf, models["dit"].dit
+            )
+            bound = Generator(dit, latents_hash(tokenizer))
             save_generator(bound, folder / f"{name}.safetensors")
         of = Options(
             tokenizer=str(folder / "tokenizer"), out=folder,
             generator=folder / "late.safetensors",
         )  # fmt: skip
+        three = dict(guidance=3, guidance_start=0.1, guided_channels=3)
+        early = dict(weaker=folder / "early.safetensors")
         for name, more, sampler in (
-            ("euler", dict(npz=True), SamplerConfig(num_steps=4)),
-            ("guided", dict(classes=(1, 7)), SamplerConfig(
-                num_steps=4, guidance=3, guidance_start=0.1, guided_channels=3)),
-            ("auto", dict(weaker=folder / "early.safetensors"), SamplerConfig(
-                solver="heun", num_steps=4, guidance=2)),
-            ("dopri5", {}, SamplerConfig(solver="dopri5", time_shift=0)),
-        ):  # fmt: skip
-            config = SampleConfig(num_samples=10, group_size=4, sampler=sampler)
+            ("euler", dict(npz=True), dict(num_steps=4)),
+            ("guided", dict(classes=(1, 3)), dict(num_steps=4, **three)),
+            ("auto", early, dict(solver="heun", num_steps=4, guidance=2)),
+            ("dopri5", {}, dict(solver="dopri5", time_shift=0)),
+        ):
+            config = SampleConfig(
+                num_samples=10, group_size=4, sampler=SamplerConfig(**sampler)
+            )
             main(dataclasses.replace(of, out=folder / name, config=config, **more))
 
 
@@ -144,5 +141,5 @@ if __name__ == "__main__":
         if sys.argv[1:] == ["--smoke"]:
             smoke()
         else:
-            flat = (tyro.conf.OmitArgPrefixes,)
-            main(tyro.cli(Options, description=__doc__, config=flat))
+            plain = (tyro.conf.OmitArgPrefixes,)
+            main(tyro.cli(Options, description=__doc__, config=plain))

@@ -7,16 +7,33 @@ import socket
 import subprocess
 import sys
 
+import equinox as eqx
 import jax
+import jax.random as jr
 import numpy as np
 import pytest
 
+from vtp_eqx.config import (
+    decoder_like,
+    DiTConfig,
+    LatentsConfig,
+    SampleConfig,
+    SamplerConfig,
+    TokenizerConfig,
+    TransformerConfig,
+)
 from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.evaluation.card import read
 from vtp_eqx.evaluation.latent_statistics import measure_latents
 from vtp_eqx.mesh import data_mesh
+from vtp_eqx.models.arrays import latents_hash
+from vtp_eqx.models.dit import DiT
+from vtp_eqx.models.generator import Generator
+from vtp_eqx.models.tokenizer import Tokenizer
+from vtp_eqx.runs.extract_latents import extract_latents
 from vtp_eqx.runs.log import read_log
 from vtp_eqx.runs.multihost import all_equal, all_max, raise_on_all
+from vtp_eqx.runs.sample import sample
 from vtp_eqx.tokenizer import load, weights_hash
 
 
@@ -106,6 +123,14 @@ pretrain(PretrainOptions(
 print(json.dumps(jax.process_count()))
 """
 
+# Latents of a folder of arrays, and samples in them.
+GENERATE = """
+import pathlib
+from tests.runs.test_multihost import generate
+generate(pathlib.Path(argument))
+print(json.dumps(jax.process_count()))
+"""
+
 BEGIN = """
 import json, sys
 import equinox as eqx, jax
@@ -123,7 +148,9 @@ def in_two_processes(program: str, argument: Path | str = "") -> list:
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        # The last one counts; all else is compiled as here.
+        "XLA_FLAGS": os.environ["XLA_FLAGS"]
+        + " --xla_force_host_platform_device_count=2",
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
     }
     code = f"{BEGIN}{program}jax.distributed.shutdown()"
@@ -141,6 +168,31 @@ def in_two_processes(program: str, argument: Path | str = "") -> list:
             process.kill()
             process.wait()
     return [json.loads(output.splitlines()[-1]) for output in printed]
+
+
+def generate(folder: Path) -> None:
+    """Extracts the latents of 22 images into `folder`, and draws 7 samples in them."""
+    shape = TransformerConfig(width=16, depth=1, num_heads=2)
+    config = TokenizerConfig(
+        encoder=shape, decoder=decoder_like(shape), image_size=16, patch_size=8,
+        latent_width=4,
+    )  # fmt: skip
+    tokenizer = eqx.filter_jit(Tokenizer)(config, key=jr.key(0))
+    images = np.random.default_rng(0).integers(0, 256, (22, 16, 16, 3))
+    source = ArraySource({"image": images.astype(np.uint8), "label": np.arange(22) % 5})
+    tokenizer, _ = extract_latents(
+        LatentsConfig(shard_images=4), tokenizer, source, folder / "latents",
+        device_images=4, num_threads=2,
+    )  # fmt: skip
+    size = DiTConfig(
+        width=16, depth=1, num_heads=2, latent_width=4, latent_size=2, num_classes=5
+    )
+    dit = eqx.filter_jit(lambda key: DiT(size, key=key))(jr.key(1))
+    moved = jax.tree.map(lambda leaf: leaf + 0.1, dit)  # a new one stands still
+    sample(
+        SampleConfig(num_samples=7, group_size=2, sampler=SamplerConfig(num_steps=2)),
+        Generator(moved, latents_hash(tokenizer)), tokenizer, folder / "samples",
+    )  # fmt: skip
 
 
 def test_one_process_agrees_with_itself():
@@ -201,3 +253,19 @@ def test_a_run_whose_state_is_split_over_processes_is_judged_and_finished(tmp_pa
     np.testing.assert_array_equal(tokenizer.latent_mean, alone.latent_mean)
     np.testing.assert_array_equal(tokenizer.latent_std, alone.latent_std)
     assert (run / "report.md").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_extract_and_sample_the_same_bits_as_one(tmp_path):
+    assert in_two_processes(GENERATE, tmp_path / "two") == [2, 2]
+    generate(tmp_path / "one")
+    found, expected = (
+        {
+            path.relative_to(tmp_path / name): path.read_bytes()
+            for path in (tmp_path / name).rglob("*")
+            if path.suffix in (".json", ".npy", ".png")
+        }
+        for name in ("two", "one")
+    )
+    assert len(expected) == 6 * 3 + 1 + 7 + 1  # shards, index; samples, record
+    assert found == expected

@@ -2,11 +2,14 @@
 
 Samples are computed in groups of `group_size` consecutive images, always the same ones
 together, and each device takes a group at a time. So an image does not depend, to the
-last bit, on the number of devices or of images, nor on where a run was killed.
+last bit, on the number of processes, devices or images, nor on where a run was killed.
 """
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+import contextlib
+import dataclasses
+import json
 from pathlib import Path
 
 import equinox as eqx
@@ -22,10 +25,18 @@ from vtp_eqx.data.counter_rng import CounterRNG
 from vtp_eqx.evaluation.batches import byte_levels
 from vtp_eqx.evaluation.extract import no_report, Report
 from vtp_eqx.evaluation.sample_record import SampleRecord, write_sample_record
-from vtp_eqx.mesh import data_mesh, replicate, REPLICATED, shard_batch, SPLIT
+from vtp_eqx.mesh import (
+    data_mesh,
+    local_mesh,
+    replicate,
+    REPLICATED,
+    shard_batch,
+    SPLIT,
+)
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import check_labels, Generator, sample_latents
 from vtp_eqx.models.tokenizer import Tokenizer
+from vtp_eqx.runs.multihost import all_equal, is_main_process, raise_on_all
 from vtp_eqx.runs.run_dir import disk_errors, lock_folder
 from vtp_eqx.runs.sample_files import (
     check_record_unchanged,
@@ -54,6 +65,9 @@ def sample(
 ) -> SampleRecord:
     """Writes samples as PNG to `folder`, with the `samples.json` of what made them.
 
+    Called by all processes of a run, each of which draws a part of the samples on its
+    own devices of `mesh` (all where `None`), into a folder that all of them see.
+
     - `guide`: the weaker generator, where `config.sampler.guide` is "generator".
     - `given`: the classes, where `config.labels` is "given".
 
@@ -62,38 +76,54 @@ def sample(
     where the folder has other samples, and where a sample is not finite; those before
     it are on disk. A full disk is a `DiskSpaceError`, and loses nothing either.
     """
+    size, count = config.group_size, config.num_samples
     labels = choose_labels(config, generator.dit.config.num_classes, given)
-    named = labels[: config.num_samples]
-    with disk_errors(folder), lock_folder(folder):
-        record = SampleRecord.of(
-            generator, tokenizer.at_precision(config.precision), config.sampler,
-            num_samples=config.num_samples, labels=config.labels, seed=config.seed,
-            guide=guide, labels_hash=labels_hash(named), group_size=config.group_size,
-        )  # fmt: skip
-        check_record_unchanged(folder, record, named)
-        delete_unfinished(folder)
-        write_sample_record(folder, record)
-        groups = missing_groups(folder, config.num_samples, config.group_size)
-        size, count = config.group_size, config.num_samples
-        done = count - sum(min(size, count - group * size) for group in groups)
-        report("samples", done, count)
-        drawn = draw_images(
-            config, generator, tokenizer, labels, guide=guide, groups=groups, mesh=mesh
-        )
-        with ThreadPoolExecutor(WRITERS) as pool:
-            for indices, images in drawn:
-                # All are on disk before the next ones are waited for.
-                paths = [image_path(folder, int(index)) for index in indices]
-                missing = [row for row, path in enumerate(paths) if not path.exists()]
-                list(
-                    pool.map(
-                        write_image,
-                        [paths[row] for row in missing],
-                        [images[row] for row in missing],
-                    )
-                )
-                done += len(indices)
-                report("samples", done, count)
+    named = labels[:count]
+    record = SampleRecord.of(
+        generator, tokenizer.at_precision(config.precision), config.sampler,
+        num_samples=count, labels=config.labels, seed=config.seed, guide=guide,
+        labels_hash=labels_hash(named), group_size=size,
+    )  # fmt: skip
+    require(
+        all_equal(json.dumps(dataclasses.asdict(record))),
+        f"`config` ({config}), networks and classes must be the same in all processes: "
+        "give each of them the same command.",
+    )
+    mesh = local_mesh(data_mesh() if mesh is None else mesh)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(disk_errors(folder))
+        with raise_on_all():
+            if is_main_process():
+                stack.enter_context(lock_folder(folder))
+                check_record_unchanged(folder, record, named)
+                delete_unfinished(folder)
+                write_sample_record(folder, record)
+        with raise_on_all():
+            own = range(jax.process_index(), len(labels) // size, jax.process_count())
+            groups = [n for n in missing_groups(folder, count, size) if n in own]
+            drawn = draw_images(
+                config, generator, tokenizer, labels, guide=guide, groups=groups,
+                mesh=mesh,
+            )  # fmt: skip
+            total = sum(min(size, count - group * size) for group in own)
+            done = total - sum(min(size, count - group * size) for group in groups)
+            report("samples", done, total)
+            with ThreadPoolExecutor(WRITERS) as pool:
+                for indices, images in drawn:
+                    # All are on disk before the next ones are waited for.
+                    paths = [image_path(folder, int(index)) for index in indices]
+                    rows = [n for n, path in enumerate(paths) if not path.exists()]
+                    files = [paths[row] for row in rows]
+                    list(pool.map(write_image, files, [images[row] for row in rows]))
+                    done += len(indices)
+                    report("samples", done, total)
+        with raise_on_all():
+            missing = missing_groups(folder, count, size)
+            require(
+                not missing,
+                f"`folder` ({folder}) must be one that all processes see; got none of "
+                f"{len(missing)} groups of samples: choose a shared disk.",
+            )
     return record
 
 
