@@ -6,7 +6,6 @@ import numpy as np
 
 from vtp_eqx.config import SampleConfig, SamplerConfig
 from vtp_eqx.evaluation.batches import in_batches
-from vtp_eqx.evaluation.extract import no_report, Report
 from vtp_eqx.evaluation.frechet import Moments
 from vtp_eqx.evaluation.networks import FeatureNetwork, network_outputs
 from vtp_eqx.evaluation.reference import Reference
@@ -28,10 +27,8 @@ def measure_generation(
     *,
     network: FeatureNetwork,
     sampler: SamplerConfig = DEFAULT,
-    seed: int = 0,
     group_size: int = 8,
     mesh: Mesh | None = None,
-    report: Report = no_report,
 ) -> dict[str, float]:
     """Numbers as `evaluate_samples` gives them, of samples that are kept nowhere.
 
@@ -43,16 +40,14 @@ def measure_generation(
     check_comparable(network, reference, size)
     generator.check_latents_hash(latents_hash(tokenizer))
     config = SampleConfig(
-        num_samples=num_samples, sampler=sampler, seed=seed, group_size=group_size
+        num_samples=num_samples, sampler=sampler, group_size=group_size
     )
     labels = choose_labels(config, generator.dit.config.num_classes)
-    parts, done = [], 0
+    parts = []
     for _, images in draw_images(config, generator, tokenizer, labels, mesh=mesh):
         # Without this, accelerators multiply float32 with a few bits of it.
         with jax.default_matmul_precision("highest"):
             parts.append(in_batches(network_outputs, network, images, batch_size=64))
-        done += len(images)
-        report("samples", done, num_samples)
     columns = {
         name: np.concatenate([part[name] for part in parts]) for name in parts[0]
     }

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import logging
 from pathlib import Path
+import tempfile
 from typing import NamedTuple
 
 from vtp_eqx.config import from_dict, require
@@ -29,6 +30,7 @@ from vtp_eqx.runs.dry_run import dry_run, dry_run_lines, DryRun
 from vtp_eqx.runs.log import Sink
 from vtp_eqx.runs.multihost import is_main_process, raise_on_all
 from vtp_eqx.runs.pretrain_options import FIXED, open_sinks, PretrainOptions
+from vtp_eqx.runs.recovery import read_postmortem, replay
 from vtp_eqx.runs.run_dir import (
     check_config_unchanged,
     check_data_unchanged,
@@ -41,6 +43,7 @@ from vtp_eqx.scenes.captions import class_templates
 from vtp_eqx.scenes.render import class_names, GROUP, SceneConfig, STUDY_DIFFICULTY
 from vtp_eqx.scenes.tfds_builder import prepare_scenes
 from vtp_eqx.training.pixels import require_perceptual_weights
+from vtp_eqx.training.pretrain import initial_state, pretrain_step
 from vtp_eqx.training.pretrain_objective import text_config
 
 
@@ -156,6 +159,27 @@ def reopen_pretraining(run_folder: Path) -> PretrainSetup:
     """The setup of a run that was begun, wherever its folder is now, on one device."""
     options = from_dict(PretrainOptions, read_config(run_folder))
     return PretrainSetup(dataclasses.replace(options, devices=1, out=str(run_folder)))
+
+
+def replay_pretraining(folder: Path) -> None:
+    """Prints the metrics of the failed steps, as they were and as they are here.
+
+    `folder` is one of a run's `postmortem`. Runs on one device.
+    """
+    report = read_postmortem(folder)
+    with exit_with_message(ValueError, ImportError):
+        setup = reopen_pretraining(folder.absolute().parent.parent)
+    template = initial_state(setup.config, None)
+    step = pretrain_step(setup.config, template, setup.mesh, setup.perceptual)
+    # Bad examples were logged by the run itself.
+    with tempfile.TemporaryDirectory() as scratch:
+        batches = dataclasses.replace(setup.batches, folder=Path(scratch))
+        again = replay(folder, template, step, batches, setup.mesh)
+    print(f"{report['why']}\nState: {report['state']}.")
+    for then, now in zip(report["bad"], again, strict=True):
+        print(f"step {then['step']}, batch {then['batch']}, rows {then['rows']}")
+        for name, value in now.metrics.items():
+            print(f"  {name:20} then {then['metrics'].get(name)}  now {value:.6g}")
 
 
 def _checked_setup(
