@@ -19,7 +19,11 @@ from vtp_eqx.config import FeedForward, IMAGENET_MEAN, IMAGENET_STD
 from vtp_eqx.frozen.weights import PublishedFile
 from vtp_eqx.models.arrays import named_arrays, with_arrays
 from vtp_eqx.models.encoder import Features
-from vtp_eqx.name_table import (
+from vtp_eqx.nn.linear import Linear
+from vtp_eqx.nn.norms import LayerNorm
+from vtp_eqx.nn.patches import patch_grid, patchify
+from vtp_eqx.nn.transformer import Transformer
+from vtp_eqx.tensor_files.name_table import (
     in_blocks,
     Layout,
     Names,
@@ -27,10 +31,6 @@ from vtp_eqx.name_table import (
     patch_layout,
     Tensors,
 )
-from vtp_eqx.nn.linear import Linear
-from vtp_eqx.nn.norms import LayerNorm
-from vtp_eqx.nn.patches import patch_grid, patchify
-from vtp_eqx.nn.transformer import Transformer
 
 
 DISTANCE_SIDE = 224  # Stein et al. 2023

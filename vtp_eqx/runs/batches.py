@@ -172,18 +172,14 @@ def random_examples(
     size: int,
     *,
     seed: int,
-    group: int = 1,
-    encode: Encode | None = None,
 ) -> ExampleBatch:
     """Examples at random, at most `count` and as many as there are, for a closer look.
 
     Those that cannot be read are replaced, as in a run.
     """
-    count = min(count, len(source)) // group * group
-    sampler = make_sampler(source, count, seed=seed, group=group)
-    reader = ExampleReader(
-        source=source, sampler=sampler, size=size, encode=encode, random_crop=False
-    )
+    count = min(count, len(source))
+    sampler = make_sampler(source, count, seed=seed)
+    reader = ExampleReader(source=source, sampler=sampler, size=size, random_crop=False)
     return reader.read(0, np.arange(count))
 
 

@@ -70,14 +70,13 @@ def dry_run(
             }
     peak, source = device_peak(mesh.devices.flat[0])
     count = lambda part: num_parameters(lambda: part)
-    leaves = jax.tree.leaves(arrays)
+    held = lambda leaf: math.prod(leaf.sharding.shard_shape(leaf.shape))
     return DryRun(
         parameters={name: count(part) for name, part in parts.items()},
         formula_flops=train_flops(config),
         compiled_flops=flops,
         state_bytes=sum(
-            math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-            for leaf in leaves
+            held(leaf) * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays)
         ),
         compiled_bytes=memory,
         peak=peak * mesh.devices.size,
@@ -125,13 +124,10 @@ def _initial_shapes(config: PretrainConfig, mesh: Mesh) -> tuple[Any, Any]:
 
 
 def _with_sharding(shapes: Any, places: Any) -> Any:
-    return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=place
-        ),
-        shapes,
-        places,
+    placed = lambda leaf, place: jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=place
     )
+    return jax.tree.map(placed, shapes, places)
 
 
 def dry_run_lines(
@@ -144,28 +140,24 @@ def dry_run_lines(
         f"{name} {number:,}" for name, number in found.parameters.items() if number
     )
     seen = size * steps
-    used = [
-        f"{term.name} {term.batch_size} ({term.batch_size / size:.0%}, weight "
-        f"{term.weight:g})"
-        for term in pretrain_terms(config)
-    ]
+    share = "{0.name} {0.batch_size} ({1:.0%}, weight {0.weight:g})".format
+    used = [share(term, term.batch_size / size) for term in pretrain_terms(config)]
     rate: Any = learning_rate(config.optimizer, config.num_steps)
     places = sorted({0, config.optimizer.warmup_steps, steps // 2, steps - 1})
     schedule = ", ".join(f"{float(rate(jnp.asarray(at))):.2e} at {at}" for at in places)
     seconds = found.formula_flops * steps / (TYPICAL_MFU * found.peak)
     devices = mesh.devices.size
+    compiled = ""
+    if found.compiled_flops is not None:
+        number = f"{found.compiled_flops:.4g}"
+        compiled = f", {number} by the compiler (loops may count once)"
     lines = [
         f"parameters      {count:,}: {parts}",
         f"data            {num_examples:,} examples, seen "
         f"{seen / max(num_examples, 1):.3g} times each",
         f"batch           {size}: {'; '.join(used)}",
         f"schedule        {steps:,} steps; learning rate {schedule}",
-        f"FLOPs per step  {found.formula_flops:.4g} by formula"
-        + (
-            f", {found.compiled_flops:.4g} by the compiler (loops may count once)"
-            if found.compiled_flops is not None
-            else ""
-        ),
+        f"FLOPs per step  {found.formula_flops:.4g} by formula{compiled}",
         f"training state  {_format_bytes(found.state_bytes)} on each device (sharding "
         f"{config.sharding!r}, {config.precision})",
     ]

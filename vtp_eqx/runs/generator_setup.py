@@ -192,7 +192,8 @@ def _from_images(
             progress=throttled_print("latents measured: {} of {}"),
         )  # fmt: skip
     shape = tokenizer.config
-    side, names = shape.image_size // shape.patch_size, _class_names(source)
+    side = shape.image_size // shape.patch_size
+    names = getattr(source, "class_names", ())
     num_classes = len(names) or options.config.dit.num_classes
     config = fit_to_latents(
         options.config, (side, side, shape.latent_width),
@@ -204,7 +205,3 @@ def _from_images(
     )  # fmt: skip
     data = f"{source_fingerprint(source)} with latents {latents_hash(tokenizer)}"
     return config, batches, tokenizer, data
-
-
-def _class_names(source: object) -> tuple[str, ...]:
-    return tuple(getattr(source, "class_names", ()))

@@ -183,14 +183,11 @@ class _Run:
         self.throughput = Throughput(self.callbacks.cost)
 
     def run(self, state: TrainState) -> TrainState:
-        template = jax.tree.map(
-            lambda leaf: (
-                jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-                if eqx.is_array(leaf)
-                else leaf
-            ),
-            state,
+        shape = lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=leaf.sharding
         )
+        arrays, static = eqx.partition(state, eqx.is_array)
+        template = eqx.combine(jax.tree.map(shape, arrays), static)
         if self.checkpoints.latest_step() is not None:
             state = self.checkpoints.restore(template)
         elif self.fault_tolerance.max_rollbacks > 0:

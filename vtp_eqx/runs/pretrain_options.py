@@ -1,10 +1,8 @@
 """The options of a pre-training: what is trained, on what, and where it goes."""
 
 import dataclasses
-from pathlib import Path
 
 from vtp_eqx.config import PretrainConfig, require
-from vtp_eqx.runs.log import Sink, tensorboard_sink, wandb_sink
 from vtp_eqx.runs.run_options import RunOptions
 from vtp_eqx.training.pretrain_objective import text_config
 
@@ -106,13 +104,3 @@ class PretrainOptions(RunOptions):
 
 # What may not change in a run that is continued, beside its config.
 FIXED = ("data", "num_scenes", "split", "weights", "window", "group", "load_size")
-
-
-def open_sinks(options: PretrainOptions) -> list[Sink]:
-    """The optional sinks of the log."""
-    sinks, out = [], Path(options.out)
-    if options.tensorboard:
-        sinks.append(tensorboard_sink(out / "tensorboard"))
-    if options.wandb:
-        sinks.append(wandb_sink(options.wandb, out, dataclasses.asdict(options.config)))
-    return sinks

@@ -27,9 +27,9 @@ from vtp_eqx.runs.batches import (
 )
 from vtp_eqx.runs.command import exit_with_message
 from vtp_eqx.runs.dry_run import dry_run, dry_run_lines, DryRun
-from vtp_eqx.runs.log import Sink
+from vtp_eqx.runs.log import Sink, tensorboard_sink, wandb_sink
 from vtp_eqx.runs.multihost import is_main_process, raise_on_all
-from vtp_eqx.runs.pretrain_options import FIXED, open_sinks, PretrainOptions
+from vtp_eqx.runs.pretrain_options import FIXED, PretrainOptions
 from vtp_eqx.runs.recovery import read_postmortem, replay
 from vtp_eqx.runs.run_dir import (
     check_config_unchanged,
@@ -133,7 +133,13 @@ class PretrainSetup:
     @functools.cached_property
     def sinks(self) -> list[Sink]:
         """The optional sinks of the log, in the main process."""
-        return open_sinks(self.options) if is_main_process() else []
+        sinks, options = [], self.options
+        if is_main_process() and options.tensorboard:
+            sinks.append(tensorboard_sink(self.out / "tensorboard"))
+        if is_main_process() and options.wandb:
+            fields = dataclasses.asdict(self.config)
+            sinks.append(wandb_sink(options.wandb, self.out, fields))
+        return sinks
 
     def _labeled(self, source: Source, count: int, seed: int) -> LabeledImages:
         size = self.config.tokenizer.image_size

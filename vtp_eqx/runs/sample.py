@@ -85,13 +85,10 @@ def sample(
                 # All are on disk before the next ones are waited for.
                 paths = [image_path(folder, int(index)) for index in indices]
                 missing = [row for row, path in enumerate(paths) if not path.exists()]
-                list(
-                    pool.map(
-                        write_image,
-                        [paths[row] for row in missing],
-                        [images[row] for row in missing],
-                    )
+                write = lambda row, paths=paths, images=images: write_image(
+                    paths[row], images[row]
                 )
+                list(pool.map(write, missing))
                 done += len(indices)
                 report("samples", done, count)
     return record
@@ -157,13 +154,8 @@ def draw_images(
         filled = [lot[device % len(lot)] for device in range(num_devices)]
         indices = np.concatenate([np.arange(g * size, (g + 1) * size) for g in filled])
         batch = (indices.astype(np.int32), labels[indices].astype(np.int32))
-        answer = _draw(
-            networks,
-            shard_batch(batch, mesh),
-            jr.key(config.seed),
-            config.sampler,
-            mesh,
-        )
+        batch = shard_batch(batch, mesh)
+        answer = _draw(networks, batch, jr.key(config.seed), config.sampler, mesh)
         keep = (np.arange(len(indices)) < len(lot) * size) & (indices < num)
         if waiting is not None:
             yield _finished(*waiting, labels)

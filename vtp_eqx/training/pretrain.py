@@ -11,7 +11,7 @@ import numpy as np
 from vtp_eqx.config import PretrainConfig
 from vtp_eqx.frozen.lpips import Perceptual
 from vtp_eqx.losses.weighting import FixedWeights, LearnedWeights
-from vtp_eqx.models.tokenizer import Pretrainer, Teacher, Tokenizer
+from vtp_eqx.models.tokenizer import Pretrainer, Teacher
 from vtp_eqx.training.optimizer import cosine, make_optimizer
 from vtp_eqx.training.pca_start import start_from_pca
 from vtp_eqx.training.pretrain_objective import (
@@ -70,7 +70,8 @@ def initial_state(config: PretrainConfig, images: np.ndarray | None) -> TrainSta
     if config.pca_start and images is not None:
         student = eqx.filter_jit(make)(model_key)
         tokenizer = start_from_pca(student.tokenizer, images)
-        return eqx.filter_jit(start)(with_tokenizer(student, tokenizer), run_key)
+        student = eqx.tree_at(lambda student: student.tokenizer, student, tokenizer)
+        return eqx.filter_jit(start)(student, run_key)
     both = lambda model_key, run_key: start(make(model_key), run_key)
     return eqx.filter_jit(both)(model_key, run_key)
 
@@ -105,11 +106,6 @@ def loss_weights(config: PretrainConfig) -> FixedWeights | LearnedWeights:
     """The weights of the terms that are not left out, fixed or learned from there."""
     used = config.term_weights
     return FixedWeights(used) if config.weighting == "fixed" else LearnedWeights(used)
-
-
-def with_tokenizer(student: Pretrainer, tokenizer: Tokenizer) -> Pretrainer:
-    """`student` with another tokenizer."""
-    return eqx.tree_at(lambda student: student.tokenizer, student, tokenizer)
 
 
 def _ema_source(student: Pretrainer) -> Teacher | None:

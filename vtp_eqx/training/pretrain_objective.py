@@ -53,13 +53,10 @@ def pretrain_objective(
 ) -> Objective:
     """Contrast + self-distillation + reconstruction (VTP section 3).
 
-    Or what else has a weight. The distillation and reconstruction batches are random
-    subsets of the contrastive batch, one image out of each of its equal strata, so that
-    they are the same ones on any number of devices.
-
-    Every term is that of the whole batch, however many devices share it and in however
-    many microbatches (`config.accumulate`) each splits its rows. `perceptual` and
-    `vision`: see `pretrain_terms`; `ValueError` where one is missing.
+    Or what else has a weight. Every term is that of the whole batch, however many
+    devices share it and in however many microbatches (`config.accumulate`) each splits
+    its rows. `perceptual` and `vision`: see `pretrain_terms`; a `ValueError` where one
+    is missing.
     """
     terms = pretrain_terms(config, perceptual=perceptual, vision=vision)
     for term in terms:

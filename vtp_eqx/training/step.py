@@ -111,15 +111,10 @@ def make_step(
         skipped = 1 - is_good.astype(jnp.int32)
         num_skipped = arrays.num_skipped + skipped
         arrays = TrainState(
-            step=arrays.step + 1,
-            student=student,
-            teacher=teacher,
-            weights=weights,
-            opt_state=opt_state,
-            key=arrays.key,
-            num_skipped=num_skipped,
+            step=arrays.step + 1, student=student, teacher=teacher, weights=weights,
+            opt_state=opt_state, key=arrays.key, num_skipped=num_skipped,
             typical_norm=typical_norm,
-        )
+        )  # fmt: skip
         metrics |= {"total": total, "gradient_norm": norm}
         metrics |= {"skipped": skipped, "num_skipped": num_skipped}
         return arrays, metrics

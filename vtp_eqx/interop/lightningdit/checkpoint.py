@@ -6,6 +6,9 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Shaped
 import ml_dtypes
 import numpy as np
 
@@ -17,10 +20,18 @@ from vtp_eqx.interop.lightningdit.settings import (
 from vtp_eqx.interop.passthrough import origin_of, read_origin
 from vtp_eqx.models.arrays import named_arrays, with_arrays
 from vtp_eqx.models.dit import DiT, sincos_table
-from vtp_eqx.name_table import in_blocks, Names, NameTable, patch_layout, Tensors
 from vtp_eqx.nn.rope import integer_table
 from vtp_eqx.tensor_files import as_float32
+from vtp_eqx.tensor_files.name_table import (
+    in_blocks,
+    Names,
+    NameTable,
+    patch_layout,
+    Tensors,
+)
 
+
+Arrays = dict[str, Shaped[Array, "..."]]
 
 _OUTSIDE: Names = {
     "x_embedder.proj": "to_tokens",
@@ -59,7 +70,7 @@ def dit_from_published(tensors: Tensors, config: dict[str, Any]) -> DiT:
     """
     ours = config_from_published(config)
     tensors = unwrapped(tensors)
-    make = functools.partial(eqx.filter_eval_shape, DiT, ours, key=jax.random.key(0))
+    make = functools.partial(eqx.filter_eval_shape, DiT, ours, key=jr.key(0))
     arrays = _name_table(make()).read(tensors, constants=_position_shapes(ours))
     _check_positions(tensors, ours)
     positions = _positions(ours)
@@ -84,6 +95,17 @@ def dit_to_published(dit: DiT) -> tuple[Tensors, dict[str, Any]]:
     else:
         config = {**origin.settings, **config}
     return {**_name_table(dit).write(named_arrays(dit)), **positions}, config
+
+
+def dit_outputs(dit: DiT) -> tuple[Arrays, Arrays]:
+    """Some inputs, and the velocity there, in the layout of the published code."""
+    config = dit.config
+    side, channels = config.latent_size, config.latent_width
+    latents = jr.normal(jr.key(0), (3, side, side, channels))
+    times, labels = jnp.array([0.0, 0.4, 1.0]), jnp.arange(3) % config.num_classes
+    velocity = eqx.filter_jit(dit.batch)(latents, times, labels)
+    inputs = {"x": jnp.moveaxis(latents, -1, 1), "t": times, "y": labels}
+    return inputs, {"velocity": jnp.moveaxis(velocity, -1, 1)}
 
 
 def unwrapped(tensors: Tensors) -> Tensors:

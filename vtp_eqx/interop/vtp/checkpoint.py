@@ -5,8 +5,10 @@ import functools
 from typing import Any
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Float
+from jaxtyping import Array, Float, Shaped
 import ml_dtypes
 import numpy as np
 
@@ -16,10 +18,12 @@ from vtp_eqx.interop.vtp.names import name_table
 from vtp_eqx.interop.vtp.settings import config_from_published, config_to_published
 from vtp_eqx.models.arrays import named_arrays, STATISTICS, with_arrays
 from vtp_eqx.models.tokenizer import Tokenizer
-from vtp_eqx.name_table import Tensors
 from vtp_eqx.nn.rope import axial_periods
 from vtp_eqx.tensor_files import as_float32
+from vtp_eqx.tensor_files.name_table import Tensors
 
+
+Arrays = dict[str, Shaped[Array, "..."]]
 
 # Of the latents' statistics, until they are measured.
 _STARTS = dict(zip(STATISTICS, (0.0, 1.0), strict=True))
@@ -77,6 +81,29 @@ def tokenizer_to_published(tokenizer: Tokenizer) -> tuple[Tensors, dict[str, Any
         settings = settings | {name: a.tolist() for name, a in measured.items()}
     weights = name_table(tokenizer).write(named_arrays(tokenizer))
     return {**weights, **periods}, settings
+
+
+def tokenizer_outputs(tokenizer: Tokenizer) -> tuple[Arrays, Arrays]:
+    """Some inputs, and what comes out of them, in the layout of the published code."""
+    size = tokenizer.config.image_size
+    images = jr.uniform(jr.key(0), (2, size, size, 3))
+    features = jax.vmap(lambda image: tokenizer.features(image)[0])(images)
+    latents = jax.vmap(tokenizer.encode)(images)
+    decoded = tokenizer.normalize(jax.vmap(tokenizer.decode)(latents))
+    inputs = {"pixels": jnp.moveaxis(tokenizer.normalize(images), -1, 1)}
+    outputs = {
+        "cls": features.cls,
+        "patches": features.patches,
+        "latents": jnp.moveaxis(latents, -1, 1),
+        "decoded": jnp.moveaxis(decoded, -1, 1),
+    }
+    if tokenizer.config.text is not None:
+        text = tokenizer.config.text
+        ids = jr.randint(jr.key(1), (3, text.context), 0, text.vocabulary)
+        inputs["text"] = ids
+        outputs["image embedding"] = jax.vmap(tokenizer.embed_image)(images)
+        outputs["text embedding"] = jax.vmap(tokenizer.embed_text)(ids)
+    return inputs, outputs
 
 
 def _statistic(name: str, values: Any, width: int) -> Float[np.ndarray, " channels"]:

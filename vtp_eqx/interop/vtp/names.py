@@ -3,7 +3,13 @@
 from vtp_eqx.config import TokenizerConfig
 from vtp_eqx.models.arrays import named_arrays
 from vtp_eqx.models.tokenizer import Tokenizer
-from vtp_eqx.name_table import in_blocks, Layout, Names, NameTable, patch_layout
+from vtp_eqx.tensor_files.name_table import (
+    in_blocks,
+    Layout,
+    Names,
+    NameTable,
+    patch_layout,
+)
 
 
 _VISION: Names = {

@@ -8,11 +8,10 @@ from jaxtyping import Array, Float
 
 from vtp_eqx.config import DecodeConfig
 from vtp_eqx.frozen.lpips import Perceptual
-from vtp_eqx.models.decoder import PixelDecoder
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.training.parameter_counts import decoder_flops, perceptual_flops
 from vtp_eqx.training.pixels import pixel_loss
-from vtp_eqx.training.terms.term import Microbatch, Term, TermFlops, TermLoss
+from vtp_eqx.training.terms.term import Microbatch, Term, TermFlops
 
 
 class DecoderViews(eqx.Module):
@@ -35,18 +34,11 @@ class LatentsToPixels(Term):
     perceptual: Perceptual | None = None
     name: ClassVar[str] = "reconstruction"
 
-    @property
-    def weight(self) -> float:
-        return 1.0
-
     def forward(self, rows: Microbatch) -> Float[Array, " rows"]:
         return pixel_loss(
             rows.student.batch(rows.views.latents), rows.views.pixels,
             self.config.reconstruction, self.perceptual, self.tokenizer.denormalize,
         )  # fmt: skip
-
-    def loss(self, student: PixelDecoder, outputs: Float[Array, " rows"]) -> TermLoss:
-        return TermLoss(outputs, {})
 
     def flops(self) -> TermFlops:
         config = self.tokenizer.config

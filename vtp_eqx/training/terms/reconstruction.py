@@ -11,7 +11,6 @@ from vtp_eqx.config import PretrainConfig
 from vtp_eqx.frozen.lpips import Perceptual
 from vtp_eqx.losses.latents import channel_variance
 from vtp_eqx.mesh import DATA
-from vtp_eqx.models.tokenizer import Pretrainer
 from vtp_eqx.training.parameter_counts import (
     decoder_flops,
     encoder_flops,
@@ -21,7 +20,7 @@ from vtp_eqx.training.pixels import pixel_loss, require_perceptual_weights
 from vtp_eqx.training.precision import cast_params
 from vtp_eqx.training.pretrain_views import Needs
 from vtp_eqx.training.terms.pretrain_term import PretrainTerm
-from vtp_eqx.training.terms.term import Microbatch, TermFlops, TermLoss
+from vtp_eqx.training.terms.term import Microbatch, TermFlops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +53,6 @@ class Reconstruction(PretrainTerm):
             tokenizer.decoder.batch(latents), subset.pixels, config.reconstruction,
             cast_params(self.perceptual, config.precision), tokenizer.denormalize,
         )  # fmt: skip
-
-    def loss(self, student: Pretrainer, outputs: Float[Array, " rows"]) -> TermLoss:
-        return TermLoss(outputs, {})
 
     def flops(self) -> TermFlops:
         tokenizer = self.config.tokenizer

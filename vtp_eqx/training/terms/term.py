@@ -43,8 +43,7 @@ class TermFlops(NamedTuple):
 class Term(Protocol):
     """One thing that is learned; all its methods are pure functions.
 
-    What needs the whole batch is kept apart from what is computed row by row, because
-    the activations of one microbatch exist at a time (`vtp_eqx.training.objective`).
+    Why `forward` and `loss` are two: see `vtp_eqx.training.objective`.
     """
 
     name: ClassVar[str]  # of its loss in the log, and of its weight
@@ -52,7 +51,7 @@ class Term(Protocol):
     @property
     def weight(self) -> float:
         """What its mean counts in the total, or starts from; 0: it is left out."""
-        ...
+        return 1.0
 
     def teacher_targets(self, teacher: Any, views: Any, step: Int[Array, ""]) -> Any:
         """What the teacher says of all microbatches, an axis of them in front.
@@ -72,10 +71,10 @@ class Term(Protocol):
     def loss(self, student: Any, outputs: Any) -> TermLoss:
         """The loss of all rows of a device, given what `forward` returned of them.
 
-        The step averages it over rows and devices. Where a row's loss needs the global
-        batch, it reduces over `mesh.DATA`.
+        By default that is the loss already. The step averages it over rows and devices;
+        where a row's loss needs the global batch, this reduces over `mesh.DATA`.
         """
-        ...
+        return TermLoss(outputs, {})
 
     def flops(self) -> TermFlops:
         """The cost of one of its images."""

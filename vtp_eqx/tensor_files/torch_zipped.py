@@ -1,7 +1,7 @@
 """Tensors from the files that `torch.save` writes since version 1.6.
 
 Such a file is a zip with the bytes of the tensors and a program that says what they are
-(`vtp_eqx.torch_files.program`).
+(`vtp_eqx.tensor_files.torch_program`).
 """
 
 from pathlib import Path
@@ -12,7 +12,12 @@ from jaxtyping import Shaped
 import numpy as np
 
 from vtp_eqx.config import require
-from vtp_eqx.torch_files.program import built, numbers_of, state_dict, StoredTensor
+from vtp_eqx.tensor_files.torch_program import (
+    built,
+    numbers_of,
+    state_dict,
+    StoredTensor,
+)
 
 
 class TorchFile:

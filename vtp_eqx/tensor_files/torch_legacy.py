@@ -2,7 +2,7 @@
 
 Many published networks are still in this format: a few programs one behind the other,
 of which the fourth says what was saved, and then the bytes of the tensors. They are
-read by `vtp_eqx.torch_files.program`.
+read by `vtp_eqx.tensor_files.torch_program`.
 """
 
 from pathlib import Path
@@ -13,7 +13,12 @@ from jaxtyping import Shaped
 import numpy as np
 
 from vtp_eqx.config import require
-from vtp_eqx.torch_files.program import built, numbers_of, state_dict, StoredTensor
+from vtp_eqx.tensor_files.torch_program import (
+    built,
+    numbers_of,
+    state_dict,
+    StoredTensor,
+)
 
 
 MAGIC = 0x1950A86A20F9469CFC6C
