@@ -34,8 +34,8 @@ from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.arrays import latents_hash
 from vtp_eqx.models.generator import Generator, load_generator, save_generator
 from vtp_eqx.runs.command import exit_with_message, RUN_ERRORS
+from vtp_eqx.runs.dry_run import generator_dry_run_lines
 from vtp_eqx.runs.extract_latents import extract_latents, open_latents
-from vtp_eqx.runs.generator_dry_run import generator_dry_run_lines
 from vtp_eqx.runs.generator_options import GeneratorOptions
 from vtp_eqx.runs.generator_setup import fit_to_cache, open_generator_training
 from vtp_eqx.runs.multihost import is_main_process

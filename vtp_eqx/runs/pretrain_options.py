@@ -4,7 +4,7 @@ import dataclasses
 
 from vtp_eqx.config import PretrainConfig, require
 from vtp_eqx.runs.run_options import RunOptions
-from vtp_eqx.training.pretrain_objective import text_config
+from vtp_eqx.training.pretrain import text_config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

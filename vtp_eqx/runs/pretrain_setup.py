@@ -38,13 +38,12 @@ from vtp_eqx.runs.run_dir import (
     read_config,
     write_config,
 )
-from vtp_eqx.runs.throughput import StepCost, throttled_print
+from vtp_eqx.runs.throughput import StepCost
 from vtp_eqx.scenes.captions import class_templates
 from vtp_eqx.scenes.render import class_names, GROUP, SceneConfig, STUDY_DIFFICULTY
 from vtp_eqx.scenes.tfds_builder import prepare_scenes
-from vtp_eqx.training.pixels import require_perceptual_weights
-from vtp_eqx.training.pretrain import initial_state, pretrain_step
-from vtp_eqx.training.pretrain_objective import text_config
+from vtp_eqx.training.pretrain import initial_state, pretrain_step, text_config
+from vtp_eqx.training.terms.reconstruction import require_perceptual_weights
 
 
 NUM_TEMPLATES = 32  # of scenes
@@ -232,10 +231,7 @@ def open_data(options: PretrainOptions) -> Data:
             options.group or GROUP, class_names(),
             templates or class_templates(NUM_TEMPLATES),
         )  # fmt: skip
-    train = validation = open_sources(
-        options.data, options.split, options.weights,
-        progress=throttled_print("tars indexed: {} of {}"),
-    )  # fmt: skip
+    train = validation = open_sources(options.data, options.split, options.weights)
     if options.validation:
         validation = open_sources([options.validation], options.validation_split)
     names = _lines_of(options.classes)

@@ -11,7 +11,7 @@ from vtp_eqx.config import GenerateConfig, require
 from vtp_eqx.mesh import data_mesh, gather_to_host
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.runs.batches import array_batches
-from vtp_eqx.runs.generator_dry_run import train_step_flops
+from vtp_eqx.runs.dry_run import train_step_flops
 from vtp_eqx.runs.loop import Callbacks, FaultTolerance, Progress, run_training
 from vtp_eqx.runs.throughput import StepCost
 from vtp_eqx.training.flops import device_peak
@@ -80,16 +80,12 @@ def train_on_batches(
 ) -> DiT:
     """`train_generator` on batches that need not be in memory.
 
-    The loop, checkpoints, exact resume and recovery are those of a pre-training
-    (`run_training`, which says what it raises).
-
     - `batches(first)` yields this process's part of the batches from number `first` on.
-    - `evaluate(dit, step)` gives numbers of the moving average, such as an FID of a few
-      thousand samples, every `evaluate_every` steps, after `evaluate_steps` and at the
-      end. All processes call it, each with the whole average on one of its devices. The
-      largest `score` it gives is that of the best checkpoint, of which
-      `fault_tolerance.keep_best` stay.
+    - `evaluate(dit, step)`: as in `Callbacks`, with the whole moving average on one
+      device of each process. The largest `score` it gives is the best checkpoint's.
     - `holds_folder`: the caller has locked `folder` and written its config.
+
+    The other arguments, and what is raised, are those of `run_training`.
     """
     mesh = data_mesh() if mesh is None else mesh
     state, step = init_generator_training(config, mesh)

@@ -15,10 +15,10 @@ from vtp_eqx.tensor_files.safetensors_files import (
     write_model as write_model,
     write_tensors as write_tensors,
 )
-from vtp_eqx.tensor_files.torch_legacy import (
+from vtp_eqx.tensor_files.torch_program import StoredTensor as StoredTensor
+from vtp_eqx.tensor_files.torch_reading import (
     is_torch_legacy as is_torch_legacy,
     read_torch_legacy as read_torch_legacy,
+    TorchFile as TorchFile,
 )
-from vtp_eqx.tensor_files.torch_program import StoredTensor as StoredTensor
 from vtp_eqx.tensor_files.torch_writing import write_torch_file as write_torch_file
-from vtp_eqx.tensor_files.torch_zipped import TorchFile as TorchFile

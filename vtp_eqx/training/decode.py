@@ -14,12 +14,15 @@ from vtp_eqx.frozen.lpips import Perceptual
 from vtp_eqx.losses.weighting import FixedWeights
 from vtp_eqx.models.input_checks import check_measured
 from vtp_eqx.models.tokenizer import Tokenizer
-from vtp_eqx.training.objective import Objective
+from vtp_eqx.training.microbatches import Objective
 from vtp_eqx.training.optimizer import make_optimizer
-from vtp_eqx.training.pixels import require_perceptual_weights
 from vtp_eqx.training.state import copy_arrays, TrainState
 from vtp_eqx.training.step import make_step, Step
-from vtp_eqx.training.terms.latents_to_pixels import DecoderViews, LatentsToPixels
+from vtp_eqx.training.terms.reconstruction import (
+    DecoderViews,
+    LatentsToPixels,
+    require_perceptual_weights,
+)
 from vtp_eqx.training.terms.term import compose
 
 

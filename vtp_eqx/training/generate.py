@@ -11,7 +11,7 @@ from vtp_eqx.config import GenerateConfig
 from vtp_eqx.flow import interpolate, time_samples
 from vtp_eqx.losses.weighting import FixedWeights
 from vtp_eqx.models.dit import DiT, drop_labels
-from vtp_eqx.training.objective import Objective
+from vtp_eqx.training.microbatches import Objective
 from vtp_eqx.training.optimizer import make_optimizer
 from vtp_eqx.training.state import copy_arrays, shard_state, TrainState
 from vtp_eqx.training.step import make_step, Step

@@ -14,8 +14,7 @@ import optax
 
 from vtp_eqx.config import Precision, Sharding
 from vtp_eqx.mesh import DATA, REPLICATED, SPLIT
-from vtp_eqx.training.microbatches import loss_and_gradient
-from vtp_eqx.training.objective import Objective
+from vtp_eqx.training.microbatches import loss_and_gradient, Objective
 from vtp_eqx.training.precision import cast_params
 from vtp_eqx.training.state import moving_average, placement, TrainState
 

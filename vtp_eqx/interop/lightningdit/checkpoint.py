@@ -28,6 +28,9 @@ from vtp_eqx.tensor_files.name_table import (
     NameTable,
     patch_layout,
     Tensors,
+    TIMM_BLOCK,
+    TIMM_MLP,
+    TIMM_SWIGLU,
 )
 
 
@@ -42,20 +45,7 @@ _OUTSIDE: Names = {
     "final_layer.adaLN_modulation.1": "modulation",
     "final_layer.linear": "to_velocity",
 }
-_BLOCK: Names = {
-    "adaLN_modulation.1": "modulation",
-    "norm1": "attention_norm",
-    "attn.qkv": "attention.to_qkv",
-    "attn.q_norm": "attention.query_norm",
-    "attn.k_norm": "attention.key_norm",
-    "attn.proj": "attention.to_out",
-    "norm2": "feed_forward_norm",
-}
-_MLP: Names = {"mlp.fc1": "feed_forward.up", "mlp.fc2": "feed_forward.out"}
-_SWIGLU: Names = {
-    "mlp.w12": ("feed_forward.gate", "feed_forward.up"),
-    "mlp.w3": "feed_forward.out",
-}
+_BLOCK: Names = {**TIMM_BLOCK, "adaLN_modulation.1": "modulation"}
 
 POSITION_TOLERANCE = 1e-4
 # What wrappers for several devices and for compilation put before every name.
@@ -84,17 +74,14 @@ def dit_to_published(dit: DiT) -> tuple[Tensors, dict[str, Any]]:
     What was published comes back as it was, to the last bit of its positions.
     """
     origin = read_origin(dit.origin)
-    config, positions = config_to_published(dit.config), _positions(dit.config)
-    was = config_from_published(origin.settings or config)
+    settings = config_to_published(dit.config)
+    was = config_from_published(origin.settings or settings)
     ours = {"remat": dit.config.remat, "attention": dit.config.attention}
-    if dataclasses.replace(was, **ours) == dit.config:
-        config, positions = (
-            origin.settings or config,
-            {**positions, **origin.constants},
-        )
-    else:
-        config = {**origin.settings, **config}
-    return {**_name_table(dit).write(named_arrays(dit)), **positions}, config
+    is_unchanged = dataclasses.replace(was, **ours) == dit.config
+    settings, positions = origin.restored(
+        settings, _positions(dit.config), is_unchanged=is_unchanged
+    )
+    return {**_name_table(dit).write(named_arrays(dit)), **positions}, settings
 
 
 def dit_outputs(dit: DiT) -> tuple[Arrays, Arrays]:
@@ -116,7 +103,7 @@ def unwrapped(tensors: Tensors) -> Tensors:
 
 
 def _name_table(dit: DiT) -> NameTable:
-    block = {**_BLOCK, **(_SWIGLU if dit.config.swiglu else _MLP)}
+    block = {**_BLOCK, **(TIMM_SWIGLU if dit.config.swiglu else TIMM_MLP)}
     patches = patch_layout(dit.config.patch_size, dit.config.latent_width)
     return NameTable(
         {**_OUTSIDE, **in_blocks("blocks", "blocks", block)},

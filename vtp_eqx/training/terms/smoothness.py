@@ -10,8 +10,7 @@ from vtp_eqx.losses.latents import smoothness_loss
 from vtp_eqx.mesh import DATA
 from vtp_eqx.training.parameter_counts import encoder_flops
 from vtp_eqx.training.pretrain_views import Needs
-from vtp_eqx.training.terms.pretrain_term import PretrainTerm
-from vtp_eqx.training.terms.term import Microbatch, TermFlops
+from vtp_eqx.training.terms.term import Microbatch, PretrainTerm, TermFlops
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,9 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import equinox as eqx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from vtp_eqx.training.objective import Objective
+from vtp_eqx.config import PretrainConfig
+from vtp_eqx.training.microbatches import Objective
+from vtp_eqx.training.pretrain_views import Needs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ class TermFlops(NamedTuple):
 class Term(Protocol):
     """One thing that is learned; all its methods are pure functions.
 
-    Why `forward` and `loss` are two: see `vtp_eqx.training.objective`.
+    Why `forward` and `loss` are two: see `vtp_eqx.training.microbatches`.
     """
 
     name: ClassVar[str]  # of its loss in the log, and of its weight
@@ -133,3 +135,28 @@ def compose(
         return losses, monitors
 
     return Objective(make_views, forward, loss, add_teacher_targets)
+
+
+class PretrainTerm(Term):
+    """A term whose student is a `Pretrainer` and whose views are `PretrainViews`."""
+
+    config: PretrainConfig
+    batch: ClassVar[str]  # the field of the config that says from how many images
+    needs: ClassVar[Needs]  # the views that are made for it
+    has_teacher: ClassVar[bool] = False
+
+    @property
+    def weight(self) -> float:
+        return self.config.term_weights.get(self.name, 0.0)
+
+    @property
+    def batch_size(self) -> int:
+        """How many images of each batch it learns from."""
+        return getattr(self.config, self.batch)
+
+    def check(self) -> None:
+        """Raises `ValueError` where what it learns from is missing."""
+
+    def make_head(self, key: PRNGKeyArray) -> Any:
+        """What the student trains for this term alone: one of its `heads`."""
+        return None
