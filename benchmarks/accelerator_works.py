@@ -33,12 +33,12 @@ from vtp_eqx.frozen.lpips import blank_perceptual, Perceptual
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import guided_velocity
 from vtp_eqx.training.flops import generator_flops, train_flops
-from vtp_eqx.training.generate import init_generator_training
-from vtp_eqx.training.generate_objective import LatentBatch
+from vtp_eqx.training.generate import init_generator_training, LatentBatch
 from vtp_eqx.training.precision import cast_params
-from vtp_eqx.training.pretrain import initial_state, pretrain_step
-from vtp_eqx.training.pretrain_objective import (
+from vtp_eqx.training.pretrain import (
+    initial_state,
     needs_of,
+    pretrain_step,
     pretrain_terms,
     text_config,
 )

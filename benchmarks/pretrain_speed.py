@@ -31,10 +31,9 @@ from vtp_eqx.runs.batches import Batches, caption_encoder, text_tokenizer_for
 from vtp_eqx.runs.loop import Callbacks, run_training
 from vtp_eqx.runs.throughput import StepCost
 from vtp_eqx.training.flops import device_peak, train_flops
-from vtp_eqx.training.pixels import blank_perceptual_if_used
-from vtp_eqx.training.pretrain import init_pretraining
-from vtp_eqx.training.pretrain_objective import text_config
+from vtp_eqx.training.pretrain import init_pretraining, text_config
 from vtp_eqx.training.pretrain_views import CaptionedBatch
+from vtp_eqx.training.terms.reconstruction import blank_perceptual_if_used
 
 
 OBJECTIVES = ("contrast", "distillation", "reconstruction")

@@ -27,8 +27,7 @@ from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.study.recipe import run
 from vtp_eqx.study.run_spec import RunSpec
 from vtp_eqx.training.flops import generator_flops, pretrain_flops
-from vtp_eqx.training.generate import init_generator_training
-from vtp_eqx.training.generate_objective import LatentBatch
+from vtp_eqx.training.generate import init_generator_training, LatentBatch
 from vtp_eqx.training.parameter_counts import num_parameters
 from vtp_eqx.training.pretrain import init_pretraining
 from vtp_eqx.training.pretrain_views import CaptionedBatch

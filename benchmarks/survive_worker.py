@@ -38,7 +38,7 @@ from vtp_eqx.losses.weighting import FixedWeights
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.arrays import arrays_hash, named_arrays
 from vtp_eqx.runs.loop import run_training
-from vtp_eqx.training.objective import Objective
+from vtp_eqx.training.microbatches import Objective
 from vtp_eqx.training.pretrain import init_pretraining
 from vtp_eqx.training.pretrain_views import CaptionedBatch
 from vtp_eqx.training.state import TrainState

@@ -91,9 +91,7 @@ def extract(options: ExtractOptions) -> None:
         return
     if options.distributed:
         jax.distributed.initialize()
-    source = open_sources(
-        options.data, options.split, progress=throttled_print("tars indexed: {} of {}")
-    )
+    source = open_sources(options.data, options.split)
     names = Path(options.classes).read_text().splitlines() if options.classes else ()
     tokenizer, index = extract_latents(
         options.config, load(options.tokenizer), source, out,

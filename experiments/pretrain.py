@@ -37,9 +37,12 @@ from vtp_eqx.runs.loop import run_training
 from vtp_eqx.runs.multihost import is_main_process
 from vtp_eqx.runs.pretrain import PCA_IMAGES
 from vtp_eqx.runs.pretrain_options import PretrainOptions
-from vtp_eqx.runs.pretrain_replay import replay_pretraining
 from vtp_eqx.runs.pretrain_results import pretrain_callbacks, write_results
-from vtp_eqx.runs.pretrain_setup import open_pretraining, PretrainSetup
+from vtp_eqx.runs.pretrain_setup import (
+    open_pretraining,
+    PretrainSetup,
+    replay_pretraining,
+)
 from vtp_eqx.runs.throughput import print_progress, throttled_print
 from vtp_eqx.study.recipe import METHODS, pretrain_config, RECIPES
 from vtp_eqx.tokenizer import save

@@ -34,13 +34,13 @@ from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.arrays import latents_hash
 from vtp_eqx.models.generator import Generator, load_generator, save_generator
 from vtp_eqx.runs.command import exit_with_message, RUN_ERRORS
+from vtp_eqx.runs.dry_run import generator_dry_run_lines
 from vtp_eqx.runs.extract_latents import extract_latents, open_latents
-from vtp_eqx.runs.generator_dry_run import generator_dry_run_lines
 from vtp_eqx.runs.generator_options import GeneratorOptions
 from vtp_eqx.runs.generator_setup import fit_to_cache, open_generator_training
-from vtp_eqx.runs.generator_training import train_on_batches
 from vtp_eqx.runs.multihost import is_main_process
 from vtp_eqx.runs.throughput import print_progress
+from vtp_eqx.runs.train_generator import train_on_batches
 from vtp_eqx.scenes.render import SceneConfig
 from vtp_eqx.scenes.tfds_builder import prepare_scenes
 from vtp_eqx.tokenizer import load, save, Tokenizer

@@ -19,7 +19,6 @@ from vtp_eqx.config import (
     SamplerConfig,
     short_hash,
     TextConfig,
-    tokenizer_from_dict,
     TokenizerConfig,
     TransformerConfig,
     ViewsConfig,
@@ -72,7 +71,7 @@ def test_unknown_fields_are_named():
     fields["encoder"]["with"] = 3
     message = r"A TransformerConfig has the fields .* got \['with'\]"
     with pytest.raises(ValueError, match=message):
-        tokenizer_from_dict(fields)
+        from_dict(TokenizerConfig, fields)
 
 
 def test_equal_configs_have_equal_names_and_others_other_ones():

@@ -21,12 +21,10 @@ FLOORS = {
     "losses": 1,
     "flow": 1,
     "tensor_files": 1,
-    "torch_files": 1,
     "data": 1,
     "views": 1,
     "scenes": 2,  # draws data
     "models": 2,
-    "name_table": 2,
     "frozen": 3,
     "interop": 3,
     "training": 4,

@@ -9,7 +9,6 @@ from vtp_eqx.mesh import (
     data_mesh,
     fsdp_spec,
     gather_to_host,
-    global_rows,
     on_mesh,
     replicate,
     REPLICATED,
@@ -95,17 +94,6 @@ def test_a_split_batch_gives_every_device_its_rows_in_order():
 def test_a_batch_that_does_not_divide_is_an_error():
     with pytest.raises(ValueError, match="got 6 rows on 4 devices"):
         shard_batch(np.zeros((6, 2)), data_mesh(4))
-
-
-def test_global_rows_count_on_from_shard_to_shard():
-    np.testing.assert_array_equal(global_rows(3, None), [0, 1, 2])
-    rows = jax.shard_map(
-        lambda batch: global_rows(len(batch), DATA),
-        mesh=data_mesh(4),
-        in_specs=SPLIT,
-        out_specs=SPLIT,
-    )
-    np.testing.assert_array_equal(rows(jnp.zeros(8)), np.arange(8))
 
 
 def test_a_replicated_result_needs_a_reduction():

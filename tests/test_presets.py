@@ -11,7 +11,7 @@ from vtp_eqx.config import (
 )
 from vtp_eqx.frozen.lpips import blank_perceptual
 from vtp_eqx.training.optimizer import learning_rate
-from vtp_eqx.training.pretrain_objective import pretrain_objective
+from vtp_eqx.training.pretrain import pretrain_objective
 
 
 NAMES = [name for name in dir(presets) if name.startswith("PRETRAIN_")]

@@ -7,11 +7,9 @@ reduce over.
 
 import equinox as eqx
 import jax
-from jax import lax
 from jax.experimental import multihost_utils
-import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import PyTree
 import numpy as np
 
 
@@ -109,14 +107,6 @@ def gather_texts(text: str) -> list[str]:
     size = int(np.max(gather(np.int32(len(content)))))
     rows = np.asarray(gather(np.frombuffer(content.ljust(size), np.uint8)))
     return [row.tobytes().decode().rstrip() for row in rows]
-
-
-def global_rows(local_size: int, axis_name: str | None) -> Int[Array, " local"]:
-    """The positions of this shard's rows in the global batch."""
-    rows = jnp.arange(local_size)
-    if axis_name is None:
-        return rows
-    return lax.axis_index(axis_name) * local_size + rows
 
 
 def _unchanged(tree: PyTree) -> PyTree:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from vtp_eqx.config import require, tokenizer_from_dict
+from vtp_eqx.config import from_dict, require, TokenizerConfig
 from vtp_eqx.interop.hub import download, is_hub_name
 from vtp_eqx.interop.vtp import tokenizer_from_published, tokenizer_to_published
 from vtp_eqx.models.arrays import (
@@ -196,7 +196,7 @@ def _known_latents_hash(tokenizer: Tokenizer) -> str:
 def _skeleton(description: dict[str, Any], folder: Path) -> Tokenizer:
     origin = description.get("origin", "")
     try:
-        config = tokenizer_from_dict(description["config"])
+        config = from_dict(TokenizerConfig, description["config"])
         return eqx.filter_eval_shape(Tokenizer, config, origin=origin, key=jr.key(0))
     except (TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(

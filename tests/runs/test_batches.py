@@ -142,7 +142,7 @@ def test_a_vocabulary_that_is_too_large_is_refused(tmp_path):
 
 
 def test_some_examples_are_as_many_as_there_are_and_each_once():
-    found = random_examples(captioned(10), 100, 16, seed=0, group=2)
+    found = random_examples(captioned(10), 100, 16, seed=0)
     assert sorted(found.label.tolist()) == list(range(10))
     few = random_examples(captioned(10), 4, 16, seed=0)
     assert len({*few.label.tolist()}) == 4

@@ -2,7 +2,7 @@ import json
 
 from PIL import Image
 
-from vtp_eqx.runs.curves import draw_curves
+from vtp_eqx.runs.pictures import draw_curves
 
 
 def size_of(path):

@@ -9,7 +9,7 @@ import pytest
 from vtp_eqx.config import DIT_B, DiTConfig, GenerateConfig, presets
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.dit import DiT
-from vtp_eqx.runs.generator_dry_run import (
+from vtp_eqx.runs.dry_run import (
     forward_flops,
     generator_dry_run_lines,
     state_bytes,

@@ -26,8 +26,8 @@ from vtp_eqx.models.dit import DiT
 from vtp_eqx.runs.generator_batches import EncodedBatches, fit_to_latents
 from vtp_eqx.runs.generator_options import GeneratorOptions
 from vtp_eqx.runs.generator_setup import open_generator_training
-from vtp_eqx.runs.generator_training import train_on_batches
 from vtp_eqx.runs.log import read_log
+from vtp_eqx.runs.train_generator import train_on_batches
 
 
 CONFIG = GenerateConfig(

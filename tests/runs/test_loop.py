@@ -16,7 +16,7 @@ from vtp_eqx.runs.log import read_log
 from vtp_eqx.runs.loop import Callbacks, FaultTolerance, run_training, TERMINATED
 from vtp_eqx.runs.throughput import StepCost
 from vtp_eqx.runs.watchdog import StallConfig
-from vtp_eqx.training.objective import Objective
+from vtp_eqx.training.microbatches import Objective
 from vtp_eqx.training.state import copy_arrays, TrainState
 from vtp_eqx.training.step import make_step
 

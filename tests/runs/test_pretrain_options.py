@@ -82,10 +82,10 @@ def test_a_run_of_an_older_version_is_continued(path):
         (dict(config=SILENT, data=("a",), classes="b"), "`classes` makes prompts"),
         (dict(config=SILENT, templates="b"), "`templates` makes prompts .* got .* 0.0"),
         (dict(data=("a", "b"), weights=(1.0,)), "each source .* got 1 for 2"),
-        (dict(log_every=0), "`log_every` must be 1 or more; got 0"),
-        (dict(save_every=0), "`save_every` must be 1 or more; got 0"),
-        (dict(evaluate_every=0), "`evaluate_every` must be 1 or more; got 0"),
-        (dict(num_eval=0), "`num_eval` must be 1 or more; got 0"),
+        (dict(log_every=0), r"^`log_every` \(0\) must be 1 or more"),
+        (dict(save_every=0), r"^`save_every` \(0\) must be 1 or more"),
+        (dict(evaluate_every=0), r"^`evaluate_every` \(0\) must be 1 or more"),
+        (dict(num_eval=0), r"^`num_eval` \(0\) must be 1 or more"),
     ],
 )
 def test_an_option_that_would_be_ignored_is_refused(changes, message):

@@ -1,7 +1,7 @@
 import json
 
 from vtp_eqx.data.bad_examples import BadExample, BadExampleLog
-from vtp_eqx.runs.report import write_report
+from vtp_eqx.runs.pretrain_results import write_report
 
 
 def test_the_report_says_what_went_wrong_and_shows_the_last_pictures(tmp_path):

@@ -32,7 +32,7 @@ from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs import sample as job
-from vtp_eqx.runs.measure_generation import measure_generation
+from vtp_eqx.runs.generator_setup import measure_generation
 from vtp_eqx.runs.run_dir import DiskSpaceError
 from vtp_eqx.runs.sample import choose_labels, sample
 from vtp_eqx.runs.sample_files import read_images, write_archive

@@ -31,7 +31,7 @@ from vtp_eqx.losses.cosines import unit_norm
 from vtp_eqx.losses.weighting import LearnedWeights
 from vtp_eqx.mesh import DATA, data_mesh, replicate, shard_batch
 from vtp_eqx.nn.linear import Linear
-from vtp_eqx.training.objective import Objective
+from vtp_eqx.training.microbatches import Objective
 from vtp_eqx.training.pretrain import init_pretraining
 from vtp_eqx.training.pretrain_views import CaptionedBatch
 from vtp_eqx.training.state import copy_arrays, shard_state, TrainState

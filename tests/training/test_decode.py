@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.training.examples import DECODE, encode, measured_tokenizer
-from vtp_eqx.training.decode_objective import decode_objective, EncodedBatch
+from vtp_eqx.training.decode import decode_objective, EncodedBatch
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,7 @@ import pytest
 
 from tests.training.examples import GENERATE, LABELS, LATENTS
 from vtp_eqx.mesh import data_mesh, shard_batch
-from vtp_eqx.training.generate import init_generator_training
-from vtp_eqx.training.generate_objective import LatentBatch
+from vtp_eqx.training.generate import init_generator_training, LatentBatch
 
 
 def distance(one, other):

@@ -7,7 +7,7 @@ import pytest
 
 from vtp_eqx.config import DiTConfig, GenerateConfig
 from vtp_eqx.models.dit import DiT
-from vtp_eqx.training.generate_objective import generate_objective, LatentBatch
+from vtp_eqx.training.generate import generate_objective, LatentBatch
 
 
 @pytest.fixture(scope="module")

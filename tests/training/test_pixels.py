@@ -7,9 +7,9 @@ import pytest
 
 from vtp_eqx.config import DecodeConfig, ReconstructionConfig
 from vtp_eqx.losses.reconstruction import l1_loss
-from vtp_eqx.training.decode_objective import decode_objective
-from vtp_eqx.training.pixels import pixel_loss
-from vtp_eqx.training.pretrain_objective import pretrain_objective
+from vtp_eqx.training.decode import decode_objective
+from vtp_eqx.training.pretrain import pretrain_objective
+from vtp_eqx.training.terms.reconstruction import pixel_loss
 
 
 LOOKING = ReconstructionConfig(perceptual_weight=0.5)

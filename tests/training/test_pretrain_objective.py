@@ -10,8 +10,11 @@ import pytest
 
 from vtp_eqx.mesh import data_mesh, REPLICATED, shard_batch
 from vtp_eqx.models.tokenizer import Pretrainer, Teacher
-from vtp_eqx.training.pretrain import init_pretraining
-from vtp_eqx.training.pretrain_objective import clamp_logit_scale, pretrain_objective
+from vtp_eqx.training.pretrain import (
+    clamp_logit_scale,
+    init_pretraining,
+    pretrain_objective,
+)
 from vtp_eqx.training.pretrain_views import CaptionedBatch, PretrainViews, select_rows
 
 

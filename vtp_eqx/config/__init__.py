@@ -7,16 +7,14 @@ Lengths of sequences are in tokens, sizes of images in pixels.
 """
 
 from vtp_eqx.config.checks import require as require
-from vtp_eqx.config.latents import (
-    LatentDtype as LatentDtype,
-    LatentLayout as LatentLayout,
-    LatentsConfig as LatentsConfig,
-)
 from vtp_eqx.config.runs import (
     AlignmentConfig as AlignmentConfig,
     DecodeConfig as DecodeConfig,
     DistillationConfig as DistillationConfig,
     GenerateConfig as GenerateConfig,
+    LatentDtype as LatentDtype,
+    LatentLayout as LatentLayout,
+    LatentsConfig as LatentsConfig,
     OptimizerConfig as OptimizerConfig,
     PretrainConfig as PretrainConfig,
     ReconstructionConfig as ReconstructionConfig,
@@ -29,7 +27,6 @@ from vtp_eqx.config.serial import (
     changed_fields as changed_fields,
     from_dict as from_dict,
     short_hash as short_hash,
-    tokenizer_from_dict as tokenizer_from_dict,
 )
 from vtp_eqx.config.shapes import (
     Attention as Attention,

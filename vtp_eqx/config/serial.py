@@ -9,7 +9,6 @@ from typing import Any, get_args, get_type_hints, TypeVar
 from vtp_eqx.config.checks import require
 from vtp_eqx.config.fields import NEUTRAL
 from vtp_eqx.config.old_names import FIELDS
-from vtp_eqx.config.shapes import TokenizerConfig
 
 
 Config = TypeVar("Config")
@@ -80,8 +79,3 @@ def _value(hint: Any, value: Any) -> Any:
         ]
         return from_dict(kinds[0], value) if kinds else dict(value)
     return tuple(value) if isinstance(value, list) else value
-
-
-def tokenizer_from_dict(fields: Mapping[str, Any]) -> TokenizerConfig:
-    """The tokenizer config whose `as_json` was parsed into `fields`."""
-    return from_dict(TokenizerConfig, fields)

@@ -19,18 +19,21 @@ from vtp_eqx.config import FeedForward, IMAGENET_MEAN, IMAGENET_STD
 from vtp_eqx.frozen.weights import PublishedFile
 from vtp_eqx.models.arrays import named_arrays, with_arrays
 from vtp_eqx.models.encoder import Features
-from vtp_eqx.name_table import (
+from vtp_eqx.nn.linear import Linear
+from vtp_eqx.nn.norms import LayerNorm
+from vtp_eqx.nn.patches import patch_grid, patchify
+from vtp_eqx.nn.transformer import Transformer
+from vtp_eqx.tensor_files.name_table import (
     in_blocks,
     Layout,
     Names,
     NameTable,
     patch_layout,
     Tensors,
+    TIMM_BLOCK,
+    TIMM_MLP,
+    TIMM_SWIGLU,
 )
-from vtp_eqx.nn.linear import Linear
-from vtp_eqx.nn.norms import LayerNorm
-from vtp_eqx.nn.patches import patch_grid, patchify
-from vtp_eqx.nn.transformer import Transformer
 
 
 DISTANCE_SIDE = 224  # Stein et al. 2023
@@ -165,26 +168,13 @@ def load_dinov2(
 
 
 def _names(config: DinoV2Config) -> Names:
-    block: Names = {
-        "norm1": "attention_norm",
-        "attn.qkv": "attention.to_qkv",
-        "attn.proj": "attention.to_out",
-        "ls1.gamma": "attention_scale",
-        "norm2": "feed_forward_norm",
-        "ls2.gamma": "feed_forward_scale",
-    }
-    mlp: Names = {"mlp.fc1": "feed_forward.up", "mlp.fc2": "feed_forward.out"}
-    swiglu: Names = {
-        "mlp.w12": ("feed_forward.gate", "feed_forward.up"),
-        "mlp.w3": "feed_forward.out",
-    }
-    block = {**block, **(mlp if config.feed_forward == "mlp" else swiglu)}
+    kind = TIMM_MLP if config.feed_forward == "mlp" else TIMM_SWIGLU
     names: Names = {
         "patch_embed.proj": "patch_embed",
         "cls_token": "cls_token",
         "pos_embed": ("cls_position", "positions"),
         "norm": "norm",
-        **in_blocks("blocks", "stack.blocks", block),
+        **in_blocks("blocks", "stack.blocks", {**TIMM_BLOCK, **kind}),
     }
     return {**names, "register_tokens": "registers"} if config.num_registers else names
 

@@ -18,8 +18,8 @@ from jaxtyping import Array, Float
 import numpy as np
 
 from vtp_eqx.frozen.weights import PublishedFile
-from vtp_eqx.name_table import CONVOLUTION, NameTable, Tensors
 from vtp_eqx.nn.convolution import Convolution, max_pool, mean_pool, Padding
+from vtp_eqx.tensor_files.name_table import CONVOLUTION, NameTable, Tensors
 
 
 INCEPTION = PublishedFile(

@@ -16,8 +16,8 @@ import numpy as np
 from vtp_eqx.config import require
 from vtp_eqx.frozen.weights import PublishedFile
 from vtp_eqx.models.arrays import named_arrays, with_arrays
-from vtp_eqx.name_table import CONVOLUTION, Layout, NameTable, Tensors
 from vtp_eqx.nn.convolution import Convolution, max_pool
+from vtp_eqx.tensor_files.name_table import CONVOLUTION, Layout, NameTable, Tensors
 
 
 VGG16 = PublishedFile(

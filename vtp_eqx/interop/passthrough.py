@@ -40,6 +40,18 @@ class Origin:
         }
         return json.dumps({"settings": self.settings, "constants": packed})
 
+    def restored(
+        self, settings: dict[str, Any], constants: Constants, *, is_unchanged: bool
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What to write in place of our `settings` and `constants` of a model.
+
+        What was read, where the model's config `is_unchanged`; else ours, beside
+        settings that are not of the model.
+        """
+        if not is_unchanged:
+            return {**self.settings, **settings}, dict(constants)
+        return self.settings or settings, {**constants, **self.constants}
+
 
 def origin_of(
     settings: Mapping[str, Any],

@@ -6,34 +6,28 @@ on several devices, average the values, `pmean` them *inside* the differentiated
 function and take no collective on gradients.
 """
 
-from vtp_eqx.losses.alignment import cosine_loss, similarity_loss
-from vtp_eqx.losses.contrastive import clip_loss, siglip_loss
-from vtp_eqx.losses.distillation import (
-    center_targets,
-    dino_loss,
-    ibot_loss,
-    koleo_loss,
-    updated_center,
+from vtp_eqx.losses.alignment import (
+    cosine_loss as cosine_loss,
+    similarity_loss as similarity_loss,
 )
-from vtp_eqx.losses.reconstruction import gradient_l1_loss, l1_loss, pooled_l1_loss
-from vtp_eqx.losses.sinkhorn import sinkhorn
-from vtp_eqx.losses.weighting import FixedWeights, LearnedWeights
-
-
-__all__ = [
-    "FixedWeights",
-    "LearnedWeights",
-    "center_targets",
-    "clip_loss",
-    "cosine_loss",
-    "dino_loss",
-    "gradient_l1_loss",
-    "ibot_loss",
-    "koleo_loss",
-    "l1_loss",
-    "pooled_l1_loss",
-    "siglip_loss",
-    "similarity_loss",
-    "sinkhorn",
-    "updated_center",
-]
+from vtp_eqx.losses.contrastive import (
+    clip_loss as clip_loss,
+    siglip_loss as siglip_loss,
+)
+from vtp_eqx.losses.distillation import (
+    center_targets as center_targets,
+    dino_loss as dino_loss,
+    ibot_loss as ibot_loss,
+    koleo_loss as koleo_loss,
+    updated_center as updated_center,
+)
+from vtp_eqx.losses.reconstruction import (
+    gradient_l1_loss as gradient_l1_loss,
+    l1_loss as l1_loss,
+    pooled_l1_loss as pooled_l1_loss,
+)
+from vtp_eqx.losses.sinkhorn import sinkhorn as sinkhorn
+from vtp_eqx.losses.weighting import (
+    FixedWeights as FixedWeights,
+    LearnedWeights as LearnedWeights,
+)

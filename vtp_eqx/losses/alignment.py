@@ -22,13 +22,9 @@ def cosine_loss(
 ) -> Float[Array, " batch"]:
     """By how much latents turn away from the features at their position (mcos).
 
-    **Arguments:**
-
     - `latents`: after their linear map to the features' width.
     - `margin`: cosines above `1 - margin` cost nothing. The released VA-VAE ends
         with 0.5.
-
-    **Returns:**
 
     For each image, the mean over positions, between 0 and `2 - margin`.
     """
@@ -45,13 +41,9 @@ def similarity_loss(
 ) -> Float[Array, " batch"]:
     """By how much cosines between positions differ from those of the features (mdms).
 
-    **Arguments:**
-
     - `latents`, `features`: their widths may differ, since each is compared with
         itself.
     - `margin`: differences up to it cost nothing. The released VA-VAE ends with 0.25.
-
-    **Returns:**
 
     For each image, the mean over all pairs of positions, between 0 and `2 - margin`.
     """

@@ -21,8 +21,6 @@ def chunked_vmap(
     A row's intermediate values are as many as `columns`. Where one block does not hold
     all rows, the backward pass computes those values again instead of keeping them.
 
-    **Arguments:**
-
     - `rows`: trees of arrays with one leading axis in common.
     - `block`: rows at a time; `None` takes as many as have `CHUNK_VALUES` values.
     """

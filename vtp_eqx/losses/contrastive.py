@@ -6,14 +6,13 @@ a block of rows at a time: of 32768 pairs, all of them are 4 GiB in each directi
 """
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vtp_eqx.losses.checks import require_finite
 from vtp_eqx.losses.chunked_vmap import chunked_vmap
 from vtp_eqx.losses.cosines import pairwise_cosine
-from vtp_eqx.mesh import global_rows
+from vtp_eqx.losses.shards import gathered, global_rows
 
 
 def clip_loss(
@@ -26,15 +25,11 @@ def clip_loss(
 ) -> Float[Array, " batch"]:
     """Symmetric cross-entropy of finding one's partner in the global batch (CLIP).
 
-    **Arguments:**
-
     - `image`, `text`: unit-norm embeddings of this shard's pairs.
     - `log_scale`: natural log of the logit multiplier. The paper starts at
         `log(1 / 0.07)` and keeps it at or below `log 100`; the limit is the caller's.
     - `axis_name`: mesh axis that the batch is split over, or `None` off-mesh.
     - `block`: rows of logits at a time; `None`: see `vtp_eqx.losses.chunked_vmap`.
-
-    **Returns:**
 
     For each local pair, the mean of its two directions (image to texts and text to
     images), in nats.
@@ -46,7 +41,7 @@ def clip_loss(
     own = global_rows(image.shape[0], axis_name)
 
     def direction(queries, keys):
-        everyone = _gathered(keys, axis_name)
+        everyone = gathered(keys, axis_name)
 
         def surprise(query, own):
             logits = scale * pairwise_cosine(query[None], everyone)[0]
@@ -68,8 +63,6 @@ def siglip_loss(
 ) -> Float[Array, " batch"]:
     """Binary cross-entropy of every image with every text of the global batch (SigLIP).
 
-    **Arguments:**
-
     - `image`, `text`: unit-norm embeddings of this shard's pairs.
     - `log_scale`: natural log of the logit multiplier. The paper starts at `log 10`.
     - `bias`: added to every logit. The paper starts at -10: each positive meets
@@ -77,15 +70,13 @@ def siglip_loss(
     - `axis_name`: mesh axis that the batch is split over, or `None` off-mesh.
     - `block`: rows of logits at a time; `None`: see `vtp_eqx.losses.chunked_vmap`.
 
-    **Returns:**
-
     For each local image, the sum over all texts, in nats.
 
     Zhai et al. 2023, https://arxiv.org/abs/2303.15343, Algorithm 1.
     """
     require_finite(image=image, text=text, log_scale=log_scale, bias=bias)
     scale = jnp.exp(log_scale.astype(jnp.float32))
-    texts = _gathered(text, axis_name)
+    texts = gathered(text, axis_name)
 
     def cost(image, own):
         logits = scale * pairwise_cosine(image[None], texts)[0] + bias
@@ -94,10 +85,3 @@ def siglip_loss(
 
     own = global_rows(image.shape[0], axis_name)
     return chunked_vmap(cost, image, own, columns=len(texts), block=block)
-
-
-def _gathered(
-    rows: Float[Array, "batch embed"], axis_name: str | None
-) -> Float[Array, "global embed"]:
-    """The rows of all shards in order; their gradient goes back to their owners."""
-    return rows if axis_name is None else lax.all_gather(rows, axis_name, tiled=True)

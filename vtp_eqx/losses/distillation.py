@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, ScalarLike
 from vtp_eqx.config import require
 from vtp_eqx.losses.checks import require_finite, require_positive, unless_empty
 from vtp_eqx.losses.cosines import pairwise_cosine, unit_norm
-from vtp_eqx.mesh import global_rows
+from vtp_eqx.losses.shards import gathered, global_mean, global_rows
 
 
 def center_targets(
@@ -47,9 +47,7 @@ def updated_center(
     """
     center, logits = lax.stop_gradient((center, logits))
     require_finite(center=center, logits=logits)
-    mean = jnp.mean(logits.astype(jnp.float32), axis=0)
-    if axis_name is not None:
-        mean = lax.pmean(mean, axis_name)
+    mean = global_mean(jnp.mean(logits.astype(jnp.float32), axis=0), axis_name)
     return momentum * center + (1 - momentum) * mean
 
 
@@ -65,14 +63,10 @@ def dino_loss(
     Local crops meet both targets, a global crop only the target of the other one: what
     a crop shares with itself teaches nothing.
 
-    **Arguments:**
-
     - `global_logits`, `local_logits`: of the student. There may be no local crops.
     - `targets`: `targets[i]` is the teacher's distribution for global crop `i`, in the
         same order as `global_logits`; the exchange happens here.
     - `temperature`: divides the student's logits.
-
-    **Returns:**
 
     For each image, the mean over its `2 * crops + 2` terms, in nats.
 
@@ -101,16 +95,12 @@ def ibot_loss(
 ) -> Float[Array, " {num_images}"]:
     """Cross-entropy at the patches that the student could not see (iBOT).
 
-    **Arguments:**
-
     - `student`, `targets`: logits and distributions of the masked patches.
     - `weight`: 1 over the number of masked patches in that row's crop; 0 in padding.
     - `image`: which of this shard's `num_images` crops a row belongs to.
     - `axis_name`: mesh axis that the crops are split over, or `None` off-mesh. It only
         tells a shard without masked patches (0) from a batch without any (NaN; outside
         of jit: `ValueError`).
-
-    **Returns:**
 
     For each crop, the mean over its masked patches, in nats; 0 where it has none.
 
@@ -158,12 +148,8 @@ def koleo_loss(
     depends on how many devices share the batch. Here they come from the global batch
     wherever `axis_name` says that it is split, and the update is the same on any mesh.
 
-    **Arguments:**
-
     - `features`: of the student before its prototype head, of any length above 1e-8.
     - `axis_name`: mesh axis that the batch is split over, or `None` off-mesh.
-
-    **Returns:**
 
     The loss of each image, between -log 2 and 18, without a unit.
 
@@ -171,9 +157,8 @@ def koleo_loss(
     DINOv2.
     """
     require_finite(features=features)
-    points = candidates = unit_norm(features, eps=1e-8)
-    if axis_name is not None:
-        candidates = lax.all_gather(points, axis_name, tiled=True)
+    points = unit_norm(features, eps=1e-8)
+    candidates = gathered(points, axis_name)
     require(
         candidates.shape[0] >= 2,
         "KoLeo needs 2 images or more, because it looks for neighbors; got "

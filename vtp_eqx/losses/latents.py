@@ -3,12 +3,12 @@
 Latents are float32 `[batch, height, width, channels]`.
 """
 
-from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vtp_eqx.config import require
 from vtp_eqx.losses.checks import require_finite
+from vtp_eqx.losses.shards import global_mean
 
 
 Latents = Float[Array, "batch height width channels"]
@@ -18,7 +18,7 @@ def channel_variance(
     latents: Latents, *, axis_name: str | None = None
 ) -> Float[Array, " channels"]:
     """The variance of each channel over all positions of the global batch."""
-    over = lambda values: _global_mean(jnp.mean(values, axis=(0, 1, 2)), axis_name)
+    over = lambda values: global_mean(jnp.mean(values, axis=(0, 1, 2)), axis_name)
     mean = over(latents)
     return over((latents - mean) ** 2)
 
@@ -48,7 +48,3 @@ def smoothness_loss(
     )
     # A channel that died varies by rounding errors: its share must not explode.
     return jnp.mean((down + across) / (4 * variance + 1e-6), axis=-1)
-
-
-def _global_mean(values: Array, axis_name: str | None) -> Array:
-    return values if axis_name is None else lax.pmean(values, axis_name)

@@ -38,16 +38,12 @@ def sinkhorn(
     row the total 1. Works on logarithms: the published loop on exponentials divides by
     zero where logits spread over more than 87 temperatures.
 
-    **Arguments:**
-
     - `logits`: of the teacher; its rows may be images or masked patches.
     - `temperature`: divides the logits. DINOv2 warms it up from 0.04 to 0.07.
     - `iterations`: 1 or more. DINOv2 takes 3.
     - `weight`: rows of weight 0 are padding: left out of all totals. `None`: none is.
     - `axis_name`: mesh axis that the rows are split over, or `None` off-mesh. Shards
         may differ in their padding.
-
-    **Returns:**
 
     Distributions, one a row; zeros in padding; NaN (outside of jit: `ValueError`) where
     every row of the global batch is padding.
@@ -88,8 +84,6 @@ def sinkhorn_offsets(
     block: int | None = None,
 ) -> Float[Array, " prototypes"]:
     """What to add to the teacher's logits over the temperature before its softmax.
-
-    **Arguments:**
 
     - `score(row)`: the logit of every prototype. It is asked again in each iteration,
         so that no more than a block of logits exists at a time.

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from vtp_eqx.config import Precision, TransformerConfig
+from vtp_eqx.config import Precision, require, TransformerConfig
 from vtp_eqx.nn.linear import Linear
 from vtp_eqx.nn.norms import LayerNorm, make_norm, RMSNorm
 from vtp_eqx.nn.patches import patch_grid, patchify
@@ -100,11 +100,11 @@ class Encoder(eqx.Module):
     ) -> list[Features]:
         """The features behind each of the `last` blocks, first to last, normed."""
         depth = self.stack.depth
-        if not 1 <= last <= depth:
-            raise ValueError(
-                f"An encoder of {depth} blocks has 1 to {depth} last ones; got "
-                f"{last}: ask for fewer."
-            )
+        require(
+            1 <= last <= depth,
+            f"An encoder of {depth} blocks has 1 to {depth} last ones; got {last}: ask "
+            "for fewer.",
+        )
         traced = self.stack.trace(
             self._embed(pixels, None), rotate=self._rotate(pixels)
         )

@@ -1,7 +1,6 @@
 """The text tower: token ids to one feature per text."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
@@ -65,10 +64,6 @@ class TextEncoder(eqx.Module):
     def embed(self, ids: Int[Array, " context"]) -> Float[Array, " embed"]:
         """The projected feature of one text, not yet of unit norm."""
         return self(ids) @ self.projection
-
-    def batch(self, ids: Int[Array, "batch context"]) -> Float[Array, "batch width"]:
-        """The features of a batch of texts, before the projection."""
-        return jax.vmap(self)(ids)
 
     def _mask(self) -> Bool[Array, "context context"] | None:
         context = self.positions.shape[0]

@@ -6,11 +6,14 @@ from typing import TypeVar
 
 import equinox as eqx
 import jax
-from safetensors.numpy import save_file
 
-from vtp_eqx.files import atomic_path
 from vtp_eqx.models.arrays import named_arrays, with_arrays
-from vtp_eqx.tensor_files import check_arrays, read_notes as read_notes, read_tensors
+from vtp_eqx.tensor_files import (
+    check_arrays,
+    read_notes as read_notes,
+    read_tensors,
+    write_tensors,
+)
 
 
 Model = TypeVar("Model", bound=eqx.Module)
@@ -24,9 +27,7 @@ def save_weights(
     `notes` go into the file's header, for `read_notes`.
     """
     arrays = named_arrays(eqx.filter(model, eqx.is_array))
-    on_host = {name: jax.device_get(array) for name, array in arrays.items()}
-    with atomic_path(path) as unfinished:
-        save_file(on_host, unfinished, dict(notes or {}))
+    write_tensors(path, jax.device_get(arrays), dict(notes or {}))
 
 
 def load_weights(skeleton: Model, path: Path) -> Model:

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 from jaxtyping import Int32
@@ -19,28 +19,17 @@ from vtp_eqx.data.mixture import make_sampler, Mixture, read_encoded
 from vtp_eqx.data.prefetch import Encode, ExampleBatch, ExampleReader, Prefetcher
 from vtp_eqx.data.sources import is_prepared, open_source, split_of
 from vtp_eqx.data.text.caption_bpe import CaptionTokenizer, train_tokenizer
-from vtp_eqx.data.text.clip_bpe import clip_tokenizer
+from vtp_eqx.data.text.clip_bpe import clip_tokenizer, ClipTokenizer
 from vtp_eqx.data.text.prompt_templates import IMAGENET_TEMPLATES
 from vtp_eqx.runs.log import warn
 from vtp_eqx.runs.multihost import is_main_process
+from vtp_eqx.runs.throughput import throttled_print
 from vtp_eqx.training.pretrain_views import CaptionedBatch
 
 
 BAD_EXAMPLES = "bad_examples-{}.jsonl"  # of each process of a run
 OLD_BAD_EXAMPLES = "remarks-{}.jsonl"  # what these files were called before
 _CAPTIONS = 20_000  # ours: what a vocabulary of its own is learned from
-
-
-@runtime_checkable
-class TextTokenizer(Protocol):
-    """What maps texts to ids: CLIP's vocabulary, or one of our own."""
-
-    @property
-    def vocabulary(self) -> int: ...
-
-    def encode(
-        self, texts: list[str], context: int, *, truncate: bool
-    ) -> Int32[np.ndarray, "n context"]: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,14 +123,13 @@ def open_sources(
     split: str = "",
     weights: Sequence[float] = (),
     *,
-    progress: Callable[[int, int], None] = lambda done, total: None,
     say: Callable[[str], None] = warn,
 ) -> Source:
     """The source at a path, or the mixture of several, by default as large as they are.
 
-    See `data.sources.open_source` for what a path may be, and for `progress`. `split`
-    is for those of the paths that have splits and name none. What is missing of damaged
-    tars is told to `say` by the first process.
+    See `data.sources.open_source` for what a path may be; indexing tars prints how far
+    it is. `split` is for those of the paths that have splits and name none. What is
+    missing of damaged tars is told to `say` by the first process.
     """
     require(
         not weights or len(weights) == len(paths) > 1,
@@ -155,6 +143,7 @@ def open_sources(
         "A split is for data sets of TensorFlow Datasets that name none; got "
         f"{split!r} for {', '.join(paths)}: leave it out.",
     )
+    progress = throttled_print("tars indexed: {} of {}")
     sources = [
         open_source(path, split if lacks else "", progress=progress)
         for path, lacks in zip(paths, lacking, strict=True)
@@ -172,22 +161,20 @@ def random_examples(
     size: int,
     *,
     seed: int,
-    group: int = 1,
-    encode: Encode | None = None,
 ) -> ExampleBatch:
     """Examples at random, at most `count` and as many as there are, for a closer look.
 
     Those that cannot be read are replaced, as in a run.
     """
-    count = min(count, len(source)) // group * group
-    sampler = make_sampler(source, count, seed=seed, group=group)
-    reader = ExampleReader(
-        source=source, sampler=sampler, size=size, encode=encode, random_crop=False
-    )
+    count = min(count, len(source))
+    sampler = make_sampler(source, count, seed=seed)
+    reader = ExampleReader(source=source, sampler=sampler, size=size, random_crop=False)
     return reader.read(0, np.arange(count))
 
 
-def text_tokenizer_for(text: TextConfig, source: Source, path: Path) -> TextTokenizer:
+def text_tokenizer_for(
+    text: TextConfig, source: Source, path: Path
+) -> CaptionTokenizer | ClipTokenizer:
     """What `text.tokenizer` says: CLIP's vocabulary, or one of the source's own.
 
     That is learned from some captions the first time, and kept at `path`.
@@ -209,7 +196,9 @@ def text_tokenizer_for(text: TextConfig, source: Source, path: Path) -> TextToke
     return words
 
 
-def caption_encoder(words: TextTokenizer, text: TextConfig) -> Encode:
+def caption_encoder(
+    words: CaptionTokenizer | ClipTokenizer, text: TextConfig
+) -> Encode:
     """Captions to ids for that text tower; what does not fit is cut."""
     require(
         words.vocabulary <= text.vocabulary,

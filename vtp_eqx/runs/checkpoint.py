@@ -13,11 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Shaped, UInt32
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import (
-    AnyPreservationPolicy,
-    BestN,
-    LatestN,
-)
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from vtp_eqx.models.arrays import named_arrays
 from vtp_eqx.runs.log import warn
@@ -79,9 +75,7 @@ class Checkpoints:
         is raised here, or at the end.
         """
         arrays = named_arrays(eqx.filter(state, eqx.is_array))
-        sums = {
-            name: int(value) for name, value in jax.device_get(_sums(arrays)).items()
-        }
+        sums = {name: int(bits) for name, bits in jax.device_get(_sums(arrays)).items()}
         # A state without a score is the worst; JSON has no infinity.
         finite = score if score is not None and math.isfinite(score) else -1e300
         saved = self._manager.save(
@@ -153,10 +147,10 @@ class Checkpoints:
         return eqx.combine(state, static), ""
 
     def _read(self, step: int, wanted: dict[str, Any]) -> tuple[Any, dict[str, int]]:
-        """The arrays and sums of a step, without a word to other processes.
+        """The arrays and sums of a step.
 
-        The manager's own `restore` waits for them all behind it: one that found damage
-        would not come.
+        Not by the manager's `restore`, which waits for all processes: one that found
+        damage would not come.
         """
         folder = self._manager.directory / str(step)
         state = ocp.StandardCheckpointHandler().restore(
@@ -172,20 +166,14 @@ class Checkpoints:
             raise ValueError("no list of its arrays")
         found = dict(found)
         # A key is stored as numbers, in a shape of its own.
-        keys = {
-            name
-            for name, leaf in wanted.items()
-            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        }
+        keys = {name for name, leaf in wanted.items() if _is_key(leaf)}
         shape = lambda name, leaf: "key" if name in keys else tuple(leaf.shape)
-        ours = {name: shape(name, leaf) for name, leaf in wanted.items()}
-        theirs = {name: shape(name, leaf) for name, leaf in found.items()}
+        ours, theirs = (
+            {(name, shape(name, leaf)) for name, leaf in leaves.items()}
+            for leaves in (wanted, found)
+        )
         if ours != theirs:
-            names = sorted(
-                name
-                for name in ours.keys() | theirs.keys()
-                if ours.get(name) != theirs.get(name)
-            )
+            names = sorted({name for name, _ in ours ^ theirs})
             raise _OtherModelError(
                 "A run continues the model it began with; got another in "
                 f"{self._manager.directory}, which differs in {names[0]} and "
@@ -265,6 +253,10 @@ def _is_shaped(leaf: Any) -> bool:
     return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
 
 
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
 def _sums(arrays: dict[str, Array]) -> dict[str, UInt32[Array, ""]]:
     """The sum of the bits of each array, taken as integers: the same however placed."""
     groups: dict[frozenset, dict[str, Array]] = {}
@@ -282,7 +274,7 @@ def _sums_together(arrays: dict[str, Array]) -> dict[str, UInt32[Array, ""]]:
 
 
 def _sum_of_bits(array: Shaped[Array, "..."]) -> UInt32[Array, ""]:
-    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+    if _is_key(array):
         array = jax.random.key_data(array)
     if array.dtype == jnp.bool_:
         array = array.astype(jnp.uint8)

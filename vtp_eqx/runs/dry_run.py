@@ -1,4 +1,7 @@
-"""What a pre-training will take, before it is begun."""
+"""What a training will take, before it is begun.
+
+Of a pre-training the compiler is asked; of a generator all is by formula.
+"""
 
 import dataclasses
 import math
@@ -7,22 +10,29 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 from jax.sharding import Mesh, NamedSharding
 
-from vtp_eqx.config import PretrainConfig
+from vtp_eqx.config import DiTConfig, GenerateConfig, PretrainConfig
 from vtp_eqx.mesh import SPLIT
+from vtp_eqx.models.dit import DiT, TIME_WAVES
 from vtp_eqx.runs.throughput import format_duration
 from vtp_eqx.training.flops import device_peak, train_flops
 from vtp_eqx.training.optimizer import learning_rate
-from vtp_eqx.training.parameter_counts import num_parameters
-from vtp_eqx.training.pixels import blank_perceptual_if_used
-from vtp_eqx.training.pretrain import initial_state, pretrain_step
-from vtp_eqx.training.pretrain_objective import pretrain_terms, text_config
+from vtp_eqx.training.parameter_counts import dit_parameters, num_parameters
+from vtp_eqx.training.pretrain import (
+    initial_state,
+    pretrain_step,
+    pretrain_terms,
+    text_config,
+)
 from vtp_eqx.training.pretrain_views import CaptionedBatch
 from vtp_eqx.training.state import placement, TrainState
+from vtp_eqx.training.terms.reconstruction import blank_perceptual_if_used
 
 
-TYPICAL_MFU = 0.3  # ours: the share of its peak that a machine may be hoped to reach
+# Ours: the shares of its peak that a machine may be hoped to reach.
+PRETRAIN_MFU, GENERATOR_MFU = 0.3, 0.4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,14 +80,13 @@ def dry_run(
             }
     peak, source = device_peak(mesh.devices.flat[0])
     count = lambda part: num_parameters(lambda: part)
-    leaves = jax.tree.leaves(arrays)
+    held = lambda leaf: math.prod(leaf.sharding.shard_shape(leaf.shape))
     return DryRun(
         parameters={name: count(part) for name, part in parts.items()},
         formula_flops=train_flops(config),
         compiled_flops=flops,
         state_bytes=sum(
-            math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-            for leaf in leaves
+            held(leaf) * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays)
         ),
         compiled_bytes=memory,
         peak=peak * mesh.devices.size,
@@ -125,13 +134,10 @@ def _initial_shapes(config: PretrainConfig, mesh: Mesh) -> tuple[Any, Any]:
 
 
 def _with_sharding(shapes: Any, places: Any) -> Any:
-    return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=place
-        ),
-        shapes,
-        places,
+    placed = lambda leaf, place: jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=place
     )
+    return jax.tree.map(placed, shapes, places)
 
 
 def dry_run_lines(
@@ -144,28 +150,24 @@ def dry_run_lines(
         f"{name} {number:,}" for name, number in found.parameters.items() if number
     )
     seen = size * steps
-    used = [
-        f"{term.name} {term.batch_size} ({term.batch_size / size:.0%}, weight "
-        f"{term.weight:g})"
-        for term in pretrain_terms(config)
-    ]
+    share = "{0.name} {0.batch_size} ({1:.0%}, weight {0.weight:g})".format
+    used = [share(term, term.batch_size / size) for term in pretrain_terms(config)]
     rate: Any = learning_rate(config.optimizer, config.num_steps)
     places = sorted({0, config.optimizer.warmup_steps, steps // 2, steps - 1})
     schedule = ", ".join(f"{float(rate(jnp.asarray(at))):.2e} at {at}" for at in places)
-    seconds = found.formula_flops * steps / (TYPICAL_MFU * found.peak)
+    seconds = found.formula_flops * steps / (PRETRAIN_MFU * found.peak)
     devices = mesh.devices.size
+    compiled = ""
+    if found.compiled_flops is not None:
+        number = f"{found.compiled_flops:.4g}"
+        compiled = f", {number} by the compiler (loops may count once)"
     lines = [
         f"parameters      {count:,}: {parts}",
         f"data            {num_examples:,} examples, seen "
         f"{seen / max(num_examples, 1):.3g} times each",
         f"batch           {size}: {'; '.join(used)}",
         f"schedule        {steps:,} steps; learning rate {schedule}",
-        f"FLOPs per step  {found.formula_flops:.4g} by formula"
-        + (
-            f", {found.compiled_flops:.4g} by the compiler (loops may count once)"
-            if found.compiled_flops is not None
-            else ""
-        ),
+        f"FLOPs per step  {found.formula_flops:.4g} by formula{compiled}",
         f"training state  {_format_bytes(found.state_bytes)} on each device (sharding "
         f"{config.sharding!r}, {config.precision})",
     ]
@@ -179,10 +181,99 @@ def dry_run_lines(
     lines += [
         f"peak            {found.peak:.3g} FLOP/s on {devices} devices "
         f"({found.peak_source})",
-        f"time            about {format_duration(seconds)} at {TYPICAL_MFU:.0%} of it",
+        f"time            about {format_duration(seconds)} at {PRETRAIN_MFU:.0%} of it",
     ]
     return lines
 
 
 def _format_bytes(number: float) -> str:
     return f"{number / 1e9:.3g} GB" if number >= 1e9 else f"{number / 1e6:.3g} MB"
+
+
+def forward_flops(config: DiTConfig) -> float:
+    """Products of matrices in one velocity of one latent.
+
+    Unlike `training.flops.generator_flops`, the paper's rule of two for each parameter
+    and token, this counts what is computed once a latent (time, class and modulation)
+    once, and attention's products.
+    """
+    width, tokens = config.width, num_tokens(config)
+    blocks = eqx.filter_eval_shape(lambda: DiT(config, key=jr.key(0))).blocks
+    weights = lambda part: sum(
+        leaf.size for leaf in jax.tree.leaves(part) if len(leaf.shape) > 2
+    )
+    # Norms and biases have no product; with the layer axis, matrices have three.
+    each_token = weights((blocks.attention, blocks.feed_forward))
+    each_token += 2 * config.patch_size**2 * config.latent_width * width
+    each_latent = weights(blocks.modulation) + (2 * TIME_WAVES + 3 * width) * width
+    attention = config.depth * 2 * tokens**2 * width
+    return 2.0 * (each_token * tokens + each_latent + attention)
+
+
+def train_step_flops(config: GenerateConfig) -> float:
+    """FLOPs of one step on all devices: a backward pass costs two forward ones."""
+    return 3 * config.batch_size * forward_flops(config.dit)
+
+
+def num_tokens(config: DiTConfig) -> int:
+    """Tokens of one latent."""
+    return (config.latent_size // config.patch_size) ** 2
+
+
+def state_bytes(config: GenerateConfig, num_devices: int) -> float:
+    """Of student, average and two moments in float32, on each device between steps."""
+    size = 4 * dit_parameters(config.dit)
+    split = {"none": 0, "zero": 3, "fsdp": 4}[config.sharding]
+    return size * (4 - split + split / num_devices)
+
+
+def step_bytes(config: GenerateConfig, num_devices: int) -> float:
+    """About what a step takes on each device beside the state.
+
+    The gradient, a copy of the weights where they are rounded, what blocks keep for the
+    backward pass of one microbatch, and all that one block computes.
+    """
+    dit = config.dit
+    parameters = dit_parameters(dit)
+    number = {"float32": 4, "bfloat16": 2}[config.precision]
+    tokens = num_tokens(dit) * config.batch_size / num_devices / config.accumulate
+    hidden = dit.mlp_ratio * dit.width * (4 / 3 if dit.swiglu else 1)  # gate and up
+    products = number * (6 * dit.width + hidden)  # qkv, two outputs, and the input
+    logits = (4 + number) * dit.num_heads * num_tokens(dit) * (dit.attention == "plain")
+    whole = products + number * (8 * dit.width + hidden) + logits
+    kept = {"none": whole, "dots": products, "full": number * dit.width}[dit.remat]
+    rounded = 0 if config.precision == "float32" else 2 * number * parameters
+    return 4 * parameters + rounded + tokens * (dit.depth * kept + whole)
+
+
+def generator_dry_run_lines(
+    config: GenerateConfig, mesh: Mesh, num_images: int | None
+) -> list[str]:
+    """The forecast in words and numbers, a line each.
+
+    `num_images` are those of the data, where it is known.
+    """
+    dit, devices = config.dit, mesh.devices.size
+    peak, source = device_peak(mesh.devices.flat[0])
+    flops, tokens = train_step_flops(config), num_tokens(dit)
+    seen = config.batch_size * config.num_steps
+    epochs = f", {seen / num_images:.3g} times each" if num_images else ""
+    sizes = [number(config, devices) for number in (state_bytes, step_bytes)]
+    seconds = flops * config.num_steps / (GENERATOR_MFU * peak * devices)
+    return [
+        f"parameters      {dit_parameters(dit):,}: width "
+        f"{dit.width}, depth {dit.depth}, {dit.num_heads} heads",
+        f"latents         {dit.latent_size} x {dit.latent_size} x {dit.latent_width}, "
+        f"{tokens} tokens, {dit.num_classes} classes",
+        f"steps           {config.num_steps:,} of {config.batch_size} images "
+        f"({config.accumulate} microbatches): {seen:,} images{epochs}, "
+        f"{seen * tokens:.4g} tokens",
+        f"times           logit-normal, mean {config.time_mean:g}, deviation "
+        f"{config.time_std:g}",
+        f"FLOPs           {flops:.4g} a step, {flops * config.num_steps:.4g} in all",
+        f"each device     {sizes[0] / 1e9:.3g} GB of state (sharding "
+        f"{config.sharding!r}), about {sizes[1] / 1e9:.3g} GB more in a step "
+        f"({config.precision}, remat {dit.remat!r})",
+        f"time            about {format_duration(seconds)} at {GENERATOR_MFU:.0%} of "
+        f"{peak * devices:.3g} FLOP/s on {devices} devices ({source})",
+    ]

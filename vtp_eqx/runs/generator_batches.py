@@ -22,7 +22,7 @@ from vtp_eqx.data.prefetch import ExampleReader
 from vtp_eqx.mesh import local_mesh, replicate, shard_batch
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.batches import Batches
-from vtp_eqx.training.generate_objective import LatentBatch
+from vtp_eqx.training.generate import LatentBatch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

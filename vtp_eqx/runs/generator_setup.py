@@ -1,19 +1,26 @@
-"""What the training of a generator is begun with: latents, tokenizer, folder."""
+"""What the training of a generator is begun with: latents, tokenizer, folder.
+
+And how it is evaluated meanwhile: the gFID of a few thousand samples.
+"""
 
 from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
 from pathlib import Path
 
+import jax
 from jax.sharding import Mesh
+import numpy as np
 
-from vtp_eqx.config import GenerateConfig, require
+from vtp_eqx.config import GenerateConfig, require, SampleConfig, SamplerConfig
 from vtp_eqx.data.latents import LatentCache
 from vtp_eqx.data.mixture import source_fingerprint
+from vtp_eqx.evaluation.batches import in_batches
+from vtp_eqx.evaluation.frechet import Moments
 from vtp_eqx.evaluation.latent_statistics import measure_latents
-from vtp_eqx.evaluation.networks import feature_network
-from vtp_eqx.evaluation.reference import read_reference
-from vtp_eqx.evaluation.samples import check_comparable
+from vtp_eqx.evaluation.networks import feature_network, FeatureNetwork, network_outputs
+from vtp_eqx.evaluation.reference import read_reference, Reference
+from vtp_eqx.evaluation.samples import check_comparable, generation_numbers
 from vtp_eqx.mesh import data_mesh, local_mesh
 from vtp_eqx.models.arrays import latents_hash
 from vtp_eqx.models.dit import DiT
@@ -27,7 +34,6 @@ from vtp_eqx.runs.generator_batches import (
     fit_to_latents,
 )
 from vtp_eqx.runs.generator_options import FIXED, GeneratorOptions
-from vtp_eqx.runs.measure_generation import measure_generation
 from vtp_eqx.runs.multihost import is_main_process, raise_on_all
 from vtp_eqx.runs.run_dir import (
     check_config_unchanged,
@@ -35,11 +41,13 @@ from vtp_eqx.runs.run_dir import (
     lock_folder,
     write_config,
 )
+from vtp_eqx.runs.sample import choose_labels, draw_images
 from vtp_eqx.runs.throughput import throttled_print
 from vtp_eqx.training.optimizer import learning_rate
 
 
 BESIDE = "tokenizer"  # the tokenizer's folder beside its latents
+SAMPLER = SamplerConfig()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,16 +191,15 @@ def _from_images(
     options: GeneratorOptions, load: Callable[[str], Tokenizer], mesh: Mesh
 ):
     out, tokenizer = Path(options.out), load(options.tokenizer)
-    source = open_sources(
-        options.data, options.split, progress=throttled_print("tars indexed: {} of {}")
-    )
+    source = open_sources(options.data, options.split)
     if not tokenizer.is_measured:
         tokenizer, _ = measure_latents(
             tokenizer, source, out, mesh=mesh, num_threads=options.workers,
             progress=throttled_print("latents measured: {} of {}"),
         )  # fmt: skip
     shape = tokenizer.config
-    side, names = shape.image_size // shape.patch_size, _class_names(source)
+    side = shape.image_size // shape.patch_size
+    names = getattr(source, "class_names", ())
     num_classes = len(names) or options.config.dit.num_classes
     config = fit_to_latents(
         options.config, (side, side, shape.latent_width),
@@ -206,5 +213,39 @@ def _from_images(
     return config, batches, tokenizer, data
 
 
-def _class_names(source: object) -> tuple[str, ...]:
-    return tuple(getattr(source, "class_names", ()))
+def measure_generation(
+    generator: Generator,
+    tokenizer: Tokenizer,
+    reference: Reference,
+    num_samples: int = 5000,
+    *,
+    network: FeatureNetwork,
+    sampler: SamplerConfig = SAMPLER,
+    group_size: int = 8,
+    mesh: Mesh | None = None,
+) -> dict[str, float]:
+    """Numbers as `evaluate_samples` gives them, of samples that are kept nowhere.
+
+    For curves of one run: the same noise and classes (each as often) every time, and
+    so few samples that a distance is larger than of 50,000. Compare equal counts. An
+    error where generator, tokenizer, reference and network do not belong together.
+    """
+    size = generator.dit.config.latent_size * tokenizer.config.patch_size
+    check_comparable(network, reference, size)
+    generator.check_latents_hash(latents_hash(tokenizer))
+    config = SampleConfig(
+        num_samples=num_samples, sampler=sampler, group_size=group_size
+    )
+    labels = choose_labels(config, generator.dit.config.num_classes)
+    parts = []
+    for _, images in draw_images(config, generator, tokenizer, labels, mesh=mesh):
+        # Without this, accelerators multiply float32 with a few bits of it.
+        with jax.default_matmul_precision("highest"):
+            parts.append(in_batches(network_outputs, network, images, batch_size=64))
+    columns = {
+        name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+    }
+    return generation_numbers(
+        network, reference, columns, lambda name: Moments.of(columns[name]),
+        columns.__getitem__,
+    )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
+import importlib
 import json
 from pathlib import Path
 import sys
@@ -83,18 +84,12 @@ def tensorboard_sink(folder: Path) -> Sink:
 
     Steps that are done again after a crash replace what was written of them.
     """
-    try:
-        from tensorboardX import SummaryWriter  # type: ignore - an extra
-    except ImportError as error:
-        raise ImportError(
-            "A TensorBoard log is written by tensorboardX; got no such package: "
-            "install it with `pip install 'vtp_eqx[tensorboard]'`."
-        ) from error
+    tensorboard = _extra("tensorboardX", "tensorboard")
     writers: list[Any] = []
 
     def write(step: int, metrics: Mapping[str, float]) -> None:
         if not writers:
-            writers.append(SummaryWriter(str(folder), purge_step=step))
+            writers.append(tensorboard.SummaryWriter(str(folder), purge_step=step))
         for name, value in metrics.items():
             writers[0].add_scalar(name, value, step)
         writers[0].flush()
@@ -107,18 +102,21 @@ def wandb_sink(project: str, folder: Path, config: Mapping[str, Any]) -> Sink:
 
     The name of `folder` is the run's id, so that the same command continues it.
     """
-    try:
-        import wandb  # type: ignore - an extra
-    except ImportError as error:
-        raise ImportError(
-            "A log on Weights & Biases is written by wandb; got no such package: "
-            "install it with `pip install 'vtp_eqx[wandb]'`."
-        ) from error
-    run = wandb.init(
+    run = _extra("wandb", "wandb").init(
         project=project, id=folder.name, name=folder.name, dir=str(folder),
         config=dict(config), resume="allow",
     )  # fmt: skip
     return lambda step, metrics: run.log(dict(metrics), step=step)
+
+
+def _extra(package: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(
+            f"This log is written by {package}; got no such package: install it with "
+            f"`pip install 'vtp_eqx[{extra}]'`."
+        ) from error
 
 
 def _step_of(line: str) -> float:

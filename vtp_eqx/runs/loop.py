@@ -131,8 +131,6 @@ def run_training(
         require(
             interval >= 1, f"`{name}` ({interval}) must be 1 or more steps: raise it."
         )
-    run = _Run(step, batches, num_steps, mesh, folder, log_every, save_every, progress,
-               fault_tolerance, callbacks)  # fmt: skip
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         enter(disk_errors(folder))
@@ -151,48 +149,53 @@ def run_training(
             keep=fault_tolerance.keep,
             keep_best=fault_tolerance.keep_best,
         )
-        run.checkpoints = enter(checkpoints)
-        run.watchdog = enter(Watchdog(folder / "stalls.txt", fault_tolerance.stall))
-        run.is_stop_requested = enter(_sigterm_requested())
+        run = _Run(
+            step=step, batches=batches, num_steps=num_steps, mesh=mesh, folder=folder,
+            log_every=log_every, save_every=save_every, progress=progress,
+            fault_tolerance=fault_tolerance, callbacks=callbacks,
+            checkpoints=enter(checkpoints),
+            watchdog=enter(Watchdog(folder / "stalls.txt", fault_tolerance.stall)),
+            is_stop_requested=enter(_sigterm_requested()),
+        )  # fmt: skip
         return run.run(state)
 
 
+@dataclasses.dataclass(kw_only=True)
 class _Run:
     """The state of a run while it lasts."""
 
+    step: Step
+    batches: Callable[[int], Iterator[Any]]
+    num_steps: int
+    mesh: Mesh
+    folder: Path
+    log_every: int
+    save_every: int
+    progress: Progress
+    fault_tolerance: FaultTolerance
+    callbacks: Callbacks
     checkpoints: Checkpoints
     watchdog: Watchdog
     is_stop_requested: Callable[[int], bool]
-    log: Log
 
-    def __init__(
-        self, step, batches, num_steps, mesh, folder, log_every, save_every, progress,
-        fault_tolerance, callbacks,
-    ):  # fmt: skip
-        self.step, self.batches, self.num_steps, self.mesh = (
-            step, batches, num_steps, mesh,
-        )  # fmt: skip
-        self.folder, self.log_every, self.save_every = folder, log_every, save_every
-        self.progress, self.callbacks = progress, callbacks
-        self.fault_tolerance = fault_tolerance
-        self.skipped_batches = SkippedBatches(folder / SKIPPED_BATCHES)
-        self.throughput = Throughput(callbacks.cost)
+    def __post_init__(self):
+        self.skipped_batches = SkippedBatches(self.folder / SKIPPED_BATCHES)
+        self.throughput = Throughput(self.callbacks.cost)
 
     def run(self, state: TrainState) -> TrainState:
-        template = jax.tree.map(
-            lambda leaf: (
-                jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-                if eqx.is_array(leaf)
-                else leaf
-            ),
-            state,
+        shape = lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=leaf.sharding
         )
+        arrays, static = eqx.partition(state, eqx.is_array)
+        template = eqx.combine(jax.tree.map(shape, arrays), static)
         if self.checkpoints.latest_step() is not None:
             state = self.checkpoints.restore(template)
         elif self.fault_tolerance.max_rollbacks > 0:
             self.checkpoints.save(state)  # the first to roll back to
-        path = self.folder / "metrics.jsonl" if is_main_process() else None
-        sinks = [*self.callbacks.sinks, self.progress_sink] if is_main_process() else []
+        path, sinks = None, []
+        if is_main_process():
+            path = self.folder / "metrics.jsonl"
+            sinks = [*self.callbacks.sinks, self.progress_sink]
         self.log = Log(path, int(state.step), sinks)
         while True:
             self.state = state
@@ -288,10 +291,8 @@ class _Run:
         self.progress(done, self.num_steps, dict(values))
 
     def save(self, values: Mapping[str, float]) -> None:
-        score = None
-        if self.callbacks.score is not None:
-            score = self.callbacks.score(values)
-        self.checkpoints.save(self.state, score)
+        score = self.callbacks.score
+        self.checkpoints.save(self.state, None if score is None else score(values))
 
     def roll_back(self, error: DivergedError, template: TrainState) -> TrainState:
         """The last good state, from which the batches that failed are skipped."""

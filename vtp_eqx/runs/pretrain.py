@@ -12,8 +12,7 @@ from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.batches import array_batches
 from vtp_eqx.runs.loop import Progress, run_training
-from vtp_eqx.training.pretrain import init_pretraining
-from vtp_eqx.training.pretrain_objective import text_config
+from vtp_eqx.training.pretrain import init_pretraining, text_config
 from vtp_eqx.training.pretrain_views import CaptionedBatch
 from vtp_eqx.training.terms.alignment import VisionFeatures
 

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import logging
 from pathlib import Path
+import tempfile
 from typing import NamedTuple
 
 from vtp_eqx.config import from_dict, require
@@ -26,9 +27,10 @@ from vtp_eqx.runs.batches import (
 )
 from vtp_eqx.runs.command import exit_with_message
 from vtp_eqx.runs.dry_run import dry_run, dry_run_lines, DryRun
-from vtp_eqx.runs.log import Sink
+from vtp_eqx.runs.log import Sink, tensorboard_sink, wandb_sink
 from vtp_eqx.runs.multihost import is_main_process, raise_on_all
-from vtp_eqx.runs.pretrain_options import FIXED, open_sinks, PretrainOptions
+from vtp_eqx.runs.pretrain_options import FIXED, PretrainOptions
+from vtp_eqx.runs.recovery import read_postmortem, replay
 from vtp_eqx.runs.run_dir import (
     check_config_unchanged,
     check_data_unchanged,
@@ -36,12 +38,12 @@ from vtp_eqx.runs.run_dir import (
     read_config,
     write_config,
 )
-from vtp_eqx.runs.throughput import StepCost, throttled_print
+from vtp_eqx.runs.throughput import StepCost
 from vtp_eqx.scenes.captions import class_templates
 from vtp_eqx.scenes.render import class_names, GROUP, SceneConfig, STUDY_DIFFICULTY
 from vtp_eqx.scenes.tfds_builder import prepare_scenes
-from vtp_eqx.training.pixels import require_perceptual_weights
-from vtp_eqx.training.pretrain_objective import text_config
+from vtp_eqx.training.pretrain import initial_state, pretrain_step, text_config
+from vtp_eqx.training.terms.reconstruction import require_perceptual_weights
 
 
 NUM_TEMPLATES = 32  # of scenes
@@ -130,7 +132,13 @@ class PretrainSetup:
     @functools.cached_property
     def sinks(self) -> list[Sink]:
         """The optional sinks of the log, in the main process."""
-        return open_sinks(self.options) if is_main_process() else []
+        sinks, options = [], self.options
+        if is_main_process() and options.tensorboard:
+            sinks.append(tensorboard_sink(self.out / "tensorboard"))
+        if is_main_process() and options.wandb:
+            fields = dataclasses.asdict(self.config)
+            sinks.append(wandb_sink(options.wandb, self.out, fields))
+        return sinks
 
     def _labeled(self, source: Source, count: int, seed: int) -> LabeledImages:
         size = self.config.tokenizer.image_size
@@ -156,6 +164,27 @@ def reopen_pretraining(run_folder: Path) -> PretrainSetup:
     """The setup of a run that was begun, wherever its folder is now, on one device."""
     options = from_dict(PretrainOptions, read_config(run_folder))
     return PretrainSetup(dataclasses.replace(options, devices=1, out=str(run_folder)))
+
+
+def replay_pretraining(folder: Path) -> None:
+    """Prints the metrics of the failed steps, as they were and as they are here.
+
+    `folder` is one of a run's `postmortem`. Runs on one device.
+    """
+    report = read_postmortem(folder)
+    with exit_with_message(ValueError, ImportError):
+        setup = reopen_pretraining(folder.absolute().parent.parent)
+    template = initial_state(setup.config, None)
+    step = pretrain_step(setup.config, template, setup.mesh, setup.perceptual)
+    # Bad examples were logged by the run itself.
+    with tempfile.TemporaryDirectory() as scratch:
+        batches = dataclasses.replace(setup.batches, folder=Path(scratch))
+        again = replay(folder, template, step, batches, setup.mesh)
+    print(f"{report['why']}\nState: {report['state']}.")
+    for then, now in zip(report["bad"], again, strict=True):
+        print(f"step {then['step']}, batch {then['batch']}, rows {then['rows']}")
+        for name, value in now.metrics.items():
+            print(f"  {name:20} then {then['metrics'].get(name)}  now {value:.6g}")
 
 
 def _checked_setup(
@@ -202,10 +231,7 @@ def open_data(options: PretrainOptions) -> Data:
             options.group or GROUP, class_names(),
             templates or class_templates(NUM_TEMPLATES),
         )  # fmt: skip
-    train = validation = open_sources(
-        options.data, options.split, options.weights,
-        progress=throttled_print("tars indexed: {} of {}"),
-    )  # fmt: skip
+    train = validation = open_sources(options.data, options.split, options.weights)
     if options.validation:
         validation = open_sources([options.validation], options.validation_split)
     names = _lines_of(options.classes)

@@ -149,14 +149,16 @@ def write_postmortem(
             "step": step.step,
             "batch": step.batch,
             "rows": [] if rows is None else [int(row) for row in rows(step.batch)],
+            # JSON has no number that is not finite; `float` reads the text.
             "metrics": {
-                name: _json_number(value) for name, value in step.metrics.items()
+                name: value if math.isfinite(value) else str(value)
+                for name, value in step.metrics.items()
             },
         }
         for step in error.failed
     ]
+    report = {"why": str(error), "state": description, "bad": failed}
     with atomic_path(folder / REPORT) as unfinished:
-        report = {"why": str(error), "state": description, "bad": failed}
         unfinished.write_text(json.dumps(report, indent=1) + "\n")
 
 
@@ -181,7 +183,7 @@ def replay(
     """Runs the failed steps of a postmortem again; the metrics they have here.
 
     Each starts from the state that was kept, at its own step number, so that its random
-    choices are those of the run (those of `prepare` on any number of devices).
+    choices are those of the run (those of `make_views` on any number of devices).
     """
     report = read_postmortem(folder)
     with Checkpoints(folder / "state", keep=1) as checkpoints:
@@ -195,8 +197,3 @@ def replay(
         values = {name: float(value) for name, value in metrics.items()}
         replayed.append(FailedStep(failed["step"], failed["batch"], values))
     return replayed
-
-
-def _json_number(value: float) -> float | str:
-    """A number for JSON, which has none that is not finite; `float` reads the text."""
-    return value if math.isfinite(value) else str(value)

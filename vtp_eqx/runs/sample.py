@@ -187,13 +187,8 @@ def draw_images(
         filled = [lot[device % len(lot)] for device in range(num_devices)]
         indices = np.concatenate([np.arange(g * size, (g + 1) * size) for g in filled])
         batch = (indices.astype(np.int32), labels[indices].astype(np.int32))
-        answer = _draw(
-            networks,
-            shard_batch(batch, mesh),
-            jr.key(config.seed),
-            config.sampler,
-            mesh,
-        )
+        batch = shard_batch(batch, mesh)
+        answer = _draw(networks, batch, jr.key(config.seed), config.sampler, mesh)
         keep = (np.arange(len(indices)) < len(lot) * size) & (indices < num)
         if waiting is not None:
             yield _finished(*waiting, labels)

@@ -49,11 +49,8 @@ class Throughput:
         `images_per_second`, `data_wait` (the share of time spent waiting for data),
         `mfu` (model FLOPs as a share of the peak) and `seconds_left`.
         """
-        started, steps = self._started, step - self._first
-        seconds = (
-            time.monotonic() - started - self._paused if started is not None else 0.0
-        )
-        waited = self._waited
+        started, steps, waited = self._started, step - self._first, self._waited
+        seconds = time.monotonic() - (started or 0.0) - self._paused
         self.start(step)
         if self._cost is None or started is None or steps == 0 or seconds <= 0:
             return {}
@@ -73,9 +70,7 @@ def progress_line(step: int, num_steps: int, values: Mapping[str, float]) -> str
     parts = [f"step {step}/{num_steps}"]
     names = ["total", "contrast", "distillation", "reconstruction"]
     names += [name for name in values if name.startswith(("gFID", "gFD-"))]
-    for name in names:
-        if name in values:
-            parts.append(f"{name} {values[name]:.4g}")
+    parts += [f"{name} {values[name]:.4g}" for name in names if name in values]
     if values.get("num_skipped"):
         parts.append(f"{values['num_skipped']:.0f} skipped")
     if "images_per_second" in values:

@@ -14,8 +14,11 @@ from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.batches import array_batches
 from vtp_eqx.runs.loop import Progress, run_training
-from vtp_eqx.training.decode import init_decoder_training, with_new_decoder
-from vtp_eqx.training.decode_objective import EncodedBatch
+from vtp_eqx.training.decode import (
+    EncodedBatch,
+    init_decoder_training,
+    with_new_decoder,
+)
 from vtp_eqx.training.pca_start import solve_decoder
 
 

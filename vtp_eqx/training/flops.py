@@ -19,7 +19,7 @@ import jax.random as jr
 
 from vtp_eqx.config import DiTConfig, PretrainConfig
 from vtp_eqx.training.parameter_counts import dit_parameters
-from vtp_eqx.training.pretrain_objective import needs_of, pretrain_terms
+from vtp_eqx.training.pretrain import needs_of, pretrain_terms
 from vtp_eqx.training.terms.encoder_passes import shares_whole_pass
 from vtp_eqx.training.terms.term import TermFlops
 

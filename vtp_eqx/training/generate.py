@@ -1,18 +1,45 @@
-"""Training a diffusion transformer: its first state and its step."""
+"""Training a diffusion transformer: what it learns, its first state and its step."""
 
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 from jax.sharding import Mesh
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+import numpy as np
 
 from vtp_eqx.config import GenerateConfig
+from vtp_eqx.flow import interpolate, time_samples
 from vtp_eqx.losses.weighting import FixedWeights
-from vtp_eqx.models.dit import DiT
-from vtp_eqx.training.generate_objective import generate_objective
+from vtp_eqx.models.dit import DiT, drop_labels
+from vtp_eqx.training.microbatches import Objective
 from vtp_eqx.training.optimizer import make_optimizer
 from vtp_eqx.training.state import copy_arrays, shard_state, TrainState
 from vtp_eqx.training.step import make_step, Step
+from vtp_eqx.training.terms.flow_matching import FlowMatching, FlowPoints
+from vtp_eqx.training.terms.term import compose
+
+
+class LatentBatch(eqx.Module):
+    """A batch for the generator: normalized latents and their classes."""
+
+    latents: Float[Array | np.ndarray, "batch height width channels"]
+    label: Int[Array | np.ndarray, " batch"]
+
+
+def generate_objective(config: GenerateConfig) -> Objective:
+    """Flow matching in latent space (LightningDiT)."""
+
+    def make_views(batch: LatentBatch, key: PRNGKeyArray) -> FlowPoints:
+        noise_key, time_key, drop_key = jr.split(key, 3)
+        noise = jr.normal(noise_key, batch.latents.shape, jnp.float32)
+        t = time_samples(
+            len(batch.label), mean=config.time_mean, std=config.time_std, key=time_key
+        )
+        point, velocity = interpolate(noise, jnp.asarray(batch.latents), t)
+        label = drop_labels(jnp.asarray(batch.label), config.dit, key=drop_key)
+        return FlowPoints(point=point, velocity=velocity, t=t, label=label)
+
+    return compose((FlowMatching(config),), make_views)
 
 
 def init_generator_training(

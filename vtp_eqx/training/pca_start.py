@@ -7,6 +7,9 @@ solved for: patch embedding from the principal components of patches, bottleneck
 those of the features, the decoder's two ends by least squares. Ours; not in the paper.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -63,15 +66,6 @@ def solve_decoder(
     return _solve_decoder(tokenizer, pixels)
 
 
-def pca_reconstruction(
-    patches: Float[Array, "num values"], num_components: int
-) -> Float[Array, "num values"]:
-    """`patches` rebuilt from their mean and first principal components."""
-    mean = jnp.mean(patches, axis=0)
-    basis, _ = _components(patches - mean, num_components)
-    return mean + (patches - mean) @ basis.T @ basis
-
-
 def _patches_of(tokenizer: Tokenizer, pixels: Array) -> Float[Array, "num values"]:
     size = tokenizer.config.patch_size
     patches = jax.vmap(lambda image: patchify(image, size))(pixels)
@@ -92,14 +86,8 @@ def _solve_patches(tokenizer: Tokenizer, patches: Array) -> Tokenizer:
     weight = jnp.zeros((width, patches.shape[1])).at[: len(basis)].set(scale * basis)
     constant = CONSTANT_LENGTH * jnp.sqrt(width)
     bias = (-weight @ mean).at[-1].set(constant)
-    return eqx.tree_at(
-        lambda tokenizer: (
-            tokenizer.encoder.patch_embed.weight,
-            tokenizer.encoder.patch_embed.bias,
-        ),
-        tokenizer,
-        (weight.astype(jnp.float32), bias.astype(jnp.float32)),
-    )
+    embed = lambda tokenizer: tokenizer.encoder.patch_embed
+    return _with_map(tokenizer, embed, weight, bias)
 
 
 def _solve_bottleneck(tokenizer: Tokenizer, pixels: Array) -> Tokenizer:
@@ -127,22 +115,19 @@ def _solve_decoder(tokenizer: Tokenizer, pixels: Array) -> Tokenizer:
     flat = _flat(latents)
     # A rotation gives every width a share of the latents; the last two are constant,
     # with opposite signs, because LayerNorm would remove their mean.
-    spread = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (width - 2, channels)))[
-        0
-    ]
+    drawn = jax.random.normal(jax.random.key(0), (width - 2, channels))
+    spread, _ = jnp.linalg.qr(drawn)
     scale = jnp.sqrt(width / jnp.mean(jnp.sum((flat - flat.mean(axis=0)) ** 2, axis=1)))
     weight = jnp.zeros((width, channels)).at[:-2].set(scale * spread)
     constant = CONSTANT_LENGTH * jnp.sqrt(width / 2)
     bias = (-weight @ flat.mean(axis=0)).at[-2].set(constant).at[-1].set(-constant)
-    where_in = lambda decoder: (decoder.embed.weight, decoder.embed.bias)
-    decoder = eqx.tree_at(
-        where_in, decoder, (weight.astype(jnp.float32), bias.astype(jnp.float32))
-    )
-    tokens = _flat(_tokens(decoder, _grid(latents, pixels, tokenizer)))
-    where_out = lambda decoder: (decoder.to_pixels.weight, decoder.to_pixels.bias)
-    decoder = eqx.tree_at(
-        where_out, decoder, _least_squares(tokens, _patches_of(tokenizer, pixels))
-    )
+    decoder = _with_map(decoder, lambda decoder: decoder.embed, weight, bias)
+    size = tokenizer.config.patch_size
+    rows, columns = pixels.shape[1] // size, pixels.shape[2] // size
+    grid = latents.reshape(len(latents), rows, columns, -1)
+    tokens = _flat(_tokens(decoder, grid))
+    solved = _least_squares(tokens, _patches_of(tokenizer, pixels))
+    decoder = _with_map(decoder, lambda decoder: decoder.to_pixels, *solved)
     return eqx.tree_at(lambda tokenizer: tokenizer.decoder, tokenizer, decoder)
 
 
@@ -161,9 +146,8 @@ def _components(centered: Array, num: int) -> tuple[Array, Array]:
     values = np.asarray(centered, np.float64)
     variances, vectors = np.linalg.eigh(values.T @ values / len(values))
     kept = np.argsort(variances)[::-1][:num]
-    return jnp.asarray(vectors[:, kept].T, jnp.float32), jnp.asarray(
-        variances[kept], jnp.float32
-    )
+    as_float32 = lambda array: jnp.asarray(array, jnp.float32)
+    return as_float32(vectors[:, kept].T), as_float32(variances[kept])
 
 
 def _least_squares(features: Array, targets: Array) -> tuple[Array, Array]:
@@ -182,7 +166,9 @@ def _flat(tokens: Array) -> Array:
     return tokens.reshape(-1, tokens.shape[-1])
 
 
-def _grid(latents: Array, pixels: Array, tokenizer: Tokenizer) -> Array:
-    size = tokenizer.config.patch_size
-    rows, columns = pixels.shape[1] // size, pixels.shape[2] // size
-    return latents.reshape(len(latents), rows, columns, -1)
+def _with_map(model: Any, where: Callable, weight: Array, bias: Array) -> Any:
+    """`model` whose linear layer `where(model)` has another weight and bias."""
+    numbers = lambda model: (where(model).weight, where(model).bias)
+    return eqx.tree_at(
+        numbers, model, (weight.astype(jnp.float32), bias.astype(jnp.float32))
+    )

@@ -1,27 +1,37 @@
-"""Pre-training a tokenizer: its first state and its step."""
+"""Pre-training a tokenizer: contrast, self-distillation and reconstruction at once.
 
+What is learned, the first state, and the step.
+"""
+
+from collections.abc import Iterable
+import functools
+import operator
 import zlib
 
 import equinox as eqx
+import jax.numpy as jnp
 import jax.random as jr
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 import numpy as np
 
-from vtp_eqx.config import PretrainConfig
+from vtp_eqx.config import PretrainConfig, require, TextConfig
 from vtp_eqx.frozen.lpips import Perceptual
 from vtp_eqx.losses.weighting import FixedWeights, LearnedWeights
-from vtp_eqx.models.tokenizer import Pretrainer, Teacher, Tokenizer
+from vtp_eqx.models.tokenizer import Pretrainer, Teacher
+from vtp_eqx.training.microbatches import Objective
 from vtp_eqx.training.optimizer import cosine, make_optimizer
 from vtp_eqx.training.pca_start import start_from_pca
-from vtp_eqx.training.pretrain_objective import (
-    clamp_logit_scale,
-    pretrain_objective,
-    pretrain_terms,
-)
+from vtp_eqx.training.pretrain_views import Needs, pretrain_views, PretrainViews
 from vtp_eqx.training.state import copy_arrays, shard_state, TrainState
 from vtp_eqx.training.step import make_step, Step
-from vtp_eqx.training.terms.alignment import VisionFeatures
+from vtp_eqx.training.terms.alignment import Alignment, VisionFeatures
+from vtp_eqx.training.terms.contrast import Contrast
+from vtp_eqx.training.terms.encoder_passes import EncoderPasses
+from vtp_eqx.training.terms.reconstruction import Reconstruction
+from vtp_eqx.training.terms.self_distillation import SelfDistillation
+from vtp_eqx.training.terms.smoothness import Smoothness
+from vtp_eqx.training.terms.term import compose, PretrainTerm
 
 
 def init_pretraining(
@@ -33,9 +43,8 @@ def init_pretraining(
 ) -> tuple[TrainState, Step]:
     """The first state of a pre-training, and its compiled step.
 
-    `images` are what the linear start is solved on, where `config` asks for it, and
-    `perceptual` is the network of LPIPS and `vision` the one that latents are aligned
-    with, where these have a weight.
+    `images` are what the linear start is solved on, where `config` asks for it;
+    `perceptual` and `vision`: see `pretrain_terms`.
     """
     state = shard_state(initial_state(config, images), mesh, config.sharding)
     return state, pretrain_step(config, state, mesh, perceptual, vision)
@@ -70,7 +79,8 @@ def initial_state(config: PretrainConfig, images: np.ndarray | None) -> TrainSta
     if config.pca_start and images is not None:
         student = eqx.filter_jit(make)(model_key)
         tokenizer = start_from_pca(student.tokenizer, images)
-        return eqx.filter_jit(start)(with_tokenizer(student, tokenizer), run_key)
+        student = eqx.tree_at(lambda student: student.tokenizer, student, tokenizer)
+        return eqx.filter_jit(start)(student, run_key)
     both = lambda model_key, run_key: start(make(model_key), run_key)
     return eqx.filter_jit(both)(model_key, run_key)
 
@@ -107,11 +117,6 @@ def loss_weights(config: PretrainConfig) -> FixedWeights | LearnedWeights:
     return FixedWeights(used) if config.weighting == "fixed" else LearnedWeights(used)
 
 
-def with_tokenizer(student: Pretrainer, tokenizer: Tokenizer) -> Pretrainer:
-    """`student` with another tokenizer."""
-    return eqx.tree_at(lambda student: student.tokenizer, student, tokenizer)
-
-
 def _ema_source(student: Pretrainer) -> Teacher | None:
     """The student's parts that the teacher is a moving average of."""
     if student.prototypes is None:
@@ -119,4 +124,84 @@ def _ema_source(student: Pretrainer) -> Teacher | None:
     tokenizer = student.tokenizer
     return Teacher(
         tokenizer.encoder, tokenizer.bottleneck, student.prototypes, tokenizer.config
+    )
+
+
+def pretrain_terms(
+    config: PretrainConfig,
+    *,
+    perceptual: Perceptual | None = None,
+    vision: VisionFeatures | None = None,
+) -> tuple[PretrainTerm, ...]:
+    """The loss terms of a pre-training, without those whose weight is 0.
+
+    Their networks, which learn nothing, are needed for training alone: `perceptual`,
+    that of LPIPS, and `vision`, which latents are aligned with, where these have a
+    weight.
+    """
+    terms = (
+        Contrast(config),
+        SelfDistillation(config),
+        Smoothness(config),
+        Reconstruction(config, perceptual),
+        Alignment(config, vision),
+    )
+    return tuple(term for term in terms if term.name in config.term_weights)
+
+
+def pretrain_objective(
+    config: PretrainConfig,
+    *,
+    num_shards: int,
+    perceptual: Perceptual | None = None,
+    vision: VisionFeatures | None = None,
+) -> Objective:
+    """Contrast + self-distillation + reconstruction (VTP section 3).
+
+    Or what else has a weight. Every term is that of the whole batch, however many
+    devices share it and in however many microbatches (`config.accumulate`) each splits
+    its rows. `perceptual` and `vision`: see `pretrain_terms`; a `ValueError` where one
+    is missing.
+    """
+    terms = pretrain_terms(config, perceptual=perceptual, vision=vision)
+    for term in terms:
+        _require_divisible(term.batch, term.batch_size, num_shards, config.accumulate)
+        term.check()
+    needs = needs_of(terms)
+
+    def make_passes(
+        student: Pretrainer, views: PretrainViews, key: PRNGKeyArray
+    ) -> EncoderPasses:
+        return EncoderPasses(student.tokenizer, views, config, needs, key=key)
+
+    return compose(terms, pretrain_views(config, needs), make_passes=make_passes)
+
+
+def needs_of(terms: Iterable[PretrainTerm]) -> Needs:
+    """The views that some of the terms need."""
+    return functools.reduce(operator.or_, (term.needs for term in terms), Needs(0))
+
+
+def text_config(config: PretrainConfig) -> TextConfig | None:
+    """The text tower whose captions a term reads; `None` where none does."""
+    has_pairs = Needs.PAIRS in needs_of(pretrain_terms(config))
+    return config.tokenizer.text if has_pairs else None
+
+
+def clamp_logit_scale(student: Pretrainer) -> Pretrainer:
+    """`student` with its logit multiplier between 1 and 100 (OpenCLIP)."""
+    scale = student.tokenizer.logit_scale
+    return eqx.tree_at(
+        lambda student: student.tokenizer.logit_scale,
+        student,
+        jnp.clip(scale, 0, jnp.log(100.0).astype(scale.dtype)),
+    )
+
+
+def _require_divisible(name: str, size: int, num_shards: int, accumulate: int) -> None:
+    require(
+        size % (num_shards * accumulate) == 0,
+        f"`{name}` must divide evenly over devices and microbatches; got {size} images"
+        f" on {num_shards} devices in {accumulate} microbatches each: change it, use "
+        "fewer devices or lower `accumulate`.",
     )

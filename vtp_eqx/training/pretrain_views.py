@@ -37,7 +37,7 @@ class PretrainViews(eqx.Module):
     i-th of `len(rebuilt)` equal strata of it. `masks` is `True` where the student
     does not see a patch of a global crop. `noise` is standard normal, for the latents
     that are decoded. What no term needs is `None`. All arrays may have an axis of
-    microbatches in front (`vtp_eqx.training.objective`).
+    microbatches in front (`vtp_eqx.training.microbatches`).
     """
 
     whole: Float[Array, "batch height width 3"] | None

@@ -39,16 +39,12 @@ class TrainState(eqx.Module):
         """The state before the first step. `teacher` must not share arrays with
         `student`, because a step donates both."""
         trainable = eqx.filter((student, weights), eqx.is_inexact_array)
+        zero = lambda kind: jnp.zeros((), kind)
         return cls(
-            step=jnp.zeros((), jnp.int32),
-            student=student,
-            teacher=teacher,
-            weights=weights,
-            opt_state=optimizer.init(trainable),
-            key=key,
-            num_skipped=jnp.zeros((), jnp.int32),
-            typical_norm=jnp.zeros((), jnp.float32),
-        )
+            step=zero(jnp.int32), student=student, teacher=teacher, weights=weights,
+            opt_state=optimizer.init(trainable), key=key, num_skipped=zero(jnp.int32),
+            typical_norm=zero(jnp.float32),
+        )  # fmt: skip
 
 
 # The parts that are split over devices between steps, where a config asks for it.

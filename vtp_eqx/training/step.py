@@ -14,8 +14,7 @@ import optax
 
 from vtp_eqx.config import Precision, Sharding
 from vtp_eqx.mesh import DATA, REPLICATED, SPLIT
-from vtp_eqx.training.microbatches import loss_and_gradient
-from vtp_eqx.training.objective import Objective
+from vtp_eqx.training.microbatches import loss_and_gradient, Objective
 from vtp_eqx.training.precision import cast_params
 from vtp_eqx.training.state import moving_average, placement, TrainState
 
@@ -111,15 +110,10 @@ def make_step(
         skipped = 1 - is_good.astype(jnp.int32)
         num_skipped = arrays.num_skipped + skipped
         arrays = TrainState(
-            step=arrays.step + 1,
-            student=student,
-            teacher=teacher,
-            weights=weights,
-            opt_state=opt_state,
-            key=arrays.key,
-            num_skipped=num_skipped,
+            step=arrays.step + 1, student=student, teacher=teacher, weights=weights,
+            opt_state=opt_state, key=arrays.key, num_skipped=num_skipped,
             typical_norm=typical_norm,
-        )
+        )  # fmt: skip
         metrics |= {"total": total, "gradient_norm": norm}
         metrics |= {"skipped": skipped, "num_skipped": num_skipped}
         return arrays, metrics

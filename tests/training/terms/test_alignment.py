@@ -15,8 +15,7 @@ from vtp_eqx.losses.alignment import cosine_loss, similarity_loss
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.runs.log import read_log
 from vtp_eqx.runs.pretrain import pretrain
-from vtp_eqx.training.pretrain import initial_state
-from vtp_eqx.training.pretrain_objective import pretrain_objective, pretrain_terms
+from vtp_eqx.training.pretrain import initial_state, pretrain_objective, pretrain_terms
 from vtp_eqx.training.pretrain_views import PretrainViews
 from vtp_eqx.training.terms.alignment import Alignment, DinoV2Grid
 from vtp_eqx.training.terms.encoder_passes import EncoderPasses

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vtp_eqx.config import ReconstructionConfig
-from vtp_eqx.training.pretrain_objective import needs_of, pretrain_terms, text_config
+from vtp_eqx.training.pretrain import needs_of, pretrain_terms, text_config
 from vtp_eqx.training.pretrain_views import Needs
 from vtp_eqx.training.terms.term import compose, Microbatch, Term, TermFlops, TermLoss
 

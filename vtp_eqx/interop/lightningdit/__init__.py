@@ -7,6 +7,7 @@ and positions are a formula: read in, they are compared with it.
 
 from vtp_eqx.interop.lightningdit.checkpoint import (
     dit_from_published as dit_from_published,
+    dit_outputs as dit_outputs,
     dit_to_published as dit_to_published,
 )
 from vtp_eqx.interop.lightningdit.files import (
@@ -14,7 +15,6 @@ from vtp_eqx.interop.lightningdit.files import (
     read_published as read_published,
     save_published_dit as save_published_dit,
 )
-from vtp_eqx.interop.lightningdit.outputs import dit_outputs as dit_outputs
 from vtp_eqx.interop.lightningdit.settings import (
     config_from_published as config_from_published,
     config_from_training as config_from_training,

@@ -6,6 +6,9 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Shaped
 import ml_dtypes
 import numpy as np
 
@@ -17,10 +20,21 @@ from vtp_eqx.interop.lightningdit.settings import (
 from vtp_eqx.interop.passthrough import origin_of, read_origin
 from vtp_eqx.models.arrays import named_arrays, with_arrays
 from vtp_eqx.models.dit import DiT, sincos_table
-from vtp_eqx.name_table import in_blocks, Names, NameTable, patch_layout, Tensors
 from vtp_eqx.nn.rope import integer_table
 from vtp_eqx.tensor_files import as_float32
+from vtp_eqx.tensor_files.name_table import (
+    in_blocks,
+    Names,
+    NameTable,
+    patch_layout,
+    Tensors,
+    TIMM_BLOCK,
+    TIMM_MLP,
+    TIMM_SWIGLU,
+)
 
+
+Arrays = dict[str, Shaped[Array, "..."]]
 
 _OUTSIDE: Names = {
     "x_embedder.proj": "to_tokens",
@@ -31,20 +45,7 @@ _OUTSIDE: Names = {
     "final_layer.adaLN_modulation.1": "modulation",
     "final_layer.linear": "to_velocity",
 }
-_BLOCK: Names = {
-    "adaLN_modulation.1": "modulation",
-    "norm1": "attention_norm",
-    "attn.qkv": "attention.to_qkv",
-    "attn.q_norm": "attention.query_norm",
-    "attn.k_norm": "attention.key_norm",
-    "attn.proj": "attention.to_out",
-    "norm2": "feed_forward_norm",
-}
-_MLP: Names = {"mlp.fc1": "feed_forward.up", "mlp.fc2": "feed_forward.out"}
-_SWIGLU: Names = {
-    "mlp.w12": ("feed_forward.gate", "feed_forward.up"),
-    "mlp.w3": "feed_forward.out",
-}
+_BLOCK: Names = {**TIMM_BLOCK, "adaLN_modulation.1": "modulation"}
 
 POSITION_TOLERANCE = 1e-4
 # What wrappers for several devices and for compilation put before every name.
@@ -59,7 +60,7 @@ def dit_from_published(tensors: Tensors, config: dict[str, Any]) -> DiT:
     """
     ours = config_from_published(config)
     tensors = unwrapped(tensors)
-    make = functools.partial(eqx.filter_eval_shape, DiT, ours, key=jax.random.key(0))
+    make = functools.partial(eqx.filter_eval_shape, DiT, ours, key=jr.key(0))
     arrays = _name_table(make()).read(tensors, constants=_position_shapes(ours))
     _check_positions(tensors, ours)
     positions = _positions(ours)
@@ -73,17 +74,25 @@ def dit_to_published(dit: DiT) -> tuple[Tensors, dict[str, Any]]:
     What was published comes back as it was, to the last bit of its positions.
     """
     origin = read_origin(dit.origin)
-    config, positions = config_to_published(dit.config), _positions(dit.config)
-    was = config_from_published(origin.settings or config)
+    settings = config_to_published(dit.config)
+    was = config_from_published(origin.settings or settings)
     ours = {"remat": dit.config.remat, "attention": dit.config.attention}
-    if dataclasses.replace(was, **ours) == dit.config:
-        config, positions = (
-            origin.settings or config,
-            {**positions, **origin.constants},
-        )
-    else:
-        config = {**origin.settings, **config}
-    return {**_name_table(dit).write(named_arrays(dit)), **positions}, config
+    is_unchanged = dataclasses.replace(was, **ours) == dit.config
+    settings, positions = origin.restored(
+        settings, _positions(dit.config), is_unchanged=is_unchanged
+    )
+    return {**_name_table(dit).write(named_arrays(dit)), **positions}, settings
+
+
+def dit_outputs(dit: DiT) -> tuple[Arrays, Arrays]:
+    """Some inputs, and the velocity there, in the layout of the published code."""
+    config = dit.config
+    side, channels = config.latent_size, config.latent_width
+    latents = jr.normal(jr.key(0), (3, side, side, channels))
+    times, labels = jnp.array([0.0, 0.4, 1.0]), jnp.arange(3) % config.num_classes
+    velocity = eqx.filter_jit(dit.batch)(latents, times, labels)
+    inputs = {"x": jnp.moveaxis(latents, -1, 1), "t": times, "y": labels}
+    return inputs, {"velocity": jnp.moveaxis(velocity, -1, 1)}
 
 
 def unwrapped(tensors: Tensors) -> Tensors:
@@ -94,7 +103,7 @@ def unwrapped(tensors: Tensors) -> Tensors:
 
 
 def _name_table(dit: DiT) -> NameTable:
-    block = {**_BLOCK, **(_SWIGLU if dit.config.swiglu else _MLP)}
+    block = {**_BLOCK, **(TIMM_SWIGLU if dit.config.swiglu else TIMM_MLP)}
     patches = patch_layout(dit.config.patch_size, dit.config.latent_width)
     return NameTable(
         {**_OUTSIDE, **in_blocks("blocks", "blocks", block)},

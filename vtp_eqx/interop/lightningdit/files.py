@@ -7,7 +7,6 @@ from vtp_eqx.config import require
 from vtp_eqx.interop.lightningdit.checkpoint import dit_to_published, unwrapped
 from vtp_eqx.interop.lightningdit.settings import config_from_training
 from vtp_eqx.models.dit import DiT
-from vtp_eqx.name_table import Tensors
 from vtp_eqx.tensor_files import (
     CONFIG_FILE,
     PUBLISHED_WEIGHTS,
@@ -15,9 +14,11 @@ from vtp_eqx.tensor_files import (
     read_object,
     read_tensors,
     require_file,
+    StoredTensor,
+    TorchFile,
     write_model,
 )
-from vtp_eqx.torch_files import StoredTensor, TorchFile
+from vtp_eqx.tensor_files.name_table import Tensors
 
 
 Part = Literal["ema", "model"]

@@ -12,7 +12,6 @@ from typing import Any
 from jaxtyping import Float32, Int
 import numpy as np
 from safetensors import safe_open, SafetensorError
-from safetensors.numpy import save_file
 
 from vtp_eqx.config import require
 from vtp_eqx.data.latents import (
@@ -27,8 +26,7 @@ from vtp_eqx.data.latents import (
     statistics_of,
     Views,
 )
-from vtp_eqx.files import atomic_path
-from vtp_eqx.torch_files import TorchFile, write_torch_file
+from vtp_eqx.tensor_files import TorchFile, write_tensors, write_torch_file
 
 
 STATISTICS_FILE = "latents_stats.pt"
@@ -125,12 +123,10 @@ def write_published_shard(
     """Writes a file of latents and returns its record, which is still to be written."""
     stored = cast(latents, dtype)
     tensors = {
-        name: np.ascontiguousarray(np.moveaxis(stored[:, view], -1, 1))
-        for view, name in enumerate(VIEWS)
+        name: np.moveaxis(stored[:, view], -1, 1) for view, name in enumerate(VIEWS)
     }
     name = f"latents_rank00_shard{number:05d}{SUFFIX}"
-    with atomic_path(folder / name) as unfinished:
-        save_file({**tensors, LABELS: labels.astype(np.int64)}, unfinished)
+    write_tensors(folder / name, {**tensors, LABELS: labels.astype(np.int64)})
     return ShardRecord(
         count=len(latents),
         files=file_records(folder, [name]),

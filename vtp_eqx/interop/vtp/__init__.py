@@ -7,9 +7,9 @@ convolutions where this library has linear maps, one tensor per block.
 
 from vtp_eqx.interop.vtp.checkpoint import (
     tokenizer_from_published as tokenizer_from_published,
+    tokenizer_outputs as tokenizer_outputs,
     tokenizer_to_published as tokenizer_to_published,
 )
-from vtp_eqx.interop.vtp.outputs import tokenizer_outputs as tokenizer_outputs
 from vtp_eqx.interop.vtp.settings import (
     config_from_published as config_from_published,
     config_to_published as config_to_published,

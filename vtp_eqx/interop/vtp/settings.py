@@ -6,10 +6,10 @@ from typing import Any, get_args
 from vtp_eqx.config import (
     CLIP_VOCABULARY,
     FeedForward,
+    from_dict,
     IMAGENET_MEAN,
     IMAGENET_STD,
     require,
-    tokenizer_from_dict,
     TokenizerConfig,
     VTP_B,
 )
@@ -121,7 +121,7 @@ def config_from_published(config: dict[str, Any]) -> TokenizerConfig:
         fields["text"] = None
     fields["heads_input"] = "full" if config["vision_bottleneck_ae_only"] else "latent"
     fields["rope"] = "bfloat16"
-    return tokenizer_from_dict(fields)
+    return from_dict(TokenizerConfig, fields)
 
 
 def config_to_published(config: TokenizerConfig) -> dict[str, Any]:

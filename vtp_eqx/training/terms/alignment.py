@@ -22,8 +22,7 @@ from vtp_eqx.nn.linear import Linear
 from vtp_eqx.training.parameter_counts import encoder_flops
 from vtp_eqx.training.precision import cast_params
 from vtp_eqx.training.pretrain_views import Needs, select_rows
-from vtp_eqx.training.terms.pretrain_term import PretrainTerm
-from vtp_eqx.training.terms.term import Microbatch, TermFlops, TermLoss
+from vtp_eqx.training.terms.term import Microbatch, PretrainTerm, TermFlops, TermLoss
 
 
 # From an image in [0, 1] to its features, `[rows, columns, width]`, on the grid of its

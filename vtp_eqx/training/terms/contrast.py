@@ -16,8 +16,7 @@ from vtp_eqx.models.tokenizer import Pretrainer
 from vtp_eqx.nn.norms import unit_norm
 from vtp_eqx.training.parameter_counts import encoder_flops, num_parameters
 from vtp_eqx.training.pretrain_views import Needs
-from vtp_eqx.training.terms.pretrain_term import PretrainTerm
-from vtp_eqx.training.terms.term import Microbatch, TermFlops, TermLoss
+from vtp_eqx.training.terms.term import Microbatch, PretrainTerm, TermFlops, TermLoss
 
 
 class Embeddings(eqx.Module):

@@ -33,10 +33,6 @@ class FlowMatching(Term):
     config: GenerateConfig
     name: ClassVar[str] = "flow"
 
-    @property
-    def weight(self) -> float:
-        return 1.0
-
     def forward(self, rows: Microbatch) -> FlowLoss:
         views = rows.views
         predicted = rows.student.batch(views.point, views.t, views.label)

@@ -1,27 +1,77 @@
-"""Reconstruction: the pixels of some images from their latents."""
+"""Reconstruction: pixels from latents, of a whole tokenizer or of a decoder alone."""
 
+from collections.abc import Callable
 import dataclasses
 from typing import ClassVar
 
+import equinox as eqx
+import jax
 from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vtp_eqx.config import PretrainConfig
-from vtp_eqx.frozen.lpips import Perceptual
+from vtp_eqx.config import DecodeConfig, PretrainConfig, ReconstructionConfig, require
+from vtp_eqx.frozen.lpips import blank_perceptual, Perceptual
 from vtp_eqx.losses.latents import channel_variance
+from vtp_eqx.losses.reconstruction import gradient_l1_loss, l1_loss, pooled_l1_loss
 from vtp_eqx.mesh import DATA
-from vtp_eqx.models.tokenizer import Pretrainer
+from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.training.parameter_counts import (
     decoder_flops,
     encoder_flops,
     perceptual_flops,
 )
-from vtp_eqx.training.pixels import pixel_loss, require_perceptual_weights
 from vtp_eqx.training.precision import cast_params
 from vtp_eqx.training.pretrain_views import Needs
-from vtp_eqx.training.terms.pretrain_term import PretrainTerm
-from vtp_eqx.training.terms.term import Microbatch, TermFlops, TermLoss
+from vtp_eqx.training.terms.term import Microbatch, PretrainTerm, Term, TermFlops
+
+
+Images = Float[Array, "batch height width 3"]
+
+
+def pixel_loss(
+    rebuilt: Images,
+    targets: Images,
+    config: ReconstructionConfig,
+    perceptual: Callable[[Array, Array], Array] | None,
+    denormalize: Callable[[Array], Array],
+) -> Float[Array, " batch"]:
+    """The weighted pixel terms of each image; both are in normalized pixel space.
+
+    L1 and LPIPS are the paper's (section 3.2, equation 1). LPIPS, the `perceptual`
+    distance, looks at what `denormalize` makes of both: colors in [0, 1], not clipped.
+    """
+
+    def lpips_loss(rebuilt: Images, targets: Images) -> Float[Array, " batch"]:
+        assert perceptual is not None
+        unit = denormalize(rebuilt), lax.stop_gradient(denormalize(targets))
+        return jax.vmap(perceptual)(*unit)
+
+    weights: list[tuple[float, Callable[[Array, Array], Array]]] = [
+        (config.l1_weight, l1_loss),
+        (config.pooled_weight, pooled_l1_loss),
+        (config.gradient_weight, gradient_l1_loss),
+        (config.perceptual_weight, lpips_loss),
+    ]
+    used = [weight * loss(rebuilt, targets) for weight, loss in weights if weight > 0]
+    return sum(used, jnp.zeros(len(targets), jnp.float32))
+
+
+def blank_perceptual_if_used(config: ReconstructionConfig) -> Perceptual | None:
+    """A network without weights where LPIPS is learned from: for costs, not numbers."""
+    return blank_perceptual() if config.uses_perceptual else None
+
+
+def require_perceptual_weights(
+    config: ReconstructionConfig, perceptual: Perceptual | None
+) -> None:
+    """Raises `ValueError` where LPIPS is asked for without its network."""
+    require(
+        not config.uses_perceptual or perceptual is not None,
+        "LPIPS needs the published weights of its network, but there are none for a "
+        f"`perceptual_weight` of {config.perceptual_weight}: load them "
+        "(`load_perceptual`, or `--perceptual`), or set the weight to 0.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +105,6 @@ class Reconstruction(PretrainTerm):
             cast_params(self.perceptual, config.precision), tokenizer.denormalize,
         )  # fmt: skip
 
-    def loss(self, student: Pretrainer, outputs: Float[Array, " rows"]) -> TermLoss:
-        return TermLoss(outputs, {})
-
     def flops(self) -> TermFlops:
         tokenizer = self.config.tokenizer
         is_perceptual = self.config.reconstruction.uses_perceptual
@@ -66,4 +113,39 @@ class Reconstruction(PretrainTerm):
             student=decoder_flops(tokenizer),
             subset_pass=encoder_flops(tokenizer, tokenizer.image_size),
             frozen=3 * perceptual_flops(tokenizer.image_size) if is_perceptual else 0.0,
+        )
+
+
+class DecoderViews(eqx.Module):
+    """Raw latents, noisy where asked for, and the normalized pixels they stand for."""
+
+    latents: Float[Array, "batch rows columns channels"]
+    pixels: Float[Array, "batch height width 3"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentsToPixels(Term):
+    """The weighted pixel losses of `tokenizer`'s decoder, which is the student.
+
+    Its views are `DecoderViews`. `perceptual` is the network of LPIPS, where that has a
+    weight.
+    """
+
+    config: DecodeConfig
+    tokenizer: Tokenizer
+    perceptual: Perceptual | None = None
+    name: ClassVar[str] = "reconstruction"
+
+    def forward(self, rows: Microbatch) -> Float[Array, " rows"]:
+        return pixel_loss(
+            rows.student.batch(rows.views.latents), rows.views.pixels,
+            self.config.reconstruction, self.perceptual, self.tokenizer.denormalize,
+        )  # fmt: skip
+
+    def flops(self) -> TermFlops:
+        config = self.tokenizer.config
+        is_perceptual = self.config.reconstruction.uses_perceptual
+        return TermFlops(
+            student=decoder_flops(config),
+            frozen=3 * perceptual_flops(config.image_size) if is_perceptual else 0.0,
         )

@@ -29,8 +29,7 @@ from vtp_eqx.training.optimizer import ramp
 from vtp_eqx.training.parameter_counts import encoder_flops
 from vtp_eqx.training.pretrain_views import masked_patch_counts, Needs, PretrainViews
 from vtp_eqx.training.terms.encoder_passes import DISTILLATION_KEY
-from vtp_eqx.training.terms.pretrain_term import PretrainTerm
-from vtp_eqx.training.terms.term import Microbatch, TermFlops, TermLoss
+from vtp_eqx.training.terms.term import Microbatch, PretrainTerm, TermFlops, TermLoss
 from vtp_eqx.views.masking import masked_rows, shard_capacity
 
 

@@ -8,11 +8,9 @@ from jaxtyping import Array, Float
 from vtp_eqx.config import PretrainConfig
 from vtp_eqx.losses.latents import smoothness_loss
 from vtp_eqx.mesh import DATA
-from vtp_eqx.models.tokenizer import Pretrainer
 from vtp_eqx.training.parameter_counts import encoder_flops
 from vtp_eqx.training.pretrain_views import Needs
-from vtp_eqx.training.terms.pretrain_term import PretrainTerm
-from vtp_eqx.training.terms.term import Microbatch, TermFlops, TermLoss
+from vtp_eqx.training.terms.term import Microbatch, PretrainTerm, TermFlops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +25,6 @@ class Smoothness(PretrainTerm):
     def forward(self, rows: Microbatch) -> Float[Array, " rows"]:
         # Looks at the whole batch: the config refuses it with microbatches.
         return smoothness_loss(rows.passes.subset.latents, axis_name=DATA)
-
-    def loss(self, student: Pretrainer, outputs: Float[Array, " rows"]) -> TermLoss:
-        return TermLoss(outputs, {})
 
     def flops(self) -> TermFlops:
         tokenizer = self.config.tokenizer

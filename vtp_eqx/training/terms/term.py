@@ -7,7 +7,9 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import equinox as eqx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from vtp_eqx.training.objective import Objective
+from vtp_eqx.config import PretrainConfig
+from vtp_eqx.training.microbatches import Objective
+from vtp_eqx.training.pretrain_views import Needs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,8 +45,7 @@ class TermFlops(NamedTuple):
 class Term(Protocol):
     """One thing that is learned; all its methods are pure functions.
 
-    What needs the whole batch is kept apart from what is computed row by row, because
-    the activations of one microbatch exist at a time (`vtp_eqx.training.objective`).
+    Why `forward` and `loss` are two: see `vtp_eqx.training.microbatches`.
     """
 
     name: ClassVar[str]  # of its loss in the log, and of its weight
@@ -52,7 +53,7 @@ class Term(Protocol):
     @property
     def weight(self) -> float:
         """What its mean counts in the total, or starts from; 0: it is left out."""
-        ...
+        return 1.0
 
     def teacher_targets(self, teacher: Any, views: Any, step: Int[Array, ""]) -> Any:
         """What the teacher says of all microbatches, an axis of them in front.
@@ -72,10 +73,10 @@ class Term(Protocol):
     def loss(self, student: Any, outputs: Any) -> TermLoss:
         """The loss of all rows of a device, given what `forward` returned of them.
 
-        The step averages it over rows and devices. Where a row's loss needs the global
-        batch, it reduces over `mesh.DATA`.
+        By default that is the loss already. The step averages it over rows and devices;
+        where a row's loss needs the global batch, this reduces over `mesh.DATA`.
         """
-        ...
+        return TermLoss(outputs, {})
 
     def flops(self) -> TermFlops:
         """The cost of one of its images."""
@@ -134,3 +135,28 @@ def compose(
         return losses, monitors
 
     return Objective(make_views, forward, loss, add_teacher_targets)
+
+
+class PretrainTerm(Term):
+    """A term whose student is a `Pretrainer` and whose views are `PretrainViews`."""
+
+    config: PretrainConfig
+    batch: ClassVar[str]  # the field of the config that says from how many images
+    needs: ClassVar[Needs]  # the views that are made for it
+    has_teacher: ClassVar[bool] = False
+
+    @property
+    def weight(self) -> float:
+        return self.config.term_weights.get(self.name, 0.0)
+
+    @property
+    def batch_size(self) -> int:
+        """How many images of each batch it learns from."""
+        return getattr(self.config, self.batch)
+
+    def check(self) -> None:
+        """Raises `ValueError` where what it learns from is missing."""
+
+    def make_head(self, key: PRNGKeyArray) -> Any:
+        """What the student trains for this term alone: one of its `heads`."""
+        return None

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vtp_eqx.name_table import in_blocks, Layout, NameTable, patch_layout
+from vtp_eqx.tensor_files.name_table import in_blocks, Layout, NameTable, patch_layout
 
 
 LEAVES = {

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from vtp_eqx.torch_files import program as program_module, TorchFile
+from vtp_eqx.tensor_files import torch_program as program_module, TorchFile
 
 
 PICKLES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve"}
@@ -293,7 +293,8 @@ def test_pickle_is_used_in_one_class_that_looks_no_name_up():
                 assert (node.value.id, node.attr) != ("super", "find_class")
                 if node.value.id in PICKLES:
                     uses.append((path.name, f"{node.value.id}.{node.attr}"))
-    assert uses == [("program.py", "pickle"), ("program.py", "pickle.Unpickler")]
+    file = "torch_program.py"
+    assert uses == [(file, "pickle"), (file, "pickle.Unpickler")]
     machine = program_module._Unpickler
     assert machine.find_class is not pickle.Unpickler.find_class
     assert machine.persistent_load is not getattr(

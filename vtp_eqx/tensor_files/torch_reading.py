@@ -1,18 +1,31 @@
-"""Tensors from the files that `torch.save` writes since version 1.6.
+"""Tensors from files of `torch.save`, of today and of before version 1.6.
 
-Such a file is a zip with the bytes of the tensors and a program that says what they are
-(`vtp_eqx.torch_files.program`).
+The former are a zip with the bytes of the tensors and a program that says what they are
+(`vtp_eqx.tensor_files.torch_program`). The latter, which many published networks still
+have, are a few programs one after the other, of which the fourth says what was saved,
+and then the bytes.
 """
 
 from pathlib import Path
-from typing import Any
+import reprlib
+from typing import Any, BinaryIO
 import zipfile
 
 from jaxtyping import Shaped
 import numpy as np
 
 from vtp_eqx.config import require
-from vtp_eqx.torch_files.program import built, numbers_of, state_dict, StoredTensor
+from vtp_eqx.tensor_files.torch_program import (
+    built,
+    numbers_of,
+    state_dict,
+    StoredTensor,
+)
+
+
+# What the older format begins with.
+MAGIC = 0x1950A86A20F9469CFC6C
+PROTOCOL = 1001
 
 
 class TorchFile:
@@ -90,3 +103,50 @@ class TorchFile:
                 "is compressed: save the model again."
             )
         return content
+
+
+def is_torch_legacy(path: Path) -> bool:
+    """Whether a file begins as this format does."""
+    with path.open("rb") as file:
+        try:
+            return built(file, path) == MAGIC
+        except ValueError:
+            return False
+
+
+def read_torch_legacy(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
+    """Every tensor of a state dict by its name.
+
+    A `ValueError` where the file is cut short, or holds something else than a dict of
+    tensors.
+    """
+    with path.open("rb") as file:
+        opening = [built(file, path) for _ in range(2)]
+        require(
+            opening == [MAGIC, PROTOCOL],
+            f"A file of old torch begins with {MAGIC} and {PROTOCOL}; got "
+            f"{reprlib.repr(opening)} in {path}: copy it again.",
+        )
+        built(file, path)  # sizes of numbers on the machine that wrote it
+        tensors = state_dict(built(file, path), path)
+        storages = {tensor.record: tensor for tensor in tensors.values()}
+        keys = built(file, path)
+        require(
+            isinstance(keys, list)
+            and all(isinstance(key, str) for key in keys)
+            and set(keys) == storages.keys(),
+            f"The bytes of every tensor follow; got those of {reprlib.repr(keys)} for "
+            f"{reprlib.repr(sorted(storages))} in {path}: copy it again.",
+        )
+        contents = {key: _content(file, storages[key]) for key in keys}
+    return {
+        name: numbers_of(tensor, contents[tensor.record], f"`{name}` in {path}")
+        for name, tensor in tensors.items()
+    }
+
+
+def _content(file: BinaryIO, tensor: StoredTensor) -> Any:
+    """The bytes of a storage; what is too few of them is seen by `numbers_of`."""
+    size = int.from_bytes(file.read(8), "little")
+    # Never more than the program said, whatever the count in the file.
+    return file.read(min(size, tensor.record_size) * np.dtype(tensor.dtype).itemsize)

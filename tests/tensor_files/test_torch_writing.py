@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vtp_eqx.torch_files import TorchFile, write_torch_file
+from vtp_eqx.tensor_files import TorchFile, write_torch_file
 
 
 ARRAYS = {

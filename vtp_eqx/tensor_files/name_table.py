@@ -15,7 +15,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 import numpy as np
 
-from vtp_eqx.tensor_files import as_float32, check_arrays, check_depth
+from vtp_eqx.tensor_files.safetensors_files import (
+    as_float32,
+    check_arrays,
+    check_depth,
+)
 
 
 Tensors = dict[str, Shaped[np.ndarray, "..."]]
@@ -38,6 +42,24 @@ class Layout:
 
 SAME_LAYOUT = Layout("...", "...")
 CONVOLUTION = Layout("h w i o", "o i h w")
+
+# Blocks of vision transformers as timm names them, which published code follows. A
+# model's leaves tell which of these it has, and its config which feed-forward layer.
+TIMM_BLOCK: Names = {
+    "norm1": "attention_norm",
+    "attn.qkv": "attention.to_qkv",
+    "attn.q_norm": "attention.query_norm",
+    "attn.k_norm": "attention.key_norm",
+    "attn.proj": "attention.to_out",
+    "ls1.gamma": "attention_scale",
+    "norm2": "feed_forward_norm",
+    "ls2.gamma": "feed_forward_scale",
+}
+TIMM_MLP: Names = {"mlp.fc1": "feed_forward.up", "mlp.fc2": "feed_forward.out"}
+TIMM_SWIGLU: Names = {
+    "mlp.w12": ("feed_forward.gate", "feed_forward.up"),
+    "mlp.w3": "feed_forward.out",
+}
 
 
 def patch_layout(patch_size: int, channels: int) -> Layout:

@@ -7,8 +7,8 @@ import pickle
 import numpy as np
 import pytest
 
-from vtp_eqx.torch_files import is_torch_legacy, read_torch_legacy
-from vtp_eqx.torch_files.legacy import MAGIC, PROTOCOL
+from vtp_eqx.tensor_files import is_torch_legacy, read_torch_legacy
+from vtp_eqx.tensor_files.torch_reading import MAGIC, PROTOCOL
 
 
 PATH = Path(__file__).parents[1] / "golden" / "torch_legacy" / "tensors.pth"

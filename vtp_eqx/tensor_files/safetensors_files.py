@@ -65,6 +65,16 @@ def published_weights(folder: Path) -> Path:
     return index if index.is_file() and not whole.is_file() else whole
 
 
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], notes: dict[str, str] | None = None
+) -> None:
+    """Writes a safetensors file, with `notes` in its header; whole or not at all."""
+    # Contiguous, because safetensors writes the buffer of a view as it lies.
+    whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    with atomic_path(path) as unfinished:
+        save_file(whole, unfinished, notes)
+
+
 def write_model(
     folder: Path,
     weights_file: str,
@@ -72,14 +82,9 @@ def write_model(
     description: dict[str, Any],
 ) -> None:
     """Writes `config.json` and a safetensors file, each whole or not at all."""
-    # Contiguous, because safetensors writes the buffer of a view as it lies.
-    whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    with (
-        atomic_path(folder / CONFIG_FILE) as config,
-        atomic_path(folder / weights_file) as weights,
-    ):
-        save_file(whole, weights, {"format": "pt"})
+    with atomic_path(folder / CONFIG_FILE) as config:
         config.write_text(json.dumps(description, indent=1, sort_keys=True))
+        write_tensors(folder / weights_file, tensors, {"format": "pt"})
 
 
 def as_float32(tensor: Tensor, name: str) -> Shaped[np.ndarray, "..."]:

@@ -1,0 +1,55 @@
+"""The options of every training: where it goes, how it is logged, kept and watched."""
+
+import dataclasses
+
+from vtp_eqx.config import require
+from vtp_eqx.runs.loop import FaultTolerance
+from vtp_eqx.runs.watchdog import StallConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What pre-trainings and trainings of generators have in common."""
+
+    out: str
+    """The folder of the run."""
+    split: str = ""
+    """Of prepared data sets that name none, such as 'train'."""
+    log_every: int = 50
+    save_every: int = 1000
+    evaluate_every: int
+    """Steps between two evaluations; there is one at the end too."""
+    keep: int = 2
+    keep_best: int
+    """Checkpoints kept beside the last: those that were evaluated best."""
+    max_rollbacks: int = 3
+    """How often the run may return to a checkpoint after steps that failed."""
+    stall_seconds: float = 1800.0
+    exit_on_stall: bool = False
+    """End a run that has stalled, so that whoever started it can start it again."""
+    workers: int
+    """Threads that read and decode."""
+    devices: int | None = None
+    distributed: bool = False
+    """One of several processes, as the cluster's environment says."""
+    dry_run: bool = False
+    """Print what the run will be, and end."""
+
+    def __post_init__(self):
+        self.require_positive("log_every", "save_every", "evaluate_every")
+
+    def require_positive(self, *names: str) -> None:
+        """A `ValueError` where one of the options so named is below 1."""
+        for name in names:
+            value = getattr(self, name)
+            require(value >= 1, f"`{name}` ({value}) must be 1 or more: raise it.")
+
+    @property
+    def fault_tolerance(self) -> FaultTolerance:
+        """Which checkpoints are kept, and what is done about failures and stalls."""
+        return FaultTolerance(
+            keep=self.keep,
+            keep_best=self.keep_best,
+            max_rollbacks=self.max_rollbacks,
+            stall=StallConfig(seconds=self.stall_seconds, ends=self.exit_on_stall),
+        )
