@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 
 from experiments import (
     bisect_recipe,
+    compare_convergence,
     compare_objectives,
     scale_compute,
     scale_encoder,
@@ -14,7 +16,7 @@ from experiments import (
 from vtp_eqx.mesh import data_mesh, shard_batch
 from vtp_eqx.scenes.render import render
 from vtp_eqx.study.recipe import LAPTOP, METHODS, pretrain_config, run
-from vtp_eqx.study.run_spec import spec_hash
+from vtp_eqx.study.run_spec import RunPaths, spec_hash, vision_flops
 from vtp_eqx.training.flops import run_flops
 from vtp_eqx.training.optimizer import learning_rate
 from vtp_eqx.training.pretrain import init_pretraining
@@ -26,6 +28,7 @@ STUDIES = [
     scale_encoder,
     scale_compute,
     compare_objectives,
+    compare_convergence,
     scale_latents,
     bisect_recipe,
 ]
@@ -50,6 +53,7 @@ def test_methods_differ_in_what_they_are_called_for_alone():
         "random encoder": {"num_steps"},
         "SSL+AE": {"distillation_weight", "prototypes"},
         "CLIP+AE": {"contrast_weight", "tokenizer"},
+        "distilled": {"alignment_weight", "alignment"},
     }
     for name, fields in changed.items():
         other = pretrain_config(LAPTOP, METHODS[name], 0)
@@ -148,6 +152,28 @@ def test_each_bisection_undoes_one_choice():
         "few images for SSL": names | {"distillation_batch"},
         "16 channels": names | {"generate", "tokenizer"},
     }
+
+
+def test_convergence_is_of_three_methods_and_one_frozen_network_a_seed():
+    specs = compare_convergence.plan("laptop", SEEDS)
+    assert {(spec.method, spec.seed) for spec in specs} == {
+        (method, seed) for method in ("AE", "VTP", "distilled") for seed in SEEDS
+    }
+    assert {spec.budgets for spec in specs} == {(250, 500, 1000, 2000, 4000, 6000)}
+    paths = RunPaths(Path("runs"))
+    known = {paths.tokenizer(spec) for spec in scale_latents.plan("laptop", SEEDS)}
+    for spec in specs:
+        if spec.method != "distilled":
+            assert spec.vision is None
+            assert paths.tokenizer(spec) in known  # that study's are found
+            continue
+        frozen = spec.vision
+        assert (frozen.seed, frozen.num_steps) == (spec.seed, spec.pretrain.num_steps)
+        assert frozen.tokenizer.encoder == spec.pretrain.tokenizer.encoder
+        assert {*frozen.term_weights} == {"contrast", "distillation"}
+        assert vision_flops(spec) > run_flops(frozen)
+        plain = run(LAPTOP, "CLIP+SSL", "x", spec.seed)
+        assert paths.tokenizer(spec.vision_run) == paths.tokenizer(plain)
 
 
 @pytest.mark.slow

@@ -6,11 +6,17 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from experiments import compare_convergence
 from experiments.scale_encoder import plan
 from vtp_eqx.frozen.scene_network import scene_network_hash
 from vtp_eqx.runs.pictures import save_grid
-from vtp_eqx.study.figure import COLORS, curves_figure, frontier_figure
-from vtp_eqx.study.measure import RunResult
+from vtp_eqx.study.figure import (
+    COLORS,
+    convergence_figure,
+    curves_figure,
+    frontier_figure,
+)
+from vtp_eqx.study.measure import at_budget, RunResult
 from vtp_eqx.study.report import (
     Origin,
     read_records,
@@ -19,7 +25,12 @@ from vtp_eqx.study.report import (
     write_report,
 )
 from vtp_eqx.study.run_spec import RunPaths, spec_hash
-from vtp_eqx.study.summary import baseline_sentences, frontier_sentence, trend_sentence
+from vtp_eqx.study.summary import (
+    baseline_sentences,
+    convergence_sentence,
+    frontier_sentence,
+    trend_sentence,
+)
 from vtp_eqx.study.table import (
     Column,
     COLUMNS,
@@ -188,6 +199,56 @@ def test_the_frontier_has_a_point_for_each_setting(row, tmp_path, monkeypatch):
     frontier_figure(rows, tmp_path / "study.png", "title")
     line = drawn[0].axes[0].lines[0]
     assert line.get_xydata().tolist() == [[20.0, 4.0], [21.0, 5.0], [22.0, 6.0]]
+
+
+def converging(row, seeds, distances):
+    """Runs of the convergence study, with FD-scenes at 2, 4 and 6 steps of each."""
+    rows = []
+    for spec in compare_convergence.plan("smoke", seeds):
+        values = distances[spec.method][spec.seed]
+        named = dict(zip(spec.budgets, values, strict=True))
+        own = {at_budget("FD-scenes", steps): named[steps] for steps in named}
+        rights = {at_budget("class accuracy", steps): 0.5 for steps in named}
+        rows.append(row(spec, values[-1], **own, **rights))
+    return rows
+
+
+def test_steps_to_the_end_of_another_are_paired_by_seed(row):
+    # 4 is reached between 2 and 4 steps where a distance falls from 8 to 2 there: at
+    # their geometric mean, 2.83.
+    rows = converging(row, [0, 1], {
+        "AE": [(9.0, 6.0, 4.0), (9.0, 6.0, 3.0)],
+        "VTP": [(8.0, 2.0, 1.0), (9.0, 8.0, 7.0)],
+        "distilled": [(3.5, 2.0, 2.0), (7.0, 3.0, 2.0)],
+    })  # fmt: skip
+    [sentence] = convergence_sentence(rows, "AE")
+    assert sentence == (
+        "Generator steps to the FD-scenes that AE of the same seed has after 6: "
+        "VTP 3 (2.1 times as fast), in 1 of 2 seeds; "
+        "distilled at most 2 to 4 (1.5 to 3.0 times as fast)."
+    )
+    assert "AE not reached" in convergence_sentence(rows[:3], "VTP")[0]
+    assert convergence_sentence(rows[:2], "AE") == []
+
+
+def test_convergence_has_a_curve_a_method_and_bars_over_seeds(
+    row, tmp_path, monkeypatch
+):
+    drawn = drawn_figures(monkeypatch)
+    fall = [(8.0, 4.0, 2.0), (12.0, 8.0, 4.0)]
+    methods = ("AE", "VTP", "distilled")
+    rows = converging(row, [0, 1], dict.fromkeys(methods, fall))
+    convergence_figure(rows, tmp_path / "study.png", "title")
+    axis = drawn[0].axes[0]
+    assert (axis.get_xscale(), axis.get_yscale()) == ("log", "log")
+    lines = {line.get_label(): line for line in axis.lines}
+    assert lines.keys() == {*methods, "AE at its end", "training scenes: the floor"}
+    for method in methods:
+        assert lines[method].get_xydata().tolist() == [[2, 10], [4, 6], [6, 3]]
+    assert len(axis.collections) == 9  # a bar for each point
+    # Nothing is finished yet: axes alone.
+    convergence_figure([Row(one.spec, None) for one in rows], tmp_path / "x", "title")
+    assert not drawn[1].axes[0].lines
 
 
 def reported(rows, paths, out):

@@ -18,8 +18,9 @@ def specs():
 
 
 def test_a_run_survives_its_file(specs):
-    turned = [run(RECIPES["laptop"], "AE rotated", "64 channels", 3)]
-    for spec in specs + turned:
+    methods = ("AE rotated", "distilled")
+    others = [run(RECIPES["laptop"], method, "64 channels", 3) for method in methods]
+    for spec in specs + others:
         assert from_dict(RunSpec, json.loads(as_json(spec))) == spec
 
 
@@ -74,6 +75,15 @@ def test_a_basis_labels_and_budgets_are_of_the_generator(one, another):
     recipe = RECIPES["laptop"]
     spec, other = (run(recipe, setting="x", seed=1, **kind) for kind in (one, another))
     assert moved_folders(spec, other) == {"generator", "result"}
+
+
+def test_what_latents_are_aligned_with_is_part_of_their_tokenizer():
+    spec = run(RECIPES["laptop"], "distilled", "x", 1)
+    vision = dataclasses.replace(spec.vision, num_steps=spec.vision.num_steps + 24)
+    other = dataclasses.replace(spec, vision=vision)
+    assert moved_folders(spec, other) == {"tokenizer", "decoder", "generator", "result"}
+    with pytest.raises(ValueError, match=r"^`vision` must be there .* is above 0"):
+        dataclasses.replace(spec, vision=None)
 
 
 def test_methods_differ_in_their_objectives_alone(specs):

@@ -38,8 +38,11 @@ def made(row, monkeypatch):
     latents = np.zeros((8, grid, grid, SPEC.generate.dit.latent_width), np.float32)
     width = latents.shape[-1]
 
-    def pretrain(config, *_, **__):
-        names.append("tokenizer")
+    def pretrain(config, *_, vision, **__):
+        if vision is not None:
+            frozen = Tokenizer(vision.network.config, key=jr.key(0)).encoder
+            assert eqx.tree_equal(vision.network.encoder, frozen)
+        names.append("tokenizer" if vision is None else "aligned tokenizer")
         return Tokenizer(config.tokenizer, key=jr.key(0))
 
     def train_decoder(config, tokenizer, *_, **__):
@@ -159,3 +162,21 @@ def test_a_rotated_run_uses_the_tokenizer_and_decoder_of_the_plain_one(made, tmp
     made.clear()
     execute(paths, run(SMOKE, "AE rotated", "x", 0))
     assert made == ["generator", "numbers"]
+
+
+def test_a_frozen_network_is_made_before_what_is_aligned_with_it_and_once(
+    made, tmp_path
+):
+    paths = RunPaths(tmp_path)
+    spec = run(SMOKE, "distilled", "x", 0)
+    execute(paths, spec)
+    rest = ["decoder", "generator", "numbers"]
+    assert made == ["tokenizer", "aligned tokenizer", *rest]
+    made.clear()
+    # It is the tokenizer of a run of its own, and another one's frozen network.
+    execute(paths, run(SMOKE, "CLIP+SSL", "x", 0))
+    assert made == rest
+    made.clear()
+    longer = dataclasses.replace(spec.pretrain, num_steps=spec.pretrain.num_steps + 1)
+    execute(paths, dataclasses.replace(spec, pretrain=longer))
+    assert made == ["aligned tokenizer", *rest]

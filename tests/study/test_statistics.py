@@ -7,9 +7,13 @@ from vtp_eqx.study.statistics import (
     interpolated,
     paired_differences,
     seed_deviation,
+    steps_to_reach,
 )
 
 
+falling = st.lists(
+    st.floats(0.1, 50), min_size=2, max_size=6, unique_by=lambda one: round(one, 2)
+).map(lambda some: sorted(some, reverse=True))
 numbers = st.lists(st.floats(-10, 10), min_size=2, max_size=9)
 
 
@@ -53,3 +57,27 @@ def test_between_two_points_is_the_line_through_them(values, share):
     assert found == pytest.approx(np.interp(at, x, values))
     assert interpolated(x, values, -0.1) is None
     assert interpolated(x, values, x[-1] + 0.1) is None
+
+
+def test_steps_to_a_distance_by_hand():
+    # From 100 to 400 steps a distance halves twice: 10 is reached at 200.
+    assert steps_to_reach([100, 400], [20.0, 5.0], 10.0) == pytest.approx(200)
+    assert steps_to_reach([100, 400, 800], [20.0, 5.0, 5.0], 5.0) == pytest.approx(400)
+    assert steps_to_reach([100, 400], [20.0, 5.0], 30.0) == 100  # before the first
+    assert steps_to_reach([100, 400], [20.0, 5.0], 4.9) is None
+    # It first falls below 10, and what it does later does not matter.
+    rising = [20.0, 5.0, 40.0, 1.0]
+    assert steps_to_reach([100, 400, 800, 900], rising, 10.0) == pytest.approx(200)
+
+
+@given(falling, st.floats(0, 1), st.floats(0.5, 4))
+def test_a_curve_is_at_its_target_after_the_steps_to_it(values, share, slow):
+    steps = [100.0 * 2**at for at in range(len(values))]
+    target = max(values[0] ** (1 - share) * values[-1] ** share, values[-1])
+    found = steps_to_reach(steps, values, target)
+    assert found is not None
+    there = np.exp(np.interp(np.log(found), np.log(steps), np.log(values)))
+    assert there == pytest.approx(target, rel=1e-6)
+    # In another unit they are as many of that unit.
+    slower = steps_to_reach([slow * one for one in steps], values, target)
+    assert slower == pytest.approx(slow * found)

@@ -127,8 +127,8 @@ class PretrainConfig:
     # Ours, both off: what else makes latents good to generate on, as controls.
     smoothness_weight: float = 0.0  # of latents that differ from their neighbors
     latent_noise: float = 0.0  # on what is decoded, in deviations of a channel
-    # Ours, off. VA-VAE: 0.1 times the norm of the gradient of reconstruction over its
-    # own, at the bottleneck.
+    # Ours, off, and fixed. VA-VAE's changes with each step: 0.1 (first 0.5) times the
+    # norm of the gradient of reconstruction over its own, at the encoder's last layer.
     alignment_weight: float = later(0.0)
     weighting: Literal["fixed", "learned"] = "fixed"  # paper; learned is ours
     contrast: Literal["clip", "siglip"] = "clip"  # paper

@@ -183,8 +183,7 @@ class Tokenizer(eqx.Module):
 
     def normalize(self, image: Float[Array, "*axes 3"]) -> Float[Array, "*axes 3"]:
         """Colors in [0, 1] to the normalized space of pixels."""
-        mean, std = _pixel_statistics(self.config, image)
-        return (image - mean) / std
+        return normalize_pixels(self.config, image)
 
     def denormalize(self, pixels: Float[Array, "*axes 3"]) -> Float[Array, "*axes 3"]:
         """Undoes `normalize`; clips nothing."""
@@ -311,12 +310,19 @@ class Teacher(eqx.Module):
 
     def normalize(self, image: Float[Array, "*axes 3"]) -> Float[Array, "*axes 3"]:
         """Colors in [0, 1] to the normalized space of pixels."""
-        mean, std = _pixel_statistics(self.config, image)
-        return (image - mean) / std
+        return normalize_pixels(self.config, image)
 
     def head_features(self, features: Features) -> Features:
         """What the prototypes read: full features, or bottlenecked ones."""
         return _head_features(features, self.bottleneck, self.config)
+
+
+def normalize_pixels(
+    config: TokenizerConfig, image: Float[Array, "*axes 3"]
+) -> Float[Array, "*axes 3"]:
+    """Colors in [0, 1] to the normalized space that networks of `config` read."""
+    mean, std = _pixel_statistics(config, image)
+    return (image - mean) / std
 
 
 def _pixel_statistics(config: TokenizerConfig, like: Array) -> tuple[Array, Array]:

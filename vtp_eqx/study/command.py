@@ -23,7 +23,7 @@ from vtp_eqx.study.report import (
     rows_of,
     write_report,
 )
-from vtp_eqx.study.run_spec import RunPaths, RunSpec, spec_hash
+from vtp_eqx.study.run_spec import RunPaths, RunSpec, spec_hash, vision_flops
 from vtp_eqx.study.scheduler import execute_runs, usable_cores
 from vtp_eqx.study.table import (
     Column,
@@ -160,7 +160,8 @@ def run_cost(spec: RunSpec) -> float:
     """FLOPs of a run, roughly: of its trainings, and what they are for every run."""
     generate = spec.generate
     training = 3 * generator_flops(generate.dit) * generate.batch_size
-    return run_flops(spec.pretrain) + training * generate.num_steps + OVERHEAD
+    tokenizer = run_flops(spec.pretrain) + vision_flops(spec)
+    return tokenizer + training * generate.num_steps + OVERHEAD
 
 
 def in_order(specs: Sequence[RunSpec]) -> list[RunSpec]:

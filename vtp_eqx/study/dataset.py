@@ -77,7 +77,8 @@ def prepare(spec: RunSpec, folder: Path, say: Callable[[str], None]) -> None:
 def load_dataset(spec: RunSpec, folder: Path) -> Dataset:
     """The scenes that `prepare` left in `folder`."""
     words = CaptionTokenizer.load(folder / WORDS)
-    text = spec.pretrain.tokenizer.text
+    # Latents that learn from no captions may be aligned with a network that does.
+    text = (spec.vision or spec.pretrain).tokenizer.text
     require(
         text is None or text.tokenizer != "clip",
         "`text.tokenizer` ('clip') must be 'learned' in a study, which learns its own "

@@ -11,11 +11,17 @@ matplotlib.use("Agg")  # a study may run where there is no screen
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import matplotlib.pyplot as plt
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    NullFormatter,
+    PercentFormatter,
+    ScalarFormatter,
+)
 import numpy as np
 
 from vtp_eqx.files import atomic_path
-from vtp_eqx.study.statistics import Group, mean
+from vtp_eqx.study.measure import at_budget
+from vtp_eqx.study.statistics import BASELINE, Group, mean
 from vtp_eqx.study.table import finished_rows, groups, methods, real_distance, Row
 
 
@@ -101,6 +107,41 @@ def frontier_figure(
                     )  # fmt: skip
         axis.set_xlabel(LABELS["PSNR"])
         axis.set_ylabel(text)
+    _draw_floor(axes, names, rows)
+    _show_shares(axes, names)
+    _write(figure, path, title)
+
+
+def convergence_figure(rows: Sequence[Row], path: Path, title: str) -> None:
+    """Writes FD-scenes and class right against generator steps, a curve a method.
+
+    Steps and FD-scenes are logarithmic. Points are means over seeds, bars span the
+    seeds. A dashed line is at the FD-scenes that the baseline ends with.
+    """
+    names, budgets = ("FD-scenes", "class accuracy"), rows[0].spec.budgets
+    figure, axes = _panels(len(names))
+    axes[0].set_yscale("log")
+    for axis, name in zip(axes, names, strict=True):
+        for (method, _), group in groups(rows).items():
+            color = _color(rows, method)
+            means = []
+            for steps in budgets:
+                values = [one[at_budget(name, steps)] for one in group.values()]
+                means.append(np.mean(values))
+                if len(values) > 1:
+                    axis.vlines(steps, min(values), max(values), color=color)
+            axis.plot(budgets, means, color=color, marker="o", ms=5, label=method)
+            if method == BASELINE and name == names[0]:
+                axis.axhline(
+                    means[-1], color=color, linestyle="--", linewidth=1, alpha=0.6,
+                    label=f"{BASELINE} at its end",
+                )  # fmt: skip
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(FixedLocator(budgets))
+        axis.xaxis.set_major_formatter(ScalarFormatter())
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.set_xlabel("generator steps")
+        axis.set_ylabel(LABELS[name])
     _draw_floor(axes, names, rows)
     _show_shares(axes, names)
     _write(figure, path, title)
@@ -203,7 +244,8 @@ def _draw_floor(
                 real_distance(rows), color="gray", linestyle=":",
                 label="training scenes: the floor",
             )  # fmt: skip
-            axis.set_ylim(bottom=0)
+            if axis.get_yscale() == "linear":
+                axis.set_ylim(bottom=0)
     axes[0].legend(frameon=False, fontsize=8)
 
 

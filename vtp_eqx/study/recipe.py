@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any, Literal
 
 from vtp_eqx.config import (
+    AlignmentConfig,
     DecodeConfig,
     DistillationConfig,
     GenerateConfig,
@@ -45,6 +46,8 @@ class Method:
     weighting: Literal["fixed", "learned"] = "fixed"
     smoothness: float = 0.0
     latent_noise: float = 0.0  # in deviations of a channel
+    # With an encoder of the same size and budget that CLIP+SSL taught, frozen (VA-VAE).
+    alignment: float = 0.0
     start: Literal["random", "pca"] = "random"
     trained: bool = True
     rotated: bool = False
@@ -72,6 +75,9 @@ METHODS: Mapping[str, Method] = {
     # And what does pre-training on pixels add to semantics?
     "CLIP": Method(contrast=1.0, reconstruction=0.0),
     "VTP learned weights": dataclasses.replace(VTP, weighting="learned"),
+    # And if semantics are another network's, which never learned pixels?
+    "CLIP+SSL": dataclasses.replace(VTP, reconstruction=0.0),
+    "distilled": Method(alignment=1.0),
 }
 
 
@@ -236,6 +242,7 @@ def run_of(
     )
     last = recipe.budgets[-1]
     tokenizer = pretrain.tokenizer
+    frozen = pretrain_config(recipe, METHODS["CLIP+SSL"], seed)
     return RunSpec(
         method=name,
         setting=setting,
@@ -259,6 +266,7 @@ def run_of(
         labels=recipe.labels,
         budgets=recipe.budgets,
         rotation=seed if method.rotated else None,
+        vision=frozen if method.alignment > 0 else None,
     )
 
 
@@ -291,6 +299,11 @@ def pretrain_config(recipe: Recipe, method: Method, seed: int) -> PretrainConfig
             momentum=(0.99, 1.0), teacher_temperature=(0.04, 0.04)
         ),
         reconstruction=PIXELS,
+        alignment=(
+            AlignmentConfig(width=recipe.encoder.width)
+            if method.alignment > 0
+            else AlignmentConfig()
+        ),
         optimizer=_optimizer(
             rate,
             recipe.tokenizer_steps,
@@ -302,6 +315,7 @@ def pretrain_config(recipe: Recipe, method: Method, seed: int) -> PretrainConfig
         reconstruction_weight=method.reconstruction,
         smoothness_weight=method.smoothness * method.reconstruction,
         latent_noise=method.latent_noise,
+        alignment_weight=method.alignment,
         weighting=method.weighting,
         distillation_drop=0.0,
         pca_start=method.start == "pca",

@@ -15,7 +15,7 @@ from vtp_eqx.config import as_json
 from vtp_eqx.files import atomic_path
 from vtp_eqx.study.checkout import commit
 from vtp_eqx.study.measure import FIRST_NETWORK, RunResult
-from vtp_eqx.study.run_spec import RunPaths, RunSpec, spec_hash
+from vtp_eqx.study.run_spec import RunPaths, RunSpec, spec_hash, vision_flops
 from vtp_eqx.study.table import (
     Column,
     differences_table,
@@ -115,6 +115,8 @@ def rows_of(
 ) -> list[Row]:
     """Every run with its result and its training FLOPs, where it is finished.
 
+    "FLOPs" are all that made its tokenizer, "frozen FLOPs" what a frozen network took.
+
     What `paths` does not have may be `known` by the hash of a run.
     """
     rows = []
@@ -125,7 +127,9 @@ def rows_of(
         if result is not None and not result.is_comparable(spec):
             result = None
         if result is not None:
-            numbers = result.numbers | {"FLOPs": run_flops(spec.pretrain)}
+            frozen = vision_flops(spec)
+            own = {"FLOPs": run_flops(spec.pretrain) + frozen, "frozen FLOPs": frozen}
+            numbers = result.numbers | own
             result = dataclasses.replace(result, numbers=numbers)
         rows.append(Row(spec, result))
     return rows

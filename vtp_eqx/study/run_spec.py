@@ -15,7 +15,10 @@ from vtp_eqx.config import (
     short_hash,
     TokenizerConfig,
 )
+from vtp_eqx.config.fields import later
 from vtp_eqx.scenes.render import COLORS, NUM_CLASSES, SceneConfig
+from vtp_eqx.training.flops import run_flops
+from vtp_eqx.training.parameter_counts import encoder_flops
 
 
 # What a generator is conditioned on: shape and color, color alone, or nothing.
@@ -44,8 +47,16 @@ class RunSpec:
     budgets: tuple[int, ...]
     # Seed of a random orthogonal basis that the latents are expressed in.
     rotation: int | None = None
+    # The pre-training whose encoder, frozen, latents are aligned with, if they are.
+    vision: PretrainConfig | None = later(None)
 
     def __post_init__(self):
+        require(
+            (self.vision is not None) == (self.pretrain.alignment_weight > 0),
+            "`vision` must be there where `pretrain.alignment_weight` "
+            f"({self.pretrain.alignment_weight}) is above 0, and nowhere else: change "
+            "either.",
+        )
         dit, tokenizer = self.generate.dit, self.pretrain.tokenizer
         made_for = (dit.latent_size, dit.latent_width, dit.num_classes)
         grid = tokenizer.image_size // tokenizer.patch_size
@@ -66,6 +77,13 @@ class RunSpec:
     def seed(self) -> int:
         """The seed of tokenizer, decoder and generator."""
         return self.pretrain.seed
+
+    @property
+    def vision_run(self) -> "RunSpec | None":
+        """The run whose tokenizer is the frozen network, if there is one."""
+        if self.vision is None:
+            return None
+        return dataclasses.replace(self, pretrain=self.vision, vision=None)
 
     @property
     def name(self) -> str:
@@ -106,17 +124,17 @@ class RunPaths:
 
     def tokenizer(self, spec: RunSpec) -> Path:
         """The pre-training run and its tokenizer."""
-        return self.root / "tokenizers" / _joint_hash(spec.data, spec.pretrain)
+        return self.root / "tokenizers" / _joint_hash(*_tokenizer_parts(spec))
 
     def decoder(self, spec: RunSpec) -> Path:
         """The decoder's run on frozen latents, and the tokenizer with that decoder."""
         assert spec.decode is not None
-        joint = _joint_hash(spec.data, spec.pretrain, spec.decode)
+        joint = _joint_hash(*_tokenizer_parts(spec), spec.decode)
         return self.root / "decoders" / joint
 
     def generator(self, spec: RunSpec) -> Path:
         """The generator's run, and its weights after each budget."""
-        trained_on = (spec.data, spec.pretrain, spec.rotation, spec.labels)
+        trained_on = (*_tokenizer_parts(spec), spec.rotation, spec.labels)
         joint = _joint_hash(*trained_on, spec.generate, spec.budgets)
         return self.root / "generators" / joint
 
@@ -129,6 +147,22 @@ def spec_hash(spec: RunSpec) -> str:
     """Names a run by its whole config, not by what it is called."""
     unnamed = dataclasses.replace(spec, method="", setting="")
     return short_hash(unnamed)
+
+
+def vision_flops(spec: RunSpec) -> float:
+    """FLOPs that a run's frozen network takes: its pre-training and its passes."""
+    if spec.vision is None:
+        return 0.0
+    tokenizer = spec.vision.tokenizer
+    num_images = spec.pretrain.num_steps * spec.pretrain.reconstruction_batch
+    passes = num_images * encoder_flops(tokenizer, tokenizer.image_size)
+    return run_flops(spec.vision) + passes
+
+
+def _tokenizer_parts(spec: RunSpec) -> list[object]:
+    """What a tokenizer depends on."""
+    vision = [] if spec.vision is None else [spec.vision]
+    return [spec.data, spec.pretrain, *vision]
 
 
 def _joint_hash(*parts: object) -> str:

@@ -17,6 +17,7 @@ from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.evaluation.batches import encode_images
 from vtp_eqx.evaluation.latent_statistics import measure_latents
 from vtp_eqx.files import exclusive_folder
+from vtp_eqx.frozen.encoder import FrozenEncoder
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.arrays import latents_hash
 from vtp_eqx.models.dit import DiT
@@ -31,6 +32,7 @@ from vtp_eqx.study.rotation import rotate_latents
 from vtp_eqx.study.run_spec import RunPaths, RunSpec
 from vtp_eqx.tensor_files import CONFIG_FILE
 from vtp_eqx.tokenizer import load, save
+from vtp_eqx.training.terms.alignment import FeatureGrid
 
 
 Report = Callable[[str, int, int], None]
@@ -45,9 +47,7 @@ def execute_run(spec: RunSpec, paths: RunPaths, report: Report) -> RunResult:
         return result
     report("data", 0, 1)
     data = load_dataset(spec, paths.data(spec))
-    # Another study may be making the same: wait for it, and use what it made.
-    with exclusive_folder(paths.tokenizer(spec)):
-        tokenizer = encoder = _tokenizer(spec, paths, data, report)
+    tokenizer = encoder = _tokenizer(spec, paths, data, report)
     encoded = _encode_once(encoder, data)
     if spec.decode is not None:
         with exclusive_folder(paths.decoder(spec)):
@@ -91,23 +91,37 @@ def _encode_once(tokenizer: Tokenizer, data: Dataset) -> Encoded:
 
 
 def _tokenizer(
-    spec: RunSpec, paths: RunPaths, data: Dataset, report: Report
+    spec: RunSpec,
+    paths: RunPaths,
+    data: Dataset,
+    report: Report,
+    stage: str = "tokenizer",
 ) -> Tokenizer:
-    """The tokenizer with its latent statistics, trained or found."""
+    """The tokenizer with its latent statistics, trained or found.
+
+    Before it the frozen network that its latents are aligned with, if they are.
+    """
     folder = paths.tokenizer(spec)
     saved = folder / "tokenizer"
-    if _is_whole(saved):
-        return load(saved)
-    arrays = {"image": data.train.image}
-    if data.train.caption_ids is not None:
-        arrays["caption"] = data.train.caption_ids
-    tokenizer = pretrain(
-        spec.pretrain, arrays, folder=folder, group=data.group,
-        progress=lambda done, total, metrics: report("tokenizer", done, total),
-    )  # fmt: skip
-    tokenizer = with_latent_statistics(tokenizer, data, folder)
-    save(tokenizer, saved)
-    return tokenizer
+    # Another study may be making the same: wait for it, and use what it made.
+    with exclusive_folder(folder):
+        if _is_whole(saved):
+            return load(saved)
+        vision = None
+        if spec.vision_run is not None:
+            seen = _tokenizer(spec.vision_run, paths, data, report, "frozen network")
+            grid_of = spec.pretrain.tokenizer
+            vision = FeatureGrid.for_latents(FrozenEncoder.of(seen), grid_of)
+        arrays = {"image": data.train.image}
+        if data.train.caption_ids is not None:
+            arrays["caption"] = data.train.caption_ids
+        tokenizer = pretrain(
+            spec.pretrain, arrays, folder=folder, group=data.group, vision=vision,
+            progress=lambda done, total, metrics: report(stage, done, total),
+        )  # fmt: skip
+        tokenizer = with_latent_statistics(tokenizer, data, folder)
+        save(tokenizer, saved)
+        return tokenizer
 
 
 def _decoded(

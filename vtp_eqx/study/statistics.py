@@ -66,3 +66,23 @@ def interpolated(x: Sequence[float], y: Sequence[float], at: float) -> float | N
     if not xs[0] <= at <= xs[-1]:
         return None
     return float(np.interp(at, xs, ys))
+
+
+def steps_to_reach(
+    steps: Sequence[float], distances: Sequence[float], target: float
+) -> float | None:
+    """The steps after which a distance that falls with training first is `target`.
+
+    Between two points, both axes are logarithmic, as in a figure of convergence. The
+    first of `steps` where it was there already, and `None` where it never was.
+    """
+    reached = [at for at, distance in enumerate(distances) if distance <= target]
+    if not reached:
+        return None
+    after = reached[0]
+    if after == 0:
+        return float(steps[0])
+    before = slice(after - 1, after + 1)
+    x, y = np.log(np.asarray(steps[before])), np.log(np.asarray(distances[before]))
+    share = (y[0] - np.log(target)) / (y[0] - y[1])
+    return float(np.exp(x[0] + share * (x[1] - x[0])))

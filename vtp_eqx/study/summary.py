@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vtp_eqx.study.measure import at_budget
 from vtp_eqx.study.statistics import (
     BASELINE,
     confidence_interval,
@@ -12,8 +13,15 @@ from vtp_eqx.study.statistics import (
     mean,
     paired_differences,
     pairs,
+    steps_to_reach,
 )
-from vtp_eqx.study.table import finished_rows, groups, num_runs, real_distance, Row
+from vtp_eqx.study.table import (
+    finished_rows,
+    groups,
+    num_runs,
+    real_distance,
+    Row,
+)
 
 
 def progress_sentence(rows: Sequence[Row]) -> list[str]:
@@ -94,6 +102,53 @@ def frontier_sentence(rows: Sequence[Row], method: str) -> list[str]:
         f"At equal PSNR, FD-scenes of {method} is lower than that of {BASELINE} by "
         f"{'; '.join(parts)} (negative: higher)."
     ]
+
+
+def convergence_sentence(rows: Sequence[Row], goal: str) -> list[str]:
+    """After how many generator steps others have the FD-scenes that `goal` ends with.
+
+    Of the same seed: a method's range over seeds, and how many times fewer steps.
+    """
+    budgets = rows[0].spec.budgets
+    ends = {
+        row.spec.seed: row.result.numbers["FD-scenes"]
+        for row in finished_rows(rows)
+        if row.spec.method == goal and row.result is not None
+    }
+    parts = []
+    for (method, _), group in groups(rows).items():
+        shared = sorted(group.keys() & ends.keys())
+        if method == goal or not shared:
+            continue
+        reached = [
+            steps_to_reach(
+                budgets,
+                [group[seed][at_budget("FD-scenes", steps)] for steps in budgets],
+                ends[seed],
+            )
+            for seed in shared
+        ]
+        parts.append(f"{method} {_reached(reached, budgets)}")
+    if not parts:
+        return []
+    return [
+        f"Generator steps to the FD-scenes that {goal} of the same seed has after "
+        f"{budgets[-1]}: {'; '.join(parts)}."
+    ]
+
+
+def _reached(steps: Sequence[float | None], budgets: Sequence[int]) -> str:
+    found = sorted(one for one in steps if one is not None)
+    if not found:
+        return "not reached"
+    few, many = found[0], found[-1]
+    least = "at most " if few == budgets[0] else ""
+    text = f"{few:.0f} to {many:.0f}" if few < many else f"{few:.0f}"
+    fast = [f"{budgets[-1] / one:.1f}" for one in (many, few)]
+    times = fast[0] if fast[0] == fast[1] else " to ".join(fast)
+    count = f", in {len(found)} of {len(steps)} seeds"
+    some = count if len(found) < len(steps) else ""
+    return f"{least}{text} ({times} times as fast){some}"
 
 
 def _curves(found: Groups, method: str) -> dict[int, dict[str, tuple[float, float]]]:

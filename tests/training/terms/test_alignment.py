@@ -11,13 +11,15 @@ import pytest
 from vtp_eqx.config import AlignmentConfig, from_dict, PretrainConfig
 from vtp_eqx.config.presets import VA_VAE_B
 from vtp_eqx.frozen.dinov2 import DinoV2, DinoV2Config
+from vtp_eqx.frozen.encoder import FrozenEncoder
 from vtp_eqx.losses.alignment import cosine_loss, similarity_loss
 from vtp_eqx.mesh import data_mesh
+from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.log import read_log
 from vtp_eqx.runs.pretrain import pretrain
 from vtp_eqx.training.pretrain import initial_state, pretrain_objective, pretrain_terms
 from vtp_eqx.training.pretrain_views import PretrainViews
-from vtp_eqx.training.terms.alignment import Alignment, DinoV2Grid
+from vtp_eqx.training.terms.alignment import Alignment, FeatureGrid
 from vtp_eqx.training.terms.encoder_passes import EncoderPasses
 from vtp_eqx.training.terms.term import Microbatch
 
@@ -31,7 +33,7 @@ def vision():
         width=WIDTH, depth=1, num_heads=2, patch_size=2, grid_size=4, num_registers=0
     )
     network = eqx.filter_jit(DinoV2)(config, key=jr.key(3))
-    return DinoV2Grid(network, 4)
+    return FeatureGrid(network, 4)
 
 
 @pytest.fixture(scope="module")
@@ -128,20 +130,58 @@ def test_a_tokenizer_is_pretrained_on_pixels_and_alignment(
     assert jax.tree.structure(trained) == jax.tree.structure(before)
 
 
+def test_latents_learn_to_be_like_an_encoder_of_ours_which_stays(
+    aligned, data, tmp_path
+):
+    # It has other patches, of which there must be as many.
+    shape = dataclasses.replace(aligned.tokenizer, patch_size=8, image_size=32)
+    teacher = eqx.filter_jit(Tokenizer)(shape, key=jr.key(5))
+    vision = FeatureGrid.for_latents(FrozenEncoder.of(teacher), aligned.tokenizer)
+    image = jnp.asarray(data["image"][0] / np.float32(255))
+    large = jax.image.resize(image, (32, 32, 3), "bilinear", antialias=True)
+    expected = teacher.features(large)[0].patches.reshape(4, 4, -1)
+    np.testing.assert_allclose(vision(image), expected, atol=1e-5)
+
+    before = [np.asarray(leaf).copy() for leaf in jax.tree.leaves(vision)]
+    config = dataclasses.replace(
+        aligned,
+        alignment=dataclasses.replace(aligned.alignment, width=16),
+        optimizer=dataclasses.replace(aligned.optimizer, learning_rate=1e-2),
+        num_steps=12,
+    )
+    images = {"image": data["image"]}
+    pretrain(config, images, folder=tmp_path, mesh=data_mesh(1), vision=vision)
+    losses = [line["alignment"] for line in read_log(tmp_path / "metrics.jsonl")]
+    assert losses[-1] < 0.8 * losses[0]
+    assert all(map(np.array_equal, before, jax.tree.leaves(vision)))
+
+
+def test_no_gradient_enters_the_frozen_network(aligned, student, views, vision):
+    @eqx.filter_jit
+    @eqx.filter_grad
+    def gradient(vision):
+        term = Alignment(aligned, vision)
+        return term.loss(student, outputs_of(term, student, views)).value.mean()
+
+    leaves = jax.tree.leaves(gradient(vision))
+    assert leaves
+    assert not any(leaf.any() for leaf in leaves)
+
+
 def test_alignment_without_its_network_is_refused(aligned):
     with pytest.raises(ValueError, match=r"^`vision` must be the frozen network .*0.5"):
         pretrain_objective(aligned, num_shards=1)
 
 
 def test_features_on_another_grid_are_refused(aligned, student, views, vision):
-    coarse = Alignment(aligned, DinoV2Grid(vision.network, 2))
+    coarse = Alignment(aligned, FeatureGrid(vision.network, 2))
     message = r"`vision` must return features of shape \[4, 4, 6\].* got \[2, 2, 6\]"
     with pytest.raises(ValueError, match=message):
         eqx.filter_eval_shape(lambda: outputs_of(coarse, student, views))
 
 
 def test_a_dinov2_sees_as_many_patches_as_there_are_latents(vision, tiny, views):
-    grid = DinoV2Grid.for_latents(vision.network, tiny.tokenizer)
+    grid = FeatureGrid.for_latents(vision.network, tiny.tokenizer)
     assert grid.grid_size == 4
     image = views.whole[0]
     small = jax.image.resize(image, (8, 8, 3), "bilinear", antialias=True)

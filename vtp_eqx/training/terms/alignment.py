@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from vtp_eqx.config import PretrainConfig, require, TokenizerConfig
 from vtp_eqx.frozen.dinov2 import DinoV2
+from vtp_eqx.frozen.encoder import FrozenEncoder
 from vtp_eqx.losses.alignment import cosine_loss, similarity_loss
 from vtp_eqx.models.tokenizer import Pretrainer
 from vtp_eqx.nn.linear import Linear
@@ -30,17 +31,20 @@ from vtp_eqx.training.terms.term import Microbatch, PretrainTerm, TermFlops, Ter
 VisionFeatures = Callable[[Array], Array]
 
 
-class DinoV2Grid(eqx.Module):
-    """The patch features of a DINOv2 on a grid of `grid_size` a side.
+class FeatureGrid(eqx.Module):
+    """The patch features of a frozen network on a grid of `grid_size` a side.
 
-    The image is resized, bilinearly as VA-VAE does, until its patches are so many.
+    The network is a DINOv2, as VA-VAE has it, or the encoder of a tokenizer. The image
+    is resized, bilinearly as VA-VAE does, until its patches are so many.
     """
 
-    network: DinoV2
+    network: DinoV2 | FrozenEncoder
     grid_size: int = eqx.field(static=True)
 
     @classmethod
-    def for_latents(cls, network: DinoV2, config: TokenizerConfig) -> "DinoV2Grid":
+    def for_latents(
+        cls, network: DinoV2 | FrozenEncoder, config: TokenizerConfig
+    ) -> "FeatureGrid":
         """On the grid of the latents of a tokenizer's training images."""
         return cls(network, config.image_size // config.patch_size)
 
@@ -80,7 +84,7 @@ class Alignment(PretrainTerm):
             self.vision is not None,
             "`vision` must be the frozen network that latents are aligned with, where "
             f"`alignment_weight` ({self.weight}) is above 0; got None: pass one, such "
-            "as a `DinoV2Grid`, or set the weight to 0.",
+            "as a `FeatureGrid`, or set the weight to 0.",
         )
 
     def make_head(self, key: PRNGKeyArray) -> Linear:

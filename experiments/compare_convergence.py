@@ -1,0 +1,95 @@
+"""On whose latents does a generator learn fastest? FD-scenes at six budgets.
+
+    python experiments/compare_convergence.py                      # 2 CPU cores: hours
+    python experiments/compare_convergence.py --scale workstation  # a GPU: hours
+    python experiments/compare_convergence.py --smoke              # does it run at all?
+
+One training of the same diffusion transformer on the latents of each of three
+tokenizers, measured with its averaged weights as it goes on: reconstruction alone (AE),
+joint pre-training (VTP), and reconstruction with latents aligned to a frozen network
+(distilled), as in the paper's figure of convergence (arXiv 2512.13687). The frozen
+network is an encoder of the same size that contrast and self-distillation alone taught,
+for as many steps; what it takes is in the table. Samples are not guided. Tokenizers
+that other studies trained are found. `--help` lists the options.
+"""
+
+from collections.abc import Sequence
+
+import tyro
+
+from vtp_eqx.study.command import run_study, Scale, Study, StudyOptions
+from vtp_eqx.study.figure import convergence_figure
+from vtp_eqx.study.measure import at_budget
+from vtp_eqx.study.recipe import RECIPES, run
+from vtp_eqx.study.run_spec import RunSpec
+from vtp_eqx.study.summary import (
+    baseline_sentences,
+    convergence_sentence,
+    progress_sentence,
+)
+from vtp_eqx.study.table import Column, COLUMNS, Row
+
+
+METHODS = ("AE", "VTP", "distilled")
+BUDGETS: dict[Scale, tuple[int, ...]] = {
+    "smoke": (2, 4, 6),
+    "laptop": (250, 500, 1000, 2000, 4000, 6000),
+    "workstation": (1000, 2500, 5000, 10_000, 20_000, 40_000),
+}
+
+QUESTION = """\
+Three tokenizers of one size, from as many samples: reconstruction alone (AE), jointly
+with contrast and self-distillation (VTP), and with latents aligned to a frozen encoder
+that contrast and self-distillation alone taught (distilled). After each, a new decoder
+trained on frozen latents, and one training of the same diffusion transformer, measured
+with averaged weights and without guidance as it goes on. Does a generator learn faster
+on latents that were taught jointly?"""
+
+
+def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
+    """Every run: methods x seeds, each measured at all budgets."""
+    recipe = RECIPES[scale]
+    return [
+        run(recipe, method, f"{recipe.latent_width} channels", seed,
+            budgets=BUDGETS[scale])
+        for method in METHODS
+        for seed in seeds
+    ]  # fmt: skip
+
+
+def columns(scale: Scale) -> list[Column]:
+    """The table's: FD-scenes at every budget, and what tokenizers took."""
+    distances = [at_budget("FD-scenes", steps) for steps in BUDGETS[scale]]
+    return [
+        COLUMNS[0],
+        *(Column(name, name, ".1f") for name in distances),
+        COLUMNS[2],
+        Column("FLOPs of the tokenizer, all", "FLOPs", ".1e"),
+        Column("of which frozen network", "frozen FLOPs", ".1e"),
+    ]
+
+
+def summary(rows: Sequence[Row]) -> list[str]:
+    """Six sentences at most."""
+    return [
+        *progress_sentence(rows),
+        *(part for goal in METHODS for part in convergence_sentence(rows, goal)),
+        *baseline_sentences(rows, "VTP"),
+        *baseline_sentences(rows, "distilled"),
+    ]
+
+
+if __name__ == "__main__":
+    options = tyro.cli(StudyOptions, default=StudyOptions(seeds=3), description=__doc__)
+    run_study(
+        Study(
+            name="compare_convergence",
+            title="Generation by steps of the generator",
+            question=QUESTION,
+            plan=plan,
+            figure=convergence_figure,
+            summary=summary,
+            columns=columns("smoke" if options.smoke else options.scale),
+        ),
+        options,
+    )
