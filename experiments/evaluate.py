@@ -64,6 +64,7 @@ def zero_shot(options: Flat[given.ZeroShotOptions]) -> None:
     tokenizer = loaded(options)
     prompts = options.prompts(tokenizer.config.text)
     images = options.images(Resize(tokenizer.config.image_size))
+    options.show_classes(prompts[1], images)
     options.run("zero_shot", lambda place: classes.zero_shot(
         tokenizer, *prompts, images, place, num_samples=options.num_samples
     ))  # fmt: skip

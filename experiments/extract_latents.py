@@ -31,6 +31,7 @@ import tyro
 from vtp_eqx.config import LatentsConfig, require, TokenizerConfig, VIT_FEMTO
 from vtp_eqx.data.latents import check_checksums, LatentIndex
 from vtp_eqx.evaluation.latent_statistics import DEVICE_IMAGES
+from vtp_eqx.evaluation.prompts import read_class_names
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.runs.batches import open_sources
 from vtp_eqx.runs.command import exit_with_message, RUN_ERRORS
@@ -94,7 +95,7 @@ def extract(options: ExtractOptions) -> None:
     source = open_sources(
         options.data, options.split, progress=throttled_print("tars indexed: {} of {}")
     )
-    names = Path(options.classes).read_text().splitlines() if options.classes else ()
+    names = read_class_names(options.classes) if options.classes else ()
     tokenizer, index = extract_latents(
         options.config, load(options.tokenizer), source, out,
         mesh=data_mesh(options.devices), class_names=names,

@@ -1,8 +1,10 @@
 """Folders of image files as random-access sources."""
 
+from collections.abc import Sequence
 import hashlib
 import os
 from pathlib import Path
+import re
 from typing import Any
 
 from vtp_eqx.config import require
@@ -12,13 +14,15 @@ from vtp_eqx.data.images import decode_image, read_file, SUFFIXES
 # To ask a network file system for the size of each of a million files takes minutes;
 # a set that was converted or resized shows it in any thousand.
 _SIZED = 1000
+_DIGITS = "0123456789"
+_NUMBER = re.compile(f"[{_DIGITS}]+")
 
 
 class FolderSource:
     """The image files of a folder, in the order of their names.
 
     Where they lie in subfolders, each subfolder is a class, and its label is its place
-    among the sorted names; an empty one keeps its place. Where they lie in the folder
+    among the sorted names (see `in_order`); an empty one keeps its place. Where they lie in the folder
     itself, there are no labels.
 
     `source[row]` has `image` (uint8, of the file's own size), `id` and maybe `label`;
@@ -99,7 +103,21 @@ def _files(folder: Path) -> list[str]:
 
 def _classes(folder: Path) -> list[str]:
     visible = (place for place in folder.iterdir() if not place.name.startswith("."))
-    return sorted(place.name for place in visible if place.is_dir())
+    return in_order([place.name for place in visible if place.is_dir()])
+
+
+def in_order(names: Sequence[str]) -> list[str]:
+    """The names of class folders in the order of labels.
+
+    By the number where all begin alike and go on with one (`8 9 10`, `class_9`,
+    `class_10`), and else as text.
+    """
+    prefix = os.path.commonprefix(list(names)).rstrip(_DIGITS)
+    numbers = [_NUMBER.match(name, len(prefix)) for name in names]
+    if not all(numbers):
+        return sorted(names)
+    by_name = {name: int(n[0]) for name, n in zip(names, numbers, strict=True) if n}
+    return sorted(names, key=lambda name: (by_name[name], name))
 
 
 def _suffix(name: str) -> str:

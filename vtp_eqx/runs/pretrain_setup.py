@@ -9,11 +9,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vtp_eqx.config import from_dict, require
+from vtp_eqx.data.crops import CenterCrop
 from vtp_eqx.data.loader import Source
 from vtp_eqx.data.mixture import make_sampler, source_fingerprint
-from vtp_eqx.data.prefetch import ExampleReader
+from vtp_eqx.data.prefetch import ExampleBatch, ExampleReader
 from vtp_eqx.data.sources import TfdsSource
+from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.in_training import LabeledImages
+from vtp_eqx.evaluation.labels import first_labels, require_labels
+from vtp_eqx.evaluation.prompts import (
+    check_class_names,
+    describe_classes,
+    read_class_names,
+    read_templates,
+)
 from vtp_eqx.frozen.lpips import load_perceptual, Perceptual
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.runs.batches import (
@@ -70,6 +79,7 @@ class PretrainSetup:
         self.mesh = data_mesh(options.devices)
         data = open_data(options)
         self.train, self.validation = data.train, data.validation
+        self.class_names = data.class_names
         text = text_config(config)
         encode = self.prompts = self.words = None
         if text is not None:
@@ -98,12 +108,13 @@ class PretrainSetup:
     @functools.cached_property
     def probe_images(self) -> LabeledImages:
         """Training images that a linear probe is fitted to."""
-        return self._labeled(self.train, 2 * self.options.num_eval, seed=1)
+        examples = self._examples(self.train, 2 * self.options.num_eval, seed=1)
+        return LabeledImages(examples.image, examples.label)
 
     @functools.cached_property
     def eval_images(self) -> LabeledImages:
         """What is evaluated during the run and at its end."""
-        return self._labeled(self.validation, self.options.num_eval, seed=2)
+        return LabeledImages(self._eval_examples.image, self._eval_examples.label)
 
     @functools.cached_property
     def dry_run(self) -> DryRun:
@@ -132,10 +143,35 @@ class PretrainSetup:
         """The optional sinks of the log, in the main process."""
         return open_sinks(self.options) if is_main_process() else []
 
-    def _labeled(self, source: Source, count: int, seed: int) -> LabeledImages:
+    def check_classes(self) -> str:
+        """Which class names are the first and the last, in a line.
+
+        A `ValueError` where they cannot be those of the labels of `validation`, as far
+        as these are known without an image.
+        """
+        folders = getattr(self.validation, "class_names", ())
+        labels = first_labels(self._validation_images)
+        check_class_names(self.class_names, labels, folders)
+        return describe_classes(self.class_names, folders)
+
+    def check_eval_classes(self) -> None:
+        """A `ValueError` where a label of `eval_images` is missing or has no name."""
+        examples = self._eval_examples
+        require_labels(self._validation_images, examples.row, examples.label)
+        check_class_names(self.class_names, examples.label)
+
+    @property
+    def _validation_images(self) -> Images:
         size = self.config.tokenizer.image_size
-        examples = random_examples(source, count, size, seed=seed)
-        return LabeledImages(examples.image, examples.label)
+        return Images(source=self.validation, crop=CenterCrop(size))
+
+    @functools.cached_property
+    def _eval_examples(self) -> ExampleBatch:
+        return self._examples(self.validation, self.options.num_eval, seed=2)
+
+    def _examples(self, source: Source, count: int, seed: int) -> ExampleBatch:
+        size = self.config.tokenizer.image_size
+        return random_examples(source, count, size, seed=seed)
 
 
 @contextlib.contextmanager
@@ -171,6 +207,8 @@ def _checked_setup(
             require_perceptual_weights(options.config.reconstruction, network)
         setup = PretrainSetup(options)
         lines = dry_run_lines(setup.config, setup.dry_run, setup.mesh, len(setup.train))
+        if setup.prompts is not None:
+            lines.append(setup.check_classes())
     data = source_fingerprint(setup.train)
     check_data_unchanged(out, data)
     if is_main_process():
@@ -178,6 +216,8 @@ def _checked_setup(
     if options.dry_run:
         return setup
     with raise_on_all():
+        if setup.prompts is not None:
+            setup.check_eval_classes()
         least = min(len(setup.probe_images.image), len(setup.eval_images.image))
         require(
             least >= 2,
@@ -192,7 +232,7 @@ def _checked_setup(
 
 def open_data(options: PretrainOptions) -> Data:
     """The data that options name, or the scenes, rendered the first time."""
-    templates = _lines_of(options.templates)
+    templates = read_templates(options.templates) if options.templates else []
     if not options.data:
         folder = _prepare_scenes(
             options.image_size, options.num_scenes, Path(options.out).parent / "scenes"
@@ -208,7 +248,7 @@ def open_data(options: PretrainOptions) -> Data:
     )  # fmt: skip
     if options.validation:
         validation = open_sources([options.validation], options.validation_split)
-    names = _lines_of(options.classes)
+    names = read_class_names(options.classes) if options.classes else []
     return Data(train, validation, options.group or 1, names, templates)
 
 
@@ -226,7 +266,3 @@ def _prepare_scenes(size: int, count: int, folder: Path) -> Path:
         difficulty=STUDY_DIFFICULTY,
     )  # fmt: skip
     return prepare_scenes(config, folder)
-
-
-def _lines_of(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if path else []
