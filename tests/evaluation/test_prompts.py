@@ -57,7 +57,9 @@ def test_a_file_that_is_no_list_is_a_sentence(content, sentence, tmp_path):
     path = tmp_path / "names.txt"
     path.write_bytes(content)
     for read, option in ((read_class_names, "classes"), (read_templates, "templates")):
-        with pytest.raises(ValueError, match=rf"`{option}` \(.*names.txt\).*{sentence}"):
+        with pytest.raises(
+            ValueError, match=rf"`{option}` \(.*names.txt\).*{sentence}"
+        ):
             read(path)
 
 

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
+import functools
 import itertools
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from jaxtyping import Int, UInt8
 import numpy as np
 
 from vtp_eqx.config import require
+from vtp_eqx.data.changes import last_changes
 from vtp_eqx.data.crops import CenterCrop, Crop
 from vtp_eqx.data.images import UnreadableImageError
 from vtp_eqx.data.labels import label_of, NO_LABEL
@@ -59,7 +61,7 @@ class Images:
         count = len(self.source)
         return np.arange(self.limit or count) * count // (self.limit or count)
 
-    @property
+    @functools.cached_property
     def description(self) -> dict[str, Any]:
         """What the images are a function of."""
         fingerprint = getattr(self.source, "fingerprint", None)
@@ -70,6 +72,7 @@ class Images:
         )
         return {
             "source": fingerprint,
+            "changed": last_changes(self.source),
             "crop": repr(self.crop),
             "limit": self.limit,
         }

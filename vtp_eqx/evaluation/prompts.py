@@ -124,7 +124,9 @@ def _read_lines(path: str | Path, option: str) -> list[str]:
             "there: check the path."
         )
     content = path.read_bytes()
-    codec = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "")
+    codec = next(
+        (name for mark, name in _MARKS.items() if content.startswith(mark)), ""
+    )
     try:
         text = content.decode(codec or "utf-8")
     except UnicodeDecodeError as error:
@@ -163,5 +165,6 @@ def _check_templates(templates: Sequence[str], where: str) -> None:
     require(
         not wrong,
         "Prompts are class names in templates with `{}` once and no other braces; got "
-        f"{wrong[:1]} {where}".rstrip() + ": write {} where the name goes.",
+        f"{wrong[:1]} {where}".rstrip()
+        + ": write {} where the name goes.",
     )

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from vtp_eqx.config import from_dict, require
 from vtp_eqx.data.crops import CenterCrop
+from vtp_eqx.data.labels import NO_LABEL
 from vtp_eqx.data.loader import Source
 from vtp_eqx.data.mixture import make_sampler, source_fingerprint
 from vtp_eqx.data.prefetch import ExampleBatch, ExampleReader
@@ -35,7 +36,7 @@ from vtp_eqx.runs.batches import (
 )
 from vtp_eqx.runs.command import exit_with_message
 from vtp_eqx.runs.dry_run import dry_run, dry_run_lines, DryRun
-from vtp_eqx.runs.log import Sink
+from vtp_eqx.runs.log import Sink, warn
 from vtp_eqx.runs.multihost import is_main_process, raise_on_all
 from vtp_eqx.runs.pretrain_options import FIXED, open_sinks, PretrainOptions
 from vtp_eqx.runs.run_dir import (
@@ -108,8 +109,7 @@ class PretrainSetup:
     @functools.cached_property
     def probe_images(self) -> LabeledImages:
         """Training images that a linear probe is fitted to."""
-        examples = self._examples(self.train, 2 * self.options.num_eval, seed=1)
-        return LabeledImages(examples.image, examples.label)
+        return LabeledImages(self._probe_examples.image, self._probe_examples.label)
 
     @functools.cached_property
     def eval_images(self) -> LabeledImages:
@@ -150,24 +150,40 @@ class PretrainSetup:
         as these are known without an image.
         """
         folders = getattr(self.validation, "class_names", ())
-        labels = first_labels(self._validation_images)
+        labels = first_labels(self._images(self.validation))
         check_class_names(self.class_names, labels, folders)
         return describe_classes(self.class_names, folders)
 
-    def check_eval_classes(self) -> None:
-        """A `ValueError` where a label of `eval_images` is missing or has no name."""
-        examples = self._eval_examples
-        require_labels(self._validation_images, examples.row, examples.label)
-        check_class_names(self.class_names, examples.label)
+    def check_eval_labels(self) -> None:
+        """A `ValueError` where classes have names and a label of `eval_images` has none.
 
-    @property
-    def _validation_images(self) -> Images:
-        size = self.config.tokenizer.image_size
-        return Images(source=self.validation, crop=CenterCrop(size))
+        Without names, labels that only some images have are told on standard error.
+        """
+        seen = self._eval_examples
+        if self.prompts is not None:
+            require_labels(self._images(self.validation), seen.row, seen.label)
+            check_class_names(self.class_names, seen.label)
+        for source, examples in (
+            (self.validation, seen),
+            (self.train, self._probe_examples),
+        ):
+            if (examples.label != NO_LABEL).any():
+                try:
+                    require_labels(self._images(source), examples.row, examples.label)
+                except ValueError as error:
+                    if is_main_process():
+                        warn(f"No linear probe is fitted: {error}")
+
+    def _images(self, source: Source) -> Images:
+        return Images(source=source, crop=CenterCrop(self.config.tokenizer.image_size))
 
     @functools.cached_property
     def _eval_examples(self) -> ExampleBatch:
         return self._examples(self.validation, self.options.num_eval, seed=2)
+
+    @functools.cached_property
+    def _probe_examples(self) -> ExampleBatch:
+        return self._examples(self.train, 2 * self.options.num_eval, seed=1)
 
     def _examples(self, source: Source, count: int, seed: int) -> ExampleBatch:
         size = self.config.tokenizer.image_size
@@ -216,8 +232,7 @@ def _checked_setup(
     if options.dry_run:
         return setup
     with raise_on_all():
-        if setup.prompts is not None:
-            setup.check_eval_classes()
+        setup.check_eval_labels()
         least = min(len(setup.probe_images.image), len(setup.eval_images.image))
         require(
             least >= 2,
