@@ -87,19 +87,19 @@ def test_all_labels_are_taken(tmp_path):
 
 
 def test_first_labels_are_of_a_few_images_and_pass_what_cannot_be_read():
-    class Large:
-        read = []
+    read = []
 
+    class Large:
         def __len__(self):
             return 10_000
 
         def __getitem__(self, row):
-            self.read.append(row)
+            read.append(row)
             if row == 0:
                 raise UnreadableImageError("row 0", "torn")
             return {"image": IMAGE, "label": row % 10}
 
     labels = first_labels(Images(source=Large(), crop=CenterCrop(8)))
-    assert len(labels) == len(Large.read) - 1 < 256
-    assert Large.read[0] == 0
-    assert Large.read[-1] > 9_900
+    assert len(labels) == len(read) - 1 < 256
+    assert read[0] == 0
+    assert read[-1] > 9_900

@@ -95,7 +95,8 @@ def test_names_are_checked_against_labels_and_folders():
 
 def test_the_ends_of_a_list_and_what_repeats_are_shown():
     assert describe_classes(NAMES, ("n1", "n2", "n3")) == (
-        "3 classes: label 0 is 'cat' (folder 'n1'), 2 is 'great grey owl' (folder 'n3')."
+        "3 classes: label 0 is 'cat' (folder 'n1'), "
+        "2 is 'great grey owl' (folder 'n3')."
     )
     # As in the published list of ImageNet's classes, which has sunglasses twice.
     text = describe_classes(["cat", "dog", "cat"])

@@ -14,16 +14,15 @@ from vtp_eqx.data.images import decode_image, read_file, SUFFIXES
 # To ask a network file system for the size of each of a million files takes minutes;
 # a set that was converted or resized shows it in any thousand.
 _SIZED = 1000
-_DIGITS = "0123456789"
-_NUMBER = re.compile(f"[{_DIGITS}]+")
+_NUMBERED = re.compile("([^0-9]*)([0-9]+)")  # the first number of a name
 
 
 class FolderSource:
     """The image files of a folder, in the order of their names.
 
     Where they lie in subfolders, each subfolder is a class, and its label is its place
-    among the sorted names (see `in_order`); an empty one keeps its place. Where they lie in the folder
-    itself, there are no labels.
+    among the names in order (see `in_order`); an empty one keeps its place. Where they
+    lie in the folder itself, there are no labels.
 
     `source[row]` has `image` (uint8, of the file's own size), `id` and maybe `label`;
     in `source.encoded(row)` the image is the bytes of its file. Both raise
@@ -112,12 +111,11 @@ def in_order(names: Sequence[str]) -> list[str]:
     By the number where all begin alike and go on with one (`8 9 10`, `class_9`,
     `class_10`), and else as text.
     """
-    prefix = os.path.commonprefix(list(names)).rstrip(_DIGITS)
-    numbers = [_NUMBER.match(name, len(prefix)) for name in names]
-    if not all(numbers):
+    matches = [_NUMBERED.match(name) for name in names]
+    if len({match and match[1] for match in matches}) != 1 or not all(matches):
         return sorted(names)
-    by_name = {name: int(n[0]) for name, n in zip(names, numbers, strict=True) if n}
-    return sorted(names, key=lambda name: (by_name[name], name))
+    numbers = {match.string: int(match[2]) for match in matches if match}
+    return sorted(names, key=lambda name: (numbers[name], name))
 
 
 def _suffix(name: str) -> str:

@@ -126,7 +126,7 @@ class FeatureTable:
         for content in self.contents():
             if "row" in content:
                 none = np.full(len(content["row"]), NO_LABEL)
-                parts.append(content["label"] if "label" in content else none)
+                parts.append(content.get("label", none))
         labels = np.concatenate(parts)
         require_labels(images, self.column("row"), labels)
         return labels

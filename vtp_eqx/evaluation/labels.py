@@ -58,7 +58,7 @@ def first_labels(images: Images) -> Int[np.ndarray, " some"]:
 def require_labels(
     images: Images, rows: Int[np.ndarray, " some"], labels: Int[np.ndarray, " some"]
 ) -> None:
-    """A `ValueError` that counts `rows` without a label, and shows the first of them."""
+    """A `ValueError` that counts `rows` without a label, and shows the first one."""
     without = rows[labels == NO_LABEL]
     if len(without):
         row = int(without[0])

@@ -132,8 +132,8 @@ def _read_lines(path: str | Path, option: str) -> list[str]:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"`{option}` ({path}) must be text in UTF-8; line {line} is not: save it as "
-            "UTF-8."
+            f"`{option}` ({path}) must be text in UTF-8; line {line} is not: save it "
+            "as UTF-8."
         ) from error
     require(
         not _is_json(text) and "\0" not in text,

@@ -31,8 +31,8 @@ from vtp_eqx.data.latents import (
 from vtp_eqx.data.loader import Source
 from vtp_eqx.evaluation.batches import in_batches
 from vtp_eqx.evaluation.images import Images, read_blocks
-from vtp_eqx.evaluation.prompts import check_class_names
 from vtp_eqx.evaluation.latent_statistics import DEVICE_IMAGES, LatentSums
+from vtp_eqx.evaluation.prompts import check_class_names
 from vtp_eqx.interop.lightningdit.latents import (
     open_published_latents,
     STATISTICS_FILE,

@@ -155,9 +155,9 @@ class PretrainSetup:
         return describe_classes(self.class_names, folders)
 
     def check_eval_labels(self) -> None:
-        """A `ValueError` where classes have names and a label of `eval_images` has none.
+        """A `ValueError` where names are given and a label of `eval_images` has none.
 
-        Without names, labels that only some images have are told on standard error.
+        Where only some images have labels, standard error says that no probe is fitted.
         """
         seen = self._eval_examples
         if self.prompts is not None:
