@@ -104,6 +104,8 @@ def test_folders_without_a_meaning_are_refused(classes, tmp_path, photograph):
         [str(label) for label in range(12)],
         ["class_9", "class_10"],
         ["9_cat", "10_ant"],
+        ["v2_class_9", "v2_class_10"],
+        ["class", "class10", "class9"],  # one has no number
         ["2", "03", "10"],
         ["n01440764", "n01443537"],
         ["01", "1", "2"],

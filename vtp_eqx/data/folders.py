@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import hashlib
+import itertools
 import os
 from pathlib import Path
 import re
@@ -14,7 +15,7 @@ from vtp_eqx.data.images import decode_image, read_file, SUFFIXES
 # To ask a network file system for the size of each of a million files takes minutes;
 # a set that was converted or resized shows it in any thousand.
 _SIZED = 1000
-_NUMBERED = re.compile("([^0-9]*)([0-9]+)")  # the first number of a name
+_NUMBER = re.compile("([0-9]+)")
 
 
 class FolderSource:
@@ -108,14 +109,17 @@ def _classes(folder: Path) -> list[str]:
 def in_order(names: Sequence[str]) -> list[str]:
     """The names of class folders in the order of labels.
 
-    By the number where all begin alike and go on with one (`8 9 10`, `class_9`,
-    `class_10`), and else as text.
+    By number where what they first differ in is one (`8 9 10`, `class_9 class_10`), and
+    else as text.
     """
-    matches = [_NUMBERED.match(name) for name in names]
-    if len({match and match[1] for match in matches}) != 1 or not all(matches):
-        return sorted(names)
-    numbers = {match.string: int(match[2]) for match in matches if match}
-    return sorted(names, key=lambda name: (numbers[name], name))
+    parts = [_NUMBER.split(name) for name in names]  # text, number, text, ...
+    for place, column in enumerate(itertools.zip_longest(*parts)):
+        if len(set(column)) > 1:
+            if place % 2 and all(column):
+                numbers = dict(zip(names, map(int, column), strict=True))
+                return sorted(names, key=lambda name: (numbers[name], name))
+            break
+    return sorted(names)
 
 
 def _suffix(name: str) -> str:
