@@ -21,6 +21,8 @@ distance is called FID only in the features of Inception (`--network inception-v
 rFD-scenes and a gFD-scenes.
 """
 
+import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
+
 import functools
 from pathlib import Path
 import sys

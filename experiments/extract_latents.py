@@ -17,6 +17,8 @@ bit of a latent depends on batch, devices or processes: each image is encoded by
 Beside the latents lies `tokenizer`, with their exact statistics: a generator needs it.
 """
 
+import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
+
 import dataclasses
 from pathlib import Path
 import sys
@@ -135,9 +137,9 @@ def smoke() -> None:
 
 
 def main() -> None:
-    if sys.argv[1:] == ["--smoke"]:
-        return smoke()
     with exit_with_message(ValueError, ImportError, *RUN_ERRORS):
+        if sys.argv[1:] == ["--smoke"]:
+            return smoke()
         extract(tyro.cli(ExtractOptions, description=__doc__))
 
 

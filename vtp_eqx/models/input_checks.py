@@ -143,11 +143,11 @@ def _require_unit_range(image: AnyArray) -> None:
 
 
 def _range_advice(low: float, high: float) -> str:
-    if -0.25 <= low and high <= 1.25:
+    if low >= -0.25 and high <= 1.25:
         return "they leave it by a little, as after a resize, so clip them"
     if low >= 0 and high > 3:  # above what a mean and a deviation make of white
         top = 255 if high <= 256 else 65535
         return f"they seem to be in 0 to {top}, so divide by {top}"
-    if -1.1 <= low and high <= 1.1:
+    if low >= -1.1 and high <= 1.1:
         return "they seem to be in [-1, 1], so take `(image + 1) / 2`"
     return "they seem to be normalized by a mean and a deviation, so undo that"
