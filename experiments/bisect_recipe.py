@@ -10,6 +10,8 @@ weight of pixels, hard scenes, many images for self-distillation, and the width.
 that other studies made are found. `--help` lists the options.
 """
 
+import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
+
 from collections.abc import Sequence
 import dataclasses
 import functools

@@ -13,6 +13,8 @@ transformer. Equal samples have all seeds, equal compute one less. Runs that oth
 studies made are found. `--help` lists the options.
 """
 
+import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
+
 from collections.abc import Sequence
 
 import tyro

@@ -12,6 +12,8 @@ difference of every tensor; with a clone of MiniMax-AI/VTP or hustvl/LightningDi
 that of every output. Without SOURCE it verifies small models made on the spot.
 """
 
+import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
+
 import dataclasses
 from pathlib import Path
 import subprocess

@@ -21,6 +21,8 @@ distance is called FID only in the features of Inception (`--network inception-v
 rFD-scenes and a gFD-scenes.
 """
 
+import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
+
 import functools
 from pathlib import Path
 import sys
@@ -64,6 +66,7 @@ def zero_shot(options: Flat[given.ZeroShotOptions]) -> None:
     tokenizer = loaded(options)
     prompts = options.prompts(tokenizer.config.text)
     images = options.images(Resize(tokenizer.config.image_size))
+    options.show_classes(prompts[1], images)
     options.run("zero_shot", lambda place: classes.zero_shot(
         tokenizer, *prompts, images, place, num_samples=options.num_samples
     ))  # fmt: skip

@@ -17,6 +17,8 @@ bit of a latent depends on batch, devices or processes: each image is encoded by
 Beside the latents lies `tokenizer`, with their exact statistics: a generator needs it.
 """
 
+import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
+
 import dataclasses
 from pathlib import Path
 import sys
@@ -31,6 +33,7 @@ import tyro
 from vtp_eqx.config import LatentsConfig, require, TokenizerConfig, VIT_FEMTO
 from vtp_eqx.data.latents import check_checksums, LatentIndex
 from vtp_eqx.evaluation.latent_statistics import DEVICE_IMAGES
+from vtp_eqx.evaluation.prompts import read_class_names
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.runs.batches import open_sources
 from vtp_eqx.runs.command import exit_with_message, RUN_ERRORS
@@ -92,7 +95,7 @@ def extract(options: ExtractOptions) -> None:
     if options.distributed:
         jax.distributed.initialize()
     source = open_sources(options.data, options.split)
-    names = Path(options.classes).read_text().splitlines() if options.classes else ()
+    names = read_class_names(options.classes) if options.classes else ()
     tokenizer, index = extract_latents(
         options.config, load(options.tokenizer), source, out,
         mesh=data_mesh(options.devices), class_names=names,
@@ -132,9 +135,9 @@ def smoke() -> None:
 
 
 def main() -> None:
-    if sys.argv[1:] == ["--smoke"]:
-        return smoke()
     with exit_with_message(ValueError, ImportError, *RUN_ERRORS):
+        if sys.argv[1:] == ["--smoke"]:
+            return smoke()
         extract(tyro.cli(ExtractOptions, description=__doc__))
 
 

@@ -14,6 +14,8 @@ the same command continues where it was killed; the same options write the same 
 images, no image at all, and captions that are empty, 100 kB long or not UTF-8.
 """
 
+import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
+
 from concurrent.futures import ProcessPoolExecutor
 import dataclasses
 import json
@@ -61,8 +63,12 @@ def make(options: Options) -> None:
     with ProcessPoolExecutor(options.workers, mp_context=context) as pool:
         # One process paints here, so that small sets need not wait for it to start.
         done = (map if options.workers == 1 else pool.map)(write_shard, jobs)
-        for _ in track(done, "painting", len(jobs), console=console):
-            pass
+        try:
+            for _ in track(done, "painting", len(jobs), console=console):
+                pass
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     console.print(
         f"{options.num} examples in {len(options.shards)} tars, {len(missing)} of them "
         f"new: {options.out}"
@@ -112,8 +118,8 @@ def smoke() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--smoke"]:
-        smoke()
-    else:
-        with exit_with_message(ValueError):
+    with exit_with_message(ValueError):
+        if sys.argv[1:] == ["--smoke"]:
+            smoke()
+        else:
             make(tyro.cli(Options, description=__doc__))

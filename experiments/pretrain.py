@@ -19,6 +19,8 @@ report.md, and at the end tokenizer and card.json. Failures are in bad_examples-
 (examples), postmortem (steps, for `--replay`) and stalls.txt.
 """
 
+import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
+
 from collections.abc import Mapping
 import dataclasses
 import os

@@ -14,6 +14,8 @@ the command was killed and given again, which continues; `--group-size` alone ch
 its last bits. `samples.json` tells what made the images; `evaluate.py gfid` reads both.
 """
 
+import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
+
 import dataclasses
 from pathlib import Path
 import sys

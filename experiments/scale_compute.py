@@ -13,6 +13,8 @@ has all seeds, the others one less. Run again, it continues where it stopped; `-
 lists the options.
 """
 
+import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
+
 from collections.abc import Sequence
 import functools
 

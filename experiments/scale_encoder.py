@@ -14,6 +14,8 @@ seeds in `docs/results/scale_encoder/runs.json`, where the recipe is still the s
 again, it continues where it stopped; `--help` lists the options.
 """
 
+import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
+
 from collections.abc import Sequence
 import dataclasses
 import functools

@@ -16,6 +16,8 @@ The figure is generation against reconstruction, a curve for each method. The me
 that decide have all seeds, the others the first. `--help` lists the options.
 """
 
+import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
+
 from collections.abc import Sequence
 import dataclasses
 import functools

@@ -17,6 +17,8 @@ pretrain.py. A run's folder has config.json, data.txt, metrics.jsonl, checkpoint
 at the end generator.safetensors and the tokenizer that decodes what it generates.
 """
 
+import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
+
 import dataclasses
 from pathlib import Path
 import shutil

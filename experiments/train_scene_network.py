@@ -4,7 +4,6 @@
     python experiments/train_scene_network.py --size 64  # 64 pixels, 40 minutes
 
 With `--folder vtp_eqx/weights/scenes_32` it replaces the shipped one.
-
 Writes the weights and their record, and prints the accuracy of each attribute on
 validation scenes. The same command on the same machine writes the same bytes.
 """
@@ -15,6 +14,8 @@ import os
 # Before JAX is imported: one thread on one processor sums in one order.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+
+import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
 
 import dataclasses
 import itertools

@@ -16,6 +16,7 @@ MAX_EXPERIMENT_LINES = 150
 FLOORS = {
     "config": 0,
     "files": 0,
+    "interrupts": 0,
     "mesh": 0,
     "nn": 1,
     "losses": 1,

@@ -4,6 +4,8 @@ Shapes and types of every public function are checked when it is traced, so that
 input fails at once and names the axis. After compilation the checks cost nothing.
 """
 
+from vtp_eqx import interrupts as interrupts  # isort: skip - before what takes seconds
+
 # A library that is first imported by a checked module is compiled again under the
 # checker's cache name, which takes seconds: the large ones come before the hook.
 import beartype  # noqa: F401

@@ -3,7 +3,7 @@ import pickle
 import numpy as np
 import pytest
 
-from vtp_eqx.data.folders import FolderSource
+from vtp_eqx.data.folders import FolderSource, in_order
 from vtp_eqx.data.images import decode_image, UnreadableImageError
 from vtp_eqx.data.mixture import make_sampler, read_encoded
 from vtp_eqx.data.prefetch import ExampleReader
@@ -95,3 +95,36 @@ def test_folders_without_a_meaning_are_refused(classes, tmp_path, photograph):
     photograph.save(classes / "loose.png")
     with pytest.raises(ValueError, match=r"1 of 4 beside class folders .*loose"):
         FolderSource(classes)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["8", "9", "10", "11"],
+        [str(label) for label in range(12)],
+        ["class_9", "class_10"],
+        ["9_cat", "10_ant"],
+        ["v2_class_9", "v2_class_10"],
+        ["class", "class10", "class9"],  # one has no number
+        ["2", "03", "10"],
+        ["n01440764", "n01443537"],
+        ["01", "1", "2"],
+        ["10", "9th", "a"],  # not all by number
+        ["n2", "p10", "p9"],
+        ["10", "9", "²"],
+        ["cat"],
+        [],
+    ],
+)
+def test_folders_named_by_numbers_are_in_the_order_of_numbers(names):
+    assert in_order(names[::-1]) == names
+
+
+def test_labels_follow_the_numbers_of_folders(tmp_path, photograph):
+    for name in ("10", "9", "8"):
+        (tmp_path / name).mkdir()
+        photograph.save(tmp_path / name / "x.png")
+    source = FolderSource(tmp_path)
+    assert source.class_names == ("8", "9", "10")
+    labels = {source.names[row]: source[row]["label"] for row in range(3)}
+    assert labels == {"8/x.png": 0, "9/x.png": 1, "10/x.png": 2}

@@ -255,3 +255,20 @@ def test_a_report_ends_where_it_should(tmp_path):
     assert said == [("x", done, 10) for done in (0, 4, 8, 10)]
     look(images_of(noise(10)), dataclasses.replace(where))
     assert said[-1] == ("x", 10, 10)
+
+
+def test_images_made_again_under_the_same_names_and_sizes_are_read_again(tmp_path):
+    means = []
+    for value in (10, 200):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        for name in "abc":
+            pixels = np.full((SIZE, SIZE, 3), value, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / f"{name}.bmp")
+        source = FolderSource(tmp_path / "images")
+        means.append((look(images_of(source), place(tmp_path / "out")), source))
+    (old, first), (new, second) = means
+    assert first.fingerprint == second.fingerprint
+    np.testing.assert_allclose(old.column("first"), 10 / 255, rtol=1e-6)
+    np.testing.assert_allclose(new.column("first"), 200 / 255, rtol=1e-6)
+    again = look(images_of(second), place(tmp_path / "out"))
+    assert again.files == new.files

@@ -158,12 +158,46 @@ def test_contrast_reads_the_summary_or_the_mean_patch(tokenizer, features):
         (lambda image: image[..., :1], "put the three colors last"),
         (lambda image: image[..., 0], r"got \(8, 12\)"),
         (lambda image: np.where(image > 0.5, np.nan, image), "are NaN or infinite"),
+        (lambda image: 255 * image, "to 25.* seem to be in 0 to 255, so divide by 255"),
+        (lambda image: 65535 * image, "seem to be in 0 to 65535"),
+        (lambda image: 2 * image - 1, r"\(-0.9.* to 0.9.*\) must be in .*\[-1, 1\]"),
+        (lambda image: (image - 0.45) / 0.22, "normalized by a mean and a deviation"),
+        (lambda image: 1.2 * image - 0.1, "by a little, as after a resize, so clip"),
+        (lambda image: jnp.asarray(2 * image - 1, jnp.bfloat16), r"\[-1, 1\]"),
     ],
 )
 @pytest.mark.parametrize("door", ["encode", "features", "embed_image"])
 def test_a_bad_image_is_refused_in_one_sentence(tokenizer, image, door, spoil, message):
     with pytest.raises(ValueError, match=message):
         getattr(tokenizer, door)(spoil(image))
+
+
+def test_the_values_of_a_batch_that_is_mapped_over_are_looked_at(tokenizer, image):
+    for spoiled, message in (
+        (2 * image - 1, r"\[-1, 1\]"),
+        (np.full_like(image, np.inf), "are NaN or infinite"),
+    ):
+        images = jnp.stack([image, spoiled])
+        with pytest.raises(ValueError, match=message):
+            jax.vmap(tokenizer.encode)(images)
+        with pytest.raises(ValueError, match=message):
+            jax.vmap(jax.vmap(tokenizer.features))(images[None])
+        # Where there are no values to look at:
+        jax.eval_shape(jax.vmap(tokenizer.encode), images)
+    with pytest.raises(ValueError, match="got -1 to 2"):
+        jax.vmap(tokenizer.embed_text)(jnp.array([[1, 2, 3, 0, 0], [1, 2, -1, 0, 0]]))
+
+
+@pytest.mark.parametrize("kind", [jnp.float32, jnp.bfloat16, jnp.float16, np.float64])
+def test_rounding_is_no_other_range(tokenizer, kind):
+    image = np.zeros((4, 4, 3))
+    image[0], image[1] = 1 + 1e-3, -1e-3
+    as_kind = np.asarray(image) if kind is np.float64 else jnp.asarray(image, kind)
+    tokenizer.encode(as_kind)
+    # Pixels to their normalized space and back, in what networks compute in.
+    pixels = tokenizer.normalize(jnp.asarray([[[0.0] * 3, [1.0] * 3]], jnp.bfloat16))
+    back = jnp.tile(tokenizer.denormalize(pixels), (4, 2, 1))
+    tokenizer.encode(back)
 
 
 @pytest.mark.parametrize(

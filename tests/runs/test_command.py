@@ -1,3 +1,5 @@
+import signal
+
 import pytest
 
 from vtp_eqx.runs.command import exit_with_message
@@ -12,3 +14,19 @@ def test_an_error_of_a_user_ends_the_program_with_its_sentence():
 def test_an_error_of_the_program_keeps_its_traceback():
     with pytest.raises(KeyError), exit_with_message(ValueError):
         raise KeyError("here")
+
+
+def test_an_interrupt_is_one_sentence_and_its_status(capsys):
+    with pytest.raises(SystemExit) as ended, exit_with_message(ValueError):
+        signal.raise_signal(signal.SIGINT)
+    assert ended.value.code == 130
+    sentence = "Interrupted: the same command goes on from what was saved."
+    assert capsys.readouterr().err == f"{sentence}\n"
+
+
+def test_an_interrupt_of_an_inner_block_is_said_once(capsys):
+    outer, inner = exit_with_message(), exit_with_message(ValueError)
+    with pytest.raises(SystemExit) as ended, outer, inner:
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.count("\n") == 1

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 import sys
 import types
 
@@ -60,23 +61,57 @@ def test_tensorboard_drops_what_is_done_again(tmp_path, monkeypatch):
     assert added == [("total", 1.0, 5), ("total", 0.5, 6)]
 
 
-def test_weights_and_biases_continues_the_run_of_that_folder(tmp_path, monkeypatch):
-    asked, logged = {}, []
+@pytest.fixture
+def wandb(monkeypatch):
+    """A stand-in for the package: what its runs were asked for, and their lines."""
+    asked, logged = [], []
 
     class Run:
         def log(self, metrics, step):
             logged.append((step, metrics))
 
     def init(**arguments):
-        asked.update(arguments)
+        asked.append(arguments)
         return Run()
 
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
-    sink = wandb_sink("tokenizers", tmp_path / "first", {"seed": 0})
-    sink(3, {"total": 1.0})
-    assert (asked["id"], asked["resume"]) == ("first", "allow")
-    assert (asked["project"], asked["config"]) == ("tokenizers", {"seed": 0})
-    assert logged == [(3, {"total": 1.0})]
+    return asked, logged
+
+
+def test_weights_and_biases_continues_the_run_of_that_folder(tmp_path, wandb):
+    asked, logged = wandb
+    folder = tmp_path / "first"
+    folder.mkdir()
+    for step in (3, 4):
+        wandb_sink("tokenizers", folder, {"seed": 0})(step, {"total": 1.0})
+    assert (asked[0]["name"], asked[0]["resume"]) == ("first", "allow")
+    assert (asked[0]["project"], asked[0]["config"]) == ("tokenizers", {"seed": 0})
+    assert logged == [(3, {"total": 1.0}), (4, {"total": 1.0})]
+    moved = folder.rename(tmp_path / "moved")
+    wandb_sink("tokenizers", moved, {})
+    assert len({one["id"] for one in asked}) == 1
+
+
+def test_runs_in_folders_named_alike_are_different_runs(tmp_path, wandb, monkeypatch):
+    asked, _ = wandb
+    for name in ("a", "b"):
+        (tmp_path / name / "run").mkdir(parents=True)
+        wandb_sink("p", tmp_path / name / "run", {})
+    monkeypatch.chdir(tmp_path / "a" / "run")
+    wandb_sink("p", Path(), {})
+    assert [one["name"] for one in asked] == ["run"] * 3
+    first, second, again = (one["id"] for one in asked)
+    assert first == again != second
+    # The characters that an id may have.
+    assert all(len(one) < 65 and one.isalnum() for one in (first, second))
+
+
+def test_a_run_that_was_begun_under_its_name_keeps_it(tmp_path, wandb):
+    folder = tmp_path / "[old]"
+    (folder / "wandb" / "run-20260101_000000-[old]").mkdir(parents=True)
+    for _ in range(2):
+        wandb_sink("p", folder, {})
+    assert [one["id"] for one in wandb[0]] == ["[old]"] * 2
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,22 @@
 import dataclasses
 
 import numpy as np
+from PIL import Image
 import pytest
 
-from vtp_eqx.config import PretrainConfig, PrototypeConfig, published, VIT_FEMTO
+from vtp_eqx.config import (
+    decoder_like,
+    PretrainConfig,
+    PrototypeConfig,
+    published,
+    TextConfig,
+    TokenizerConfig,
+    TransformerConfig,
+    VIT_FEMTO,
+)
+from vtp_eqx.data.text.caption_bpe import train_tokenizer
 from vtp_eqx.runs.pretrain_options import PretrainOptions
-from vtp_eqx.runs.pretrain_setup import open_data
+from vtp_eqx.runs.pretrain_setup import open_data, open_pretraining
 
 
 @pytest.fixture
@@ -36,3 +47,90 @@ def test_what_options_name_is_opened(options, tmp_path):
     data = open_data(named)
     assert (len(data.train), len(data.validation), data.group) == (5, 3, 2)
     assert (data.class_names, data.templates) == (["cat", "dog"], ["a {}"])
+
+
+SHAPE = TransformerConfig(width=16, depth=1, num_heads=2)
+CAPTIONED = PretrainConfig(
+    tokenizer=TokenizerConfig(
+        encoder=SHAPE,
+        decoder=decoder_like(SHAPE),
+        text=TextConfig(context=8, vocabulary=300, width=8, depth=1, num_heads=2),
+        image_size=16,
+        patch_size=4,
+    ),
+    distillation_weight=0.0,
+    batch_size=8,
+    reconstruction_batch=8,
+)
+
+
+@pytest.fixture
+def named(tmp_path) -> PretrainOptions:
+    """A run on images in numbered class folders, with a vocabulary."""
+    train_tokenizer(["a cat", "a dog"], 300).save(tmp_path / "run" / "words.json")
+    for label in (8, 9, 10, 11):
+        (tmp_path / "data" / str(label)).mkdir(parents=True)
+        image = Image.fromarray(np.full((16, 16, 3), label, np.uint8))
+        for copy in "ab":
+            image.save(tmp_path / "data" / str(label) / f"{copy}.png")
+    return PretrainOptions(
+        config=CAPTIONED, out=str(tmp_path / "run"), data=(str(tmp_path / "data"),),
+        classes=str(tmp_path / "names.txt"), devices=1, num_eval=4,
+    )  # fmt: skip
+
+
+def prompts_of(options, tmp_path, names, templates="a {}\n"):
+    """The prompts of a run with these files, opened as far as before its first step."""
+    (tmp_path / "names.txt").write_bytes(names)
+    (tmp_path / "templates.txt").write_text(templates)
+    templates = str(tmp_path / "templates.txt")
+    with open_pretraining(dataclasses.replace(options, templates=templates)) as setup:
+        return setup.prompts
+
+
+NAMES = b"cat\ndog\nowl\nant\n"
+
+
+def test_class_names_are_read_however_they_were_saved(named, tmp_path, capsys):
+    expected = prompts_of(named, tmp_path, NAMES)
+    shown = "4 classes: label 0 is 'cat' (folder '8'), 3 is 'ant' (folder '11')."
+    assert shown in capsys.readouterr().out
+    for names in (b"\xef\xbb\xbf" + NAMES, b"cat\r\n\r\ndog\r\nowl \r\n\nant"):
+        found = prompts_of(named, tmp_path, names, "\n a {} \n\n")
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("names", "templates", "sentence"),
+    [
+        (NAMES, "a photo\n", "no other braces; got .*a photo"),
+        (NAMES, "a {c}\n", "no other braces; got .*a {c}"),
+        (b"cat\ndog\n", "a {}\n", "got 2 names and 4 class folders"),
+        (b"", "a {}\n", "is empty"),
+        (b"11\n10\n9\n8\n", "a {}\n", "the same names in another order"),
+    ],
+)
+def test_prompts_that_cannot_be_are_refused(
+    named, tmp_path, names, templates, sentence
+):
+    with pytest.raises(SystemExit, match=sentence):
+        prompts_of(named, tmp_path, names, templates)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        ([0, 1, 2, 3, 0, 1, 2, 3], "got 2 names and the label 3"),
+        ([0, 1, 0, -1, 0, 1, 0, 1], r"`label` \(-1, of row 3\) .* 1 of 8 images"),
+        (None, r"`label` \(no label, of row 0\) .* 8 of 8 images"),
+    ],
+)
+def test_names_are_checked_against_the_labels_of_arrays(
+    named, tmp_path, labels, sentence
+):
+    arrays = {} if labels is None else {"arr_1": np.array(labels)}
+    np.savez(tmp_path / "a.npz", arr_0=np.zeros((8, 16, 16, 3), np.uint8), **arrays)
+    options = dataclasses.replace(named, data=(str(tmp_path / "a.npz"),))
+    with pytest.raises(SystemExit, match=sentence):
+        prompts_of(options, tmp_path, b"cat\ndog\n")

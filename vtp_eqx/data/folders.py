@@ -1,8 +1,11 @@
 """Folders of image files as random-access sources."""
 
+from collections.abc import Sequence
 import hashlib
+import itertools
 import os
 from pathlib import Path
+import re
 from typing import Any
 
 from vtp_eqx.config import require
@@ -12,14 +15,15 @@ from vtp_eqx.data.images import decode_image, read_file, SUFFIXES
 # To ask a network file system for the size of each of a million files takes minutes;
 # a set that was converted or resized shows it in any thousand.
 _SIZED = 1000
+_NUMBER = re.compile("([0-9]+)")
 
 
 class FolderSource:
     """The image files of a folder, in the order of their names.
 
     Where they lie in subfolders, each subfolder is a class, and its label is its place
-    among the sorted names; an empty one keeps its place. Where they lie in the folder
-    itself, there are no labels.
+    among the names in order (see `in_order`); an empty one keeps its place. Where they
+    lie in the folder itself, there are no labels.
 
     `source[row]` has `image` (uint8, of the file's own size), `id` and maybe `label`;
     in `source.encoded(row)` the image is the bytes of its file. Both raise
@@ -99,7 +103,23 @@ def _files(folder: Path) -> list[str]:
 
 def _classes(folder: Path) -> list[str]:
     visible = (place for place in folder.iterdir() if not place.name.startswith("."))
-    return sorted(place.name for place in visible if place.is_dir())
+    return in_order([place.name for place in visible if place.is_dir()])
+
+
+def in_order(names: Sequence[str]) -> list[str]:
+    """The names of class folders in the order of labels.
+
+    By number where what they first differ in is one (`8 9 10`, `class_9 class_10`), and
+    else as text.
+    """
+    parts = [_NUMBER.split(name) for name in names]  # text, number, text, ...
+    for place, column in enumerate(itertools.zip_longest(*parts)):
+        if len(set(column)) > 1:
+            if place % 2 and all(column):
+                numbers = dict(zip(names, map(int, column), strict=True))
+                return sorted(names, key=lambda name: (numbers[name], name))
+            break
+    return sorted(names)
 
 
 def _suffix(name: str) -> str:

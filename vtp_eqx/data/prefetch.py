@@ -40,6 +40,7 @@ from vtp_eqx.data.bad_examples import BadExample, BadExampleLog
 from vtp_eqx.data.counter_rng import CounterRNG
 from vtp_eqx.data.crops import Crop, SquareCrop
 from vtp_eqx.data.images import decode_image, UnreadableImageError
+from vtp_eqx.data.labels import label_of
 from vtp_eqx.data.loader import Source
 from vtp_eqx.data.mixture import example_name, read_encoded
 from vtp_eqx.data.sampler import ShardedSampler
@@ -97,7 +98,7 @@ class ExampleReader:
             step=step,
             row=np.array([example["row"] for example in examples]),
             image=np.stack([example["image"] for example in examples]),
-            label=np.array([int(example.get("label", -1)) for example in examples]),
+            label=np.array([label_of(example) for example in examples]),
             tokens=self.encode(texts) if self.encode else None,
             bad_examples=tuple(bad),
         )

@@ -17,19 +17,20 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 import numpy as np
 
 from vtp_eqx.config import require
+from vtp_eqx.data.labels import NO_LABEL
 from vtp_eqx.evaluation.batches import in_batches
 from vtp_eqx.evaluation.frechet import Moments
 from vtp_eqx.evaluation.images import (
-    check_classes,
     Example,
     Images,
     read_blocks,
     read_square,
 )
+from vtp_eqx.evaluation.labels import check_classes, require_labels
 from vtp_eqx.files import atomic_path, NPZ_ERRORS
 from vtp_eqx.mesh import data_mesh, replicate
 from vtp_eqx.models.arrays import weights_hash
@@ -115,6 +116,20 @@ class FeatureTable:
                 "for labels.",
             )
             yield content[name]
+
+    def labels(self, images: Images) -> Int[np.ndarray, " count"]:
+        """The class of each image that was read; a `ValueError` where one has none.
+
+        `images` are those that the features are of.
+        """
+        parts = [np.zeros(0, np.int64)]
+        for content in self.contents():
+            if "row" in content:
+                none = np.full(len(content["row"]), NO_LABEL)
+                parts.append(content.get("label", none))
+        labels = np.concatenate(parts)
+        require_labels(images, self.column("row"), labels)
+        return labels
 
     def moments(self, name: str) -> Moments:
         """Moments over all images, with one file in memory at a time.
@@ -276,8 +291,7 @@ def _features(
     )
     columns["row"] = np.array([one.row for one in good])
     columns["digest"] = np.stack([_digest(image) for image in images])
-    if good[0].label is not None:
-        columns["label"] = np.array([one.label for one in good])
+    columns["label"] = np.array([one.label for one in good])
     return columns, skipped
 
 
@@ -290,6 +304,8 @@ def _merge(
         name: np.concatenate([columns[name] for columns in full])
         for name in (full[0] if full else {})
     }
+    if "label" in arrays and (arrays["label"] == NO_LABEL).all():
+        del arrays["label"]
     skipped = {name: why for _, names in parts for name, why in names.items()}
     return {**arrays, "skipped": np.array(json.dumps(skipped))}
 

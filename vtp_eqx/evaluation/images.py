@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
+import functools
 import itertools
 from typing import Any, TypeVar
 
@@ -11,8 +12,10 @@ from jaxtyping import Int, UInt8
 import numpy as np
 
 from vtp_eqx.config import require
+from vtp_eqx.data.changes import last_changes
 from vtp_eqx.data.crops import CenterCrop, Crop
 from vtp_eqx.data.images import UnreadableImageError
+from vtp_eqx.data.labels import label_of, NO_LABEL
 from vtp_eqx.data.loader import Source
 from vtp_eqx.data.sources import ArraySource
 
@@ -58,7 +61,7 @@ class Images:
         count = len(self.source)
         return np.arange(self.limit or count) * count // (self.limit or count)
 
-    @property
+    @functools.cached_property
     def description(self) -> dict[str, Any]:
         """What the images are a function of."""
         fingerprint = getattr(self.source, "fingerprint", None)
@@ -69,31 +72,19 @@ class Images:
         )
         return {
             "source": fingerprint,
+            "changed": last_changes(self.source),
             "crop": repr(self.crop),
             "limit": self.limit,
         }
 
 
-def check_classes(train: Images, test: Images) -> None:
-    """An error where two folders of classes have others, so that labels differ."""
-    of_train, of_test = (
-        getattr(images.source, "class_names", None) for images in (train, test)
-    )
-    require(
-        of_train is None or of_test is None or of_train == of_test,
-        "Training and test images have the same classes; these are in one only: "
-        f"{sorted({*(of_train or ())} ^ {*(of_test or ())})[:5]}: use folders that "
-        "match.",
-    )
-
-
 @dataclasses.dataclass
 class Example:
-    """One row of a source: its square and label, or why it has none."""
+    """One row of a source: its square and label, or why there is no square."""
 
     row: int
     image: UInt8[np.ndarray, "size size 3"] | None
-    label: int | None = None
+    label: int = NO_LABEL
     name: str = ""
     reason: str = ""
 
@@ -110,8 +101,7 @@ def read_square(images: Images, row: int) -> Example:
         image = images.crop(example["image"])
     except ValueError as error:  # a shape that the crop cannot take
         return Example(row, None, name=name, reason=str(error))
-    label = example.get("label")
-    return Example(row, image, None if label is None else int(label), name)
+    return Example(row, image, label_of(example), name)
 
 
 def read_blocks(

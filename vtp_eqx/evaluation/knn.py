@@ -30,15 +30,16 @@ def neighbors(
     of_train, of_test = train_and_test_features(
         summary, tokenizer, train, test, place, num_samples=num_samples
     )
+    labels, test_labels = of_train.labels(train), of_test.labels(test)
     protocol = settings(temperature=temperature)
     card = tokenizer_card(tokenizer, of_test, test, protocol, of_train)
-    bank, labels = of_train.column("summary"), of_train.column("label")
+    bank = of_train.column("summary")
     numbers = {
         f"{count} nearest neighbors": neighbor_accuracy(
             bank,
             labels,
             of_test.column("summary"),
-            of_test.column("label"),
+            test_labels,
             num_neighbors=count,
             temperature=temperature,
         )

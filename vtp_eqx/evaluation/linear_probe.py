@@ -87,12 +87,10 @@ def probe(
     of_train, of_test = train_and_test_features(
         READERS[reads], tokenizer, train, test, place, num_samples=num_samples
     )
+    labels, test_labels = of_train.labels(train), of_test.labels(test)
     numbers = {
         f"linear probe, {kind}": linear_probe(
-            of_train.column(kind),
-            of_train.column("label"),
-            of_test.column(kind),
-            of_test.column("label"),
+            of_train.column(kind), labels, of_test.column(kind), test_labels
         )
         for kind in sorted(feature_shapes(READERS[reads], tokenizer, test.crop.size))
     }

@@ -22,12 +22,19 @@ from vtp_eqx.evaluation import card, frechet
 from vtp_eqx.evaluation.console import list_names, numbers_table, progress
 from vtp_eqx.evaluation.extract import ExtractConfig
 from vtp_eqx.evaluation.images import Images
+from vtp_eqx.evaluation.labels import first_labels
 from vtp_eqx.evaluation.linear_probe import ProbeFeatures
 from vtp_eqx.evaluation.networks import (
     feature_network,
     FeatureNetwork,
     lpips,
     PerceptualNetwork,
+)
+from vtp_eqx.evaluation.prompts import (
+    check_class_names,
+    describe_classes,
+    read_class_names,
+    read_templates,
 )
 from vtp_eqx.evaluation.reference import (
     add_image_features,
@@ -161,14 +168,21 @@ class ZeroShotOptions(TokenizerOptions):
             "`words` (None) must be the vocabulary that this text tower was trained "
             "with: name the words.json of its run (--words).",
         )
-        lines = lambda path: [line for line in path.read_text().splitlines() if line]
         return (
             clip_tokenizer()
             if self.words is None
             else CaptionTokenizer.load(self.words),
-            lines(self.classes),
-            IMAGENET_TEMPLATES if self.templates is None else lines(self.templates),
+            read_class_names(self.classes),
+            IMAGENET_TEMPLATES
+            if self.templates is None
+            else read_templates(self.templates),
         )
+
+    def show_classes(self, names: Sequence[str], images: Images) -> None:
+        """Prints which names are the first and the last class of the images."""
+        folders = getattr(images.source, "class_names", ())
+        check_class_names(names, first_labels(images), folders)
+        console.print(describe_classes(names, folders), markup=False, highlight=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

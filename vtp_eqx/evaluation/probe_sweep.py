@@ -36,7 +36,8 @@ from vtp_eqx.data.loader import rows_at
 from vtp_eqx.evaluation.batches import in_batches
 from vtp_eqx.evaluation.card import Numbers, settings, tokenizer_card, write_numbers
 from vtp_eqx.evaluation.extract import extract_features, ExtractConfig, feature_shapes
-from vtp_eqx.evaluation.images import check_classes, Images, read_ahead
+from vtp_eqx.evaluation.images import Images, read_ahead
+from vtp_eqx.evaluation.labels import check_classes, require_label
 from vtp_eqx.evaluation.linear_probe import ProbeFeatures, READERS
 from vtp_eqx.files import atomic_path, NPZ_ERRORS
 from vtp_eqx.mesh import replicate, shard_batch
@@ -205,7 +206,7 @@ def probe_sweep(
     read, of = READERS[reads], {"tokenizer": weights_hash(tokenizer)}
     seen = extract_features(read, tokenizer, test, place, stage="test features", of=of)
     seen.check_count(num_samples)
-    labels = seen.column("label")
+    labels = seen.labels(test)
     names = getattr(test.source, "class_names", None)
     num_classes = len(names) if names else 1 + int(labels.max())
     shapes = feature_shapes(read, tokenizer, test.crop.size)
@@ -298,8 +299,10 @@ def augmented_batches(
         rng = np.random.default_rng([config.seed, now, index])
         for step_aside in range(MAX_TRIES):
             with contextlib.suppress(UnreadableImageError):
-                example = train.source[int(rows[(row + step_aside) % len(rows)])]
-                return crop(example["image"], rng), int(example["label"])
+                other = int(rows[(row + step_aside) % len(rows)])
+                example = train.source[other]
+                label = require_label(train, other, example)
+                return crop(example["image"], rng), label
         raise ValueError(
             f"A probe learns from images that can be read; got {MAX_TRIES} in a row "
             f"that cannot, from row {rows[row]} on: repair or remove them."
@@ -340,7 +343,7 @@ def cached_batches(
     seen = extract_features(
         read, tokenizer, train, place, stage="training features", of=of
     )
-    labels = seen.column("label")
+    labels = seen.labels(train)
     shapes = feature_shapes(read, tokenizer, train.crop.size)
     columns = {kind: seen.column(kind) for kind in shapes}
     for now in range(first_step, config.num_steps):

@@ -13,6 +13,8 @@ from vtp_eqx.evaluation.batches import BATCH, in_batches
 from vtp_eqx.evaluation.card import Numbers, settings, tokenizer_card, write_numbers
 from vtp_eqx.evaluation.extract import extract_features, ExtractConfig
 from vtp_eqx.evaluation.images import Images
+from vtp_eqx.evaluation.labels import first_labels
+from vtp_eqx.evaluation.prompts import check_class_names, fill_templates
 from vtp_eqx.models.arrays import arrays_hash, weights_hash
 from vtp_eqx.models.tokenizer import Tokenizer
 
@@ -42,23 +44,14 @@ def zero_shot(
     (`{}` stands for the name), at norm 1 again: Radford et al. 2021 (CLIP),
     https://arxiv.org/abs/2103.00020, section 3.1.4.
     """
-    # Only folders know how many classes there are; of others, the labels tell.
-    known = len(getattr(images.source, "class_names", class_names))
-    require(
-        known == len(class_names),
-        f"Every class has one name, in the order of labels; got {len(class_names)} "
-        f"names and {known} classes: use the list that belongs to these images.",
-    )
+    folders = getattr(images.source, "class_names", ())
+    check_class_names(class_names, first_labels(images), folders)
     classes = embed_classes(tokenizer, words, class_names, templates)
     of = {"tokenizer": weights_hash(tokenizer)}
     seen = extract_features(embed, tokenizer, images, place, stage="zero-shot", of=of)
     seen.check_count(num_samples)
-    labels = seen.column("label")
-    require(
-        int(labels.max()) < len(class_names),
-        f"Every class has one name, in the order of labels; got {len(class_names)} "
-        f"names and the label {labels.max()}: use the list of these images.",
-    )
+    labels = seen.labels(images)
+    check_class_names(class_names, labels, folders)
     embeddings = seen.column("embedding")
     protocol = settings(templates=len(templates), classes=len(class_names))
     card = dataclasses.replace(
@@ -93,23 +86,10 @@ def embed_classes(
         "Zero-shot classes are texts; got a tokenizer without a text tower: judge one "
         "that was trained with captions.",
     )
-    require(
-        len(class_names) > 0
-        and len(templates) > 0
-        and all("{}" in template for template in templates),
-        "Prompts are class names in templates with `{}`; got "
-        f"{len(class_names)} names and {list(templates)[:3]}: give both.",
-    )
+    prompts = fill_templates(class_names, templates)
     assert tokenizer.config.text is not None
     context = tokenizer.config.text.context
-    ids = [
-        words.encode(
-            [template.replace("{}", name) for template in templates],
-            context,
-            truncate=True,
-        )
-        for name in class_names
-    ]
+    ids = [words.encode(texts, context, truncate=True) for texts in prompts]
     return embed_prompts(tokenizer, np.stack(ids))
 
 

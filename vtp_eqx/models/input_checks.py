@@ -1,8 +1,10 @@
 """What the public doors of a tokenizer say to an input they cannot take.
 
 Each check states the law, what came instead, and the way out. Values are looked at only
-where they exist: under `jax.jit` or `jax.vmap` an array has a shape and no numbers.
+where they exist: under `jax.jit` an array has a shape and no numbers.
 """
+
+from typing import Any
 
 from jax.core import Tracer
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ import numpy as np
 from vtp_eqx.config import require
 
 
+_HALF_LEVEL = 0.5 / 255  # ours: what rounds to the same byte is rounding
 AnyArray = Shaped[Array, "..."] | Shaped[np.ndarray, "..."]
 
 
@@ -38,6 +41,7 @@ def check_image(image: AnyArray, patch_size: int) -> Float[Array, "height width 
         f"got {image.shape[0]} x {image.shape[1]}: crop or resize it.",
     )
     _require_finite(image, "image")
+    _require_unit_range(image)
     return jnp.asarray(image)
 
 
@@ -92,8 +96,9 @@ def check_token_ids(
         f"A text has exactly {context} ids, padded with 0; got {ids.shape[0]}: "
         f"{'shorten' if ids.shape[0] > context else 'pad'} it.",
     )
-    if _has_values(ids):
-        largest, smallest = int(np.max(ids)), int(np.min(ids))
+    values = _values(ids)
+    if values is not None:
+        largest, smallest = int(values.max()), int(values.min())
         require(
             smallest >= 0 and largest < vocabulary,
             f"Ids lie in [0, {vocabulary}); got {smallest} to {largest}: "
@@ -102,15 +107,47 @@ def check_token_ids(
     return jnp.asarray(ids)
 
 
-def _has_values(array: AnyArray) -> bool:
-    return not isinstance(array, Tracer)
+def _values(array: Any) -> np.ndarray | None:
+    """The numbers of an array, or of the batch that `jax.vmap` maps over; else `None`.
+
+    Without `jax.jit` the tracer of a map holds its batch.
+    """
+    while isinstance(array, Tracer):
+        array = getattr(array, "val", None)
+    return None if array is None else np.asarray(array)
 
 
 def _require_finite(array: AnyArray, name: str) -> None:
-    if _has_values(array):
-        finite = np.isfinite(np.asarray(array, np.float32))
+    values = _values(array)
+    if values is not None:
+        finite = np.isfinite(np.asarray(values, np.float32))
         require(
             bool(finite.all()),
             f"The values of `{name}` are finite; got {int((~finite).sum())} that are "
             "NaN or infinite: look where they were made.",
         )
+
+
+def _require_unit_range(image: AnyArray) -> None:
+    """A `ValueError` that guesses the range of an image whose floats leave [0, 1]."""
+    values = _values(image)
+    if values is None or not values.size:
+        return
+    low, high = float(values.min()), float(values.max())
+    rounding = max(_HALF_LEVEL, 4 * float(jnp.finfo(values.dtype).eps))
+    require(
+        -rounding <= low and high <= 1 + rounding,
+        f"The values of `image` ({low:.4g} to {high:.4g}) must be in [0, 1]: "
+        f"{_range_advice(low, high)}.",
+    )
+
+
+def _range_advice(low: float, high: float) -> str:
+    if low >= -0.25 and high <= 1.25:
+        return "they leave it by a little, as after a resize, so clip them"
+    if low >= 0 and high > 3:  # above what a mean and a deviation make of white
+        top = 255 if high <= 256 else 65535
+        return f"they seem to be in 0 to {top}, so divide by {top}"
+    if low >= -1.1 and high <= 1.1:
+        return "they seem to be in [-1, 1], so take `(image + 1) / 2`"
+    return "they seem to be normalized by a mean and a deviation, so undo that"

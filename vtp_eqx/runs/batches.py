@@ -21,6 +21,7 @@ from vtp_eqx.data.sources import is_prepared, open_source, split_of
 from vtp_eqx.data.text.caption_bpe import CaptionTokenizer, train_tokenizer
 from vtp_eqx.data.text.clip_bpe import clip_tokenizer, ClipTokenizer
 from vtp_eqx.data.text.prompt_templates import IMAGENET_TEMPLATES
+from vtp_eqx.evaluation.prompts import fill_templates
 from vtp_eqx.runs.log import warn
 from vtp_eqx.runs.multihost import is_main_process
 from vtp_eqx.runs.throughput import throttled_print
@@ -216,7 +217,7 @@ def encode_prompts(
     Without templates they are CLIP's 80, or `a {}` where `text` has other words.
     """
     lines = templates or (IMAGENET_TEMPLATES if text.uses_clip else ["a {}"])
-    return np.stack([encode([line.format(name) for line in lines]) for name in names])
+    return np.stack([encode(texts) for texts in fill_templates(names, lines)])
 
 
 def _caption(source: Source, row: int) -> str:

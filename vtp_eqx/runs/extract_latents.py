@@ -20,6 +20,7 @@ import numpy as np
 from vtp_eqx.config import LatentsConfig, require
 from vtp_eqx.data.crops import CenterCrop, RandomCrop
 from vtp_eqx.data.images import UnreadableImageError
+from vtp_eqx.data.labels import label_of
 from vtp_eqx.data.latents import (
     LatentCache,
     LatentIndex,
@@ -31,6 +32,7 @@ from vtp_eqx.data.loader import Source
 from vtp_eqx.evaluation.batches import in_batches
 from vtp_eqx.evaluation.images import Images, read_blocks
 from vtp_eqx.evaluation.latent_statistics import DEVICE_IMAGES, LatentSums
+from vtp_eqx.evaluation.prompts import check_class_names
 from vtp_eqx.interop.lightningdit.latents import (
     open_published_latents,
     STATISTICS_FILE,
@@ -94,7 +96,10 @@ def extract_latents(
     crop = CenterCrop(tokenizer.config.image_size)
     limit = None if config.limit is None else min(config.limit, len(source))
     images = Images(source=source, crop=crop, limit=limit)
-    names = tuple(class_names or getattr(source, "class_names", ()))
+    folders = getattr(source, "class_names", ())
+    if class_names:
+        check_class_names(class_names, np.zeros(0, np.int64), folders)
+    names = tuple(class_names or folders)
     index = _index_of(config, tokenizer, images, names)
     job = _Job(config, tokenizer, images, folder, names)
     with contextlib.ExitStack() as stack:
@@ -249,8 +254,7 @@ class _Job:
                 cut(example["image"], np.random.default_rng([config.seed, row, view]))
                 for view in range(config.num_augmented)
             ]
-        label = example.get("label")
-        return _Example(row, np.stack(views), -1 if label is None else int(label))
+        return _Example(row, np.stack(views), label_of(example))
 
     def encode(
         self, tokenizer: Tokenizer, images: list[Any], batch_size: int, mesh: Mesh

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
+import glob
 import importlib
 import json
 from pathlib import Path
+import secrets
 import sys
 import time
 from typing import Any
@@ -13,6 +15,7 @@ from vtp_eqx.config.old_names import LOG_KEYS
 from vtp_eqx.files import atomic_path
 
 
+WANDB_ID = "wandb_id.txt"  # in the folder of a run
 Sink = Callable[[int, Mapping[str, float]], None]
 
 
@@ -100,11 +103,12 @@ def tensorboard_sink(folder: Path) -> Sink:
 def wandb_sink(project: str, folder: Path, config: Mapping[str, Any]) -> Sink:
     """Lines for Weights & Biases; needs `pip install 'vtp_eqx[wandb]'`.
 
-    The name of `folder` is the run's id, so that the same command continues it.
+    The run's id is kept in `folder`, so that the same command continues it, and no
+    other run has it: names of folders repeat.
     """
     run = _extra("wandb", "wandb").init(
-        project=project, id=folder.name, name=folder.name, dir=str(folder),
-        config=dict(config), resume="allow",
+        project=project, id=_wandb_id(folder), name=folder.resolve().name,
+        dir=str(folder), config=dict(config), resume="allow",
     )  # fmt: skip
     return lambda step, metrics: run.log(dict(metrics), step=step)
 
@@ -117,6 +121,23 @@ def _extra(package: str, extra: str) -> Any:
             f"This log is written by {package}; got no such package: install it with "
             f"`pip install 'vtp_eqx[{extra}]'`."
         ) from error
+
+
+def _wandb_id(folder: Path) -> str:
+    """The id of a run, made the first time.
+
+    Runs that were begun without such a file have the name of their folder for an id.
+    """
+    path = folder / WANDB_ID
+    found = path.read_text().strip() if path.exists() else ""
+    if found:
+        return found
+    name = folder.resolve().name
+    is_begun = any(folder.glob(f"wandb/run-*-{glob.escape(name)}"))
+    found = name if is_begun else secrets.token_hex(8)
+    with atomic_path(path) as unfinished:
+        unfinished.write_text(found + "\n")
+    return found
 
 
 def _step_of(line: str) -> float:

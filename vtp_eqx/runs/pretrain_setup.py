@@ -10,11 +10,21 @@ import tempfile
 from typing import NamedTuple
 
 from vtp_eqx.config import from_dict, require
+from vtp_eqx.data.crops import CenterCrop
+from vtp_eqx.data.labels import NO_LABEL
 from vtp_eqx.data.loader import Source
 from vtp_eqx.data.mixture import make_sampler, source_fingerprint
-from vtp_eqx.data.prefetch import ExampleReader
+from vtp_eqx.data.prefetch import ExampleBatch, ExampleReader
 from vtp_eqx.data.sources import TfdsSource
+from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.in_training import LabeledImages
+from vtp_eqx.evaluation.labels import first_labels, require_labels
+from vtp_eqx.evaluation.prompts import (
+    check_class_names,
+    describe_classes,
+    read_class_names,
+    read_templates,
+)
 from vtp_eqx.frozen.lpips import load_perceptual, Perceptual
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.runs.batches import (
@@ -27,7 +37,7 @@ from vtp_eqx.runs.batches import (
 )
 from vtp_eqx.runs.command import exit_with_message
 from vtp_eqx.runs.dry_run import dry_run, dry_run_lines, DryRun
-from vtp_eqx.runs.log import Sink, tensorboard_sink, wandb_sink
+from vtp_eqx.runs.log import Sink, tensorboard_sink, wandb_sink, warn
 from vtp_eqx.runs.multihost import is_main_process, raise_on_all
 from vtp_eqx.runs.pretrain_options import FIXED, PretrainOptions
 from vtp_eqx.runs.recovery import read_postmortem, replay
@@ -72,6 +82,7 @@ class PretrainSetup:
         self.mesh = data_mesh(options.devices)
         data = open_data(options)
         self.train, self.validation = data.train, data.validation
+        self.class_names = data.class_names
         text = text_config(config)
         encode = self.prompts = self.words = None
         if text is not None:
@@ -100,12 +111,12 @@ class PretrainSetup:
     @functools.cached_property
     def probe_images(self) -> LabeledImages:
         """Training images that a linear probe is fitted to."""
-        return self._labeled(self.train, 2 * self.options.num_eval, seed=1)
+        return LabeledImages(self._probe_examples.image, self._probe_examples.label)
 
     @functools.cached_property
     def eval_images(self) -> LabeledImages:
         """What is evaluated during the run and at its end."""
-        return self._labeled(self.validation, self.options.num_eval, seed=2)
+        return LabeledImages(self._eval_examples.image, self._eval_examples.label)
 
     @functools.cached_property
     def dry_run(self) -> DryRun:
@@ -140,10 +151,51 @@ class PretrainSetup:
             sinks.append(wandb_sink(options.wandb, self.out, fields))
         return sinks
 
-    def _labeled(self, source: Source, count: int, seed: int) -> LabeledImages:
+    def check_classes(self) -> str:
+        """Which class names are the first and the last, in a line.
+
+        A `ValueError` where they cannot be those of the labels of `validation`, as far
+        as these are known without an image.
+        """
+        folders = getattr(self.validation, "class_names", ())
+        labels = first_labels(self._images(self.validation))
+        check_class_names(self.class_names, labels, folders)
+        return describe_classes(self.class_names, folders)
+
+    def check_eval_labels(self) -> None:
+        """A `ValueError` where names are given and a label of `eval_images` has none.
+
+        Where only some images have labels, standard error says that no probe is fitted.
+        """
+        seen = self._eval_examples
+        if self.prompts is not None:
+            require_labels(self._images(self.validation), seen.row, seen.label)
+            check_class_names(self.class_names, seen.label)
+        for source, examples in (
+            (self.validation, seen),
+            (self.train, self._probe_examples),
+        ):
+            if (examples.label != NO_LABEL).any():
+                try:
+                    require_labels(self._images(source), examples.row, examples.label)
+                except ValueError as error:
+                    if is_main_process():
+                        warn(f"No linear probe is fitted: {error}")
+
+    def _images(self, source: Source) -> Images:
+        return Images(source=source, crop=CenterCrop(self.config.tokenizer.image_size))
+
+    @functools.cached_property
+    def _eval_examples(self) -> ExampleBatch:
+        return self._examples(self.validation, self.options.num_eval, seed=2)
+
+    @functools.cached_property
+    def _probe_examples(self) -> ExampleBatch:
+        return self._examples(self.train, 2 * self.options.num_eval, seed=1)
+
+    def _examples(self, source: Source, count: int, seed: int) -> ExampleBatch:
         size = self.config.tokenizer.image_size
-        examples = random_examples(source, count, size, seed=seed)
-        return LabeledImages(examples.image, examples.label)
+        return random_examples(source, count, size, seed=seed)
 
 
 @contextlib.contextmanager
@@ -200,6 +252,8 @@ def _checked_setup(
             require_perceptual_weights(options.config.reconstruction, network)
         setup = PretrainSetup(options)
         lines = dry_run_lines(setup.config, setup.dry_run, setup.mesh, len(setup.train))
+        if setup.prompts is not None:
+            lines.append(setup.check_classes())
     data = source_fingerprint(setup.train)
     check_data_unchanged(out, data)
     if is_main_process():
@@ -207,6 +261,7 @@ def _checked_setup(
     if options.dry_run:
         return setup
     with raise_on_all():
+        setup.check_eval_labels()
         least = min(len(setup.probe_images.image), len(setup.eval_images.image))
         require(
             least >= 2,
@@ -221,7 +276,7 @@ def _checked_setup(
 
 def open_data(options: PretrainOptions) -> Data:
     """The data that options name, or the scenes, rendered the first time."""
-    templates = _lines_of(options.templates)
+    templates = read_templates(options.templates) if options.templates else []
     if not options.data:
         folder = _prepare_scenes(
             options.image_size, options.num_scenes, Path(options.out).parent / "scenes"
@@ -234,7 +289,7 @@ def open_data(options: PretrainOptions) -> Data:
     train = validation = open_sources(options.data, options.split, options.weights)
     if options.validation:
         validation = open_sources([options.validation], options.validation_split)
-    names = _lines_of(options.classes)
+    names = read_class_names(options.classes) if options.classes else []
     return Data(train, validation, options.group or 1, names, templates)
 
 
@@ -252,7 +307,3 @@ def _prepare_scenes(size: int, count: int, folder: Path) -> Path:
         difficulty=STUDY_DIFFICULTY,
     )  # fmt: skip
     return prepare_scenes(config, folder)
-
-
-def _lines_of(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if path else []

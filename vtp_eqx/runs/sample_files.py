@@ -98,7 +98,7 @@ def delete_unfinished(folder: Path) -> None:
 
 def read_classes(path: Path) -> Int[np.ndarray, " count"]:
     """The classes in a text file, whole numbers one a line."""
-    words = path.read_text().split()
+    words = path.read_text(encoding="utf-8-sig").split()
     wrong = [word for word in words if not word.isdecimal()]
     require(
         bool(words) and not wrong,

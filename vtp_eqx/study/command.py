@@ -13,6 +13,7 @@ import jax
 from rich.console import Console
 
 from vtp_eqx.config import require
+from vtp_eqx.runs.command import exit_with_message
 from vtp_eqx.runs.run_dir import check_disk_space, disk_errors, DiskSpaceError
 from vtp_eqx.study.checkout import commit
 from vtp_eqx.study.dataset import prepare
@@ -24,7 +25,7 @@ from vtp_eqx.study.report import (
     write_report,
 )
 from vtp_eqx.study.run_spec import RunPaths, RunSpec, spec_hash, vision_flops
-from vtp_eqx.study.scheduler import execute_runs, usable_cores
+from vtp_eqx.study.scheduler import execute_runs, SECONDS_TO_SAVE, usable_cores
 from vtp_eqx.study.table import (
     Column,
     COLUMNS,
@@ -90,6 +91,7 @@ class Study:
     columns: Sequence[Column] = COLUMNS
 
 
+@exit_with_message(seconds=2 * SECONDS_TO_SAVE)
 def run_study(study: Study, options: StudyOptions) -> None:
     """Executes every run of `study.plan(scale, seeds)` that is missing, and reports.
 
