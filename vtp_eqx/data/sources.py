@@ -16,7 +16,8 @@ from vtp_eqx.data.folders import FolderSource
 from vtp_eqx.data.images import decode_image, UnreadableImageError
 from vtp_eqx.data.loader import Batch, Source, stack_examples
 from vtp_eqx.data.tars import has_tars, TarSource
-from vtp_eqx.files import atomic_path, NPZ_ERRORS
+from vtp_eqx.file_kinds import NPZ_ERRORS
+from vtp_eqx.files import atomic_path
 
 
 class TfdsSource:

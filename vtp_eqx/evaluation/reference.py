@@ -21,7 +21,8 @@ from vtp_eqx.evaluation.extract import extract_features, ExtractConfig
 from vtp_eqx.evaluation.frechet import Moments
 from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.networks import FeatureNetwork, network_outputs, output_names
-from vtp_eqx.files import atomic_path, NPZ_ERRORS
+from vtp_eqx.file_kinds import NPZ_ERRORS
+from vtp_eqx.files import atomic_path
 from vtp_eqx.models.arrays import arrays_hash
 
 

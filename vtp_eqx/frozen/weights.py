@@ -16,7 +16,7 @@ import numpy as np
 
 from vtp_eqx import tensor_files
 from vtp_eqx.config import require
-from vtp_eqx.files import NPZ_ERRORS
+from vtp_eqx.file_kinds import NPZ_ERRORS
 from vtp_eqx.models.arrays import arrays_hash, named_arrays
 from vtp_eqx.name_table import Tensors
 from vtp_eqx.torch_files import is_torch_legacy, read_torch_legacy, TorchFile
