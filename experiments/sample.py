@@ -36,6 +36,7 @@ from vtp_eqx.config import (
     VIT_FEMTO,
 )
 from vtp_eqx.evaluation.console import progress
+from vtp_eqx.files import require_local_fields
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator, load_generator, save_generator
@@ -78,6 +79,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Samples, and writes what else is asked for."""
+    require_local_fields(options)
     config, given = options.config, None
     if options.classes or options.classes_file:
         listed = np.array(options.classes, np.int64)

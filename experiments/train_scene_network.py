@@ -32,6 +32,7 @@ import tyro
 
 from vtp_eqx.data.loader import batches
 from vtp_eqx.evaluation.scene_metrics import attribute_agreement, read_scenes
+from vtp_eqx.files import require_local
 from vtp_eqx.frozen.scene_network import (
     save_scene_network,
     scale_features,
@@ -130,13 +131,13 @@ def main(
         size: side of the scenes, in pixels.
         smoke: only try that everything runs, on a few hundred scenes of 32 pixels.
     """
+    require_local(folder, "folder")
     config = SMOKE if smoke else CONFIGS[size]
     scenes = render(config.scenes, config.scenes.train_indices)
     network = train(config, scenes)
     # A mean variance of 1 gives distances a readable scale.
-    features = read_scenes(network, scenes.image[:4_800]).features
-    scale = np.float32(1 / np.sqrt(np.mean(np.var(features, axis=0))))
-    network = scale_features(network, scale)
+    variance = np.var(read_scenes(network, scenes.image[:4_800]).features, axis=0)
+    network = scale_features(network, np.float32(1 / np.sqrt(np.mean(variance))))
     test = render(config.validation, config.validation.validation_indices)
     accuracy = attribute_agreement(read_scenes(network, test.image), test.attributes)
     for name, share in accuracy.items():

@@ -4,6 +4,7 @@ import dataclasses
 
 from vtp_eqx.config import GenerateConfig, Precision, require
 from vtp_eqx.evaluation.options import NetworkName
+from vtp_eqx.files import require_local_fields
 from vtp_eqx.runs.loop import FaultTolerance
 from vtp_eqx.runs.watchdog import StallConfig
 
@@ -58,6 +59,7 @@ class GeneratorOptions:
     """Print what the run will be, and end; needs no latents."""
 
     def __post_init__(self):
+        require_local_fields(self)
         require(
             not (self.latents and self.data),
             f"`latents` ({self.latents!r}) and `data` ({self.data}) cannot both be "

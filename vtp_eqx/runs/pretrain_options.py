@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from vtp_eqx.config import PretrainConfig, require
+from vtp_eqx.files import require_local_fields
 from vtp_eqx.runs.log import Sink, tensorboard_sink, wandb_sink
 from vtp_eqx.runs.loop import FaultTolerance
 from vtp_eqx.runs.watchdog import StallConfig
@@ -71,6 +72,7 @@ class PretrainOptions:
     """Print what the run will be, and end."""
 
     def __post_init__(self):
+        require_local_fields(self)
         for name, value in (
             ("validation", self.validation),
             ("split", self.split),
