@@ -39,6 +39,7 @@ from vtp_eqx.frozen.scene_network import (
     SceneNetwork,
     SceneNetworkConfig,
 )
+from vtp_eqx.runs.command import exit_with_message
 from vtp_eqx.scenes.render import render, SceneConfig, Scenes, STUDY_DIFFICULTY
 
 
@@ -82,9 +83,8 @@ def train(config: TrainConfig, scenes: Scenes) -> SceneNetwork:
     """A network trained on `scenes`, a function of `config` alone."""
     num_batches = len(scenes.image) // config.batch_size
     num_steps = config.num_epochs * num_batches
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, config.warmup_steps, num_steps
-    )
+    schedule = optax.warmup_cosine_decay_schedule
+    rate = schedule(0.0, config.learning_rate, config.warmup_steps, num_steps)
     optimizer = optax.adamw(rate, weight_decay=config.weight_decay)
     network = SceneNetwork(config.network, key=jr.key(config.seed))
     opt_state = optimizer.init(eqx.filter(network, eqx.is_array))
@@ -140,11 +140,11 @@ def main(
     network = scale_features(network, np.float32(1 / np.sqrt(np.mean(variance))))
     test = render(config.validation, config.validation.validation_indices)
     accuracy = attribute_agreement(read_scenes(network, test.image), test.attributes)
-    for name, share in accuracy.items():
-        print(f"{name:12s} {share:.4f}")
+    print(*(f"{name:12s} {share:.4f}" for name, share in accuracy.items()), sep="\n")
     digest = save_scene_network(network, folder, accuracy, dataclasses.asdict(config))
     print(f"sha256 {digest}")
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    with exit_with_message(ValueError):
+        tyro.cli(main)
