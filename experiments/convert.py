@@ -37,6 +37,7 @@ from vtp_eqx.conversion import (
     there_and_back,
     write_model,
 )
+from vtp_eqx.files import require_local_fields
 from vtp_eqx.interop.lightningdit import dit_outputs, Part
 from vtp_eqx.interop.vtp import tokenizer_outputs
 from vtp_eqx.models.arrays import named_arrays
@@ -75,6 +76,7 @@ class Options:
 
 def main(options: Options) -> bool:
     """Does what the options say; whether nothing was lost."""
+    require_local_fields(options)
     if options.source is None:
         require(
             options.smoke or options.verify,

@@ -34,6 +34,7 @@ from vtp_eqx.config import LatentsConfig, require, TokenizerConfig, VIT_FEMTO
 from vtp_eqx.data.latents import check_checksums, LatentIndex
 from vtp_eqx.evaluation.latent_statistics import DEVICE_IMAGES
 from vtp_eqx.evaluation.prompts import read_class_names
+from vtp_eqx.files import require_local_fields
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.runs.batches import open_sources
 from vtp_eqx.runs.command import exit_with_message, RUN_ERRORS
@@ -72,6 +73,7 @@ class ExtractOptions:
     """Read all latents in the folder, compare their checksums, and end."""
 
     def __post_init__(self):
+        require_local_fields(self)
         require(
             self.verify or bool(self.tokenizer and self.data),
             f"`tokenizer` ({self.tokenizer!r}) and `data` ({self.data}) must name what "

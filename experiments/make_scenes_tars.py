@@ -30,7 +30,7 @@ import tyro
 
 from vtp_eqx.config import require
 from vtp_eqx.data.tars import TarSource
-from vtp_eqx.files import atomic_path
+from vtp_eqx.files import atomic_path, require_local_fields
 from vtp_eqx.runs.command import exit_with_message
 from vtp_eqx.scenes.captions import class_templates
 from vtp_eqx.scenes.render import class_names
@@ -56,6 +56,7 @@ class Options(TarConfig):
 
 def make(options: Options) -> None:
     """Writes the shards that are missing."""
+    require_local_fields(options)
     check_record(options)
     missing = [shard for shard, path in enumerate(options.shards) if not path.is_file()]
     jobs = [(options, shard) for shard in missing]

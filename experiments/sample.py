@@ -30,6 +30,7 @@ import tyro
 from vtp_eqx.config import SampleConfig, SamplerConfig
 from vtp_eqx.conversion import small_models
 from vtp_eqx.evaluation.console import progress
+from vtp_eqx.files import require_local_fields
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.generator import Generator, load_generator, save_generator
 from vtp_eqx.runs.command import exit_with_message, RUN_ERRORS
@@ -74,6 +75,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Samples, and writes what else is asked for."""
+    require_local_fields(options)
     config, given = options.config, None
     if options.distributed:
         jax.distributed.initialize()

@@ -33,12 +33,14 @@ import tyro
 
 from vtp_eqx.data.loader import batches
 from vtp_eqx.evaluation.scene_metrics import attribute_agreement, read_scenes
+from vtp_eqx.files import require_local
 from vtp_eqx.frozen.scene_network import (
     save_scene_network,
     scale_features,
     SceneNetwork,
     SceneNetworkConfig,
 )
+from vtp_eqx.runs.command import exit_with_message
 from vtp_eqx.scenes.render import render, SceneConfig, Scenes, STUDY_DIFFICULTY
 
 
@@ -82,9 +84,8 @@ def train(config: TrainConfig, scenes: Scenes) -> SceneNetwork:
     """A network trained on `scenes`, a function of `config` alone."""
     num_batches = len(scenes.image) // config.batch_size
     num_steps = config.num_epochs * num_batches
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, config.warmup_steps, num_steps
-    )
+    schedule = optax.warmup_cosine_decay_schedule
+    rate = schedule(0.0, config.learning_rate, config.warmup_steps, num_steps)
     optimizer = optax.adamw(rate, weight_decay=config.weight_decay)
     network = SceneNetwork(config.network, key=jr.key(config.seed))
     opt_state = optimizer.init(eqx.filter(network, eqx.is_array))
@@ -131,20 +132,20 @@ def main(
         size: side of the scenes, in pixels.
         smoke: only try that everything runs, on a few hundred scenes of 32 pixels.
     """
+    require_local(folder, "folder")
     config = SMOKE if smoke else CONFIGS[size]
     scenes = render(config.scenes, config.scenes.train_indices)
     network = train(config, scenes)
     # A mean variance of 1 gives distances a readable scale.
-    features = read_scenes(network, scenes.image[:4_800]).features
-    scale = np.float32(1 / np.sqrt(np.mean(np.var(features, axis=0))))
-    network = scale_features(network, scale)
+    variance = np.var(read_scenes(network, scenes.image[:4_800]).features, axis=0)
+    network = scale_features(network, np.float32(1 / np.sqrt(np.mean(variance))))
     test = render(config.validation, config.validation.validation_indices)
     accuracy = attribute_agreement(read_scenes(network, test.image), test.attributes)
-    for name, share in accuracy.items():
-        print(f"{name:12s} {share:.4f}")
+    print(*(f"{name:12s} {share:.4f}" for name, share in accuracy.items()), sep="\n")
     digest = save_scene_network(network, folder, accuracy, dataclasses.asdict(config))
     print(f"sha256 {digest}")
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    with exit_with_message(ValueError):
+        tyro.cli(main)

@@ -15,6 +15,7 @@ MAX_EXPERIMENT_LINES = 150
 # strangers: an import goes to a lower floor or stays in its own room.
 FLOORS = {
     "config": 0,
+    "file_kinds": 0,
     "files": 0,
     "interrupts": 0,
     "mesh": 0,

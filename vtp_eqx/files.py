@@ -1,19 +1,63 @@
-"""Files that appear whole or not at all, and folders with one writer at a time."""
+"""Files that appear whole or not at all, folders with one writer, and where they are.
+
+For what a file holds, whatever its name, see `vtp_eqx.file_kinds`.
+"""
 
 from collections.abc import Iterator
 import contextlib
+import dataclasses
 import fcntl
 import os
 from pathlib import Path
+import re
 import secrets
-import zipfile
-import zlib
 
 
-# What NumPy raises that reads an .npz which is missing, cut short, or another's.
-NPZ_ERRORS = (
-    OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error
-)  # fmt: skip
+# `gs://`, `s3://`, `https://`, ...; `Path` leaves one slash of two. A split of a
+# prepared data set (`FOLDER:train`) has none, and a drive (`C:/`) is one letter.
+_ADDRESS = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/+(.*)", re.DOTALL)
+
+
+def require_local(path: str | os.PathLike[str], argument: str) -> None:
+    """Raises `ValueError`, naming `argument`, where `path` is an address elsewhere.
+
+    Without this, `gs://bucket/run` would be a folder `gs:` here.
+    """
+    found = _ADDRESS.fullmatch(os.fspath(path))
+    if found is None:
+        return
+    scheme, rest = found.groups()
+    fix = "mount or download it, and name that folder"
+    if scheme.lower() == "file":
+        fix = f"write it as /{rest.lstrip('/')}"
+    raise ValueError(
+        f"`{argument}` ({scheme}://{rest}) must be a path on this machine, as nothing "
+        f"is read from or written to another place: {fix}."
+    )
+
+
+def require_local_fields(options: object, *, words: tuple[str, ...] = ()) -> None:
+    """`require_local` for all fields of a dataclass but `words`, also those in tuples.
+
+    For the options of a command, before it reads or writes anything.
+    """
+    for field in dataclasses.fields(options):  # pyright: ignore[reportArgumentType]
+        value = getattr(options, field.name)
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, str | os.PathLike) and field.name not in words:
+                require_local(one, field.name)
+
+
+def cache_folder() -> Path | None:
+    """`$XDG_CACHE_HOME/vtp_eqx`, or else `~/.cache/vtp_eqx`.
+
+    `None` without either: a container's user may have no home and no entry in passwd.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(cache or Path.home() / ".cache") / "vtp_eqx"
+    except RuntimeError:
+        return None
 
 
 @contextlib.contextmanager
@@ -24,6 +68,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     meanwhile and however many write at once; an error leaves the old one in place. The
     folder is made where it is missing.
     """
+    require_local(path, "path")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not the process number, which on a shared disk another machine may have as well.
@@ -44,6 +89,7 @@ def exclusive_folder(folder: Path) -> Iterator[None]:
 
     The folder is made where it is missing. A process that is killed leaves no lock.
     """
+    require_local(folder, "folder")
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -141,3 +141,53 @@ def test_a_path_opens_as_what_it_is(folder, tmp_path):
     ]:
         with pytest.raises(ValueError, match=message):
             open_source(path, split)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.tar.gz", b"\x1f\x8b", "is an archive .*: unpack it"),
+        ("a.ZIP", b"PK", "is an archive .*: unpack it"),
+        ("shards/{0..3}.tar.gz", None, "is an archive .*: unpack it"),
+        ("a.png", b"\x89PNG", r"got a PNG image: name one"),
+        ("0.parquet", b"PAR1", r"got a Parquet table: name one"),
+        ("html.npz", b"<html>", r"html.npz \(an HTML page\): check"),
+        ("lfs.npz", b"version https://git-lfs.", r"\(a pointer of Git LFS .*lfs pull"),
+        ("gs://bucket/train", None, "`data` .gs://bucket/train. must be a path on"),
+        ("https://a.b/{0..3}.tar", None, "must be a path on this machine"),
+    ],
+)
+def test_what_cannot_be_read_is_named_with_what_to_do(
+    tmp_path, monkeypatch, name, content, words
+):
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=words) as caught:
+        open_source(name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("split", "change", "words"),
+    [
+        ("test", None, r"\['train', 'validation'\] \(Unknown split 'test'"),
+        ("train[:5", None, r"`split` \('train\[:5' of .*Error parsing split"),
+        ("train", ("array_record", "tfrecord"), "prepared as ArrayRecord"),
+        ("train", ("{", "<html>"), "cannot read .*: prepare it again"),
+        ("train", ('"name"', '"builder_name"'), "cannot read .*of a set that another"),
+    ],
+)
+def test_a_prepared_set_that_is_another_one_is_refused_in_a_sentence(
+    folder, tmp_path, split, change, words
+):
+    for path in folder.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    if change is not None:
+        information = (folder / "dataset_info.json").read_text()
+        assert change[0] in information
+        (tmp_path / "dataset_info.json").unlink()
+        (tmp_path / "dataset_info.json").write_text(information.replace(*change))
+    with pytest.raises(ValueError, match=words) as caught:
+        open_source(tmp_path, split)
+    assert "\n" not in str(caught.value)

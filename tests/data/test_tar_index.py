@@ -289,3 +289,92 @@ def test_a_digest_is_the_same_in_every_version(tmp_path, write_tar, form):
     head, _ = scan(write_tar(tmp_path / "0.tar", members, form))
     expected = ["95a76392409eb0a0", "f9a007e569955b03", "17d1c8484ea526e0"]
     assert head.digest == expected[FORMS.index(form)]
+
+
+@pytest.mark.parametrize(
+    ("names", "keys"),
+    [
+        (["img_1.png", "img_1.01.png", "img_1.02.png"],
+         ["img_1", "img_1.01", "img_1.02"]),
+        (["0.5.png", "0.5.txt", "1.5.png"], ["0.5", "1.5"]),
+        (["a/v1.2-final.jpg", "./x/2020.03.04 10.22.jpg"],
+         ["a/v1.2-final", "./x/2020.03.04 10.22"]),
+        (["1.5.jpg", "1.5.mask.png", "1.5.json"], ["1.5"]),
+        (["a..jpg", "b.1.JPEG"], ["a.", "b.1"]),
+    ],
+)  # fmt: skip
+def test_a_key_may_have_dots_before_what_is_no_word(tmp_path, write_tar, names, keys):
+    path = write_tar(tmp_path / "0.tar", {name: name.encode() for name in names})
+    head, records = scan(path)
+    assert [key.decode() for key in records["key"]] == keys
+    assert head.ignored == sum("mask" in name for name in names)
+    for key, parts in contents(path, records).items():
+        for content in parts.values():
+            assert content.decode().startswith(key)
+
+
+def linked(path, links, form=tarfile.GNU_FORMAT):
+    """A tar of a.jpg, b/c.png and some links (name, kind, target)."""
+    with tarfile.open(path, "w", format=form) as tar:
+        for name in ("a.jpg", "b/c.png"):
+            info = tarfile.TarInfo(name)
+            info.size = len(name)
+            tar.addfile(info, io.BytesIO(name.encode()))
+        for name, kind, target in links:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            tar.addfile(info)
+    return path
+
+
+LONG = "d" * 150
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_links_stand_for_earlier_members(tmp_path, form):
+    links = [
+        ("hard.jpg", tarfile.LNKTYPE, "a.jpg"),
+        ("again.jpg", tarfile.LNKTYPE, "./hard.jpg"),
+        ("b/soft.png", tarfile.SYMTYPE, "c.png"),
+        ("b/up.jpg", tarfile.SYMTYPE, "../a.jpg"),
+        ("out.jpg", tarfile.SYMTYPE, "/etc/passwd"),
+        ("late.jpg", tarfile.LNKTYPE, "after.jpg"),
+        ("after.jpg", tarfile.LNKTYPE, "b/c.png"),
+    ]
+    path = linked(tmp_path / "0.tar", links, form)
+    head, records = scan(path)
+    assert {key: parts["image"] for key, parts in contents(path, records).items()} == {
+        "a": b"a.jpg", "b/c": b"b/c.png", "hard": b"a.jpg", "again": b"a.jpg",
+        "b/soft": b"b/c.png", "b/up": b"a.jpg", "after": b"b/c.png",
+    }  # fmt: skip
+    assert head.ignored == 2
+    assert head.ignored_names == ("out.jpg -> /etc/passwd", "late.jpg -> after.jpg")
+    assert not head.damage
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_links_to_long_names_are_followed(tmp_path, form):
+    path = tmp_path / "0.tar"
+    with tarfile.open(path, "w", format=form) as tar:
+        info = tarfile.TarInfo(f"{LONG}/{LONG}.jpg")
+        info.size = 4
+        tar.addfile(info, io.BytesIO(b"long"))
+        info = tarfile.TarInfo("b.jpg")
+        info.type, info.linkname = tarfile.LNKTYPE, f"{LONG}/{LONG}.jpg"
+        tar.addfile(info)
+    assert contents(path, scan(path)[1])["b"] == {"image": b"long"}
+
+
+def test_what_belongs_to_no_example_is_named_in_the_index(tmp_path, write_tar):
+    members = {f"{n}.mask.png": b"" for n in range(9)} | {"a.jpg": b"", "t.txt": b""}
+    members |= {"@eaDir/1.jpg": b"", "__MACOSX/a.jpg": b""}
+    tar = write_tar(tmp_path / "0.tar", members)
+    with tarfile.open(tar, "a") as more:
+        folder = tarfile.TarInfo("folder")
+        folder.type = tarfile.DIRTYPE  # which is nothing to miss
+        more.addfile(folder)
+    head, path = load_index(tar, [tmp_path])
+    assert (head.count, head.ignored, head.imageless) == (1, 11, 1)
+    assert head.ignored_names == tuple(f"{n}.mask.png" for n in range(5))
+    assert head.imageless_names == ("t",)
+    assert load_index(tar, [tmp_path]) == (head, path)

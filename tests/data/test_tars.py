@@ -8,9 +8,10 @@ from hypothesis import given, strategies as st
 import numpy as np
 import pytest
 
+from vtp_eqx.data.example_texts import clean_caption, MAX_CAPTION
 from vtp_eqx.data.images import UnreadableImageError
 from vtp_eqx.data.sources import open_source
-from vtp_eqx.data.tars import clean_caption, expand, MAX_CAPTION, TarSource
+from vtp_eqx.data.tars import TarSource
 
 
 @pytest.fixture
@@ -272,30 +273,6 @@ def test_a_source_travels_to_another_process(shards):
     assert there.fingerprint == source.fingerprint
 
 
-def test_patterns_name_tars(shards):
-    names = lambda tars: [path.name for path in expand(tars)]
-    assert names(shards) == ["00000.tar", "00001.tar", "00002.tar"]
-    assert names(shards / "{00001..00003}.tar") == [
-        "00001.tar",
-        "00002.tar",
-        "00003.tar",
-    ]
-    assert names(str(shards / "*{1,0}.tar")) == ["00001.tar", "00000.tar"]
-    assert names(shards / "0000[12].tar") == ["00001.tar", "00002.tar"]
-    assert names([shards / "00002.tar", shards / "00000.tar"]) == [
-        "00002.tar",
-        "00000.tar",
-    ]
-    assert [str(path) for path in expand("{a,b}/{8..10}.tar")] == [
-        f"{folder}/{number}.tar" for folder in "ab" for number in (8, 9, 10)
-    ]
-    with pytest.raises(ValueError, match="numbers or words"):
-        expand("{3..1}.tar")
-    for path in (shards / "none.tar", shards / "x*.tar", shards / ".."):
-        with pytest.raises(ValueError, match="check the path"):
-            expand(path)
-
-
 def test_tars_without_images_are_refused_and_named(tmp_path, write_tar):
     write_tar(tmp_path / "0.tar", {"a.txt": b"alone"})
     with pytest.raises(ValueError, match=r"found none in 1 tars .*0.tar \(whole\)"):
@@ -318,3 +295,85 @@ def test_the_record_of_a_downloader_is_understood(tmp_path, write_tar, encoded):
     example = TarSource(write_tar(tmp_path / "00001.tar", members))[0]
     assert example["caption"] == "a hill"
     assert "label" not in example
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        (["s0.input.jpg", "s0.edited.jpg"],
+         r"2 members .*0.tar/s0.input.jpg, 0.tar/s0.edited.jpg: rename .* one suffix"),
+        (["n01.tar", "n02.tar"], r"0.tar/n01.tar, .*unpack these tars of tars"),
+        (["a.npy"], r"0.tar/a.npy: rename"),
+    ],
+)  # fmt: skip
+def test_tars_without_images_say_what_they_hold(tmp_path, write_tar, members, words):
+    write_tar(tmp_path / "0.tar", dict.fromkeys(members, b"x"))
+    with pytest.raises(ValueError, match=words):
+        TarSource(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"<html>none</html>", "at byte 0\\); it is an HTML page: unpack it, or copy"),
+        (b"\x1f\x8b" + bytes(600), "it is gzip-compressed data"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "it is a pointer of Git LFS"),
+    ],
+)
+def test_what_only_ends_in_tar_is_said_to_be_what_it_is(shards, content, words):
+    path = shards / "00001.tar"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        TarSource(path)
+    kind = words.partition("it is ")[2].partition(": ")[0]
+    assert f"bytes lost; it is {kind}" in TarSource(shards).damaged[path.name]
+
+
+def test_members_of_no_example_are_counted_over_all_tars(tmp_path, write_tar, encoded):
+    for name in "ab":
+        members = {"1.jpg": encoded(), "1.npy": b"", "2.txt": b""}
+        write_tar(tmp_path / f"{name}.tar", members)
+    members, keys = TarSource(tmp_path).skipped
+    assert (members.count, members.names) == (2, ["a.tar/1.npy", "b.tar/1.npy"])
+    assert (keys.count, keys.names) == (2, ["a.tar/2", "b.tar/2"])
+
+
+def test_notes_of_macos_about_tars_are_no_tars(shards):
+    (shards / "._00000.tar").write_bytes(b"note")
+    assert len(TarSource(shards).paths) == 3
+    (shards / "sub").mkdir()
+    (shards / "sub" / "._a.tar").write_bytes(b"note")
+    with pytest.raises(ValueError, match="found none"):
+        open_source(shards / "sub")
+
+
+def test_a_folder_of_tars_and_images_is_a_question(shards, encoded):
+    (shards / "val").mkdir()
+    for name in ("0.jpg", "1.jpg"):
+        (shards / "val" / name).write_bytes(encoded())
+    both = r"3 tars \(such as 00000.tar\) or 2 image files .*0.jpg.*'.*/\*.tar'"
+    with pytest.raises(ValueError, match=both):
+        open_source(shards)
+    assert len(open_source(f"{shards}/*.tar")) == 12
+    assert len(open_source(shards / "val")) == 2
+
+
+def test_tars_are_read_by_a_user_without_a_home(shards, monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("pathlib.Path.home", homeless)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert len(TarSource(shards)) == 12
+    for path in (shards / ".index").iterdir():
+        path.unlink()
+    (shards / ".index").rmdir()
+    (shards / ".index").write_text("in the way, as a read-only folder is")
+    with pytest.raises(ValueError, match="nowhere to write it"):
+        TarSource(shards)
+
+
+def test_an_image_above_the_limit_of_bytes_is_refused_with_it(shards, monkeypatch):
+    monkeypatch.setattr("vtp_eqx.data.tars._MAX_IMAGE", 10)
+    with pytest.raises(UnreadableImageError, match="bytes, and the limit is 10"):
+        TarSource(shards)[0]

@@ -63,6 +63,22 @@ class Odd(tfds.core.GeneratorBasedBuilder):
             yield row, {"image": io.BytesIO(content), "caption": f"a {name} one"}
 
 
+class Latin(Odd):
+    """Texts that are not UTF-8."""
+
+    def _info(self):
+        image = tfds.features.Image(shape=(None, None, 3))
+        text = tfds.features.Text()
+        features = {"image": image, "caption": text, "path": text}
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features)
+        )
+
+    def _generate_examples(self):
+        content = io.BytesIO(FILES["plain"])
+        yield 0, {"image": content, "caption": b"a caf\xe9", "path": b"caf\xe9.png"}
+
+
 class Numbers(Odd):
     """No images at all."""
 
@@ -142,3 +158,11 @@ def test_a_record_that_is_damaged_on_disk_is_unreadable_alone(tmp_path):
     with pytest.raises(UnreadableImageError, match="Corrupted"):
         source.encoded(7)
     assert source[0]["image"].shape == (24, 40, 3)
+
+
+def test_text_of_another_encoding_ends_nothing_and_is_noted_where_it_is_used(tmp_path):
+    source = TfdsSource(prepared(Latin, tmp_path), "train")
+    example = source.encoded(0)
+    assert (example["caption"], example["path"]) == ("a caf\ufffd", "caf\ufffd.png")
+    assert "not UTF-8" in example["repair"]
+    assert source[0].keys() == {"id", "image", "caption", "path"}

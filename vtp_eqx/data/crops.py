@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from vtp_eqx.config import require
-from vtp_eqx.data.images import MAX_PIXELS
+from vtp_eqx.data.images import MAX_PIXELS, TOO_LARGE
 
 
 Pixels = UInt8[np.ndarray, "height width 3"]
@@ -167,7 +167,8 @@ def _resize(
 ) -> Image.Image:
     require(
         width * height <= MAX_PIXELS,
-        f"a shape of {picture.size[0]} x {picture.size[1]}, too long to be resized",
+        f"{picture.size[0]} x {picture.size[1]} pixels, resized to {width} x {height}: "
+        f"{TOO_LARGE}",
     )
     return picture.resize((width, height), resampling)
 

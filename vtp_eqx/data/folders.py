@@ -1,6 +1,8 @@
 """Folders of image files as random-access sources."""
 
+from collections import deque
 from collections.abc import Sequence
+import dataclasses
 import hashlib
 import itertools
 import os
@@ -9,13 +11,27 @@ import re
 from typing import Any
 
 from vtp_eqx.config import require
-from vtp_eqx.data.images import decode_image, read_file, SUFFIXES
+from vtp_eqx.data.example_texts import read_texts, TEXT_PARTS
+from vtp_eqx.data.images import (
+    decode_image,
+    read_file,
+    SUFFIXES,
+    UnreadableImageError,
+)
+from vtp_eqx.data.skipped import is_system, Skipped
+from vtp_eqx.file_kinds import describe_file
+from vtp_eqx.files import require_local
 
 
 # To ask a network file system for the size of each of a million files takes minutes;
 # a set that was converted or resized shows it in any thousand.
 _SIZED = 1000
 _NUMBER = re.compile("([0-9]+)")
+# Of these no file can be read alone.
+ARCHIVES = (
+    ".7z", ".bz2", ".gz", ".lz4", ".rar", ".tbz2", ".tgz", ".txz", ".xz", ".zip", ".zst"
+)  # fmt: skip
+_TEXTS = tuple(f".{suffix}" for suffix in TEXT_PARTS)
 
 
 class FolderSource:
@@ -23,28 +39,45 @@ class FolderSource:
 
     Where they lie in subfolders, each subfolder is a class, and its label is its place
     among the names in order (see `in_order`); an empty one keeps its place. Where they
-    lie in the folder itself, there are no labels.
+    lie in the folder itself, there are no labels. `KEY.txt`, `KEY.json` and `KEY.cls`
+    beside `KEY.jpg` are read as in a tar: see `vtp_eqx.data.example_texts`.
 
-    `source[row]` has `image` (uint8, of the file's own size), `id` and maybe `label`;
-    in `source.encoded(row)` the image is the bytes of its file. Both raise
-    `images.UnreadableImageError` for a file that is damaged, none at all, or gone.
-    Nothing but names is held in memory. Can be pickled, for worker processes.
+    `source[row]` has `image` (uint8, of the file's own size), `id`, maybe `label` and,
+    where there are such texts, `caption` and `repair`; in `source.encoded(row)` the
+    image is the bytes of its file. Both raise `images.UnreadableImageError` for a file
+    that is damaged, none at all, or gone. `skipped` says what in the folder is no
+    example. Links are followed, but each folder is read once. Nothing but names is held
+    in memory. Can be pickled, for worker processes.
     """
 
     def __init__(self, folder: str | Path):
+        require_local(folder, "folder")
         self.folder = Path(folder)
         require(
             self.folder.is_dir(),
-            f"Images are read from a folder; got {self.folder}: check the path.",
+            f"Images are read from a folder; got {self.folder} "
+            f"({describe_file(self.folder)}): check the path.",
         )
-        names = sorted(_files(self.folder))
-        self.names = [name for name in names if _suffix(name) in SUFFIXES]
-        self.ignored = [name for name in names if _suffix(name) not in SUFFIXES]
+        listing = _list(self.folder)
+        self.names, others = listing.images, listing.others
+        keys = {_key(name) for name in self.names} if others else set()
+        is_text = lambda name: name.endswith(_TEXTS) and _key(name) in keys
+        self._texts = frozenset(filter(is_text, others))
+        self.ignored = [name for name in others if name not in self._texts]
+        self.skipped = tuple(
+            Skipped(reason, len(names), names)
+            for reason, names in (
+                ("files are no images by name", self.ignored),
+                ("files and folders are hidden or of a file server", listing.system),
+                ("folders could not be read", listing.unread),
+                ("links lead to folders that are read already", listing.repeated),
+            )
+        )
         require(
             bool(self.names),
             f"A folder of images has files ending in {', '.join(sorted(SUFFIXES))}; "
-            f"found none in {self.folder}, and {len(self.ignored)} others: check the "
-            "path.",
+            f"found none in {self.folder}, and {len(self.ignored)} others"
+            f"{_and_what(self.ignored, listing)}: {_advice(self.ignored)}.",
         )
         loose = [name for name in self.names if "/" not in name]
         require(
@@ -53,7 +86,14 @@ class FolderSource:
             f"{len(loose)} of {len(self.names)} beside class folders in {self.folder} "
             f"({loose[:1]}): move them.",
         )
-        self.class_names = () if loose else tuple(_classes(self.folder))
+        no_class = {*listing.system, *(f"{name}/" for name in listing.repeated)}
+        self.class_names = (
+            ()
+            if loose
+            else tuple(
+                name for name in _classes(self.folder) if f"{name}/" not in no_class
+            )
+        )
         self._labels = {name: label for label, name in enumerate(self.class_names)}
 
     def __len__(self) -> int:
@@ -70,7 +110,21 @@ class FolderSource:
         if self.class_names:
             example["label"] = self._labels[name.partition("/")[0]]
         # Read last: the label of an unreadable file is of no use.
-        return {**example, "image": read_file(self.folder / name, name)}
+        example["image"] = read_file(self.folder / name, name)
+        return {**self._read_texts(name), **example}
+
+    def _read_texts(self, name: str) -> dict[str, Any]:
+        """Caption and label beside an image, and the repair of them; or nothing."""
+        contents, reason = {}, ""
+        for suffix, part in TEXT_PARTS.items():
+            text = f"{_key(name)}.{suffix}"
+            if text in self._texts:
+                try:
+                    contents[part] = read_file(self.folder / text, text)
+                except UnreadableImageError as error:
+                    reason = f"{text} cannot be read ({error.reason})"
+        found = read_texts(contents) if contents or reason else {}
+        return {**found, "repair": reason} if reason else found
 
     @property
     def fingerprint(self) -> str:
@@ -78,8 +132,9 @@ class FolderSource:
 
         Not with copying. Sizes are those of at most a thousand files, evenly spread.
         """
-        digest = hashlib.sha256("\n".join(self.names).encode("utf-8", "replace"))
-        for name in self.names[:: -(-len(self.names) // _SIZED)]:
+        names = [*self.names, *sorted(self._texts)]
+        digest = hashlib.sha256("\n".join(names).encode("utf-8", "replace"))
+        for name in names[:: -(-len(names) // _SIZED)]:
             try:
                 size = (self.folder / name).stat().st_size
             except OSError:
@@ -88,17 +143,96 @@ class FolderSource:
         return digest.hexdigest()[:12]
 
 
-def _files(folder: Path) -> list[str]:
-    """Names of all files below `folder`, from there, with `/`; hidden ones left out."""
-    found = []
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            (Path(place) / name).relative_to(folder).as_posix()
-            for name in files
-            if not name.startswith(".")
-        ]
+@dataclasses.dataclass(frozen=True)
+class _Listing:
+    """What lies in a folder, by names from there with `/`; folders end in one."""
+
+    images: list[str] = dataclasses.field(default_factory=list)
+    others: list[str] = dataclasses.field(default_factory=list)
+    system: list[str] = dataclasses.field(default_factory=list)  # or hidden
+    unread: list[str] = dataclasses.field(default_factory=list)  # folders, with reasons
+    repeated: list[str] = dataclasses.field(default_factory=list)  # links to folders
+
+
+def image_files(folder: Path) -> list[str]:
+    """The names of all image files that a `FolderSource` would read."""
+    return _list(folder).images
+
+
+def _list(folder: Path) -> _Listing:
+    """All files below `folder`, each of its folders once.
+
+    Links come last, so that a folder is read by its own name where that is below
+    `folder` too. A link to a folder that holds `folder` is not followed at all.
+    """
+    found = _Listing()
+    real, links = deque([("", os.path.realpath(folder))]), deque[tuple[str, str]]()
+    read: set[str] = set()
+    root = real[0][1]
+    while real or links:
+        name, target = real.popleft() if real else links.popleft()
+        if target in read or (target != root and _is_inside(root, target)):
+            found.repeated.append(name)
+            continue
+        read.add(target)
+        try:
+            with os.scandir(folder / name) as entries:
+                inside = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            found.unread.append(f"{name or folder} ({reason})")
+            continue
+        for entry in inside:
+            inner = f"{name}/{entry.name}" if name else entry.name
+            is_folder = _is_folder(entry)
+            if entry.name.startswith(".") or is_system(entry.name):
+                found.system.append(f"{inner}/" if is_folder else inner)
+            elif not is_folder:
+                is_image = _suffix(inner) in SUFFIXES
+                (found.images if is_image else found.others).append(inner)
+            elif entry.is_symlink():
+                links.append((inner, os.path.realpath(entry.path)))
+            else:
+                real.append((inner, os.path.join(target, entry.name)))
+    found.images.sort()
+    found.others.sort()
     return found
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or to where nobody may look
+        return False
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    return path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _and_what(ignored: list[str], listing: _Listing) -> str:
+    """What was seen in a folder that has no image."""
+    words = f" (such as {ignored[0]})" if ignored else ""
+    if listing.unread:
+        words += f", and folders that could not be read: {listing.unread[0]}"
+    return words
+
+
+def _advice(ignored: list[str]) -> str:
+    """What to do about a folder that has no image but these files."""
+    for suffixes, words in (
+        ((".tar",), "name tars in subfolders by a pattern such as 'FOLDER/*/*.tar'"),
+        (ARCHIVES, "unpack the archives first (a .tar.gz to a .tar will do)"),
+        ((".npz",), "name an .npz itself"),
+        ((".parquet", ".arrow"), "write the images of the tables to tars or folders"),
+        (
+            (".avif", ".heic", ".jp2", ".jxl", ".svg"),
+            "convert the images to one of these kinds",
+        ),
+    ):
+        if any(name.lower().endswith(suffixes) for name in ignored):
+            return words
+    return "check the path"
 
 
 def _classes(folder: Path) -> list[str]:
@@ -120,6 +254,11 @@ def in_order(names: Sequence[str]) -> list[str]:
                 return sorted(names, key=lambda name: (numbers[name], name))
             break
     return sorted(names)
+
+
+def _key(name: str) -> str:
+    """A name without its last suffix."""
+    return name.rpartition(".")[0]
 
 
 def _suffix(name: str) -> str:

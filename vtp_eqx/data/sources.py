@@ -4,7 +4,7 @@ An example is a flat dict: `image` (uint8 `[H, W, 3]`), and where the data set h
 `caption` (str), `label` (int), `id` (int) and attributes by name.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 
 from vtp_eqx.config import require
-from vtp_eqx.data.folders import FolderSource
+from vtp_eqx.data.example_texts import clean_caption
+from vtp_eqx.data.folders import ARCHIVES, FolderSource, image_files
 from vtp_eqx.data.images import decode_image, UnreadableImageError
 from vtp_eqx.data.loader import Batch, Source, stack_examples
-from vtp_eqx.data.tars import has_tars, TarSource
-from vtp_eqx.files import atomic_path, NPZ_ERRORS
+from vtp_eqx.data.tar_paths import tars_in
+from vtp_eqx.data.tars import TarSource
+from vtp_eqx.file_kinds import describe_file, NPZ_ERRORS, npz_fault
+from vtp_eqx.files import atomic_path, require_local
 
 
 class TfdsSource:
@@ -42,8 +45,15 @@ class TfdsSource:
         )
         # `Any`, because the decorator of this function hides its arguments.
         builder_at: Any = tfds.builder_from_directory
-        builder = builder_at(self.folder)
-        features = builder.info.features
+        try:
+            builder = builder_at(self.folder)
+            features = builder.info.features
+        except Exception as error:  # its parsers have exceptions of their own
+            raise ValueError(
+                f"`data` ({self.folder}) has a dataset_info.json that TensorFlow "
+                f"Datasets cannot read ({_first_line(error)}): prepare it again; of a "
+                "set that another library saved, write the images to a folder."
+            ) from error
         require(
             "image" in features and isinstance(features["image"], tfds.features.Image),
             f"Examples have an encoded `image`; got {sorted(features)} in "
@@ -51,13 +61,22 @@ class TfdsSource:
         )
         # What TFDS would decode depends on what is installed, and has 1 to 4 channels.
         as_bytes = {"image": tfds.decode.SkipDecoding()}
-        self._rows = builder.as_data_source(split, decoders=as_bytes)
+        try:
+            self._rows = builder.as_data_source(split, decoders=as_bytes)
+        except Exception as error:  # no such split, no such files, or of another format
+            raise ValueError(
+                f"`split` ({split!r} of {self.folder}) must be of a data set that is "
+                f"prepared as ArrayRecord; it has {sorted(builder.info.splits)} "
+                f"({_first_line(error)}): name one, or prepare it with "
+                "`file_format='array_record'`."
+            ) from error
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         example = self.encoded(row)
+        example.pop("repair", None)  # all examples have the same fields
         return {**example, "image": decode_image(example["image"], self.name(row))}
 
     def encoded(self, row: int) -> dict[str, Any]:
@@ -70,7 +89,11 @@ class TfdsSource:
         example: dict[str, Any] = {"id": row}
         for name, value in found.items():
             is_text = isinstance(value, bytes) and name != "image"
-            example[name] = value.decode() if is_text else value
+            # Of any encoding: who does not use a text shall not stumble over it.
+            example[name] = value.decode("utf-8", "replace") if is_text else value
+        caption = found.get("caption")
+        if isinstance(caption, bytes) and example["caption"].encode() != caption:
+            example["repair"] = clean_caption(caption)[1]
         return example
 
     def name(self, row: int) -> str:
@@ -127,7 +150,11 @@ def open_source(
     `shards/{00000..00099}.tar` (see `TarSource`); any other folder (image files, see
     `FolderSource`); or an `.npz` of images, named `arr_0` and `arr_1` (labels) as ADM
     publishes them. `progress` is told how many tars of how many are known.
+
+    A `ValueError` where `path` is none of these, or where it could be two: a folder of
+    tars and of images.
     """
+    require_local(path, "data")
     folder, own_split = split_of(path)
     if is_prepared(folder):
         split = own_split or split
@@ -143,10 +170,37 @@ def open_source(
         "leave it out.",
     )
     path = Path(path)
-    if has_tars(path):
+    if path.suffix == ".npz" and not path.is_dir():
+        return _open_npz(path)
+    if tars := tars_in(path):
+        _check_no_images(path, tars)
+    if tars or path.suffix == ".tar":
         return TarSource(path, progress=progress)
-    if path.suffix != ".npz":
-        return FolderSource(path)
+    require(
+        not path.name.lower().endswith(ARCHIVES) or path.is_dir(),
+        f"`data` ({path}) is an archive of which no file can be read alone: unpack it, "
+        "to a .tar or to a folder, and name that.",
+    )
+    require(
+        not path.is_file(),
+        f"`data` ({path}) must be a folder of images, a prepared data set, tars ending "
+        f"in .tar or an .npz; got {describe_file(path)}: name one of these.",
+    )
+    return FolderSource(path)
+
+
+def _check_no_images(folder: Path, tars: Sequence[Path]) -> None:
+    """A `ValueError` where a folder of tars has image files too."""
+    images = image_files(folder)
+    require(
+        not images,
+        f"`data` ({folder}) could be {len(tars)} tars (such as {tars[0].name}) or "
+        f"{len(images)} image files (such as {images[:1]}): name the tars as "
+        f"'{folder}/*.tar', or move them elsewhere to read the images.",
+    )
+
+
+def _open_npz(path: Path) -> ArraySource:
     fields = {"arr_0": "image", "arr_1": "label"}
     try:
         # Opened here, because `np.load` leaves a damaged file open.
@@ -154,8 +208,9 @@ def open_source(
             names = sorted(content)
             arrays = {fields[name]: content[name] for name in names if name in fields}
     except NPZ_ERRORS as error:
+        fault = npz_fault(path, error)
         raise ValueError(
-            f"An .npz of images is a whole file; got {path} ({error}): check the path, "
+            f"An .npz of images is a whole file; got {path} ({fault}): check the path, "
             "or copy it again."
         ) from error
     require(
@@ -164,6 +219,10 @@ def open_source(
         "file.",
     )
     return ArraySource(arrays)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def is_prepared(path: str | Path) -> bool:

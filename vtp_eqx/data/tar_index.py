@@ -3,7 +3,9 @@
 Formats are POSIX ustar and pax, GNU and the old V7: long names, and sizes in octal, in
 base 256 or as a pax record. Members belong to an example as in WebDataset: `KEY.jpg`,
 `KEY.txt`, `KEY.json` and `KEY.cls` share the key, which ends at the first dot of the
-file name.
+file name that only words follow: `img_1.01.png` is the image of `img_1.01`, and
+`img_1.mask.png` something else of `img_1`. A link to an earlier member, such as GNU tar
+writes for a file of two names, stands for that member.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,6 +14,8 @@ import hashlib
 import json
 import os
 from pathlib import Path
+import posixpath
+import re
 import tarfile
 from typing import Any, BinaryIO
 
@@ -19,23 +23,28 @@ from jaxtyping import Shaped
 import numpy as np
 
 from vtp_eqx.config import require
+from vtp_eqx.data.example_texts import TEXT_PARTS
 from vtp_eqx.data.images import SUFFIXES
+from vtp_eqx.data.skipped import is_system
 from vtp_eqx.files import atomic_path
 
 
 Records = Shaped[np.ndarray, " examples"]
 PARTS = ("image", "text", "json", "class")
 _PART_OF = {suffix.removeprefix("."): "image" for suffix in SUFFIXES}
-_PART_OF |= {"txt": "text", "json": "json", "cls": "class"}
-_VERSION = 1  # of the index files; another one is written anew
+_PART_OF |= TEXT_PARTS
+_WORD = re.compile(rb"[A-Za-z_]\w*")  # what a suffix may have before its last dot
+_VERSION = 2  # of the index files; another one is written anew
 _BLOCK = 512
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
+_LINKS = (tarfile.LNKTYPE, tarfile.SYMTYPE)
 _ABOUT_THE_NEXT = (
     tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE,
     tarfile.XGLTYPE,
 )  # fmt: skip
 _NAMES = ("utf-8", "surrogateescape")  # any bytes are names, and come back the same
 _MAX_NAME = 2**20  # bytes of long names and pax records; more is damage
+_NUM_NAMES, _NAME_LENGTH = 5, 200  # of members that are left out, kept in an index
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +63,20 @@ class TarHead:
     lost: int = 0
     lost_bytes: int = 0
     ignored: int = 0  # members that belong to no example, by their kind or name
+    ignored_names: tuple[str, ...] = ()  # the first of them
     imageless: int = 0  # keys with texts but no image
+    imageless_names: tuple[str, ...] = ()  # the first of them
+
+
+@dataclasses.dataclass(frozen=True)
+class _Member:
+    """A file or link in a tar, and where its content lies."""
+
+    name: bytes
+    kind: bytes
+    offset: int
+    size: int
+    link: bytes = b""
 
 
 class DamagedTarError(ValueError):
@@ -106,43 +128,47 @@ def scan(tar: Path) -> tuple[TarHead, Records]:
     digest = hashlib.sha256()
     rows: list[dict[str, Any]] = []
     latest: dict[bytes, dict[str, Any]] = {}  # the last example of each key
-    ignored = lost = lost_bytes = 0
+    places: dict[bytes, tuple[int, int]] = {}  # of all files, for links to them
+    ignored: list[bytes] = []
+    lost = lost_bytes = 0
     damage = ""
     # The buffer holds a caption and the header behind it, and little of an image.
     with tar.open("rb", buffering=8192) as file:
         status = os.fstat(file.fileno())
-        members = _members(file, status.st_size, digest)
         place = 0
         try:
-            for name, offset, size in members:
-                key, part, suffix = _split(name)
-                place = offset + size
+            for member in _members(file, status.st_size, digest):
+                key, part, suffix = _split(member.name)
+                place = member.offset + member.size
                 if place > status.st_size:
-                    lost, place = 1, offset
+                    lost, place = 1, member.offset
                     # An image whose text is cut is no whole example either.
                     if key in latest and latest[key] is rows[-1]:
                         rows.pop()
-                    raise DamagedTarError(f"cut in the middle of {_text(name)}")
-                if part is None:
-                    ignored += 1
+                    raise DamagedTarError(f"cut in the middle of {_text(member.name)}")
+                content = _content(member, places)
+                if part is None or content is None:
+                    link = b" -> " + member.link if member.kind in _LINKS else b""
+                    ignored.append(member.name + link)
                     continue
                 row = latest.get(key)
                 if row is not None and part in row:
                     # The same name again is another example, such as of tars that were
                     # joined; a picture in another format is the same picture.
                     if part == "image" and row["suffix"] != suffix:
-                        ignored += 1
+                        ignored.append(member.name)
                         continue
                     row = None
                 if row is None:
                     row = latest[key] = {"key": key}
                     rows.append(row)
-                row[part] = (offset, size)
+                row[part] = content
                 if part == "image":
                     row["suffix"] = suffix
         except DamagedTarError as error:
             damage, lost_bytes = str(error), status.st_size - place
     whole = [row for row in rows if "image" in row]
+    imageless = [row["key"] for row in rows if "image" not in row]
     head = TarHead(
         size=status.st_size,
         mtime_ns=status.st_mtime_ns,
@@ -151,8 +177,10 @@ def scan(tar: Path) -> tuple[TarHead, Records]:
         damage=damage,
         lost=lost,
         lost_bytes=lost_bytes,
-        ignored=ignored,
-        imageless=len(rows) - len(whole),
+        ignored=len(ignored),
+        ignored_names=_first(ignored),
+        imageless=len(imageless),
+        imageless_names=_first(imageless),
     )
     longest = max((len(row["key"]) for row in whole), default=1)
     records = np.zeros(len(whole), _dtype(longest))
@@ -207,7 +235,8 @@ def _read_line(path: Path) -> tuple[TarHead, np.dtype, int] | None:
         if fields.pop("version") != _VERSION:
             return None
         dtype = _dtype(fields.pop("key"))
-        head = TarHead(**fields)
+        lists = ("ignored_names", "imageless_names")
+        head = TarHead(**{**fields, **{name: tuple(fields[name]) for name in lists}})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     whole = size == len(line) + head.count * dtype.itemsize
@@ -219,10 +248,10 @@ def _dtype(key_length: int) -> np.dtype:
     return np.dtype([("key", f"S{key_length}"), *parts])
 
 
-def _members(file: BinaryIO, end: int, digest: Any) -> Iterator[tuple[bytes, int, int]]:
-    """Name, offset and size of each member; the last one may reach behind `end`."""
+def _members(file: BinaryIO, end: int, digest: Any) -> Iterator[_Member]:
+    """All members but folders; the last one may reach behind `end`."""
     place, ended = 0, False
-    name = size = None  # that a header tells about the next one
+    name = size = link = None  # that a header tells about the next one
     while place < end:
         file.seek(place)
         header = file.read(_BLOCK)
@@ -239,17 +268,22 @@ def _members(file: BinaryIO, end: int, digest: Any) -> Iterator[tuple[bytes, int
             digest.update(content)
             if kind == tarfile.GNUTYPE_LONGNAME:
                 name = content.partition(b"\0")[0]
+            elif kind == tarfile.GNUTYPE_LONGLINK:
+                link = content.partition(b"\0")[0]
             elif kind == tarfile.XHDTYPE:
                 records = _pax_records(content, place)
                 name = records.get(b"path", name)
+                link = records.get(b"linkpath", link)
                 size = int(records[b"size"]) if b"size" in records else size
         else:
             length = length if size is None else size
             if kind in tarfile.SUPPORTED_TYPES and not info.isreg():
                 length = 0  # links, devices, folders
-            told = info.name.encode(*_NAMES) if name is None else name
-            yield (told if kind in _FILES else b""), place + _BLOCK, length
-            name = size = None
+            if kind != tarfile.DIRTYPE:
+                told = info.name.encode(*_NAMES) if name is None else name
+                target = info.linkname.encode(*_NAMES) if link is None else link
+                yield _Member(told, kind, place + _BLOCK, length, target)
+            name = size = link = None
         place += _BLOCK + -(-length // _BLOCK) * _BLOCK
     if not ended:
         raise DamagedTarError(f"no end mark at byte {end}")
@@ -288,14 +322,39 @@ def _pax_records(content: bytes, place: int) -> dict[bytes, bytes]:
     return records
 
 
+def _content(
+    member: _Member, places: dict[bytes, tuple[int, int]]
+) -> tuple[int, int] | None:
+    """Offset and size of a member's content, or of the earlier one that it links to."""
+    content = None
+    if member.kind in _FILES:
+        content = member.offset, member.size
+    elif member.kind in _LINKS:
+        target = member.link
+        if member.kind == tarfile.SYMTYPE:  # from where the link is
+            target = posixpath.join(posixpath.dirname(member.name), target)
+        content = places.get(posixpath.normpath(target))
+    if content is not None:
+        places[posixpath.normpath(member.name)] = content
+    return content
+
+
 def _split(name: bytes) -> tuple[bytes, str | None, str]:
     """Key, part and suffix of a member; no part where it belongs to no example."""
     folder, slash, file = name.rpartition(b"/")
-    stem, _, suffix = file.partition(b".")
-    kind = suffix.lower().decode("latin-1")
+    stem, *parts = file.split(b".")
+    words = 0  # parts that are the suffix: the last one, and words before it
+    while words < len(parts) and (not words or _WORD.fullmatch(parts[-1 - words])):
+        words += 1
+    key = b".".join([stem, *parts[: len(parts) - words]])
+    suffix = b".".join(parts[len(parts) - words :]).lower().decode("latin-1")
     # A hidden file, such as macOS packs beside each real one, has no stem.
-    part = _PART_OF.get(kind) if stem else None
-    return folder + slash + stem, part, kind
+    part = _PART_OF.get(suffix) if stem and not is_system(_text(name)) else None
+    return folder + slash + key, part, suffix
+
+
+def _first(names: list[bytes]) -> tuple[str, ...]:
+    return tuple(_text(name)[:_NAME_LENGTH] for name in names[:_NUM_NAMES])
 
 
 def _text(name: bytes) -> str:

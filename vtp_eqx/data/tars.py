@@ -1,40 +1,36 @@
 """WebDataset tars as a random-access source, as DataComp and img2dataset write them.
 
 An example is `KEY.jpg` (`.jpeg`, `.png`, `.webp`, ...) with `KEY.txt` or `KEY.json`
-(`caption`, and `label` if there), and `KEY.cls` for a label alone.
-
-Captions: what is not UTF-8 is replaced by U+FFFD, and what is longer than
-`MAX_CAPTION` characters is cut; `repair` says so. An empty caption is given as it is,
-a missing one is not there: whether that example is of use is up to the reader.
+(`caption`, and `label` if there), and `KEY.cls` for a label alone; see
+`vtp_eqx.data.example_texts`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 import functools
-import glob
 import hashlib
-import itertools
-import json
 import os
 from pathlib import Path
-import re
 import time
 from typing import Any
 
 import numpy as np
 
 from vtp_eqx.config import require
+from vtp_eqx.data.example_texts import MAX_TEXT_BYTES, read_texts
 from vtp_eqx.data.images import decode_image, UnreadableImageError
+from vtp_eqx.data.skipped import Skipped
 from vtp_eqx.data.tar_index import load_index, map_records, PARTS, TarHead
+from vtp_eqx.data.tar_paths import expand
+from vtp_eqx.file_kinds import describe_file
+from vtp_eqx.files import cache_folder
 
 
-MAX_CAPTION = 4096  # characters; ours: a context of 77 tokens never reads so far
-_MAX_BYTES = {"image": 2**28, "text": 4 * MAX_CAPTION, "json": 2**24, "class": 64}
+_MAX_IMAGE = 2**28  # bytes; ours
 _OPEN_TARS = 64  # at once in a process: far below what systems allow
 _NUM_SCANNERS = 16  # threads; ours
 _PAUSES = (0.1, 0.4, 1.5)  # ours, in seconds, before a tar that failed is tried again
 _NEAR = 2**16  # bytes between parts that are rather read than asked for apart
-_BRACES = re.compile(r"\{([^{}]*)\}")
 
 
 class TarSource:
@@ -84,12 +80,7 @@ class TarSource:
         self._tar_names = [os.path.relpath(path, root) for path in self.paths]
         self.shard_sizes = np.array([head.count for head in self._heads])
         self._ends = np.cumsum(self.shard_sizes)
-        require(
-            len(self) > 0,
-            "Tars hold images by name (KEY.jpg, KEY.txt); found none in "
-            f"{len(self.paths)} tars such as {self.paths[0]} "
-            f"({self._heads[0].damage or 'whole'}): check the path.",
-        )
+        require(len(self) > 0, self._nothing())
         self._open_caches()
 
     def __len__(self) -> int:
@@ -107,7 +98,7 @@ class TarSource:
         except OSError as error:
             reason = error.strerror or str(error)
             raise UnreadableImageError(self.name(row), reason) from error
-        return {"id": row, "image": contents["image"], **_texts(contents)}
+        return {"id": row, "image": contents["image"], **read_texts(contents)}
 
     @property
     def names(self) -> "Names":
@@ -124,10 +115,32 @@ class TarSource:
     def damaged(self) -> dict[str, str]:
         """What is wrong with the tars that are not whole, by name."""
         return {
-            name: f"{head.damage}; {head.lost_bytes} bytes lost"
-            for name, head in zip(self._tar_names, self._heads, strict=True)
+            name: f"{head.damage}; {head.lost_bytes} bytes lost{_kind(path, head)}"
+            for name, path, head in zip(
+                self._tar_names, self.paths, self._heads, strict=True
+            )
             if head.damage
         }
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Members that belong to no example; see `damaged` for what is cut."""
+        members, keys = [], []
+        for name, head in zip(self._tar_names, self._heads, strict=True):
+            members += [f"{name}/{member}" for member in head.ignored_names]
+            keys += [f"{name}/{key}" for key in head.imageless_names]
+        return (
+            Skipped(
+                "members of tars are no image, caption or label of an example",
+                sum(head.ignored for head in self._heads),
+                members,
+            ),
+            Skipped(
+                "captions in tars have no image",
+                sum(head.imageless for head in self._heads),
+                keys,
+            ),
+        )
 
     @property
     def losses(self) -> str:
@@ -155,6 +168,27 @@ class TarSource:
             digest.update(f"{name} {head.count} {head.digest}\n".encode())
         return digest.hexdigest()[:12]
 
+    def _nothing(self) -> str:
+        """Why there are no images, and what to do."""
+        path, head = self.paths[0], self._heads[0]
+        members, keys = self.skipped
+        seen = [str(one) for one in (members, keys) if one.count]
+        fix = "check the path"
+        if kind := _kind(path, head):
+            seen, fix = [], "unpack it, or copy it again"
+        elif any(name.endswith((".tar", ".tar.gz")) for name in head.ignored_names):
+            fix = "unpack these tars of tars, and name the inner ones"
+        elif members.count:
+            fix = (
+                "rename what is the image of an example, with one suffix (KEY.jpg and "
+                "not KEY.input.jpg)"
+            )
+        return (
+            "Tars hold images by name (KEY.jpg, KEY.txt); found none in "
+            f"{len(self.paths)} tars such as {path} ({head.damage or 'whole'}){kind}"
+            f"{''.join(f'; {words}' for words in seen)}: {fix}."
+        )
+
     def _shard_of(self, row: int) -> tuple[int, int]:
         if not 0 <= row < len(self):
             raise IndexError(f"The source has {len(self)} rows; got {row}.")
@@ -164,8 +198,10 @@ class TarSource:
     def _read(self, shard: int, record: Any) -> dict[str, bytes]:
         """The contents of the parts that a record has, at most so much of each."""
         parts = {part: record[part].tolist() for part in PARTS if record[part][0]}
+        if parts["image"][1] > _MAX_IMAGE:
+            raise OSError(f"{parts['image'][1]} bytes, and the limit is {_MAX_IMAGE}")
         parts = {
-            part: (start, min(size, _MAX_BYTES[part]))
+            part: (start, min(size, MAX_TEXT_BYTES.get(part, size)))
             for part, (start, size) in parts.items()
         }
         begin = min(start for start, _ in parts.values())
@@ -276,104 +312,18 @@ class _TarChangedError(OSError):
     """Another tar than the one of the index."""
 
 
-def expand(tars: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:
-    """The paths of the tars that are meant, in their order and at least one.
-
-    A folder means the `.tar` files in it by name. In a pattern, `{00..19}` means each
-    number and `{a,b}` each word, whether the file is there or not; `*`, `?` and `[...]`
-    mean the files that are there.
-    """
-    if not isinstance(tars, str | Path):
-        return tuple(path for one in tars for path in expand(one))
-    path = Path(tars)
-    if path.is_dir():
-        found = sorted(path.glob("*.tar"))
-    elif path.exists() or not _is_pattern(path):
-        found = [path] if path.exists() else []
-    else:
-        found = []
-        for word in _braced(str(path)):
-            found += sorted(glob.glob(word)) if glob.has_magic(word) else [word]
-    require(
-        bool(found),
-        f"Tars are named by a folder, a file or a pattern; found none for {tars}: "
-        "check the path.",
-    )
-    return tuple(map(Path, found))
-
-
-def has_tars(path: Path) -> bool:
-    """Whether `path` is a tar, a folder with some in it, or a pattern of tars."""
-    return path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar")))
-
-
-def _is_pattern(path: Path) -> bool:
-    return bool(_BRACES.search(str(path))) or glob.has_magic(str(path))
-
-
-def _braced(pattern: str) -> Iterator[str]:
-    """All the words that the braces of a pattern stand for, the last brace fastest."""
-    pieces = _BRACES.split(pattern)
-    choices = [
-        _choices(piece) if place % 2 else [piece] for place, piece in enumerate(pieces)
-    ]
-    return map("".join, itertools.product(*choices))
-
-
-def _choices(inside: str) -> list[str]:
-    first, dots, last = inside.partition("..")
-    if not dots:
-        return inside.split(",")
-    require(
-        first.isdecimal() and last.isdecimal() and int(first) <= int(last),
-        "Braces hold a range of numbers or words with commas; got "
-        f"{{{inside}}}: write it as in {{00000..00099}}.",
-    )
-    width = len(first) if len(first) == len(last) else 0
-    return [f"{number:0{width}d}" for number in range(int(first), int(last) + 1)]
-
-
 def _index_folders(tar: Path, cache: Path | None) -> list[Path]:
     """Where the index of a tar may be kept, the best place first."""
     folder = hashlib.sha256(str(tar.parent.absolute()).encode()).hexdigest()[:12]
     if cache is not None:
         return [cache / folder]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return [tar.parent / ".index", home / "vtp_eqx" / "tars" / folder]
+    caches = cache_folder()
+    beside = tar.parent / ".index"
+    return [beside] if caches is None else [beside, caches / "tars" / folder]
 
 
-def _texts(contents: dict[str, bytes]) -> dict[str, Any]:
-    """Caption and label where there are any, and what had to be done to them."""
-    found: dict[str, Any] = {"repair": ""}
-    fields = {}
-    if "json" in contents:
-        try:
-            fields = json.loads(contents["json"])
-            require(isinstance(fields, dict), "not a record")
-        except (ValueError, RecursionError):
-            fields, found["repair"] = {}, "the JSON cannot be read"
-    caption = contents.get("text")
-    if caption is None and isinstance(fields.get("caption"), str):
-        # Halves of characters that JSON can hold are found below, as bytes.
-        caption = fields["caption"].encode("utf-8", "surrogatepass")
-    if caption is not None:
-        found["caption"], repair = clean_caption(caption)
-        found["repair"] = repair or found["repair"]
-    label = fields.get("label")
-    if "class" in contents:
-        text = contents["class"].strip()
-        label = int(text) if text.isdigit() else None
-    if type(label) is int and 0 <= label < 2**31:
-        found["label"] = label
-    return found
-
-
-def clean_caption(content: bytes) -> tuple[str, str]:
-    """The text that bytes say, and what had to be done to it ("" for nothing)."""
-    text = content[: _MAX_BYTES["text"]].decode("utf-8", "replace")[:MAX_CAPTION]
-    kept = text.encode()
-    if not content.startswith(kept):
-        return text.strip(), "the caption is not UTF-8; what is not was replaced"
-    if len(kept) < len(content) or len(kept) == _MAX_BYTES["text"]:
-        return text.strip(), f"the caption was cut at {MAX_CAPTION} characters"
-    return text.strip(), ""
+def _kind(path: Path, head: TarHead) -> str:
+    """What a file is that is no tar from its first byte on; "" where that is one."""
+    if head.count or not head.damage.endswith("at byte 0"):
+        return ""
+    return f"; it is {describe_file(path)}"

@@ -31,7 +31,8 @@ from vtp_eqx.evaluation.images import (
     read_square,
 )
 from vtp_eqx.evaluation.labels import check_classes, require_labels
-from vtp_eqx.files import atomic_path, NPZ_ERRORS
+from vtp_eqx.file_kinds import NPZ_ERRORS
+from vtp_eqx.files import atomic_path
 from vtp_eqx.mesh import data_mesh, replicate
 from vtp_eqx.models.arrays import weights_hash
 from vtp_eqx.models.tokenizer import Tokenizer

@@ -14,6 +14,8 @@ import tyro
 
 from vtp_eqx.config import Precision, require, TextConfig
 from vtp_eqx.data.crops import CenterCrop, Crop, ResizeCenterCrop
+from vtp_eqx.data.loader import Source
+from vtp_eqx.data.skipped import skipped_of
 from vtp_eqx.data.sources import open_source
 from vtp_eqx.data.text.caption_bpe import CaptionTokenizer
 from vtp_eqx.data.text.clip_bpe import clip_tokenizer
@@ -44,6 +46,7 @@ from vtp_eqx.evaluation.reference import (
 from vtp_eqx.evaluation.sample_record import OWN_FILES, read_sample_record
 from vtp_eqx.evaluation.sample_sets import sample_table, SampleSet, skipped_files
 from vtp_eqx.evaluation.zero_shot import TextIds
+from vtp_eqx.files import require_local_fields
 from vtp_eqx.mesh import data_mesh
 
 
@@ -51,6 +54,18 @@ NetworkName = Literal["scene-network", "inception-v3", "dinov2"]
 T = TypeVar("T")
 Flat = Annotated[T, tyro.conf.arg(name="")]  # options without a prefix
 console = Console(width=None if sys.stdout.isatty() else 120)
+
+
+def opened(path: Path, split: str) -> Source:
+    """The images at `path`; what of them is left out is named in the terminal."""
+    source = open_source(path, split)
+    for skipped in skipped_of(source):
+        if (missed := skipped.without(OWN_FILES)).count:
+            console.print(f"{path}: {missed}", markup=False, soft_wrap=True)
+    if damaged := getattr(source, "damaged", None):
+        lines = [f"{name} ({what})" for name, what in damaged.items()]
+        console.print(list_names("tars are damaged", lines), markup=False)
+    return source
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,15 +87,12 @@ class EvaluationOptions:
     devices: int | None = None
     """How many to use; by default all."""
 
+    def __post_init__(self):
+        require_local_fields(self, words=("origin",))
+
     def images(self, crop: Crop) -> Images:
-        """The images of `data`; files that are none are named in the terminal."""
-        source = open_source(self.data, self.split)
-        ignored = [n for n in getattr(source, "ignored", ()) if n not in OWN_FILES]
-        if ignored:
-            console.print(list_names("files are no images by name", ignored))
-        if damaged := getattr(source, "damaged", None):
-            lines = [f"{name} ({what})" for name, what in damaged.items()]
-            console.print(list_names("tars are damaged", lines), markup=False)
+        """The images of `data`; what is left out is named in the terminal."""
+        source = opened(self.data, self.split)
         return Images(source=source, crop=crop, limit=self.limit)
 
     @contextlib.contextmanager
@@ -201,7 +213,7 @@ class TrainedOptions(TokenizerOptions):
         """The images of `train` and of `data`, for a tokenizer of `image_size`."""
         size = self.size or (224 if image_size == 256 else image_size)
         crop = ResizeCenterCrop(self.short or max(image_size, size), size)
-        source = open_source(self.train, self.train_split)
+        source = opened(self.train, self.train_split)
         return Images(source=source, crop=crop), self.images(crop)
 
 

@@ -39,7 +39,8 @@ from vtp_eqx.evaluation.extract import extract_features, ExtractConfig, feature_
 from vtp_eqx.evaluation.images import Images, read_ahead
 from vtp_eqx.evaluation.labels import check_classes, require_label
 from vtp_eqx.evaluation.linear_probe import ProbeFeatures, READERS
-from vtp_eqx.files import atomic_path, NPZ_ERRORS
+from vtp_eqx.file_kinds import NPZ_ERRORS
+from vtp_eqx.files import atomic_path
 from vtp_eqx.mesh import replicate, shard_batch
 from vtp_eqx.models.arrays import named_arrays, weights_hash
 from vtp_eqx.models.tokenizer import Tokenizer

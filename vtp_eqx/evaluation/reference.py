@@ -21,7 +21,8 @@ from vtp_eqx.evaluation.extract import extract_features, ExtractConfig
 from vtp_eqx.evaluation.frechet import Moments
 from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.networks import FeatureNetwork, network_outputs, output_names
-from vtp_eqx.files import atomic_path, NPZ_ERRORS
+from vtp_eqx.file_kinds import NPZ_ERRORS, npz_fault
+from vtp_eqx.files import atomic_path
 from vtp_eqx.models.arrays import arrays_hash
 
 
@@ -131,7 +132,7 @@ def read_reference(
     except NPZ_ERRORS as error:
         raise ValueError(
             f"Reference statistics are a whole .npz file; got a damaged {path} "
-            f"({error}): copy it again."
+            f"({npz_fault(path, error)}): copy it again."
         ) from error
     require(
         {"mu", "sigma"} <= arrays.keys(),

@@ -17,6 +17,7 @@ from vtp_eqx.data.bad_examples import BadExampleLog
 from vtp_eqx.data.loader import Source
 from vtp_eqx.data.mixture import make_sampler, Mixture, read_encoded
 from vtp_eqx.data.prefetch import Encode, ExampleBatch, ExampleReader, Prefetcher
+from vtp_eqx.data.skipped import skipped_of
 from vtp_eqx.data.sources import is_prepared, open_source, split_of
 from vtp_eqx.data.text.caption_bpe import CaptionTokenizer, train_tokenizer
 from vtp_eqx.data.text.clip_bpe import clip_tokenizer, ClipTokenizer
@@ -130,7 +131,8 @@ def open_sources(
 
     See `data.sources.open_source` for what a path may be; indexing tars prints how far
     it is. `split` is for those of the paths that have splits and name none. What is
-    missing of damaged tars is told to `say` by the first process.
+    missing of damaged tars, and what else is no example, is told to `say` by the first
+    process.
     """
     require(
         not weights or len(weights) == len(paths) > 1,
@@ -151,8 +153,9 @@ def open_sources(
     ]
     for path, source in zip(paths, sources, strict=True):
         losses = getattr(source, "losses", "")
-        if losses and is_main_process():
-            say(f"{path}: {losses}")
+        for missing in (losses, *map(str, skipped_of(source))):
+            if missing and is_main_process():
+                say(f"{path}: {missing}")
     return sources[0] if len(sources) == 1 else Mixture(sources, weights or None)
 
 

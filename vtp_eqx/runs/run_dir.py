@@ -15,7 +15,7 @@ import socket
 from typing import Any
 
 from vtp_eqx.config import changed_fields, from_dict, require
-from vtp_eqx.files import atomic_path
+from vtp_eqx.files import atomic_path, require_local
 from vtp_eqx.runs.multihost import all_equal, raise_on_all
 
 
@@ -44,6 +44,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     The lock is the system's: one of a process that was killed is free at once, also
     `kill -9`. The file says who holds it: process, host and since when.
     """
+    require_local(folder, "out")
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a+") as lock:
         try:

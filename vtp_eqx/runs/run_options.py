@@ -3,6 +3,7 @@
 import dataclasses
 
 from vtp_eqx.config import require
+from vtp_eqx.files import require_local_fields
 from vtp_eqx.runs.loop import FaultTolerance
 from vtp_eqx.runs.watchdog import StallConfig
 
@@ -36,6 +37,7 @@ class RunOptions:
     """Print what the run will be, and end."""
 
     def __post_init__(self):
+        require_local_fields(self)
         self.require_positive("log_every", "save_every", "evaluate_every")
 
     def require_positive(self, *names: str) -> None:

@@ -13,6 +13,7 @@ import jax
 from rich.console import Console
 
 from vtp_eqx.config import require
+from vtp_eqx.files import require_local_fields
 from vtp_eqx.runs.command import exit_with_message
 from vtp_eqx.runs.run_dir import check_disk_space, disk_errors, DiskSpaceError
 from vtp_eqx.study.checkout import commit
@@ -70,6 +71,7 @@ class StudyOptions:
     """Processes at a time; by default one a core, but one where there is a GPU."""
 
     def __post_init__(self):
+        require_local_fields(self)
         for name in ("seeds", "workers"):
             number = getattr(self, name)
             require(

@@ -124,6 +124,7 @@ def test_offline_one_sentence_says_how_to_supply_the_file(tmp_path):
     message = str(caught.value)
     for needed in (NAME, ADDRESS, SHA256, VARIABLE, "Name or service not known"):
         assert needed in message
+    assert "pip install --no-deps open_clip_torch" in message
     assert "\n" not in message
     assert message.endswith(".")
 
@@ -133,3 +134,26 @@ def test_a_download_of_something_else_leaves_nothing(tmp_path, web):
     with pytest.raises(ValueError, match=f"published.*from {ADDRESS}"):
         find_vocabulary()
     assert not (tmp_path / "caches").exists()
+
+
+def test_without_a_home_one_sentence_says_how_to_supply_the_file(
+    tmp_path, monkeypatch, web
+):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("pathlib.Path.home", homeless)
+    with pytest.raises(FileNotFoundError, match=r"no home folder .*open_clip_torch"):
+        find_vocabulary()
+    assert not web.asked
+    (tmp_path / "small.gz").write_bytes(SMALL)
+    assert find_vocabulary(tmp_path / "small.gz") == tmp_path / "small.gz"
+
+
+def homeless():
+    """What pathlib does for a user without a home and without an entry in passwd."""
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_a_web_page_in_place_of_the_file_is_said_to_be_one(tmp_path):
+    (tmp_path / NAME).write_bytes(b"<html>sign in first</html>")
+    with pytest.raises(ValueError, match=r"\(an HTML page\)"):
+        read_vocabulary(tmp_path / NAME)

@@ -1,7 +1,8 @@
 """Where the published CLIP vocabulary lies: it is no part of this package.
 
 OpenAI published it with CLIP (Radford et al. 2021, https://arxiv.org/abs/2103.00020)
-under the MIT license; open_clip installs the same file.
+under the MIT license. The package open_clip_torch has the same file, and can be
+installed without what it depends on (torch): it is never imported here.
 """
 
 import gzip
@@ -13,7 +14,8 @@ from pathlib import Path
 import urllib.request
 
 from vtp_eqx.config import require
-from vtp_eqx.files import atomic_path
+from vtp_eqx.file_kinds import describe_content
+from vtp_eqx.files import atomic_path, cache_folder
 
 
 NAME = "bpe_simple_vocab_16e6.txt.gz"
@@ -22,7 +24,8 @@ SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
 VARIABLE = "VTP_CLIP_VOCABULARY"
 _TIMEOUT = 5.0  # seconds without an answer: offline is said at once, not after retries
 _SUPPLY = (
-    f"get {ADDRESS} (sha256 {SHA256}) and pass its path, or set {VARIABLE} to its path"
+    "`pip install --no-deps open_clip_torch`, a package that has the file, or get "
+    f"{ADDRESS} (sha256 {SHA256}) and pass its path, or set {VARIABLE} to its path"
 )
 
 
@@ -49,8 +52,13 @@ def find_vocabulary(path: str | os.PathLike[str] | None = None) -> Path:
         installed = Path(package.origin).with_name(NAME)
         if installed.is_file():
             return installed
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    cached = caches / "vtp_eqx" / NAME
+    caches = cache_folder()
+    if caches is None:
+        raise FileNotFoundError(
+            f"The CLIP vocabulary {NAME} must be at hand; it was not found, and there "
+            f"is no home folder to download it to: {_SUPPLY}."
+        )
+    cached = caches / NAME
     if not cached.is_file():
         _download(cached)
     return cached
@@ -87,5 +95,6 @@ def _check(content: bytes, where: str) -> None:
     require(
         digest == SHA256,
         f"The CLIP vocabulary must be the published file, whole; got {len(content)} "
-        f"bytes with sha256 {digest} from {where}: {_SUPPLY}.",
+        f"bytes ({describe_content(content)}) with sha256 {digest} from {where}: "
+        f"{_SUPPLY}.",
     )

@@ -1,0 +1,90 @@
+import io
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+
+from vtp_eqx.file_kinds import describe_content, describe_file, NPZ_ERRORS, npz_fault
+
+
+def a_tar():
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("a.txt"))
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "an empty file"),
+        (b"\n  <HTML><head>", "an HTML page"),
+        (b"\xef\xbb\xbf\n <!DOCTYPE html>", "an HTML page"),
+        (b'<?xml version="1.0"?><Error>', "an XML document"),
+        (b"\x28\xb5\x2f\xfd\0", "zstandard-compressed data"),
+        (b"PK\x03\x04\0", "a zip archive"),
+        (pickle.dumps([1]), "a pickle of Python"),
+        (a_tar(), "a tar"),
+        (b"RIFF\0\0\0\0WEBPVP8 ", "a WebP image"),
+        (b"\0\0\0\x1cftypavif", "an AVIF image"),
+        (b"\0\0\0\x1cftypisom", "a video"),
+        (b"../.git/annex/objects/x/y", "a pointer of git-annex"),
+        (b'{"message": "not found"}\nmore', """text that begins with '{"message": """),
+        (bytes([200, 201, 202, 203]), "bytes of no known kind"),
+    ],
+)
+def test_contents_are_described_in_words(content, words):
+    assert describe_content(content).startswith(words)
+
+
+def test_places_that_are_no_files_are_described(tmp_path):
+    assert describe_file(tmp_path) == "a folder"
+    assert describe_file(tmp_path / "none") == "No such file or directory"
+
+
+def whole():
+    content = io.BytesIO()
+    np.savez(content, arr_0=np.arange(100, dtype=np.uint8))
+    return content.getvalue()
+
+
+def objects():
+    content = io.BytesIO()
+    np.savez(content, arr_0=np.array([{}, "a"], object))
+    return content.getvalue()
+
+
+def array():
+    content = io.BytesIO()
+    np.save(content, np.zeros(3))
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (whole()[:150], "cut short or damaged: "),
+        (whole().replace(b"\x14\x00", b"\xff\x00"), "cut short or damaged: "),
+        (objects(), "arrays of Python objects, which are not read"),
+        (b"<html>not found</html>", "an HTML page"),
+        (array(), "a single array (.npy)"),
+        (pickle.dumps({"arr_0": 1}), "a pickle of Python"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        (b"", "an empty file"),
+        (b"\x93NUMPY\x01\0", "a single array (.npy)"),
+    ],
+)
+def test_what_is_no_npz_is_said_without_advice_to_run_it(tmp_path, content, words):
+    path = tmp_path / "images.npz"
+    path.write_bytes(content)
+    with (
+        pytest.raises(NPZ_ERRORS) as caught,
+        path.open("rb") as file,
+        np.load(file) as arrays,
+    ):
+        dict(arrays)
+    fault = npz_fault(path, caught.value)
+    assert fault.startswith(words)
+    assert "allow_pickle" not in fault
+    assert "unsafely" not in fault

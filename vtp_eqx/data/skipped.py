@@ -1,0 +1,45 @@
+"""What of a data set is not read, so that nothing is left out without a word."""
+
+from collections.abc import Collection, Sequence
+import dataclasses
+from pathlib import PurePosixPath
+
+
+# What file servers, desktops and notebooks put beside images; the folders hold smaller
+# or deleted copies of them.
+_SYSTEM = frozenset({
+    "#recycle", "#snapshot", "$recycle.bin", "@eadir", "@recycle", "@tmp", "__macosx",
+    ".@__thumb", ".appledouble", ".ipynb_checkpoints", ".thumbnails", "@__thumb",
+    "desktop.ini", "ehthumbs.db", "lost+found", "picasa.ini",
+    "system volume information", "thumbs.db",
+})  # fmt: skip
+_NUM_NAMES = 5  # in a sentence
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """Files that a source leaves out for one reason; `names` may be the first alone."""
+
+    reason: str
+    count: int
+    names: Sequence[str]
+
+    def without(self, names: Collection[str]) -> "Skipped":
+        """The same but for some names, which nobody misses."""
+        left = [name for name in self.names if name not in names]
+        return Skipped(self.reason, self.count - len(self.names) + len(left), left)
+
+    def __str__(self) -> str:
+        more = ", ..." if self.count > len(self.names[:_NUM_NAMES]) else ""
+        names = ", ".join(self.names[:_NUM_NAMES])
+        return f"{self.count} {self.reason}: {names}{more}"
+
+
+def skipped_of(source: object) -> tuple[Skipped, ...]:
+    """What a source left out, if it says so; reasons that have no files are not in."""
+    return tuple(one for one in getattr(source, "skipped", ()) if one.count)
+
+
+def is_system(name: str) -> bool:
+    """Whether a file, or a folder on the way to it, is one of a server or a desktop."""
+    return any(part.lower() in _SYSTEM for part in PurePosixPath(name).parts)
