@@ -126,17 +126,19 @@ def smoke() -> None:
             tokenizer=str(folder / "tokenizer"), out=folder,
             generator=folder / "late.safetensors",
         )  # fmt: skip
-        three = dict(guidance=3, guidance_start=0.1, guided_channels=3)
-        early = dict(weaker=folder / "early.safetensors")
+        few = SamplerConfig(num_steps=4)
+        interval = SamplerConfig(
+            num_steps=4, guidance=3, guidance_start=0.1, guided_channels=3
+        )
+        auto = SamplerConfig(solver="heun", num_steps=4, guidance=2)
+        adaptive = SamplerConfig(solver="dopri5", time_shift=0)
         for name, more, sampler in (
-            ("euler", dict(npz=True), dict(num_steps=4)),
-            ("guided", dict(classes=(1, 3)), dict(num_steps=4, **three)),
-            ("auto", early, dict(solver="heun", num_steps=4, guidance=2)),
-            ("dopri5", {}, dict(solver="dopri5", time_shift=0)),
+            ("euler", dict(npz=True), few),
+            ("guided", dict(classes=(1, 3)), interval),
+            ("auto", dict(weaker=folder / "early.safetensors"), auto),
+            ("dopri5", {}, adaptive),
         ):
-            config = SampleConfig(
-                num_samples=10, group_size=4, sampler=SamplerConfig(**sampler)
-            )
+            config = SampleConfig(num_samples=10, group_size=4, sampler=sampler)
             main(dataclasses.replace(of, out=folder / name, config=config, **more))
 
 
