@@ -79,7 +79,17 @@ def write_model(
         atomic_path(folder / weights_file) as weights,
     ):
         save_file(whole, weights, {"format": "pt"})
-        config.write_text(json.dumps(description, indent=1, sort_keys=True))
+        config.write_text(_as_text(description))
+
+
+def write_config(folder: Path, description: dict[str, Any]) -> None:
+    """Writes the `config.json` of weights that are in another kind of file."""
+    with atomic_path(folder / CONFIG_FILE) as config:
+        config.write_text(_as_text(description))
+
+
+def _as_text(description: dict[str, Any]) -> str:
+    return json.dumps(description, indent=1, sort_keys=True)
 
 
 def as_float32(tensor: Tensor, name: str) -> Shaped[np.ndarray, "..."]:
