@@ -111,15 +111,12 @@ def main(options: Options) -> None:
 
 def smoke() -> None:
     """Every way to sample, from small networks made here."""
-    models = small_models()
-    tokenizer = models["tokenizer"].with_statistics(np.zeros(8), np.full(8, 0.5))
+    tokenizer, generator = small_models()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         save(tokenizer, folder / "tokenizer")
         for name, scale in (("early", 0.5), ("late", 1.0)):
-            dit = jax.tree.map(
-                lambda leaf, scale=scale: scale * leaf, models["dit"].dit
-            )
+            dit = jax.tree.map(lambda leaf, by=scale: by * leaf, generator.dit)
             bound = Generator(dit, latents_hash(tokenizer))
             save_generator(bound, folder / f"{name}.safetensors")
         of = Options(

@@ -3,9 +3,8 @@
     python experiments/train_scene_network.py            # 32 pixels, 12 minutes
     python experiments/train_scene_network.py --size 64  # 64 pixels, 40 minutes
 
-With `--folder vtp_eqx/weights/scenes_32` it replaces the shipped one.
-Writes the weights and their record, and prints the accuracy of each attribute on
-validation scenes. The same command on the same machine writes the same bytes.
+Writes weights and record (`--folder vtp_eqx/weights/scenes_32` replaces the shipped
+ones) and prints accuracies on validation scenes. One machine writes the same bytes.
 """
 
 import os

@@ -65,6 +65,8 @@ RETIRED = {
     "replacing", "said_when_full", "shown", "stored_size", "stretch", "stretches",
     "tally", "taught", "through", "watch", "worst",
 }  # fmt: skip
+# A file for users of PyTorch: copied beside the weights, and imported by nothing here.
+COPIED = Path(PACKAGE, "interop", "diffusers", "autoencoder_vtp.py")
 MESH_MAKERS = {"Mesh", "make_mesh", "P", "PartitionSpec"}
 
 
@@ -173,7 +175,14 @@ def test_imports_point_downstairs(path):
 @pytest.mark.parametrize("path", LIBRARY, ids=str)
 def test_the_library_knows_no_experiment(path):
     outside = {"experiments", "benchmarks", "tests", "torch", "tensorflow"}
-    assert not outside & {name.split(".")[0] for name in imported_names(path)}
+    found = outside & {name.split(".")[0] for name in imported_names(path)}
+    assert found == ({"torch"} if path == COPIED else set())
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_what_is_copied_is_not_imported(path):
+    assert module_name(COPIED) in MODULES
+    assert module_name(COPIED) not in imported_modules(path)
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=str)

@@ -26,6 +26,7 @@ from vtp_eqx.tokenizer import (
     latents_hash,
     load,
     save,
+    save_diffusers,
     save_published,
     Tokenizer,
     weights_hash,
@@ -241,7 +242,7 @@ def test_a_run_that_cannot_be_loaded_says_why(tmp_path):
         load(tmp_path)
 
 
-@pytest.mark.parametrize("write", [save, save_published])
+@pytest.mark.parametrize("write", [save, save_published, save_diffusers])
 def test_the_config_of_a_run_is_not_replaced(write, tokenizer, tmp_path):
     written = '{"config": {"seed": 0}}'
     (tmp_path / "config.json").write_text(written)

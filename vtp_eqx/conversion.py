@@ -18,24 +18,49 @@ from vtp_eqx.config import (
     TokenizerConfig,
     TransformerConfig,
 )
+from vtp_eqx.interop.diffusers import (
+    autoencoder_outputs,
+    is_diffusers,
+    read_diffusers,
+    tokenizer_from_diffusers,
+)
 from vtp_eqx.interop.hub import download, is_hub_name
 from vtp_eqx.interop.lightningdit import (
     dit_from_published,
+    dit_outputs,
+    LATENTS_HASH,
+    latents_hash_of,
     Part,
     read_published,
     save_published_dit,
+    TORCH_SUFFIXES,
 )
-from vtp_eqx.interop.vtp import tokenizer_from_published
+from vtp_eqx.interop.vtp import tokenizer_from_published, tokenizer_outputs
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator, load_generator, save_generator
 from vtp_eqx.models.weights import read_notes
-from vtp_eqx.tokenizer import is_ours, load, save, save_published, Tokenizer
+from vtp_eqx.runs.run_dir import is_run
+from vtp_eqx.tensor_files import CONFIG_FILE
+from vtp_eqx.tokenizer import (
+    is_ours,
+    latents_hash,
+    load,
+    save,
+    save_diffusers,
+    save_published,
+    Tokenizer,
+)
 
 
 GENERATOR_FILE = "generator.safetensors"
 
 Model = Tokenizer | Generator
-Format = Literal["ours", "published"]
+# Published: of VTP and of LightningDiT. Diffusers: of its autoencoders.
+Format = Literal["ours", "published", "diffusers"]
+# Of the kinds of models, the format other than ours.
+FORMATS: dict[str, Format] = {
+    "tokenizer": "published", "dit": "published", "autoencoder": "diffusers"
+}  # fmt: skip
 Tensors = Mapping[str, Shaped[Any, "..."]]
 Published = tuple[Tensors, dict[str, Any]]  # tensors and settings
 
@@ -45,7 +70,8 @@ def read_model(
 ) -> tuple[Model, Published | None]:
     """The model at `source`, and what lies there if that is a published checkpoint.
 
-    `tokenizer` is where that of a generator is, which older files cannot do without.
+    `tokenizer` is where that of a generator is, to bind it to: older files cannot do
+    without, and a published one does not say which it is.
     """
     path = Path(source)
     if isinstance(source, str) and not path.exists() and is_hub_name(source):
@@ -56,32 +82,78 @@ def read_model(
         return load_generator(generator, load(tokenizer) if tokenizer else None), None
     if is_ours(path):
         return load(path), None
+    if is_diffusers(path):
+        tensors, settings = read_diffusers(path)
+        return tokenizer_from_diffusers(tensors, settings), (tensors, settings)
     tensors, settings = read_published(path, part)
     if "hidden_size" in settings:
-        return Generator(dit_from_published(tensors, settings), ""), (tensors, settings)
+        settings |= _bound(settings, tokenizer, path)
+        dit = dit_from_published(tensors, settings)
+        return Generator(dit, latents_hash_of(settings)), (tensors, settings)
     return tokenizer_from_published(tensors, settings), (tensors, settings)
 
 
-def write_model(model: Model, to: Format, folder: Path) -> None:
-    """Writes a model in either format."""
+def format_of(published: Published | None) -> Format:
+    """The format of what `read_model` found, and for what is ours the published one."""
+    settings = {} if published is None else published[1]
+    return "diffusers" if "_class_name" in settings else "published"
+
+
+def write_model(model: Model, to: Format, target: Path) -> None:
+    """Writes a model in a format to a folder, or a published generator to a `.pt`."""
+    is_file = target.suffix in TORCH_SUFFIXES
     if isinstance(model, Tokenizer):
-        (save if to == "ours" else save_published)(model, folder)
-    elif to == "ours":
-        save_generator(model, folder / GENERATOR_FILE)
-    else:
-        save_published_dit(model.dit, folder)
+        writers = {
+            "ours": save, "published": save_published, "diffusers": save_diffusers
+        }  # fmt: skip
+        require(
+            not is_file,
+            f"`target` ({target}) must be a folder, for a tokenizer's files: name one.",
+        )
+        writers[to](model, target)
+        return
+    require(
+        to != "diffusers",
+        "`to` ('diffusers') is a layout of tokenizers, and this is a generator: take "
+        "'published', which is LightningDiT's.",
+    )
+    require(
+        to == "published" or not is_file,
+        f"`target` ({target}) must be a folder with `to` 'ours': name one.",
+    )
+    if to == "ours":
+        save_generator(model, target / GENERATOR_FILE)
+        return
+    folder = target.parent if is_file else target
+    require(
+        not is_run(folder),
+        f"`target` ({target}) would replace the {CONFIG_FILE} of the run in {folder}: "
+        "name another folder.",
+    )
+    save_published_dit(model.dit, target, model.latents_hash)
 
 
-def there_and_back(model: Model, folder: Path) -> tuple[Model, Published]:
-    """`model` out of our format and then the published one, and what was written there.
+def there_and_back(
+    model: Model, folder: Path, to: Format = "published"
+) -> tuple[Model, Published]:
+    """`model` out of our format and then another one, and what was written there.
 
-    The published checkpoint stays in `folder`.
+    The checkpoint in the other format stays in `folder`.
     """
     write_model(model, "ours", folder / "ours")
-    write_model(read_model(folder / "ours")[0], "published", folder)
+    write_model(read_model(folder / "ours")[0], to, folder)
     back, written = read_model(folder)
-    assert written is not None  # a published format
+    assert written is not None  # not our format
     return back, written
+
+
+def outputs_of(model: Model, to: Format) -> tuple[str, Tensors, Tensors]:
+    """The kind of a model in a format; inputs, and what it makes of them, in that."""
+    if isinstance(model, Generator):
+        return "dit", *dit_outputs(model.dit)
+    if to == "diffusers":
+        return "autoencoder", *autoencoder_outputs(model)
+    return "tokenizer", *tokenizer_outputs(model)
 
 
 def differences(kind: str, before: Tensors, after: Tensors) -> dict[str, float]:
@@ -97,8 +169,8 @@ def differences(kind: str, before: Tensors, after: Tensors) -> dict[str, float]:
     return {name: _difference(before[name], after[name]) for name in sorted(before)}
 
 
-def small_models() -> dict[str, Model]:
-    """A tokenizer and a transformer, random in every array."""
+def small_models() -> tuple[Tokenizer, Generator]:
+    """A tokenizer and a generator, random in every array; deviations are positive."""
     tower = TransformerConfig(width=32, depth=2, num_heads=2)
     text = TextConfig(context=8, vocabulary=50, width=24, depth=2, num_heads=2)
     shape = TokenizerConfig(
@@ -110,7 +182,23 @@ def small_models() -> dict[str, Model]:
     )
     tokenizer = eqx.filter_eval_shape(Tokenizer, shape, key=jr.key(0))
     dit = eqx.filter_eval_shape(DiT, flow, key=jr.key(0))
-    return {"tokenizer": _random(tokenizer), "dit": Generator(_random(dit), "")}
+    drawn = _random(tokenizer)
+    measured = drawn.with_statistics(drawn.latent_mean, abs(drawn.latent_std))
+    return measured, Generator(_random(dit), "")
+
+
+def _bound(settings: dict[str, Any], tokenizer: str, path: Path) -> dict[str, str]:
+    """The `latents_hash` that a published generator is bound to, as a setting."""
+    known = latents_hash_of(settings)
+    if tokenizer:
+        digest = latents_hash(load(tokenizer))
+        require(
+            known in ("", digest),
+            f"`tokenizer` ({tokenizer}, latents {digest}) must be the one that the "
+            f"generator in {path} was trained with (latents {known}): name that one.",
+        )
+        known = digest
+    return {LATENTS_HASH: known} if known else {}
 
 
 def _difference(before: Any, after: Any) -> float:

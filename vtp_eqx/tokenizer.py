@@ -5,8 +5,8 @@
 
 A saved tokenizer is a folder of two files: `config.json` (its shape and the hashes of
 its arrays) and `tokenizer.safetensors` (its arrays by path). `load` reads the newest
-checkpoint of a run and released PyTorch checkpoints as well, and `save_published`
-writes the latter.
+checkpoint of a run, released PyTorch checkpoints and folders of a diffusers autoencoder
+as well; `save_published` and `save_diffusers` write the last two.
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ import jax.random as jr
 import numpy as np
 
 from vtp_eqx.config import from_dict, require, TokenizerConfig
+from vtp_eqx.interop import diffusers
 from vtp_eqx.interop.hub import download, is_hub_name
 from vtp_eqx.interop.vtp import tokenizer_from_published, tokenizer_to_published
 from vtp_eqx.models.arrays import (
@@ -49,7 +50,9 @@ FIRST_FORMAT = "vtp_eqx tokenizer 1"  # its `latents_hash` is of the statistics 
 WEIGHTS_FILE = "tokenizer.safetensors"
 RUN_FOLDER = "tokenizer"  # where a run keeps what it saves
 _IN_STATE = "student.tokenizer"  # its path in the state of a pre-training
-_WEIGHTS = (WEIGHTS_FILE, PUBLISHED_WEIGHTS, PUBLISHED_INDEX)
+_WEIGHTS = (
+    WEIGHTS_FILE, PUBLISHED_WEIGHTS, PUBLISHED_INDEX, diffusers.DIFFUSERS_WEIGHTS
+)  # fmt: skip
 
 
 def save(tokenizer: Tokenizer, folder: Path | str) -> None:
@@ -81,8 +84,9 @@ def load(where: Path | str) -> Tokenizer:
     """The tokenizer in a folder or file, or on the Hugging Face hub.
 
     `where` is a folder of `save`, equal to the last bit; the folder of a pre-training,
-    at any time; a folder or file in the published layout; or a name on the hub, such as
-    "MiniMaxAI/VTP-Large-f16d64", for which the extra `hub` must be installed.
+    at any time; a folder or file in the published layout or of `save_diffusers`; or a
+    name on the hub, such as "MiniMaxAI/VTP-Large-f16d64", for which the extra `hub` has
+    to be installed.
 
     Of a run that has ended it is the tokenizer saved inside. Before, it is that of the
     newest checkpoint, whose latent statistics are not measured.
@@ -105,6 +109,8 @@ def load(where: Path | str) -> Tokenizer:
     if "format" in description:
         weights = path if path.is_file() else folder / WEIGHTS_FILE
         return _saved(description, read_tensors(weights), folder)
+    if diffusers.is_diffusers(path):
+        return diffusers.tokenizer_from_diffusers(*diffusers.read_diffusers(path))
     weights = path if path.is_file() else published_weights(folder)
     return tokenizer_from_published(read_tensors(weights), description)
 
@@ -121,6 +127,18 @@ def save_published(tokenizer: Tokenizer, folder: Path | str) -> None:
     _check_not_run(folder)
     tensors, config = tokenizer_to_published(tokenizer)
     write_model(Path(folder), PUBLISHED_WEIGHTS, tensors, config)
+
+
+def save_diffusers(tokenizer: Tokenizer, folder: Path | str) -> None:
+    """Writes a tokenizer as a diffusers autoencoder, and the PyTorch file to use it.
+
+    The folder has `config.json` with `latents_mean` and `latents_std`,
+    `diffusion_pytorch_model.safetensors` and `autoencoder_vtp.py`, which needs PyTorch
+    and safetensors alone. Everything comes back by `load`, to the last bit. A tokenizer
+    without measured statistics is a `ValueError`.
+    """
+    _check_not_run(folder)
+    diffusers.save_diffusers(tokenizer, Path(folder))
 
 
 def _check_not_run(folder: Path | str) -> None:

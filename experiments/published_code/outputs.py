@@ -1,10 +1,11 @@
 """What the published PyTorch code computes from a checkpoint: run by `convert.py`.
 
-    python outputs.py tokenizer|dit CLONE CHECKPOINT INPUTS OUTPUTS
+    python outputs.py tokenizer|dit|autoencoder CLONE CHECKPOINT INPUTS OUTPUTS
 
 Knows nothing of vtp_eqx, because it runs in an environment of its own: torch,
 safetensors and what the published code imports. CLONE is a clone of MiniMax-AI/VTP or
-of hustvl/LightningDiT, CHECKPOINT a folder, the others are safetensors files.
+of hustvl/LightningDiT, or has an autoencoder_vtp.py, CHECKPOINT is a folder, the others
+are safetensors files.
 """
 
 # Another environment than the one that checks types has these.
@@ -80,10 +81,23 @@ def dit_outputs(checkpoint, inputs):
     return {"velocity": model(inputs["x"], inputs["t"], inputs["y"].long())}
 
 
+def autoencoder_outputs(checkpoint, inputs):
+    """Latents and images of the file that is written for users of PyTorch."""
+    from autoencoder_vtp import AutoencoderVTP
+
+    model = AutoencoderVTP.from_pretrained(checkpoint)
+    latents = model.encode(inputs["images"])
+    return {"latents": latents, "decoded": model.decode(latents)}
+
+
 if __name__ == "__main__":
     kind, clone, checkpoint, inputs, outputs = sys.argv[1:]
     sys.path.insert(0, clone)
-    compute = {"tokenizer": tokenizer_outputs, "dit": dit_outputs}[kind]
+    compute = {
+        "tokenizer": tokenizer_outputs,
+        "dit": dit_outputs,
+        "autoencoder": autoencoder_outputs,
+    }[kind]
     with torch.no_grad():
         found = compute(Path(checkpoint), load_file(inputs))
     save_file({name: value.contiguous() for name, value in found.items()}, outputs)

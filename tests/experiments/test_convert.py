@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 
 import equinox as eqx
-import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -15,9 +13,10 @@ from experiments.convert import main, Options
 from vtp_eqx.config import as_json
 from vtp_eqx.conversion import GENERATOR_FILE, read_model, small_models
 from vtp_eqx.models.arrays import statistics_hash
-from vtp_eqx.models.generator import load_generator
+from vtp_eqx.models.generator import Generator, load_generator, save_generator
 from vtp_eqx.models.weights import save_weights
-from vtp_eqx.tokenizer import latents_hash, save, Tokenizer
+from vtp_eqx.tensor_files import TorchFile
+from vtp_eqx.tokenizer import latents_hash, load, save, Tokenizer
 
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -78,10 +77,9 @@ def test_a_tokenizer_is_told_from_a_transformer():
 
 
 def test_an_older_generator_is_converted_with_its_tokenizer(tmp_path):
-    made = Tokenizer(small_models()["tokenizer"].config, key=jr.key(0))
-    tokenizer = eqx.tree_at(lambda t: t.latent_std, made, jnp.full(8, 2.0))
+    tokenizer = small_models()[0]
     save(tokenizer, tmp_path / "tokenizer")
-    dit = small_models()["dit"].dit
+    dit = small_models()[1].dit
     notes = {"config": as_json(dit.config), "latents": statistics_hash(tokenizer)}
     older, target = tmp_path / "older.safetensors", tmp_path / "newer"
     save_weights(dit, older, notes)
@@ -91,6 +89,73 @@ def test_an_older_generator_is_converted_with_its_tokenizer(tmp_path):
     assert convert(older, target, "--to", "ours", *given)
     found = load_generator(target / GENERATOR_FILE)
     assert found.latents_hash == latents_hash(tokenizer)
+
+
+def test_a_tokenizer_goes_to_diffusers_and_back(tmp_path, capsys):
+    tokenizer = small_models()[0]
+    save(tokenizer, tmp_path / "ours")
+    folder = tmp_path / "diffusers"
+    assert convert(tmp_path / "ours", folder, "--to", "diffusers", "--verify")
+    assert (
+        "published tensor  encoder.blocks.1.to_qkv.weight " in capsys.readouterr().out
+    )
+    assert (folder / "autoencoder_vtp.py").is_file()
+    assert convert(folder, "--verify")  # in its own format
+    assert (
+        "published tensor  encoder.blocks.1.to_qkv.weight " in capsys.readouterr().out
+    )
+    assert convert(folder, tmp_path / "back", "--to", "ours")
+    assert eqx.tree_equal(load(tmp_path / "back"), tokenizer)
+
+
+def test_a_generator_goes_to_lightningdit_and_back_with_its_latents(tmp_path):
+    tokenizer = small_models()[0]
+    save(tokenizer, tmp_path / "tokenizer")
+    generator = Generator(small_models()[1].dit, latents_hash(tokenizer))
+    save_generator(generator, tmp_path / GENERATOR_FILE)
+    file = tmp_path / "lightningdit" / "generator.pt"
+    assert convert(tmp_path / GENERATOR_FILE, file, "--verify")
+    with TorchFile(file) as checkpoint:
+        assert checkpoint.content.keys() == {"model", "ema"}
+    for part in ("model", "ema"):
+        convert(file, tmp_path / part, "--to", "ours", "--part", part)
+        # Which also is the tokenizer that sampling wants.
+        back = load_generator(tmp_path / part, tokenizer)
+        assert eqx.tree_equal(back, generator)
+
+    config = file.with_name("config.json")
+    settings = json.loads(config.read_text())
+    assert settings.pop("latents_hash") == latents_hash(tokenizer)
+    config.write_text(json.dumps(settings))  # as LightningDiT's own are
+    convert(file, tmp_path / "unbound", "--to", "ours")
+    assert load_generator(tmp_path / "unbound").latents_hash == ""
+    given = ("--tokenizer", tmp_path / "tokenizer")
+    assert convert(file, tmp_path / "bound", "--to", "ours", *given, "--verify")
+    assert eqx.tree_equal(load_generator(tmp_path / "bound"), generator)
+    config.write_text(json.dumps({**settings, "latents_hash": "another"}))
+    with pytest.raises(ValueError, match=r"^`tokenizer` .* \(latents another\)"):
+        convert(file, tmp_path / "wrong", "--to", "ours", *given)
+    config.write_text(json.dumps({**settings, "latents_hash": 3}))
+    with pytest.raises(ValueError, match=r"^`latents_hash` \(3\) must be a text"):
+        convert(file, tmp_path / "wrong", "--to", "ours")
+
+
+def test_a_target_that_does_not_fit_is_named(tmp_path):
+    dit, golden = GOLDEN / CASES[2], GOLDEN / CASES[0]
+    with pytest.raises(ValueError, match=r"^`to` \('diffusers'\) is a layout of tok"):
+        convert(dit, tmp_path / "x", "--to", "diffusers")
+    with pytest.raises(
+        ValueError, match=r"^`target` .*x\.pt\) must be a folder, for a"
+    ):
+        convert(golden, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=r"^`target` .* must be a folder with `to` 'o"):
+        convert(dit, tmp_path / "x.pt", "--to", "ours")
+    (tmp_path / "config.json").write_text('{"config": {"seed": 0}}')
+    for target in (tmp_path, tmp_path / "x.pt"):
+        with pytest.raises(ValueError, match=r"^`target` .* would replace the config"):
+            convert(dit, target)
+    with pytest.raises(ValueError, match=r"^`tokenizer` .* must have measured latent"):
+        convert(golden, tmp_path / "x", "--to", "diffusers")
 
 
 def test_nothing_to_do_is_an_error():

@@ -69,7 +69,8 @@ class SampleRecord:
             self.generator_latents_hash == self.latents_hash,
             f"`generator_latents_hash` ({self.generator_latents_hash}) must be the "
             f"`latents_hash` of the tokenizer ({self.latents_hash}): sample again with "
-            "the tokenizer that the generator was trained with.",
+            "the tokenizer that the generator was trained with, to which a published "
+            "one is bound by `experiments/convert.py --to ours --tokenizer`.",
         )
 
     @classmethod

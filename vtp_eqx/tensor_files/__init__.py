@@ -12,6 +12,7 @@ from vtp_eqx.tensor_files.safetensors_files import (
     read_object as read_object,
     read_tensors as read_tensors,
     require_file as require_file,
+    write_config as write_config,
     write_model as write_model,
     write_tensors as write_tensors,
 )

@@ -14,9 +14,12 @@ from vtp_eqx.interop.lightningdit.files import (
     Part as Part,
     read_published as read_published,
     save_published_dit as save_published_dit,
+    TORCH_SUFFIXES as TORCH_SUFFIXES,
 )
 from vtp_eqx.interop.lightningdit.settings import (
     config_from_published as config_from_published,
     config_from_training as config_from_training,
     config_to_published as config_to_published,
+    LATENTS_HASH as LATENTS_HASH,
+    latents_hash_of as latents_hash_of,
 )

@@ -16,6 +16,7 @@ from vtp_eqx.config import DiTConfig, require
 from vtp_eqx.interop.lightningdit.settings import (
     config_from_published,
     config_to_published,
+    LATENTS_HASH,
 )
 from vtp_eqx.interop.passthrough import origin_of, read_origin
 from vtp_eqx.models.arrays import named_arrays, with_arrays
@@ -55,9 +56,11 @@ WRAPPERS = ("module.", "_orig_mod.")
 def dit_from_published(tensors: Tensors, config: dict[str, Any]) -> DiT:
     """The model of a published state dict and its configuration keys.
 
-    Keys of `config` that say how to train or sample are kept for the way back. A tensor
-    too many, too few, of a wrong shape or no floats is a `ValueError` that names it.
+    Keys of `config` that say how to train or sample are kept for the way back; a
+    `latents_hash` is of a `Generator`. A tensor too many, too few, of a wrong shape or
+    no floats is a `ValueError` that names it.
     """
+    config = {name: config[name] for name in config if name != LATENTS_HASH}
     ours = config_from_published(config)
     tensors = unwrapped(tensors)
     make = functools.partial(eqx.filter_eval_shape, DiT, ours, key=jr.key(0))

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from vtp_eqx.config import require
 from vtp_eqx.interop.lightningdit.checkpoint import dit_to_published, unwrapped
-from vtp_eqx.interop.lightningdit.settings import config_from_training
+from vtp_eqx.interop.lightningdit.settings import config_from_training, LATENTS_HASH
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.tensor_files import (
     CONFIG_FILE,
@@ -16,7 +16,9 @@ from vtp_eqx.tensor_files import (
     require_file,
     StoredTensor,
     TorchFile,
+    write_config,
     write_model,
+    write_torch_file,
 )
 from vtp_eqx.tensor_files.name_table import Tensors
 
@@ -52,9 +54,22 @@ def read_published(
     return unwrapped(tensors), config
 
 
-def save_published_dit(dit: DiT, folder: Path | str) -> None:
-    """Writes a model as `config.json` and `model.safetensors`, published names."""
-    write_model(Path(folder), PUBLISHED_WEIGHTS, *dit_to_published(dit))
+def save_published_dit(dit: DiT, where: Path | str, latents_hash: str = "") -> None:
+    """Writes a model by published names, with `config.json`.
+
+    `where` is a folder, for `model.safetensors`, or a file that ends in `.pt`, for what
+    LightningDiT's training saves and its code loads: the same weights as running
+    average and as model. The config, beside that file, keeps `latents_hash`.
+    """
+    tensors, config = dit_to_published(dit)
+    if latents_hash:
+        config = {**config, LATENTS_HASH: latents_hash}
+    path = Path(where)
+    if path.suffix not in TORCH_SUFFIXES:
+        write_model(path, PUBLISHED_WEIGHTS, tensors, config)
+        return
+    write_torch_file(path, {"model": tensors, "ema": tensors})
+    write_config(path.parent, config)
 
 
 def _read_torch(path: Path, part: Part) -> tuple[Tensors, dict[str, Any] | None]:

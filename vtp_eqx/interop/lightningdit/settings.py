@@ -23,6 +23,8 @@ FIELDS = {
 }
 # The same, of keys that may be left out.
 OPTIONAL_FIELDS = {"mlp_ratio": "mlp_ratio", "class_dropout_prob": "label_drop_rate"}
+# Ours, beside the published keys: of the latents that the model was trained on.
+LATENTS_HASH = "latents_hash"
 SIZES = {  # published name of a model -> width, depth, heads
     "B": (768, 12, 12),
     "L": (1024, 24, 16),
@@ -79,6 +81,16 @@ def config_to_published(config: DiTConfig) -> dict[str, Any]:
         },
         "wo_shift": not config.shift,
     }
+
+
+def latents_hash_of(config: dict[str, Any]) -> str:
+    """The `latents_hash` that configuration keys carry, or "", as published ones do."""
+    found = config.get(LATENTS_HASH, "")
+    require(
+        isinstance(found, str),
+        f"`{LATENTS_HASH}` ({found!r}) must be a text: remove it.",
+    )
+    return found
 
 
 def config_from_training(training: dict[str, Any]) -> dict[str, Any]:

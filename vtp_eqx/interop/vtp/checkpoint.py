@@ -8,12 +8,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Shaped
 import ml_dtypes
 import numpy as np
 
 from vtp_eqx.config import Precision, require, TokenizerConfig
 from vtp_eqx.interop.passthrough import origin_of, read_origin
+from vtp_eqx.interop.statistics import read_statistic
 from vtp_eqx.interop.vtp.settings import config_from_published, config_to_published
 from vtp_eqx.models.arrays import named_arrays, STATISTICS, with_arrays
 from vtp_eqx.models.tokenizer import Tokenizer
@@ -118,7 +119,7 @@ def tokenizer_from_published(tensors: Tensors, config: dict[str, Any]) -> Tokeni
     _check_periods(tensors, shape)
     for name, start in _STARTS.items():
         values = statistics.get(name, [start] * shape.latent_width)
-        arrays[name] = _statistic(name, values, shape.latent_width)
+        arrays[name] = read_statistic(name, values, shape.latent_width)
     if shape.text is None:  # then the layout has no scale either: ours is as it starts
         for name in ("logit_scale", "logit_bias"):
             if getattr(shape, name) is not None:
@@ -174,19 +175,6 @@ def tokenizer_outputs(tokenizer: Tokenizer) -> tuple[Arrays, Arrays]:
         outputs["image embedding"] = jax.vmap(tokenizer.embed_image)(images)
         outputs["text embedding"] = jax.vmap(tokenizer.embed_text)(ids)
     return inputs, outputs
-
-
-def _statistic(name: str, values: Any, width: int) -> Float[np.ndarray, " channels"]:
-    is_list = isinstance(values, list) and all(
-        type(value) in (int, float) and abs(value) < np.finfo(np.float32).max
-        for value in values
-    )
-    require(
-        is_list and len(values) == width,
-        f"`{name}` is one finite number for each of {width} channels; got "
-        f"{str(values)[:60]}: measure the latents again.",
-    )
-    return np.asarray(values, np.float32)
 
 
 def _periods(config: TokenizerConfig) -> Tensors:

@@ -1,0 +1,128 @@
+"""State dicts of `AutoencoderVTP` to tokenizers and back: the table of names."""
+
+import functools
+from typing import Any
+
+import equinox as eqx
+import jax.random as jr
+import numpy as np
+
+from vtp_eqx.config import require, TokenizerConfig
+from vtp_eqx.interop.diffusers.settings import (
+    config_from_diffusers,
+    config_to_diffusers,
+    ORIGIN,
+    STATISTICS,
+)
+from vtp_eqx.interop.statistics import read_statistic
+from vtp_eqx.models.arrays import named_arrays, with_arrays
+from vtp_eqx.models.input_checks import check_measured
+from vtp_eqx.models.tokenizer import Tokenizer
+from vtp_eqx.tensor_files.name_table import in_blocks, Layout, Names, NameTable, Tensors
+
+
+_OUTSIDE: Names = {
+    "encoder.embed": "encoder.patch_embed",
+    "encoder.cls_token": "encoder.cls_token",
+    "encoder.norm": "encoder.norm",
+    "encoder.out": "bottleneck",
+    "decoder.embed": "decoder.embed",
+    "decoder.norm": "decoder.norm",
+    "decoder.out": "decoder.to_pixels",
+    # Of pre-training: images are encoded and decoded without them.
+    "mask_token": "encoder.mask_token",
+    "text.token_embedding": "text.token_embedding",
+    "text.positions": "text.positions",
+    "text.norm": "text.norm",
+    "text.projection": "text.projection",
+    "projection": "projection",
+    "logit_scale": "logit_scale",
+    "logit_bias": "logit_bias",
+}
+_BLOCK: Names = {
+    "attention_norm": "attention_norm",
+    "to_qkv": "attention.to_qkv",
+    "query_norm": "attention.query_norm",
+    "key_norm": "attention.key_norm",
+    "to_out": "attention.to_out",
+    "attention_scale": "attention_scale",
+    "feed_forward_norm": "feed_forward_norm",
+    "gate": "feed_forward.gate",
+    "up": "feed_forward.up",
+    "out": "feed_forward.out",
+    "feed_forward_scale": "feed_forward_scale",
+}
+
+
+def tokenizer_from_diffusers(tensors: Tensors, settings: dict[str, Any]) -> Tokenizer:
+    """The tokenizer that a state dict and its `config.json` describe.
+
+    A `ValueError` names the tensors that are missing, unknown, of another shape or no
+    floats, and settings and statistics that are none.
+    """
+    config = config_from_diffusers(settings)
+    origin = settings.get(ORIGIN, "")
+    require(
+        isinstance(origin, str),
+        f"`{ORIGIN}` ({str(origin)[:60]}) must be a text: remove it.",
+    )
+    make = functools.partial(eqx.filter_eval_shape, Tokenizer, config, key=jr.key(0))
+    skeleton = make(origin=origin)
+    arrays = _name_table(skeleton).read(tensors)
+    arrays |= _statistics(settings, config.latent_width)
+    return with_arrays(skeleton, arrays)
+
+
+def tokenizer_to_diffusers(tokenizer: Tokenizer) -> tuple[Tensors, dict[str, Any]]:
+    """The state dict and settings that `tokenizer_from_diffusers` takes.
+
+    The tensors of the text tower come too, and nothing is lost. A `ValueError` where
+    the statistics of the latents were never measured, or are not finite and positive
+    deviations, and where weights were rounded.
+    """
+    check_measured(tokenizer.is_measured)
+    require(
+        tokenizer.precision == "float32",
+        "A tokenizer is written as it was trained, in float32; got one of "
+        f"{tokenizer.precision}: write it before its weights are rounded.",
+    )
+    settings = config_to_diffusers(tokenizer.config)
+    for theirs, ours in STATISTICS.items():
+        settings[theirs] = np.asarray(getattr(tokenizer, ours)).tolist()
+    _statistics(settings, tokenizer.config.latent_width)
+    if tokenizer.origin:
+        settings[ORIGIN] = tokenizer.origin
+    return _name_table(tokenizer).write(named_arrays(tokenizer)), settings
+
+
+def _statistics(settings: dict[str, Any], width: int) -> Tensors:
+    """Mean and deviation of the latents by our names, or a `ValueError`."""
+    found = {
+        ours: read_statistic(theirs, settings.get(theirs), width)
+        for theirs, ours in STATISTICS.items()
+    }
+    smallest = float(found["latent_std"].min())
+    require(
+        smallest > 0,
+        f"`latents_std` ({smallest} in one channel) must be positive, for latents are "
+        "divided by it: measure it on other images, or train without that channel.",
+    )
+    return found
+
+
+def _name_table(tokenizer: Tokenizer) -> NameTable:
+    """The table of a tokenizer, or of its skeleton of shapes."""
+    names = dict(_OUTSIDE)
+    for name in ("encoder", "decoder", "text"):
+        names |= in_blocks(f"{name}.blocks", f"{name}.stack.blocks", _BLOCK)
+    return NameTable(names, named_arrays(tokenizer), _layouts(tokenizer.config))
+
+
+def _layouts(config: TokenizerConfig) -> dict[str, Layout]:
+    """Inside a patch we have the channel fastest, PyTorch's (un)shuffling slowest."""
+    sizes = {"p": config.patch_size, "q": config.patch_size, "c": 3}
+    return {
+        "encoder.embed.weight": Layout("d (p q c)", "d (c p q)", sizes),
+        "decoder.out.weight": Layout("(p q c) d", "(c p q) d", sizes),
+        "decoder.out.bias": Layout("(p q c)", "(c p q)", sizes),
+    }

@@ -1,0 +1,35 @@
+"""Tokenizers in the folder of a diffusers autoencoder, from disk and to disk."""
+
+from pathlib import Path
+from typing import Any
+
+from vtp_eqx.files import atomic_path
+from vtp_eqx.interop.diffusers.checkpoint import tokenizer_to_diffusers
+from vtp_eqx.models.tokenizer import Tokenizer
+from vtp_eqx.tensor_files import CONFIG_FILE, read_object, read_tensors, write_model
+from vtp_eqx.tensor_files.name_table import Tensors
+
+
+DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
+MODULE = Path(__file__).with_name("autoencoder_vtp.py")
+
+
+def is_diffusers(where: Path) -> bool:
+    """Whether a folder, or that of a file, has the config of a diffusers model."""
+    config = (where.parent if where.is_file() else where) / CONFIG_FILE
+    return config.is_file() and "_class_name" in read_object(config)
+
+
+def read_diffusers(where: Path) -> tuple[Tensors, dict[str, Any]]:
+    """The tensors and settings of a folder, or of a file with its config beside it."""
+    folder = where.parent if where.is_file() else where
+    weights = where if where.is_file() else folder / DIFFUSERS_WEIGHTS
+    return read_tensors(weights), read_object(folder / CONFIG_FILE)
+
+
+def save_diffusers(tokenizer: Tokenizer, folder: Path) -> None:
+    """Writes weights and config, and the file that computes with them in PyTorch."""
+    tensors, settings = tokenizer_to_diffusers(tokenizer)
+    with atomic_path(folder / MODULE.name) as unfinished:
+        unfinished.write_bytes(MODULE.read_bytes())
+    write_model(folder, DIFFUSERS_WEIGHTS, tensors, settings)
