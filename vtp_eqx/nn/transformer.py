@@ -11,7 +11,7 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from vtp_eqx.config import Attention, FeedForward, Init, Norm, Remat
-from vtp_eqx.nn.attention import SelfAttention
+from vtp_eqx.nn.attention import MIXED, SelfAttention
 from vtp_eqx.nn.feed_forward import gelu, MLP, SwiGLU, swiglu_width
 from vtp_eqx.nn.norms import LayerNorm, make_norm, RMSNorm
 
@@ -227,7 +227,11 @@ def through_depth(
 
     if remat != "none":
         policies = jax.checkpoint_policies
-        keep = policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+        keep = policies.save_from_both_policies(
+            policies.dots_with_no_batch_dims_saveable,
+            policies.save_only_these_names(MIXED),
+        )
+        keep = keep if remat == "dots" else None
         # A scan already keeps XLA from merging the two passes.
         body = jax.checkpoint(body, policy=keep, prevent_cse=False)
     return lax.scan(body, carry, (arrays, per_layer))
