@@ -216,8 +216,9 @@ def through_depth(
     """Scans `carry, out = apply(block, carry, layer)` over stacked `blocks`.
 
     `per_layer` has a leading layer axis (keys, say) or is `None`. `remat` says what the
-    backward pass keeps of a block: all of it ("none"), its matrix products ("dots"), or
-    its input alone ("full").
+    backward pass keeps of a block: what its layers ask for ("none"), its matrix products
+    and the values that attention mixed ("dots"), or its input alone ("full"). No layer
+    asks for steps between two products (`recomputed`).
     """
     arrays, static = eqx.partition(blocks, eqx.is_array)
 
