@@ -216,9 +216,9 @@ def through_depth(
     """Scans `carry, out = apply(block, carry, layer)` over stacked `blocks`.
 
     `per_layer` has a leading layer axis (keys, say) or is `None`. `remat` says what the
-    backward pass keeps of a block: what its layers ask for ("none"), its matrix products
-    and the values that attention mixed ("dots"), or its input alone ("full"). No layer
-    asks for steps between two products (`recomputed`).
+    backward pass keeps of a block: all but what its layers compute anew by themselves
+    (`recomputed`), which is "none"; its matrix products and the values that attention
+    mixed ("dots"); or its input alone ("full").
     """
     arrays, static = eqx.partition(blocks, eqx.is_array)
 
@@ -228,11 +228,11 @@ def through_depth(
 
     if remat != "none":
         policies = jax.checkpoint_policies
-        keep = policies.save_from_both_policies(
+        products = policies.save_from_both_policies(
             policies.dots_with_no_batch_dims_saveable,
             policies.save_only_these_names(MIXED),
         )
-        keep = keep if remat == "dots" else None
+        keep = products if remat == "dots" else None
         # A scan already keeps XLA from merging the two passes.
         body = jax.checkpoint(body, policy=keep, prevent_cse=False)
     return lax.scan(body, carry, (arrays, per_layer))
