@@ -68,6 +68,28 @@ def test_what_is_kept_for_the_backward_pass_changes_nothing(remat, stack, tokens
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+def kept_numbers(stack, tokens):
+    """How many numbers a layer keeps for the backward pass, and of which shapes."""
+    arrays, static = eqx.partition(stack, eqx.is_array)
+    loss = lambda arrays: jnp.sum(eqx.combine(arrays, static)(tokens, rotate=TABLE))
+    jaxpr = jax.make_jaxpr(jax.grad(loss))(arrays)
+    forward = next(eqn for eqn in jaxpr.eqns if eqn.primitive.name == "scan")
+    shapes = [var.aval.shape[1:] for var in forward.outvars]
+    return sum(
+        np.prod(shape) for shape in shapes[forward.params["num_carry"] :]
+    ), shapes
+
+
+@pytest.mark.parametrize(("feed_forward", "hidden"), [("swiglu", 2 * 48), ("mlp", 64)])
+def test_no_step_between_two_products_is_kept(feed_forward, hidden, tokens):
+    make = lambda key: Transformer(WIDTH, 3, HEADS, feed_forward=feed_forward, key=key)
+    number, shapes = kept_numbers(eqx.filter_jit(make)(jr.key(0)), tokens[0])
+    # Two inputs of branches, both normalized, queries, keys, values, and their mix.
+    ends = LENGTH * (8 * WIDTH + hidden)
+    assert ends <= number <= ends + 4 * WIDTH
+    assert (HEADS, LENGTH, LENGTH) not in shapes  # logits
+
+
 @pytest.mark.parametrize(("rate", "kept"), [(0.1, 7), (0.25, 6), (0.5, 4), (0.99, 1)])
 def test_a_branch_runs_on_exactly_so_many_rows(rate, kept, stack, tokens):
     single = one_layer(stack, branch="attention")

@@ -23,6 +23,7 @@ from vtp_eqx.nn.feed_forward import MLP, SwiGLU
 from vtp_eqx.nn.linear import Linear
 from vtp_eqx.nn.norms import LayerNorm, RMSNorm
 from vtp_eqx.nn.patches import patchify, unpatchify
+from vtp_eqx.nn.recompute import recomputed
 from vtp_eqx.nn.rope import integer_table
 from vtp_eqx.nn.transformer import stacked, through_depth
 
@@ -85,9 +86,9 @@ class DiTBlock(eqx.Module):
             scale, gate, feed_scale, feed_gate = parts
             shift = feed_shift = jnp.zeros_like(scale)
 
-        read = self.attention_norm(tokens) * (1 + scale) + shift
+        read = _read(self.attention_norm, tokens, scale, shift)
         tokens = tokens + gate * self.attention(read, rotate=rotate)
-        read = self.feed_forward_norm(tokens) * (1 + feed_scale) + feed_shift
+        read = _read(self.feed_forward_norm, tokens, feed_scale, feed_shift)
         return tokens + feed_gate * self.feed_forward(read)
 
 
@@ -222,6 +223,16 @@ def sincos_table(grid: int, width: int) -> Float[np.ndarray, "seq width"]:
     row_angles = rows.reshape(-1, 1) * frequencies
     waves = [f(a) for a in (column_angles, row_angles) for f in (np.sin, np.cos)]
     return np.concatenate(waves, axis=1).astype(np.float32)
+
+
+@recomputed
+def _read(
+    norm: RMSNorm | LayerNorm,
+    tokens: Float[Array, "seq width"],
+    scale: Float[Array, " width"],
+    shift: Float[Array, " width"],
+) -> Float[Array, "seq width"]:
+    return norm(tokens) * (1 + scale) + shift
 
 
 def _norm(config: DiTConfig) -> RMSNorm | LayerNorm:

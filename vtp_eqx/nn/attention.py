@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, BFloat16, Bool, Float, PRNGKeyArray
@@ -11,6 +13,10 @@ from jaxtyping import Array, BFloat16, Bool, Float, PRNGKeyArray
 from vtp_eqx.config import Attention, Norm
 from vtp_eqx.nn.linear import Linear
 from vtp_eqx.nn.norms import LayerNorm, make_norm, RMSNorm
+from vtp_eqx.nn.recompute import recomputed
+
+
+MIXED = "mixed values"  # the name by which remat finds them
 
 
 class SelfAttention(eqx.Module):
@@ -62,7 +68,7 @@ class SelfAttention(eqx.Module):
         `mask[q, k]` is `True` where query `q` may read key `k`."""
         length, width = tokens.shape
         qkv = self.to_qkv(tokens).reshape(length, 3, self.num_heads, -1)
-        queries, keys, values = qkv[:, 0], qkv[:, 1], qkv[:, 2]
+        queries, keys, values = (part[:, 0] for part in lax.split(qkv, (1, 1, 1), 1))
         if self.float32_logits:
             queries, keys = queries.astype(jnp.float32), keys.astype(jnp.float32)
         if self.query_norm is not None and self.key_norm is not None:
@@ -73,7 +79,8 @@ class SelfAttention(eqx.Module):
         if self.kind == "fused" and is_half and mask is None:
             mixed = fused_attention(queries, keys, values)
         else:
-            mixed = mix_values(queries, keys, values, mask)
+            mixed = recomputed(mix_values)(queries, keys, values, mask)
+        mixed = checkpoint_name(mixed, MIXED)
         return self.to_out(mixed.reshape(length, width))
 
 

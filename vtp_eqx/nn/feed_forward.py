@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from vtp_eqx.config import FeedForward
 from vtp_eqx.nn.linear import Linear
+from vtp_eqx.nn.recompute import recomputed
 
 
 # Of the hidden width of each SwiGLU (published code).
@@ -46,7 +47,10 @@ class SwiGLU(eqx.Module):
         self.out = Linear(hidden_width, width, key=out_key)
 
     def __call__(self, x: Float[Array, "*axes width"]) -> Float[Array, "*axes width"]:
-        return self.out(jax.nn.silu(self.gate(x)) * self.up(x))
+        def gated(out, gate, up):
+            return out(jax.nn.silu(gate) * up)
+
+        return recomputed(gated)(self.out, self.gate(x), self.up(x))
 
 
 class MLP(eqx.Module):
@@ -70,4 +74,7 @@ class MLP(eqx.Module):
         self.activation = activation
 
     def __call__(self, x: Float[Array, "*axes width"]) -> Float[Array, "*axes width"]:
-        return self.out(self.activation(self.up(x)))
+        def activated(out, up):
+            return out(self.activation(up))
+
+        return recomputed(activated)(self.out, self.up(x))

@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax
+from jax import lax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -32,7 +33,12 @@ class Linear(eqx.Module):
         self.bias = jnp.zeros(out_width, jnp.float32) if use_bias else None
 
     def __call__(self, x: Float[Array, "*axes in"]) -> Float[Array, "*axes out"]:
-        product = x.astype(self.weight.dtype) @ self.weight.T
+        # Not `x @ weight.T`: a scan over layers would keep every transposed weight for
+        # the backward pass, beside the weight itself.
+        last, no_batch = ((x.ndim - 1,), (1,)), ((), ())
+        product = lax.dot_general(
+            x.astype(self.weight.dtype), self.weight, (last, no_batch)
+        )
         return product if self.bias is None else product + self.bias
 
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vtp_eqx.config import Norm
+from vtp_eqx.nn.recompute import recomputed
 
 
 class RMSNorm(eqx.Module):
@@ -18,6 +19,7 @@ class RMSNorm(eqx.Module):
         self.weight = jnp.ones(width, jnp.float32)
         self.eps = eps
 
+    @recomputed
     def __call__(self, x: Float[Array, "*axes width"]) -> Float[Array, "*axes width"]:
         wide = x.astype(jnp.float32)
         mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
@@ -37,6 +39,7 @@ class LayerNorm(eqx.Module):
         self.bias = jnp.zeros(width, jnp.float32) if affine else None
         self.eps = eps
 
+    @recomputed
     def __call__(self, x: Float[Array, "*axes width"]) -> Float[Array, "*axes width"]:
         wide = x.astype(jnp.float32)
         centered = wide - jnp.mean(wide, axis=-1, keepdims=True)

@@ -11,7 +11,7 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from vtp_eqx.config import Attention, FeedForward, Init, Norm, Remat
-from vtp_eqx.nn.attention import SelfAttention
+from vtp_eqx.nn.attention import MIXED, SelfAttention
 from vtp_eqx.nn.feed_forward import gelu, MLP, SwiGLU, swiglu_width
 from vtp_eqx.nn.norms import LayerNorm, make_norm, RMSNorm
 
@@ -216,8 +216,9 @@ def through_depth(
     """Scans `carry, out = apply(block, carry, layer)` over stacked `blocks`.
 
     `per_layer` has a leading layer axis (keys, say) or is `None`. `remat` says what the
-    backward pass keeps of a block: all of it ("none"), its matrix products ("dots"), or
-    its input alone ("full").
+    backward pass keeps of a block: all but what its layers compute anew by themselves
+    (`recomputed`), which is "none"; its matrix products and the values that attention
+    mixed ("dots"); or its input alone ("full").
     """
     arrays, static = eqx.partition(blocks, eqx.is_array)
 
@@ -227,7 +228,11 @@ def through_depth(
 
     if remat != "none":
         policies = jax.checkpoint_policies
-        keep = policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+        products = policies.save_from_both_policies(
+            policies.dots_with_no_batch_dims_saveable,
+            policies.save_only_these_names(MIXED),
+        )
+        keep = products if remat == "dots" else None
         # A scan already keeps XLA from merging the two passes.
         body = jax.checkpoint(body, policy=keep, prevent_cse=False)
     return lax.scan(body, carry, (arrays, per_layer))
