@@ -5,7 +5,6 @@ from pathlib import Path
 
 import equinox as eqx
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -78,10 +77,12 @@ def test_a_tokenizer_is_told_from_a_transformer():
 
 
 def test_an_older_generator_is_converted_with_its_tokenizer(tmp_path):
-    made = Tokenizer(small_models()["tokenizer"].config, key=jr.key(0))
-    tokenizer = eqx.tree_at(lambda t: t.latent_std, made, jnp.full(8, 2.0))
+    models = small_models()
+    tokenizer = eqx.tree_at(
+        lambda t: t.latent_std, models["tokenizer"], jnp.full(8, 2.0)
+    )
     save(tokenizer, tmp_path / "tokenizer")
-    dit = small_models()["dit"].dit
+    dit = models["dit"].dit
     notes = {"config": as_json(dit.config), "latents": statistics_hash(tokenizer)}
     older, target = tmp_path / "older.safetensors", tmp_path / "newer"
     save_weights(dit, older, notes)
