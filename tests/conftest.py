@@ -5,12 +5,14 @@ from pathlib import Path
 
 
 # Before JAX is imported anywhere: it reads these once. Compiling takes most of the time
-# of tests: LLVM's expensive passes are left out, and what one process compiled serves
-# the others and the next time.
+# of tests: LLVM's expensive passes are left out, and XLA's newer emitters of fusions,
+# which take twice as long; what one process compiled serves the others and the next
+# time.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_use_fusion_emitters=false"
 )
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
@@ -20,6 +22,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 from collections.abc import Callable
+import gc
 import itertools
 
 import hypothesis
@@ -42,6 +45,12 @@ hypothesis.settings.register_profile(
     ],
 )
 hypothesis.settings.load_profile("vtp_eqx")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays to the end: no garbage collection looks at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+import equinox as eqx
 import jax.random as jr
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ def tokenizer():
     config = TokenizerConfig(
         encoder=VIT_FEMTO, decoder=VIT_FEMTO, text=text, image_size=16, patch_size=4
     )
-    return Tokenizer(config, key=jr.key(0))
+    return eqx.filter_jit(Tokenizer)(config, key=jr.key(0))
 
 
 def bright_and_dark(count, seed):

@@ -45,7 +45,7 @@ def reference(network):
 
 def test_the_batch_size_changes_no_reading():
     small = SceneNetworkConfig(widths=(8, 8), blocks=(1, 0), feature_width=16)
-    blank = SceneNetwork(small, key=jr.key(0))
+    blank = eqx.filter_jit(SceneNetwork)(small, key=jr.key(0))
     images = render(SCENES, np.arange(8)).image
     few, many = (read_scenes(blank, images, batch_size=size) for size in (3, 16))
     assert few.features.shape == (8, 16)

@@ -5,7 +5,9 @@ import sys
 
 import numpy as np
 import pytest
+import tyro
 
+from experiments import make_scenes_tars
 from vtp_eqx.data.images import UnreadableImageError
 from vtp_eqx.data.tars import TarSource
 from vtp_eqx.scenes.render import render, SceneConfig
@@ -16,16 +18,23 @@ SMALL = ("--num", 50, "--per-shard", 16)
 
 
 def make(out, *words):
+    """What the script does, in this process."""
+    arguments = list(map(str, ["--out", out, *SMALL, *words]))
+    make_scenes_tars.make(tyro.cli(make_scenes_tars.Options, args=arguments))
+
+
+def make_by_script(out, *words):
     command = [sys.executable, SCRIPT, "--out", out, *SMALL, *words]
     return subprocess.run(list(map(str, command)), capture_output=True, text=True)
 
 
 @pytest.mark.slow
-def test_tars_hold_the_scenes_and_grow_by_whole_shards(tmp_path):
-    assert make(tmp_path, "--num", 32).returncode == 0
+def test_tars_hold_the_scenes_and_grow_by_whole_shards(tmp_path, capsys):
+    make(tmp_path, "--num", 32)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.tar")}
     assert len(before) == 2
-    assert "2 of them new" in make(tmp_path).stdout
+    make(tmp_path)
+    assert "2 of them new" in capsys.readouterr().out
     assert (
         before.items()
         < {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.tar")}.items()
@@ -43,7 +52,7 @@ def test_tars_hold_the_scenes_and_grow_by_whole_shards(tmp_path):
     for caption, label in zip(scenes.caption, scenes.label, strict=True):
         assert names[label].split()[0] in caption  # the color
 
-    refused = make(tmp_path, "--seed", 1)
+    refused = make_by_script(tmp_path, "--seed", 1)
     assert refused.returncode != 0
     assert "one kind" in refused.stderr
 
@@ -60,8 +69,9 @@ def test_the_same_command_writes_the_same_bytes(tmp_path):
         "--corrupt",
         0.5,
     )
-    for name, workers in (("one", 1), ("two", 2)):
-        assert make(tmp_path / name, *options, "--workers", workers).returncode == 0
+    make(tmp_path / "one", *options)
+    done = make_by_script(tmp_path / "two", *options, "--workers", 2)
+    assert done.returncode == 0
     for path in (tmp_path / "one").glob("*"):
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
@@ -84,9 +94,6 @@ def test_the_same_command_writes_the_same_bytes(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_smoke_run_reads_what_it_wrote():
-    done = subprocess.run(
-        [sys.executable, SCRIPT, "--smoke"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "examples with images" in done.stdout
+def test_the_smoke_run_reads_what_it_wrote(capsys):
+    make_scenes_tars.smoke()
+    assert "examples with images" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """What a run makes again, and what it finds. Nothing is trained or measured."""
 
 import dataclasses
+import functools
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -26,6 +27,11 @@ SPLIT = Split(np.zeros((8, 32, 32, 3), np.uint8), ["a scene"] * 8, None,
               np.zeros(8, np.int32), {})  # fmt: skip
 
 
+@functools.cache
+def untrained(model, config):
+    return eqx.filter_jit(model)(config, key=jr.key(0))
+
+
 @pytest.fixture
 def made(row, monkeypatch):
     """What was made, in order; `made.mean` is that of a trained tokenizer's latents."""
@@ -40,10 +46,10 @@ def made(row, monkeypatch):
 
     def pretrain(config, *_, vision, **__):
         if vision is not None:
-            frozen = Tokenizer(vision.network.config, key=jr.key(0)).encoder
+            frozen = untrained(Tokenizer, vision.network.config).encoder
             assert eqx.tree_equal(vision.network.encoder, frozen)
         names.append("tokenizer" if vision is None else "aligned tokenizer")
-        return Tokenizer(config.tokenizer, key=jr.key(0))
+        return untrained(Tokenizer, config.tokenizer)
 
     def train_decoder(config, tokenizer, *_, **__):
         names.append("decoder")
@@ -51,7 +57,7 @@ def made(row, monkeypatch):
 
     def train_generator(config, *_, snapshot, snapshot_steps, **__):
         names.append("generator")
-        dit = DiT(config.dit, key=jr.key(0))
+        dit = untrained(DiT, config.dit)
         for step in snapshot_steps:
             snapshot(step, dit)
         return dit

@@ -46,7 +46,7 @@ def test_prototypes_used_falls_to_one_where_all_choose_the_same():
     config = PrototypeConfig(
         num_prototypes=8, hidden_width=8, bottleneck_width=4, num_layers=2
     )
-    head = PrototypeHead(6, config, key=jr.key(0))
+    head = eqx.filter_jit(PrototypeHead)(6, config, key=jr.key(0))
     tokens = jr.normal(jr.key(1), (5, 3, 6))
     used_at = functools.partial(num_prototypes_used, temperature=0.1)
     used = used_at(head, tokens)
