@@ -71,6 +71,9 @@ def test_labels_outside_the_classes_are_refused(cache):
     cache.check_labels(4)
     with pytest.raises(ValueError, match=r"^`num_classes` \(3\) must be above every"):
         cache.check_labels(3)
+    first = int(np.argmax(cache.labels == 3))
+    with pytest.raises(ValueError, match=rf"such as number \[{first}\] with \[3\]"):
+        cache.check_labels(3)
 
 
 def test_bytes_are_half_a_level_off_at_most():

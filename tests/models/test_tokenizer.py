@@ -184,7 +184,7 @@ def test_the_values_of_a_batch_that_is_mapped_over_are_looked_at(tokenizer, imag
             jax.vmap(jax.vmap(tokenizer.features))(images[None])
         # Where there are no values to look at:
         jax.eval_shape(jax.vmap(tokenizer.encode), images)
-    with pytest.raises(ValueError, match="got -1 to 2"):
+    with pytest.raises(ValueError, match="got -1 to 3"):
         jax.vmap(tokenizer.embed_text)(jnp.array([[1, 2, 3, 0, 0], [1, 2, -1, 0, 0]]))
 
 

@@ -210,11 +210,13 @@ class LatentCache:
 
     def check_labels(self, num_classes: int) -> None:
         """A `ValueError` unless every image has a class from 0 to `num_classes - 1`."""
-        low, high = int(self.labels.min()), int(self.labels.max())
+        is_class = (self.labels >= 0) & (self.labels < num_classes)
+        wrong = np.flatnonzero(~is_class)
         require(
-            low >= 0 and high < num_classes,
+            not len(wrong),
             f"`num_classes` ({num_classes}) must be above every label, and each image "
-            f"has one; got labels from {low} (-1: none) to {high}: change the number, "
+            f"has one; {len(wrong)} of {len(self)} images do not fit, such as number "
+            f"{wrong[:1]} with {self.labels[wrong[:1]]} (-1: none): change the number, "
             "or take latents of labeled images.",
         )
 

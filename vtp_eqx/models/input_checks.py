@@ -110,11 +110,11 @@ def check_token_ids(
 def _values(array: Any) -> np.ndarray | None:
     """The numbers of an array, or of the batch that `jax.vmap` maps over; else `None`.
 
-    Without `jax.jit` the tracer of a map holds its batch.
+    Without `jax.jit` the tracer of a map holds its batch; others hold no numbers.
     """
     while isinstance(array, Tracer):
         array = getattr(array, "val", None)
-    return None if array is None else np.asarray(array)
+    return np.asarray(array) if isinstance(array, Array | np.ndarray) else None
 
 
 def _require_finite(array: AnyArray, name: str) -> None:

@@ -1,9 +1,11 @@
 """How a script ends where its options, its data or its machine are at fault."""
 
-from vtp_eqx.interrupts import INTERRUPTED, interruptible, SENTENCE
+from vtp_eqx.interrupts import exit_now, INTERRUPTED, SENTENCE
 
 from collections.abc import Iterator
 import contextlib
+import signal
+import threading
 
 from vtp_eqx.runs.log import warn
 from vtp_eqx.runs.multihost import OtherProcessError
@@ -30,3 +32,30 @@ def exit_with_message(
     except KeyboardInterrupt:
         warn(SENTENCE)
         raise SystemExit(INTERRUPTED) from None
+
+
+@contextlib.contextmanager
+def interruptible(seconds: float) -> Iterator[None]:
+    """A block that Ctrl-C leaves by a `KeyboardInterrupt`, so that files are closed.
+
+    Pressed again, or where the block has not ended after so many seconds, it ends the
+    process: threads may wait for what they had begun.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    timer = threading.Timer(seconds, exit_now)
+    timer.daemon = True
+
+    def interrupt(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, exit_now)
+        timer.start()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        # One that was not set by Python cannot be set again.
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)

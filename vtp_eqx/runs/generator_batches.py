@@ -92,11 +92,13 @@ class EncodedBatches:
             images = np.where(turned, examples.image[:, :, ::-1], examples.image)
             labels = examples.label
             labels = np.zeros_like(labels) if self.unconditional else labels
+            wrong = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
             require(
-                bool(((labels >= 0) & (labels < self.num_classes)).all()),
+                not len(wrong),
                 f"Labels must be 0 to {self.num_classes - 1}, and each image has one; "
-                f"got {labels.min()} (-1: none) to {labels.max()} in batch "
-                f"{examples.step}: change `num_classes`, or take labeled images.",
+                f"{len(wrong)} of {len(labels)} do not fit in batch {examples.step}, "
+                f"such as row {examples.row[wrong[:1]]} with {labels[wrong[:1]]} (-1: "
+                "none): change `num_classes`, or take labeled images.",
             )
             latents = _encode(self.tokenizer, shard_batch(images, self.mesh))
             yield LatentBatch(np.asarray(latents), labels.astype(np.int32))
