@@ -27,11 +27,12 @@ def require_local(path: str | os.PathLike[str], argument: str) -> None:
     if found is None:
         return
     scheme, rest = found.groups()
+    address = f"{path}" if "://" in f"{path}" else f"{scheme}://{rest}"
     fix = "mount or download it, and name that folder"
     if scheme.lower() == "file":
         fix = f"write it as /{rest.lstrip('/')}"
     raise ValueError(
-        f"`{argument}` ({scheme}://{rest}) must be a path on this machine, as nothing "
+        f"`{argument}` ({address}) must be a path on this machine, as nothing "
         f"is read from or written to another place: {fix}."
     )
 

@@ -188,6 +188,16 @@ def test_a_class_folder_that_may_not_be_read_is_named_and_keeps_its_label(
         FolderSource(classes)
 
 
+def test_pipes_are_not_waited_for(classes):
+    os.mkfifo(classes / "b" / "pipe.png")
+    (classes / "c" / "link.png").symlink_to(classes / "b" / "pipe.png")
+    source = FolderSource(classes)
+    assert source.names == ["b/2.jpg", "b/deep/1.PNG", "c/x.jpeg"]
+    assert skipped(source)["folders"] == [
+        "b/pipe.png (neither file nor folder)", "c/link.png (neither file nor folder)"
+    ]  # fmt: skip
+
+
 def test_links_multiply_no_images(classes):
     for name, target in (
         ("b/up", ".."), ("b/deep/root", classes), ("all", "."), ("z", "b"),

@@ -122,6 +122,9 @@ def test_images_in_memory_are_a_source(tmp_path):
     assert source.fingerprint != other.fingerprint
     with pytest.raises(ValueError, match="uint8"):
         ArraySource({"image": images / 255})
+    for short in ({"image": images, "label": np.arange(3)}, {"image": images[:0]}):
+        with pytest.raises(ValueError, match=r"got {'image': ."):
+            ArraySource(short)
 
 
 def test_a_path_opens_as_what_it_is(folder, tmp_path):

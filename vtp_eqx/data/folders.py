@@ -8,6 +8,7 @@ import itertools
 import os
 from pathlib import Path
 import re
+import stat
 from typing import Any
 
 from vtp_eqx.config import require
@@ -69,7 +70,7 @@ class FolderSource:
             for reason, names in (
                 ("files are no images by name", self.ignored),
                 ("files and folders are hidden or of a file server", listing.system),
-                ("folders could not be read", listing.unread),
+                ("folders and files could not be read", listing.unread),
                 ("links lead to folders that are read already", listing.repeated),
             )
         )
@@ -150,7 +151,7 @@ class _Listing:
     images: list[str] = dataclasses.field(default_factory=list)
     others: list[str] = dataclasses.field(default_factory=list)
     system: list[str] = dataclasses.field(default_factory=list)  # or hidden
-    unread: list[str] = dataclasses.field(default_factory=list)  # folders, with reasons
+    unread: list[str] = dataclasses.field(default_factory=list)  # with reasons
     repeated: list[str] = dataclasses.field(default_factory=list)  # links to folders
 
 
@@ -187,6 +188,8 @@ def _list(folder: Path) -> _Listing:
             is_folder = _is_folder(entry)
             if entry.name.startswith(".") or is_system(entry.name):
                 found.system.append(f"{inner}/" if is_folder else inner)
+            elif _is_special(entry):
+                found.unread.append(f"{inner} (neither file nor folder)")
             elif not is_folder:
                 is_image = _suffix(inner) in SUFFIXES
                 (found.images if is_image else found.others).append(inner)
@@ -204,6 +207,17 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself, or to where nobody may look
         return False
+
+
+def _is_special(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a pipe, a socket or a device, of which reading has no end."""
+    try:
+        if entry.is_file() or entry.is_dir():
+            return False
+        mode = entry.stat().st_mode
+    except OSError:  # a link to nothing is unreadable when it is read
+        return False
+    return not stat.S_ISREG(mode)
 
 
 def _is_inside(path: str, folder: str) -> bool:

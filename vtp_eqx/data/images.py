@@ -27,7 +27,7 @@ MAX_PIXELS = 2**26  # 67 megapixels: more, read by several threads, fill the mem
 TOO_LARGE = f"more than the limit of {MAX_PIXELS:,} pixels: make it smaller"
 _PROFILES = 64  # conversions that are kept; ours: a folder has a few cameras
 _SAME = 2  # levels; ours: a profile that shifts no color by more is sRGB
-_KINDS = {"L": "GRAY", "RGB": "RGB ", "CMYK": "CMYK"}  # of Pillow, and of a profile
+_KINDS = {b"GRAY": "L", b"RGB ": "RGB", b"CMYK": "CMYK"}  # of a profile, and Pillow's
 
 
 class UnreadableImageError(ValueError):
@@ -157,7 +157,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         image.putalpha(alpha)
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
-    if image.mode not in _KINDS:
+    if image.mode not in _KINDS.values():
         image = image.convert("RGB")
     return _converted(image, profile)
 
@@ -215,11 +215,9 @@ def _profile_of(
 @functools.lru_cache(_PROFILES)
 def _conversion(profile: bytes) -> dict[str, ImageCms.ImageCmsTransform] | None:
     try:
-        opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        kind = opened.profile.xcolor_space
-        (mode,) = (mode for mode, known in _KINDS.items() if known == kind)
+        mode = _KINDS[profile[16:20]]
         conversion = ImageCms.buildTransform(
-            opened,
+            ImageCms.ImageCmsProfile(io.BytesIO(profile)),
             ImageCms.createProfile("sRGB"),
             mode,
             "RGB",
@@ -228,7 +226,7 @@ def _conversion(profile: bytes) -> dict[str, ImageCms.ImageCmsTransform] | None:
         )
         if mode != "CMYK" and _is_identity(conversion, mode):
             return None
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+    except (ImageCms.PyCMSError, OSError, KeyError, TypeError):
         return None
     return {mode: conversion}
 

@@ -119,6 +119,12 @@ class ArraySource:
             "Images in memory are uint8 [count, height, width, 3]; got "
             f"{images.dtype} of shape {images.shape}: convert them.",
         )
+        lengths = {name: len(array) for name, array in arrays.items()}
+        require(
+            len(images) > 0 and {*lengths.values()} == {len(images)},
+            f"Images in memory are 1 or more, with as many of all else; got {lengths}: "
+            "make the arrays equally long.",
+        )
         self.arrays = dict(arrays)
 
     def __len__(self) -> int:

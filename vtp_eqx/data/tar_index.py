@@ -4,7 +4,7 @@ Formats are POSIX ustar and pax, GNU and the old V7: long names, and sizes in oc
 base 256 or as a pax record. Members belong to an example as in WebDataset: `KEY.jpg`,
 `KEY.txt`, `KEY.json` and `KEY.cls` share the key, which ends at the first dot of the
 file name that only words follow: `img_1.01.png` is the image of `img_1.01`, and
-`img_1.mask.png` something else of `img_1`. A link to an earlier member, such as GNU tar
+`img_1.mask.png` something else of `img_1`. A link to another member, such as GNU tar
 writes for a file of two names, stands for that member.
 """
 
@@ -78,6 +78,11 @@ class _Member:
     size: int
     link: bytes = b""
 
+    @property
+    def label(self) -> bytes:
+        """The name, and where a link leads."""
+        return self.name + (b" -> " + self.link if self.kind in _LINKS else b"")
+
 
 class DamagedTarError(ValueError):
     """Bytes that are no header of a member; `str` says where and why."""
@@ -129,6 +134,7 @@ def scan(tar: Path) -> tuple[TarHead, Records]:
     rows: list[dict[str, Any]] = []
     latest: dict[bytes, dict[str, Any]] = {}  # the last example of each key
     places: dict[bytes, tuple[int, int]] = {}  # of all files, for links to them
+    early: list[tuple[dict[str, Any], str, _Member]] = []  # links to later members
     ignored: list[bytes] = []
     lost = lost_bytes = 0
     damage = ""
@@ -147,9 +153,9 @@ def scan(tar: Path) -> tuple[TarHead, Records]:
                         rows.pop()
                     raise DamagedTarError(f"cut in the middle of {_text(member.name)}")
                 content = _content(member, places)
-                if part is None or content is None:
-                    link = b" -> " + member.link if member.kind in _LINKS else b""
-                    ignored.append(member.name + link)
+                is_early = content is None and member.kind in _LINKS
+                if part is None or (content is None and not is_early):
+                    ignored.append(member.label)
                     continue
                 row = latest.get(key)
                 if row is not None and part in row:
@@ -163,12 +169,23 @@ def scan(tar: Path) -> tuple[TarHead, Records]:
                     row = latest[key] = {"key": key}
                     rows.append(row)
                 row[part] = content
+                if is_early:
+                    early.append((row, part, member))
                 if part == "image":
                     row["suffix"] = suffix
         except DamagedTarError as error:
             damage, lost_bytes = str(error), status.st_size - place
+    for row, part, member in reversed(early):  # those may lead to one another
+        row[part] = _content(member, places)
+        if row[part] is None:
+            del row[part]
+            ignored.append(member.label)
     whole = [row for row in rows if "image" in row]
-    imageless = [row["key"] for row in rows if "image" not in row]
+    imageless = [
+        row["key"]
+        for row in rows
+        if "image" not in row and not row.keys().isdisjoint(PARTS)
+    ]
     head = TarHead(
         size=status.st_size,
         mtime_ns=status.st_mtime_ns,
@@ -325,7 +342,7 @@ def _pax_records(content: bytes, place: int) -> dict[bytes, bytes]:
 def _content(
     member: _Member, places: dict[bytes, tuple[int, int]]
 ) -> tuple[int, int] | None:
-    """Offset and size of a member's content, or of the earlier one that it links to."""
+    """Offset and size of a member's content, or of the known one that it links to."""
     content = None
     if member.kind in _FILES:
         content = member.offset, member.size
