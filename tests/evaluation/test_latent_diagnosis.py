@@ -1,7 +1,5 @@
 """The whole panel: of arrays, of a tokenizer, its errors, and what it leaves out."""
 
-import dataclasses
-
 import jax
 import numpy as np
 from PIL import Image
@@ -38,7 +36,7 @@ def arrays():
     draw = np.random.default_rng(0)
     labels = np.arange(COUNT) % 4
     latents = draw.normal(size=(COUNT, 4, 4, 5)) @ draw.normal(size=(5, 5))
-    latents[..., 0] += labels[:, None, None]
+    latents[..., 0] += 4 * labels[:, None, None]
     masks = np.zeros((COUNT, 8, 8), bool)
     masks[:, :4, :4] = True
     return latents.astype(np.float32), labels, masks
@@ -61,7 +59,9 @@ def test_every_number_has_an_interval_and_a_count(full):
         assert of.count == 4 * (name.startswith("VIV") and "pooled" not in name) or (
             of.count in (COUNT, COUNT // 4)
         ), name
-    assert full.omitted.keys() == {"VIV exact"}
+    assert full.omitted.keys() == {
+        "VIV exact", "LDS 4 neighbors, raw", "LDS 4 neighbors, centered"
+    }  # fmt: skip
     assert {better(name) for name in full.panel} == {"lower", "higher", ""}
 
 
@@ -98,14 +98,12 @@ def test_shuffled_labels_tell_nothing(arrays, full):
     assert full.panel["LNC@10 over chance"].value > 0.3
     assert found["VIV spread"].value == pytest.approx(1, abs=0.03)
     assert full.panel["VIV spread"].value < 0.95
-    pooled = "VIV, classes pooled"
-    assert full.panel[pooled].value < found[pooled].value
 
 
 def test_what_cannot_be_measured_is_named(arrays):
     latents, labels, masks = arrays
     found = diagnose_latents(latents)
-    assert found.omitted == {
+    assert {key: why for key, why in found.omitted.items() if "LDS" not in key} == {
         "what needs labels": "the images have none",
         "what needs masks": "none were given",
     }
@@ -113,7 +111,7 @@ def test_what_cannot_be_measured_is_named(arrays):
         name.startswith(("VIV", "LNC", "SRSS", "lin")) for name in found.panel
     )
     of_one = diagnose_latents(latents, labels=0 * labels, masks=masks | True)
-    assert of_one.omitted == {
+    assert {key: why for key, why in of_one.omitted.items() if "LDS" not in key} == {
         "what needs labels": "160 images have 1 classes",
         "SRSS": "no object has background that is far from it",
     }
@@ -194,8 +192,7 @@ def test_a_tokenizer_is_diagnosed(tokenizer, drawn, tmp_path, monkeypatch):
     source = ArraySource({"image": scenes.image, "label": scenes.label // 6})
     tokenizer, _ = measure_latents(tokenizer, source)
     images = Images(source=source, crop=CenterCrop(32), limit=60)
-    place = ExtractConfig(folder=tmp_path, batch_size=20)
-    place = dataclasses.replace(place, mesh=None)
+    place = ExtractConfig(folder=tmp_path, batch_size=20, mesh=None)
     found = diagnose(tokenizer, images, place, network=scene_features(), masks=masks)
     numbers, written = card.read(tmp_path / CARD)
     assert numbers == pytest.approx(flat_numbers(found.panel))
@@ -204,7 +201,8 @@ def test_a_tokenizer_is_diagnosed(tokenizer, drawn, tmp_path, monkeypatch):
     assert numbers["LPC pixels N"] == 6
     assert (written.num_samples, written.feature_network) == (60, "scene-network")
     assert "standardized as for generators" in written.protocol
-    assert Image.open(tmp_path / PICTURE).size[0] == 1500
+    with Image.open(tmp_path / PICTURE) as picture:
+        assert picture.size[0] == 1500
     with pytest.raises(ValueError, match=r"`masks` \(71\).*72 images"):
         diagnose(tokenizer, images, place, masks=masks[1:])
 

@@ -79,7 +79,7 @@ def diagnose_latents(
     them. A `ValueError` where a latent is not finite or there are too few images.
     """
     mean, deviation = statistics(latents, mean, deviation)
-    alive = deviation > DEAD * np.median(deviation)
+    alive = deviation > 0
     standardized = (latents[..., alive] - mean[alive]) / deviation[alive]
     standardized = standardized.astype(np.float32)
     notes = []
@@ -117,7 +117,10 @@ def statistics(
     mean: Float[np.ndarray, " channels"] | None,
     deviation: Float[np.ndarray, " channels"] | None,
 ) -> tuple[Float[np.ndarray, " channels"], Float[np.ndarray, " channels"]]:
-    """What standardizes `latents`: what is given, or else their own, once checked."""
+    """What standardizes `latents`: what is given, or else their own, once checked.
+
+    The deviation of a channel that hardly varies is 0.
+    """
     bad = int((~np.isfinite(latents)).any(axis=(1, 2, 3)).sum())
     require(
         bad == 0,
@@ -137,7 +140,8 @@ def statistics(
         "`latents` (deviation 0 in every channel) must vary: this encoder ignores its "
         "images.",
     )
-    return mean, deviation
+    is_alive = deviation > DEAD * np.median(deviation)
+    return mean, np.where(is_alive, deviation, 0).astype(np.float32)
 
 
 def _covariance_measures(
@@ -220,10 +224,14 @@ def _grid_measures(
                 profile, height, width, near=near, far=far
             )
             name = f"LDS {cells}, {kind}"
-            if values is None:
+            halves = panel.get(f"LDS halves, {kind}")
+            found = None if values is None else ratio(values)
+            if found is None:
                 omitted[name] = f"{height} x {width} cells are too few"
+            elif found == halves:
+                omitted[name] = "on this grid it is that of halves"
             else:
-                panel[name] = ratio(values)
+                panel[name] = found
     if min(height, width) >= 2:
         panel["local correlation"] = ratio(local_correlation(standardized))
         panel["Geary's C"] = ratio(np.asarray(smoothness_loss(jnp.asarray(raw))))

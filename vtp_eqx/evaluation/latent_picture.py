@@ -110,6 +110,8 @@ def _draw_energy(axis: Axes, found: Diagnosis) -> None:
     if found.energy is not None:
         axis.plot(found.energy, "o-", color=COLORS[0], linewidth=2.5, label="latents")
         axis.set_yscale("log")
+        for of in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            of("{x:g}")
     axis.axhline(1, color="gray", linestyle=":", linewidth=2.5, label="white noise")
     _finish(axis, "energy of a number", "frequency, down + across")
 
@@ -125,7 +127,7 @@ def _draw_cosines(axis: Axes, found: Diagnosis) -> None:
 def _finish(axis: Axes, title: str, x_label: str) -> None:
     axis.set_title(title, fontsize=FONT)
     axis.set_xlabel(x_label, fontsize=FONT)
-    axis.tick_params(labelsize=FONT - 1)
+    axis.tick_params(which="both", labelsize=FONT - 1)
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize=FONT - 1)
