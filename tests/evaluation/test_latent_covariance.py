@@ -172,6 +172,16 @@ def test_the_interval_of_a_spectrum_holds_the_truth():
     assert np.mean(found) >= 0.8
 
 
+def test_few_images_lower_the_loss_and_that_is_taken_out():
+    draw = np.random.default_rng(9)
+    found = [spectrum(draw.normal(size=(160, 5, 8)), is_exact=True) for _ in range(5)]
+    naive = np.mean([velocity_variance(of.all) for of in found])
+    corrected = np.mean([of.velocity_variance().value for of in found])
+    # With images 4 times the numbers, mean roots of eigenvalues lack about 1 / 32.
+    assert naive == pytest.approx(np.pi / 2 * (1 - 1 / 32), rel=0.01)
+    assert corrected == pytest.approx(np.pi / 2, rel=0.01)
+
+
 def test_full_covariances_take_images_and_few_numbers(drawn, monkeypatch):
     images, _ = drawn
     assert module.can_be_exact(images, 24)

@@ -39,13 +39,13 @@ class Continuity(eqx.Module):
 
     def distances(self, image: Any, other: Any) -> dict[str, Any]:
         """By what is measured, the distance of two float images in [0, 1]."""
-        found = {"pixels": jnp.mean(jnp.abs(image - other))}
+        distances = {"pixels": jnp.mean(jnp.abs(image - other))}
         if self.network is not None:
             step = self.network(image).features - self.network(other).features
-            found["features"] = jnp.linalg.norm(step)
+            distances["features"] = jnp.linalg.norm(step)
         if self.perceptual is not None:
-            found["LPIPS"] = self.perceptual(image, other)
-        return found
+            distances["LPIPS"] = self.perceptual(image, other)
+        return distances
 
 
 def continuity_distances(models: Continuity, latents: Any) -> dict[str, Any]:

@@ -51,12 +51,12 @@ class DiagnosisOptions(ReconstructionOptions):
         size = tokenizer.config.image_size
         images, masks = self.images_and_masks(size)
         with self.place() as place:
-            found = diagnose(
+            diagnosis = diagnose(
                 tokenizer, images, place,
                 network=self.network_for(size), perceptual=self.perceptual(),
                 masks=masks, num_samples=self.num_samples,
             )  # fmt: skip
-        self.show(found)
+        self.show(diagnosis)
 
     def images_and_masks(
         self, size: int
@@ -102,20 +102,24 @@ class DiagnosisOptions(ReconstructionOptions):
         )
         return masks > 0
 
-    def show(self, found: Diagnosis) -> None:
+    def show(self, diagnosis: Diagnosis) -> None:
         """Prints the panel, what was left out and why, and where the files are."""
         table = Table(title=f"{len(found.latents):,} images")
         for name in ("number", "value", "95% interval", "N", "better"):
             table.add_column(name, justify="left" if name == "number" else "right")
-        for name, of in found.panel.items():
-            interval = f"{of.low:.4f} .. {of.high:.4f}"
+        for name, estimate in diagnosis.panel.items():
+            interval = f"{estimate.low:.4f} .. {estimate.high:.4f}"
             table.add_row(
-                name, f"{of.value:.4f}", interval, f"{of.count:,}", better(name)
+                name,
+                f"{estimate.value:.4f}",
+                interval,
+                f"{estimate.count:,}",
+                better(name),
             )
         console.print(table)
-        for note in found.notes:
+        for note in diagnosis.notes:
             console.print(note)
-        lines = [f"{name} ({why})" for name, why in found.omitted.items()]
+        lines = [f"{name} ({why})" for name, why in diagnosis.omitted.items()]
         if lines:
             count = len(lines)
             console.print(list_names("were left out", lines, count), markup=False)

@@ -27,12 +27,12 @@ def flat_numbers(panel: Mapping[str, Estimate]) -> dict[str, float]:
     """The same as one mapping, as a card holds it: "X", "X low", "X high", "X N"."""
     return {
         name + suffix: number
-        for name, found in panel.items()
+        for name, estimate in panel.items()
         for suffix, number in (
-            ("", found.value),
-            (" low", found.low),
-            (" high", found.high),
-            (" N", float(found.count)),
+            ("", estimate.value),
+            (" low", estimate.low),
+            (" high", estimate.high),
+            (" N", float(estimate.count)),
         )
     }
 
@@ -70,11 +70,13 @@ def resampled(
 
 
 def jackknife(value: float, without: Sequence[float], count: int) -> Estimate:
-    """`value`, with an interval from its values `without` each group of the images.
+    """`value` without its bias, from its values `without` each group of the images.
 
-    For what resampling with repetition would bias, as eigenvalues of covariances.
+    For eigenvalues of covariances: few images spread them, by as much as there are
+    fewer, which this takes out, and which drawing with repetition would add to.
     """
     groups = len(without)
+    value -= float((groups - 1) * (np.mean(without) - value))
     error = np.sqrt((groups - 1) * np.var(without))
     reach = float(error * student.ppf(0.975, groups - 1))
     return Estimate(value, value - reach, value + reach, count)
@@ -94,5 +96,5 @@ def _bootstrap_weights(count: int) -> Float64[np.ndarray, "resamples count"]:
     """How often each row is drawn, over `count`; a row of weights sums to 1."""
     draw = np.random.default_rng(0)
     rows = draw.integers(count, size=(RESAMPLES, count))
-    times = [np.bincount(one, minlength=count) for one in rows]
+    times = [np.bincount(drawn, minlength=count) for drawn in rows]
     return np.stack(times) / count

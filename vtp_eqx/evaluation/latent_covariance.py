@@ -131,18 +131,18 @@ def class_covariances(
     _, positions, channels = tokens.shape
     needed = max(MIN_CLASS, channels // positions + 1, positions // channels + 1)
     rows = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    rows = [own for own in rows if len(own) >= needed]
+    rows = [members for members in rows if len(members) >= needed]
     if not rows:
         return None
     least = min(map(len, rows))
     variances, spreads, exacts = [], [], []
-    for own in rows:
-        centered = tokens[own] - tokens[own].mean(axis=0)
-        eigenvalues = kronecker_eigenvalues(centered, len(own) - 1)
+    for members in rows:
+        centered = tokens[members] - tokens[members].mean(axis=0)
+        eigenvalues = kronecker_eigenvalues(centered, len(members) - 1)
         variances.append(velocity_variance(eigenvalues))
         spreads.append(eigenvalues.mean())
         if can_be_exact(tokens, least):
-            exact = exact_eigenvalues(centered, len(own) - 1)
+            exact = exact_eigenvalues(centered, len(members) - 1)
             exacts.append(velocity_variance(exact))
     return ClassCovariances(
         variance=np.array(variances),
@@ -171,13 +171,13 @@ class Spectrum:
         self, *, times: tuple[float, float] | None = None
     ) -> Estimate:
         """That of these eigenvalues, with the interval of a jackknife."""
-        without = [velocity_variance(some, times=times) for some in self.without]
+        without = [velocity_variance(part, times=times) for part in self.without]
         value = velocity_variance(self.all, times=times)
         return jackknife(value, without, self.count)
 
     def effective_rank(self) -> Estimate:
         """The same of the effective rank."""
-        without = [effective_rank(some) for some in self.without]
+        without = [effective_rank(part) for part in self.without]
         return jackknife(effective_rank(self.all), without, self.count)
 
 
@@ -195,8 +195,8 @@ def spectrum(
     groups = np.zeros(len(tokens), np.int64) if labels is None else labels
     values = np.unique(groups)
     for value in values:
-        own = groups == value
-        centered[own] -= centered[own].mean(axis=0)
+        members = groups == value
+        centered[members] -= centered[members].mean(axis=0)
     freedom = len(tokens) - len(values)
     # Images of one class may lie side by side: a part takes some of each.
     part = np.arange(len(tokens)) % GROUPS

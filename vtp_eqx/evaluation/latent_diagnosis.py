@@ -70,12 +70,12 @@ def diagnose(
     )
     mean, deviation = statistics(latents, *given)
     rows = seen.column("row")
-    found = diagnose_latents(
+    diagnosis = diagnose_latents(
         latents, mean, deviation, labels=_labels(seen),
         masks=None if masks is None else _rows_of(masks, rows, len(images.source)),
     )  # fmt: skip
-    panel = {"PSNR": ratio(seen.column("PSNR")), **found.panel}
-    omitted = dict(found.omitted)
+    panel = {"PSNR": ratio(seen.column("PSNR")), **diagnosis.panel}
+    omitted = dict(diagnosis.omitted)
     for name in TRANSFORMS:
         if seen.has(f"{name} error"):
             panel[f"equivariance error, {name}"] = equivariance_error(
@@ -89,25 +89,23 @@ def diagnose(
         )
         network = None
     place.report("decoder continuity", 0, 1)
-    some = np.arange(NUM_IMAGES) * len(latents) // NUM_IMAGES
+    spread = np.unique(np.arange(NUM_IMAGES) * len(latents) // NUM_IMAGES)
     models = Continuity(tokenizer.decode, network, perceptual)
-    chosen = latents[np.unique(some)]
+    chosen = latents[spread]
     for name, estimate in continuity(models, chosen, mean, deviation).items():
         panel[f"LPC {name}"] = estimate
     place.report("decoder continuity", 1, 1)
-    found = dataclasses.replace(found, panel=panel, omitted=omitted)
-    card = _card(tokenizer, seen, images, found, network, perceptual)
+    diagnosis = dataclasses.replace(diagnosis, panel=panel, omitted=omitted)
+    card = _card(tokenizer, seen, images, diagnosis, network, perceptual)
     write(
         place.folder / CARD, flat_numbers(panel), card,
         num_evaluated=seen.count, skipped=seen.skipped,
     )  # fmt: skip
     pictured = np.arange(NUM_PICTURED) * len(latents) // NUM_PICTURED
     squares = [read_square(images, int(row)).image for row in rows[pictured]]
-    save_picture(
-        found, pictured, np.stack([square for square in squares if square is not None]),
-        place.folder / PICTURE,
-    )  # fmt: skip
-    return found
+    readable = np.stack([square for square in squares if square is not None])
+    save_picture(diagnosis, pictured, readable, place.folder / PICTURE)
+    return diagnosis
 
 
 def _labels(seen: FeatureTable) -> Int[np.ndarray, " count"] | None:
@@ -127,19 +125,19 @@ def _card(
     tokenizer: Tokenizer,
     seen: FeatureTable,
     images: Images,
-    found: Diagnosis,
+    diagnosis: Diagnosis,
     network: FeatureNetwork | None,
     perceptual: PerceptualNetwork | None,
 ) -> EvaluationCard:
     """What the panel depends on."""
-    height, width, _ = found.latents.shape[1:]
+    height, width, _ = diagnosis.latents.shape[1:]
     protocol = settings(
         version=VERSION,
         latents=f"{height} x {width} x {tokenizer.config.latent_width}",
         standardized="as for generators" if tokenizer.is_measured else "by themselves",
         perceptual="" if perceptual is None else perceptual.hash,
-        notes="; ".join(found.notes),
-        omitted="; ".join(f"{name}: {why}" for name, why in found.omitted.items()),
+        notes="; ".join(diagnosis.notes),
+        omitted="; ".join(f"{name}: {why}" for name, why in diagnosis.omitted.items()),
     )
     card = tokenizer_card(tokenizer, seen, images, protocol)
     if network is None:

@@ -61,7 +61,7 @@ class Diagnosis:
     latents: Latents
     spectra: dict[str, Spectrum]
     energy: Float[np.ndarray, " frequencies"] | None
-    cosines: dict[str, Float[np.ndarray, " distances"]]
+    similarity: dict[str, Float[np.ndarray, " distances"]]
 
 
 def diagnose_latents(
@@ -94,21 +94,23 @@ def diagnose_latents(
         )
         labels = None
     spectra = _covariance_measures(standardized, labels, panel, omitted, notes)
-    energy, cosines = _grid_measures(latents[..., alive], standardized, panel, omitted)
+    energy, similarity = _grid_measures(
+        latents[..., alive], standardized, panel, omitted
+    )
     grid = None
     if masks is None:
         omitted["what needs masks"] = "none were given"
     else:
         grid = cell_masks(masks, *latents.shape[1:3])
-        similarity = object_similarity(standardized, grid)
-        if np.isfinite(similarity).any():
-            panel["SRSS"] = ratio(similarity)
+        by_image = object_similarity(standardized, grid)
+        if np.isfinite(by_image).any():
+            panel["SRSS"] = ratio(by_image)
         else:
             omitted["SRSS"] = "no object has background that is far from it"
     if labels is not None:
         _label_measures(standardized, labels, grid, panel)
     return Diagnosis(
-        panel, omitted, tuple(notes), standardized, spectra, energy, cosines
+        panel, omitted, tuple(notes), standardized, spectra, energy, similarity
     )
 
 
@@ -132,16 +134,19 @@ def statistics(
         f"`latents` ({len(latents)} images) must be of {MIN_IMAGES} or more: add some; "
         "4,000 give narrow intervals.",
     )
-    if mean is None or deviation is None:
-        mean = latents.mean(axis=(0, 1, 2), dtype=np.float64).astype(np.float32)
-        deviation = latents.std(axis=(0, 1, 2), dtype=np.float64).astype(np.float32)
+    own_mean = latents.mean(axis=(0, 1, 2), dtype=np.float64).astype(np.float32)
+    own_deviation = latents.std(axis=(0, 1, 2), dtype=np.float64).astype(np.float32)
+    center = own_mean if mean is None else mean
+    scale = own_deviation if deviation is None else deviation
+    # Beside their mean, float32 does not show smaller deviations.
+    varies = own_deviation > 1e-6 * np.abs(own_mean)
     require(
-        bool((deviation > 0).any()),
+        bool(varies.any()),
         "`latents` (deviation 0 in every channel) must vary: this encoder ignores its "
         "images.",
     )
-    is_alive = deviation > DEAD * np.median(deviation)
-    return mean, np.where(is_alive, deviation, 0).astype(np.float32)
+    is_alive = varies & (scale > DEAD * np.median(scale))
+    return center, np.where(is_alive, scale, 0).astype(np.float32)
 
 
 def _covariance_measures(
@@ -156,34 +161,34 @@ def _covariance_measures(
     is_exact = can_be_exact(tokens, count)
     spectra = {"all images": spectrum(tokens, is_exact=is_exact)}
     if labels is not None:
-        found = class_covariances(tokens, labels)
-        if found is None:
+        classes = class_covariances(tokens, labels)
+        if classes is None:
             omitted["VIV"] = (
                 f"no class has the {MIN_CLASS} images that it takes, or more"
             )
         else:
-            panel |= found.panel()
+            panel |= classes.panel()
             root = np.sqrt(height * width * channels)
             viv = panel["VIV"]
             panel["VIV * sqrt(d)"] = Estimate(
                 viv.value * root, viv.low * root, viv.high * root, viv.count
             )
-            if found.exact is None:
+            if classes.exact is None:
                 omitted["VIV exact"] = (
                     "a class takes 2 images for each number of a latent, and no more "
                     "than 2,048 numbers"
                 )
-            if found.least < FEW:
-                notes.append(f"VIV: a class has only {found.least} images")
+            if classes.least < FEW:
+                notes.append(f"VIV: a class has only {classes.least} images")
         within = spectrum(tokens, labels, is_exact=False)
         panel["VIV, classes pooled"] = within.velocity_variance()
         if is_exact:
             within = spectrum(tokens, labels, is_exact=True)
             panel["VIV exact, classes pooled"] = within.velocity_variance()
         spectra["within classes"] = within
-    for name, of in spectra.items():
+    for name, eigenvalues in spectra.items():
         given = ", class known" if name == "within classes" else ""
-        panel[f"Gaussian flow loss{given}"] = of.velocity_variance(times=TIMES)
+        panel[f"Gaussian flow loss{given}"] = eigenvalues.velocity_variance(times=TIMES)
     panel["effective rank"] = spectra["all images"].effective_rank()
     covariance = "full" if is_exact else "a product of positions and channels"
     notes.append(f"covariance of all images: {covariance}")
@@ -204,12 +209,12 @@ def _grid_measures(
     total = energy.sum(axis=(1, 2))
     for part in (0.25, 0.5):
         is_high = is_high_frequency(height, width, part)
-        found = ratio(energy[:, is_high].sum(axis=1), total)
-        panel[f"SEC {part}"] = found
+        estimate = ratio(energy[:, is_high].sum(axis=1), total)
+        panel[f"SEC {part}"] = estimate
         ceiling = is_high.mean()
         panel[f"SEC {part} over white noise"] = Estimate(
-            found.value / ceiling, found.low / ceiling, found.high / ceiling,
-            found.count,
+            estimate.value / ceiling, estimate.low / ceiling, estimate.high / ceiling,
+            estimate.count,
         )  # fmt: skip
     profiles = {
         "raw": cosine_profile(raw, centered=False),
@@ -225,13 +230,13 @@ def _grid_measures(
             )
             name = f"LDS {cells}, {kind}"
             halves = panel.get(f"LDS halves, {kind}")
-            found = None if values is None else ratio(values)
-            if found is None:
+            estimate = None if values is None else ratio(values)
+            if estimate is None:
                 omitted[name] = f"{height} x {width} cells are too few"
-            elif found == halves:
+            elif estimate == halves:
                 omitted[name] = "on this grid it is that of halves"
             else:
-                panel[name] = found
+                panel[name] = estimate
     if min(height, width) >= 2:
         panel["local correlation"] = ratio(local_correlation(standardized))
         panel["Geary's C"] = ratio(np.asarray(smoothness_loss(jnp.asarray(raw))))

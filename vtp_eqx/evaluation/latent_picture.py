@@ -5,6 +5,7 @@ from pathlib import Path
 from jaxtyping import Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 import numpy as np
 
 from vtp_eqx.evaluation.latent_panel import Diagnosis
@@ -20,34 +21,35 @@ HEADLINE = ("PSNR", "VIV", "SEC 0.5", "LNC@10 over chance", "SRSS", "LPC pixels"
 
 
 def save_picture(
-    found: Diagnosis,
+    diagnosis: Diagnosis,
     rows: Int[np.ndarray, " pictured"],
     images: UInt8[np.ndarray, "pictured height width 3"],
     path: Path,
 ) -> None:
-    """Writes to `path` what `found` has of latents; `rows` are those of `images`.
+    """Writes to `path` what a diagnosis has of latents; `rows` are those of `images`.
 
     Above, images and what the first and the next three principal components of their
     channels are, as red, green and blue. Below, the eigenvalues of the covariance, the
     energy by frequency, and the cosine of two cells by distance.
     """
     figure = Figure(figsize=(15, 11.5), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(3, 2.6))
-    _draw_images(above.subplots(3, len(rows)), found.latents, rows, images)
-    height, width, channels = found.latents.shape[1:]
+    halves = figure.subfigures(2, 1, squeeze=False, height_ratios=(3, 2.6))
+    above, below = halves[:, 0]
+    _draw_images(above.subplots(3, len(rows)), diagnosis.latents, rows, images)
+    height, width, channels = diagnosis.latents.shape[1:]
     above.suptitle(
-        f"{len(found.latents):,} images, latents {height} x {width} x {channels}\n"
+        f"{len(diagnosis.latents):,} images, latents {height} x {width} x {channels}\n"
         + ",  ".join(
-            f"{name} {found.panel[name].value:.3g}"
+            f"{name} {diagnosis.panel[name].value:.3g}"
             for name in HEADLINE
-            if name in found.panel
+            if name in diagnosis.panel
         ),
         fontsize=FONT + 1,
     )
-    of_eigenvalues, of_energy, of_cosines = below.subplots(1, 3)
-    _draw_eigenvalues(of_eigenvalues, found)
-    _draw_energy(of_energy, found)
-    _draw_cosines(of_cosines, found)
+    eigenvalue_axis, energy_axis, similarity_axis = below.subplots(1, 3)
+    _draw_eigenvalues(eigenvalue_axis, diagnosis)
+    _draw_energy(energy_axis, diagnosis)
+    _draw_similarity(similarity_axis, diagnosis)
     with atomic_path(path) as unfinished:
         figure.savefig(unfinished, format="png", dpi=100)
 
@@ -94,30 +96,33 @@ def _draw_images(
             axis.spines[:].set_visible(False)
 
 
-def _draw_eigenvalues(axis: Axes, found: Diagnosis) -> None:
-    for color, (name, of) in zip(COLORS, found.spectra.items(), strict=False):
-        axis.plot(
-            np.arange(1, 1 + len(of.all)), of.all, color=color, linewidth=2.5,
-            label=name,
-        )  # fmt: skip
-    top = max(of.all[0] for of in found.spectra.values())
+def _draw_eigenvalues(axis: Axes, diagnosis: Diagnosis) -> None:
+    names = diagnosis.spectra.items()
+    for color, (name, spectrum) in zip(COLORS, names, strict=False):
+        ranks = np.arange(1, 1 + len(spectrum.all))
+        axis.plot(ranks, spectrum.all, color=color, linewidth=2.5, label=name)
+    top = max(spectrum.all[0] for spectrum in diagnosis.spectra.values())
     axis.set(xscale="log", yscale="log")
     axis.set_ylim(top * 1e-5, top * 2)
     _finish(axis, "eigenvalues of the covariance", "rank")
 
 
-def _draw_energy(axis: Axes, found: Diagnosis) -> None:
-    if found.energy is not None:
-        axis.plot(found.energy, "o-", color=COLORS[0], linewidth=2.5, label="latents")
+def _draw_energy(axis: Axes, diagnosis: Diagnosis) -> None:
+    if diagnosis.energy is not None:
+        axis.plot(
+            diagnosis.energy, "o-", color=COLORS[0], linewidth=2.5, label="latents"
+        )
         axis.set_yscale("log")
-        for of in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
-            of("{x:g}")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("")
     axis.axhline(1, color="gray", linestyle=":", linewidth=2.5, label="white noise")
     _finish(axis, "energy of a number", "frequency, down + across")
 
 
-def _draw_cosines(axis: Axes, found: Diagnosis) -> None:
-    for color, (name, values) in zip(COLORS, found.cosines.items(), strict=False):
+def _draw_similarity(axis: Axes, diagnosis: Diagnosis) -> None:
+    names = diagnosis.similarity.items()
+    for color, (name, values) in zip(COLORS, names, strict=False):
         distances = np.arange(1, len(values))
         axis.plot(distances, values[1:], "o-", color=color, linewidth=2.5, label=name)
     axis.axhline(0, color="gray", linewidth=1)

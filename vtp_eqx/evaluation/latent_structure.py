@@ -29,8 +29,8 @@ def energy_maps(latents: Latents) -> Float[np.ndarray, "count height width"]:
     That of the orthonormal cosine transform, so that it sums to that of the latents.
     """
     parts = [
-        np.sum(dctn(some, axes=(1, 2), norm="ortho") ** 2, axis=-1)
-        for some in _chunks(latents)
+        np.sum(np.asarray(dctn(chunk, axes=(1, 2), norm="ortho")) ** 2, axis=-1)
+        for chunk in _chunks(latents)
     ]
     return np.concatenate(parts)
 
@@ -58,11 +58,11 @@ def cosine_profile(
     Where `centered`, the mean cell of an image is taken from its cells before.
     """
     distances = grid_distances(*latents.shape[1:3]).ravel()
-    at = distances[:, None] == np.arange(distances.max() + 1)
-    at = (at / at.sum(axis=0)).astype(np.float32)
+    mean_at = distances[:, None] == np.arange(distances.max() + 1)
+    mean_at = (mean_at / mean_at.sum(axis=0)).astype(np.float32)
     parts = [
-        cosines.reshape(len(cosines), -1) @ at
-        for cosines in _cell_cosines(latents, centered=centered)
+        similarity.reshape(len(similarity), -1) @ mean_at
+        for similarity in _cell_cosines(latents, centered=centered)
     ]
     return np.concatenate(parts)
 
@@ -110,12 +110,12 @@ def object_similarity(
     distances = grid_distances(height, width)
     near, far = distances == 1, distances >= far_distance(height, width)
     parts = []
-    for cosines, mask in zip(
+    for similarity, mask in zip(
         _cell_cosines(latents, centered=centered), _chunks(foreground), strict=True
     ):
         inside = mask.reshape(len(mask), 1, -1)
-        differences = _masked_mean(cosines, inside & near) - _masked_mean(
-            cosines, ~inside & far
+        differences = _masked_mean(similarity, inside & near) - _masked_mean(
+            similarity, ~inside & far
         )
         is_anchor = inside[:, 0] & np.isfinite(differences)
         parts.append(_masked_mean(differences, is_anchor))
@@ -176,10 +176,10 @@ def neighbor_shares(
     parts = []
     for start in range(0, len(rows), CHUNK):
         similarity = rows[start : start + CHUNK] @ rows.T
-        here = np.arange(len(similarity))
-        similarity[here, start + here] = -np.inf
+        rows_here = np.arange(len(similarity))
+        similarity[rows_here, start + rows_here] = -np.inf
         nearest = np.argpartition(-similarity, num_neighbors - 1, axis=1)
-        is_same = labels[nearest[:, :num_neighbors]] == labels[start + here, None]
+        is_same = labels[nearest[:, :num_neighbors]] == labels[start + rows_here, None]
         parts.append(is_same.mean(axis=1))
     _, which, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     return np.concatenate(parts), (sizes[which] - 1) / (len(rows) - 1)
@@ -197,8 +197,8 @@ def local_correlation(latents: Latents) -> PerImage:
         cells[:, i : i + height - 1, j : j + width - 1] for i in (0, 1) for j in (0, 1)
     ]
     pairs = [
-        np.einsum("nhwc,nhwc->n", one, other)
-        for one, other in itertools.combinations(corners, 2)
+        np.einsum("nhwc,nhwc->n", first, second)
+        for first, second in itertools.combinations(corners, 2)
     ]
     return np.mean(pairs, axis=0) / ((height - 1) * (width - 1))
 
@@ -211,8 +211,8 @@ def _chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
 def _cell_cosines(
     latents: Latents, *, centered: bool
 ) -> Iterator[Float[np.ndarray, "some cells cells"]]:
-    for some in _chunks(latents):
-        cells = some.reshape(len(some), -1, some.shape[-1])
+    for chunk in _chunks(latents):
+        cells = chunk.reshape(len(chunk), -1, chunk.shape[-1])
         if centered:
             cells = cells - cells.mean(axis=1, keepdims=True)
         cells = unit(cells)
