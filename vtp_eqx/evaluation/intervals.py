@@ -22,6 +22,11 @@ class Estimate:
     high: float
     count: int
 
+    def scaled(self, factor: float) -> "Estimate":
+        """`factor` times as much."""
+        numbers = (number * factor for number in (self.value, self.low, self.high))
+        return Estimate(*numbers, self.count)
+
 
 def flat_numbers(panel: Mapping[str, Estimate]) -> dict[str, float]:
     """The same as one mapping, as a card holds it: "X", "X low", "X high", "X N"."""

@@ -168,11 +168,8 @@ def _covariance_measures(
             )
         else:
             panel |= classes.panel()
-            root = np.sqrt(height * width * channels)
-            viv = panel["VIV"]
-            panel["VIV * sqrt(d)"] = Estimate(
-                viv.value * root, viv.low * root, viv.high * root, viv.count
-            )
+            root = float(np.sqrt(height * width * channels))
+            panel["VIV * sqrt(d)"] = panel["VIV"].scaled(root)
             if classes.exact is None:
                 omitted["VIV exact"] = (
                     "a class takes 2 images for each number of a latent, and no more "
@@ -186,6 +183,7 @@ def _covariance_measures(
             within = spectrum(tokens, labels, is_exact=True)
             panel["VIV exact, classes pooled"] = within.velocity_variance()
         spectra["within classes"] = within
+    # The lowest loss of a flow model that knows the covariance, and at most the class.
     for name, eigenvalues in spectra.items():
         given = ", class known" if name == "within classes" else ""
         panel[f"Gaussian flow loss{given}"] = eigenvalues.velocity_variance(times=TIMES)
@@ -211,11 +209,7 @@ def _grid_measures(
         is_high = is_high_frequency(height, width, part)
         estimate = ratio(energy[:, is_high].sum(axis=1), total)
         panel[f"SEC {part}"] = estimate
-        ceiling = is_high.mean()
-        panel[f"SEC {part} over white noise"] = Estimate(
-            estimate.value / ceiling, estimate.low / ceiling, estimate.high / ceiling,
-            estimate.count,
-        )  # fmt: skip
+        panel[f"SEC {part} over white noise"] = estimate.scaled(1 / is_high.mean())
     profiles = {
         "raw": cosine_profile(raw, centered=False),
         "centered": cosine_profile(standardized, centered=True),
