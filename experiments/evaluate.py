@@ -1,13 +1,12 @@
 """Measures any tokenizer, or any generator's samples, on any images.
 
     python experiments/evaluate.py rfid --tokenizer DIR --data imagenet/val
-    python experiments/evaluate.py zero-shot --tokenizer DIR --data imagenet/val \
-        --classes names.txt
+    python experiments/evaluate.py zero-shot --tokenizer DIR --data DIR --classes FILE
     python experiments/evaluate.py probe --tokenizer DIR --train imagenet/train \
         --data imagenet/val       # and as well: neighbors
-    python experiments/evaluate.py reference --data imagenet/train --size 256 \
-        --file reference.npz
-    python experiments/evaluate.py gfid --data samples --reference reference.npz \
+    python experiments/evaluate.py diagnose --tokenizer DIR --data imagenet/val
+    python experiments/evaluate.py reference --data DIR --size 256 --file stats.npz
+    python experiments/evaluate.py gfid --data samples --reference stats.npz \
         --num-samples 50000       # and side by side: --beside guided
     python experiments/evaluate.py --smoke
 
@@ -40,6 +39,7 @@ from vtp_eqx.evaluation import (
     reference as real,
     zero_shot as classes,
 )
+from vtp_eqx.evaluation.diagnosis_options import DiagnosisOptions
 from vtp_eqx.evaluation.options import Flat
 from vtp_eqx.evaluation.probe_sweep import probe_sweep, SweepConfig
 from vtp_eqx.evaluation.sample_sets import evaluate_sample_sets
@@ -94,6 +94,11 @@ def neighbors(
     ))  # fmt: skip
 
 
+def diagnose(options: Flat[DiagnosisOptions]) -> None:
+    """What of latents was found to predict generation, without a generator."""
+    options.diagnose(loaded(options))
+
+
 def gfid(options: Flat[given.SampleOptions]) -> None:
     """gFID of samples, side by side, and what else reference and network give."""
     sets, count = options.sets(), options.count
@@ -123,7 +128,7 @@ def loaded(options: given.TokenizerOptions) -> Tokenizer:
 
 COMMANDS = {
     "rfid": rfid, "reconstruction": rfid, "zero-shot": zero_shot, "probe": probe,
-    "neighbors": neighbors, "gfid": gfid, "reference": reference,
+    "neighbors": neighbors, "diagnose": diagnose, "gfid": gfid, "reference": reference,
 }  # fmt: skip
 
 

@@ -105,6 +105,10 @@ class FeatureTable:
         """One value for each image that was read."""
         return np.concatenate(list(self.parts(name)))
 
+    def has(self, name: str) -> bool:
+        """Whether images have a value of that name."""
+        return any(name in content for content in self.contents())
+
     def parts(self, name: str) -> Iterator[Shaped[np.ndarray, "some ..."]]:
         """The same, a file at a time."""
         for content in self.contents():

@@ -43,6 +43,7 @@ def write_smoke_files(folder: Path) -> list[list[str]]:
         "--config.num-epochs 2 --config.epoch-steps 3",
         f"probe {tokenizer} --train {train} --fit lbfgs",
         f"neighbors {tokenizer} --train {train} --counts 1 5",
+        f"diagnose {tokenizer} --network scene-network",
         f"reference --data {train} {few} --file {reference} --size 32 --keep-features",
         f"gfid --data {data} {few} --num-samples 48 --reference {reference} --size 32 "
         "--origin scenes",

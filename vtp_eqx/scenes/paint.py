@@ -139,12 +139,7 @@ def paint_strokes(canvas: Canvas, nuisance: CounterRNG, most: int) -> None:
 
 def paint_objects(canvas: Canvas, objects: Objects, nuisance: CounterRNG) -> None:
     """Draws one shaded object with a dark edge and a soft shadow in each image."""
-    u, v = _turned(canvas, objects.turn, 1 / objects.radius, objects.x, objects.y)
-    distance = np.empty_like(u)
-    for shape, signed in enumerate((_circle, _square, _triangle, _star)):
-        rows = objects.shape == shape
-        distance[rows] = signed(u[rows], v[rows])
-    distance *= _as_planes(objects.radius)
+    u, v, distance = _object_planes(canvas, objects)
     opacity = _as_planes(objects.opacity)
 
     # Beyond a sharp corner the distance to the sides grows slowly: without the circle
@@ -167,6 +162,12 @@ def paint_objects(canvas: Canvas, objects: Objects, nuisance: CounterRNG) -> Non
     canvas.blend(canvas.coverage(distance) * opacity, colors)
 
 
+def object_cover(canvas: Canvas, objects: Objects) -> Plane:
+    """How much of each pixel the objects cover, without their shadows."""
+    _, _, distance = _object_planes(canvas, objects)
+    return canvas.coverage(distance) * _as_planes(objects.opacity)
+
+
 def develop(
     canvas: Canvas, nuisance: CounterRNG, light: float, grain: float
 ) -> UInt8[np.ndarray, "n size size 3"]:
@@ -187,6 +188,16 @@ def develop(
         # Halves go up, not to even as in what is measured: scenes stay as they were.
         images[..., channel] = np.clip(levels * 255 + 0.5, 0, 255)
     return images
+
+
+def _object_planes(canvas: Canvas, objects: Objects) -> tuple[Plane, Plane, Plane]:
+    """Coordinates about each object in its radii, and the distance to its edge."""
+    u, v = _turned(canvas, objects.turn, 1 / objects.radius, objects.x, objects.y)
+    distance = np.empty_like(u)
+    for shape, signed in enumerate((_circle, _square, _triangle, _star)):
+        rows = objects.shape == shape
+        distance[rows] = signed(u[rows], v[rows])
+    return u, v, distance * _as_planes(objects.radius)
 
 
 def _as_planes(column: np.ndarray) -> PerImage:

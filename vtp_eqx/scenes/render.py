@@ -13,7 +13,7 @@ be solved by color and background alone.
 import dataclasses
 from pathlib import Path
 
-from jaxtyping import Int, Integer, UInt8
+from jaxtyping import Bool, Int, Integer, UInt8
 import numpy as np
 from PIL import Image
 
@@ -35,6 +35,7 @@ from vtp_eqx.scenes.captions import (
 from vtp_eqx.scenes.paint import (
     develop,
     new_canvas,
+    object_cover,
     Objects,
     paint_background,
     paint_objects,
@@ -52,6 +53,7 @@ __all__ = [
     "SceneConfig",
     "Scenes",
     "class_names",
+    "object_masks",
     "render",
     "write_folders",
 ]
@@ -163,6 +165,30 @@ def render(config: SceneConfig, indices: Integer[np.ndarray, " n"]) -> Scenes:
         label=attributes["shape"] * len(COLORS) + attributes["color"],
         attributes=attributes,
     )
+
+
+def object_masks(
+    config: SceneConfig, indices: Integer[np.ndarray, " n"]
+) -> Bool[np.ndarray, "n size size"]:
+    """The pixels of the scenes at `indices` that are more than half object.
+
+    Those of the second object too, where there is one.
+    """
+    indices = indices.astype(np.int64)
+    attributes = _attributes(config, indices)
+    masks = np.empty((len(indices), config.size, config.size), bool)
+    for start in range(0, len(indices), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        some = {name: values[rows] for name, values in attributes.items()}
+        nuisance = CounterRNG(config.seed, indices[rows])
+        canvas = new_canvas(len(indices[rows]), config.size)
+        main = _main_objects(some, nuisance, config.difficulty)
+        cover = object_cover(canvas, main)
+        if some["relation"].any():
+            second = _second_objects(some, main, nuisance)
+            cover = np.maximum(cover, object_cover(canvas, second))
+        masks[rows] = cover > 0.5
+    return masks
 
 
 def write_folders(scenes: Scenes, folder: Path) -> None:
