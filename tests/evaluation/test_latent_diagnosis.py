@@ -1,9 +1,14 @@
 """The whole panel: of arrays, of a tokenizer, its errors, and what it leaves out."""
 
+import io
+from pathlib import Path
+import re
+
 import jax
 import numpy as np
 from PIL import Image
 import pytest
+from rich.console import Console
 
 from vtp_eqx.data.crops import CenterCrop
 from vtp_eqx.data.sources import ArraySource
@@ -251,3 +256,14 @@ def test_masks_are_read_and_refused(tmp_path):
 def test_a_network_of_the_images_size_is_taken():
     assert options().network_for(64).image_size == 64
     assert options().network_for(48).image_size == 32
+
+
+def test_a_panel_is_printed_with_what_was_left_out(full, monkeypatch):
+    printed = Console(width=100, record=True, file=io.StringIO())
+    monkeypatch.setattr("vtp_eqx.evaluation.diagnosis_options.console", printed)
+    options(out=Path("there")).show(full)
+    text = printed.export_text()
+    row = r"VIV shape +│ +0\.\d{4} │ +0\.\d{4} \.\. \d\.\d{4} │ +4 │ +lower"
+    assert re.search(row, text)
+    assert "3 were left out: VIV exact (a class takes 2 images" in text
+    assert "there/card_diagnosis.json" in text

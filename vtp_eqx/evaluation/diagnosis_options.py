@@ -104,7 +104,7 @@ class DiagnosisOptions(ReconstructionOptions):
 
     def show(self, diagnosis: Diagnosis) -> None:
         """Prints the panel, what was left out and why, and where the files are."""
-        table = Table(title=f"{len(found.latents):,} images")
+        table = Table(title=f"{len(diagnosis.latents):,} images")
         for name in ("number", "value", "95% interval", "N", "better"):
             table.add_column(name, justify="left" if name == "number" else "right")
         for name, estimate in diagnosis.panel.items():

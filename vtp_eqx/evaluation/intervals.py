@@ -24,8 +24,9 @@ class Estimate:
 
     def scaled(self, factor: float) -> "Estimate":
         """`factor` times as much."""
-        numbers = (number * factor for number in (self.value, self.low, self.high))
-        return Estimate(*numbers, self.count)
+        return Estimate(
+            self.value * factor, self.low * factor, self.high * factor, self.count
+        )
 
 
 def flat_numbers(panel: Mapping[str, Estimate]) -> dict[str, float]:
