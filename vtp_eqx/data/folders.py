@@ -1,6 +1,7 @@
 """Folders of image files as random-access sources."""
 
 from collections import deque
+from collections.abc import Collection
 import dataclasses
 import hashlib
 import os
@@ -83,14 +84,8 @@ class FolderSource:
             f"{len(loose)} of {len(self.names)} beside class folders in {self.folder} "
             f"({loose[:1]}): move them.",
         )
-        no_class = {*listing.system, *(f"{name}/" for name in listing.repeated)}
-        self.class_names = (
-            ()
-            if loose
-            else tuple(
-                name for name in _classes(self.folder) if f"{name}/" not in no_class
-            )
-        )
+        no_class = {name.rstrip("/") for name in (*listing.system, *listing.repeated)}
+        self.class_names = () if loose else tuple(_classes(self.folder, no_class))
         self._labels = {name: label for label, name in enumerate(self.class_names)}
 
     def __len__(self) -> int:
@@ -242,6 +237,6 @@ def _advice(ignored: list[str]) -> str:
     return "check the path"
 
 
-def _classes(folder: Path) -> list[str]:
-    visible = (place for place in folder.iterdir() if not place.name.startswith("."))
+def _classes(folder: Path, no_class: Collection[str]) -> list[str]:
+    visible = (place for place in folder.iterdir() if place.name not in no_class)
     return sorted(place.name for place in visible if place.is_dir())
