@@ -1,7 +1,7 @@
 """Folders of image files as random-access sources."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 import dataclasses
 import hashlib
 import itertools
@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 import re
 import stat
-from typing import Any
+from typing import Any, Literal
 
 from vtp_eqx.config import require
 from vtp_eqx.data.example_texts import read_texts, TEXT_PARTS
@@ -19,7 +19,7 @@ from vtp_eqx.data.images import (
     SUFFIXES,
     UnreadableImageError,
 )
-from vtp_eqx.data.skipped import is_system, Skipped
+from vtp_eqx.data.skipped import Skipped, SYSTEM_NAMES
 from vtp_eqx.file_kinds import describe_file
 from vtp_eqx.files import require_local
 
@@ -61,8 +61,8 @@ class FolderSource:
         )
         listing = _list(self.folder)
         self.names, others = listing.images, listing.others
-        keys = {_key(name) for name in self.names} if others else set()
-        is_text = lambda name: name.endswith(_TEXTS) and _key(name) in keys
+        keys = {name.rpartition(".")[0] for name in self.names} if others else set()
+        is_text = lambda name: name.endswith(_TEXTS) and name.rpartition(".")[0] in keys
         self._texts = frozenset(filter(is_text, others))
         self.ignored = [name for name in others if name not in self._texts]
         self.skipped = tuple(
@@ -87,14 +87,8 @@ class FolderSource:
             f"{len(loose)} of {len(self.names)} beside class folders in {self.folder} "
             f"({loose[:1]}): move them.",
         )
-        no_class = {*listing.system, *(f"{name}/" for name in listing.repeated)}
-        self.class_names = (
-            ()
-            if loose
-            else tuple(
-                name for name in _classes(self.folder) if f"{name}/" not in no_class
-            )
-        )
+        no_class = {name.rstrip("/") for name in (*listing.system, *listing.repeated)}
+        self.class_names = () if loose else tuple(_classes(self.folder, no_class))
         self._labels = {name: label for label, name in enumerate(self.class_names)}
 
     def __len__(self) -> int:
@@ -118,7 +112,7 @@ class FolderSource:
         """Caption and label beside an image, and the repair of them; or nothing."""
         contents, reason = {}, ""
         for suffix, part in TEXT_PARTS.items():
-            text = f"{_key(name)}.{suffix}"
+            text = f"{name.rpartition('.')[0]}.{suffix}"
             if text in self._texts:
                 try:
                     contents[part] = read_file(self.folder / text, text)
@@ -185,14 +179,14 @@ def _list(folder: Path) -> _Listing:
             continue
         for entry in inside:
             inner = f"{name}/{entry.name}" if name else entry.name
-            is_folder = _is_folder(entry)
-            if entry.name.startswith(".") or is_system(entry.name):
-                found.system.append(f"{inner}/" if is_folder else inner)
-            elif _is_special(entry):
-                found.unread.append(f"{inner} (neither file nor folder)")
-            elif not is_folder:
-                is_image = _suffix(inner) in SUFFIXES
+            kind = _kind(entry)
+            if entry.name.startswith(".") or entry.name.lower() in SYSTEM_NAMES:
+                found.system.append(f"{inner}/" if kind == "folder" else inner)
+            elif kind == "file":
+                is_image = os.path.splitext(inner)[1].lower() in SUFFIXES
                 (found.images if is_image else found.others).append(inner)
+            elif kind == "special":
+                found.unread.append(f"{inner} (neither file nor folder)")
             elif entry.is_symlink():
                 links.append((inner, os.path.realpath(entry.path)))
             else:
@@ -202,22 +196,19 @@ def _list(folder: Path) -> _Listing:
     return found
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself, or to where nobody may look
-        return False
+def _kind(entry: os.DirEntry[str]) -> Literal["file", "folder", "special"]:
+    """Pipes, sockets and devices are special: to read them may take for ever.
 
-
-def _is_special(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a pipe, a socket or a device, of which reading has no end."""
+    A link to nothing, or to where nobody may look, is a file that cannot be read.
+    """
     try:
-        if entry.is_file() or entry.is_dir():
-            return False
-        mode = entry.stat().st_mode
-    except OSError:  # a link to nothing is unreadable when it is read
-        return False
-    return not stat.S_ISREG(mode)
+        if entry.is_file():
+            return "file"
+        if entry.is_dir():
+            return "folder"
+        return "file" if stat.S_ISREG(entry.stat().st_mode) else "special"
+    except OSError:
+        return "file"
 
 
 def _is_inside(path: str, folder: str) -> bool:
@@ -249,8 +240,8 @@ def _advice(ignored: list[str]) -> str:
     return "check the path"
 
 
-def _classes(folder: Path) -> list[str]:
-    visible = (place for place in folder.iterdir() if not place.name.startswith("."))
+def _classes(folder: Path, no_class: Collection[str]) -> list[str]:
+    visible = (place for place in folder.iterdir() if place.name not in no_class)
     return in_order([place.name for place in visible if place.is_dir()])
 
 
@@ -268,12 +259,3 @@ def in_order(names: Sequence[str]) -> list[str]:
                 return sorted(names, key=lambda name: (numbers[name], name))
             break
     return sorted(names)
-
-
-def _key(name: str) -> str:
-    """A name without its last suffix."""
-    return name.rpartition(".")[0]
-
-
-def _suffix(name: str) -> str:
-    return Path(name).suffix.lower()

@@ -2,12 +2,11 @@
 
 from collections.abc import Collection, Sequence
 import dataclasses
-from pathlib import PurePosixPath
 
 
-# What file servers, desktops and notebooks put beside images; the folders hold smaller
-# or deleted copies of them.
-_SYSTEM = frozenset({
+# What file servers, desktops and notebooks put beside images, in lower case; the
+# folders hold smaller or deleted copies of them.
+SYSTEM_NAMES = frozenset({
     "#recycle", "#snapshot", "$recycle.bin", "@eadir", "@recycle", "@tmp", "__macosx",
     ".@__thumb", ".appledouble", ".ipynb_checkpoints", ".thumbnails", "@__thumb",
     "desktop.ini", "ehthumbs.db", "lost+found", "picasa.ini",
@@ -38,8 +37,3 @@ class Skipped:
 def skipped_of(source: object) -> tuple[Skipped, ...]:
     """What a source left out, if it says so; reasons that have no files are not in."""
     return tuple(one for one in getattr(source, "skipped", ()) if one.count)
-
-
-def is_system(name: str) -> bool:
-    """Whether a file, or a folder on the way to it, is one of a server or a desktop."""
-    return any(part.lower() in _SYSTEM for part in PurePosixPath(name).parts)

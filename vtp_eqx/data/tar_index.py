@@ -25,7 +25,7 @@ import numpy as np
 from vtp_eqx.config import require
 from vtp_eqx.data.example_texts import TEXT_PARTS
 from vtp_eqx.data.images import SUFFIXES
-from vtp_eqx.data.skipped import is_system
+from vtp_eqx.data.skipped import SYSTEM_NAMES
 from vtp_eqx.files import atomic_path
 
 
@@ -33,6 +33,7 @@ Records = Shaped[np.ndarray, " examples"]
 PARTS = ("image", "text", "json", "class")
 _PART_OF = {suffix.removeprefix("."): "image" for suffix in SUFFIXES}
 _PART_OF |= TEXT_PARTS
+_SYSTEM = frozenset(name.encode() for name in SYSTEM_NAMES)
 _WORD = re.compile(rb"[A-Za-z_]\w*")  # what a suffix may have before its last dot
 _VERSION = 2  # of the index files; another one is written anew
 _BLOCK = 512
@@ -366,7 +367,8 @@ def _split(name: bytes) -> tuple[bytes, str | None, str]:
     key = b".".join([stem, *parts[: len(parts) - words]])
     suffix = b".".join(parts[len(parts) - words :]).lower().decode("latin-1")
     # A hidden file, such as macOS packs beside each real one, has no stem.
-    part = _PART_OF.get(suffix) if stem and not is_system(_text(name)) else None
+    is_system = not _SYSTEM.isdisjoint(name.lower().split(b"/"))
+    part = _PART_OF.get(suffix) if stem and not is_system else None
     return folder + slash + key, part, suffix
 
 

@@ -14,6 +14,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from vtp_eqx.data.skipped import Skipped
 from vtp_eqx.evaluation.card import EvaluationCard
 from vtp_eqx.evaluation.extract import Report
 
@@ -52,7 +53,6 @@ def numbers_table(numbers: Mapping[str, float], card: EvaluationCard) -> Table:
     return table
 
 
-def list_names(what: str, names: Sequence[str], limit: int = 5) -> str:
+def list_names(what: str, names: Sequence[str]) -> str:
     """A line that counts files and names the first of them."""
-    more = ", ..." if len(names) > limit else ""
-    return f"{len(names)} {what}: {', '.join(names[:limit])}{more}"
+    return str(Skipped(what, len(names), names))

@@ -16,7 +16,7 @@ from vtp_eqx.evaluation.latent_diagnosis import better, CARD, diagnose, PICTURE
 from vtp_eqx.evaluation.latent_panel import Diagnosis
 from vtp_eqx.evaluation.networks import FeatureNetwork, scene_features
 from vtp_eqx.evaluation.options import console, ReconstructionOptions
-from vtp_eqx.files import NPZ_ERRORS
+from vtp_eqx.file_kinds import NPZ_ERRORS
 from vtp_eqx.frozen.scene_network import shipped, SHIPPED_SIZES
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.scenes.render import (
@@ -121,6 +121,5 @@ class DiagnosisOptions(ReconstructionOptions):
             console.print(note)
         lines = [f"{name} ({why})" for name, why in diagnosis.omitted.items()]
         if lines:
-            count = len(lines)
-            console.print(list_names("were left out", lines, count), markup=False)
+            console.print(list_names("numbers were left out", lines), markup=False)
         console.print(f"Card: {self.out / CARD}\nPicture: {self.out / PICTURE}")
