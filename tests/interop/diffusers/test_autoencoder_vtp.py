@@ -21,18 +21,18 @@ from vtp_eqx.tokenizer import load, save_diffusers
 
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "diffusers"
-TOLERANCE = 1e-4
-# One unit in the last place of bfloat16 at 1: a rotation whose operands differ in the
-# last bit of float32 may round the other way, once in a while.
-BFLOAT16_TOLERANCE = 2.0**-7
+# A rotation in bfloat16 whose operands differ in the last bit of float32 may round the
+# other way, once in a while: the most, and the mean, that this may make.
+TOLERANCES = {"float32": (1e-4, 1e-4), "bfloat16": (2.0**-5, 3e-4)}
 MAX_LINES = 60  # of code
 
 
 def check_close(rope, found, expected):
     for name, value in expected.items():
         apart = np.abs(np.asarray(found[name]) - np.asarray(value))
-        assert apart.max() < (TOLERANCE if rope == "float32" else BFLOAT16_TOLERANCE)
-        assert apart.mean() < TOLERANCE, name
+        most, mean = TOLERANCES[rope]
+        assert apart.max() < most, name
+        assert apart.mean() < mean, name
 
 
 @eqx.filter_jit
@@ -40,8 +40,8 @@ def encode_and_decode(tokenizer, images):
     """What `autoencoder_outputs` has, of given images."""
     latents = jax.vmap(tokenizer.encode)((jnp.moveaxis(images, 1, -1) + 1) / 2)
     decoded = 2 * jax.vmap(tokenizer.decode)(latents) - 1
-    return {n: jnp.moveaxis(v, -1, 1) for n, v in
-            (("latents", latents), ("decoded", decoded))}  # fmt: skip
+    outputs = {"latents": latents, "decoded": decoded}
+    return {name: jnp.moveaxis(array, -1, 1) for name, array in outputs.items()}
 
 
 @pytest.mark.parametrize("name", ["mixed", "wide"])
@@ -86,11 +86,11 @@ def test_it_computes_what_we_do(name, torch, tmp_path):
 
 
 def test_many_positions_are_rounded_as_ours(torch, tmp_path):
-    # More than 256 in a row, which are no numbers of bfloat16.
+    # 301 in a row, which is no number of bfloat16.
     tokenizer, size = random_tokenizer("wide"), CONFIGS["wide"].patch_size
     save_diffusers(tokenizer, tmp_path)
     model = read_module(tmp_path).from_pretrained(tmp_path)
-    images = np.random.default_rng(0).uniform(-1, 1, (1, 3, 300 * size, size))
+    images = np.random.default_rng(0).uniform(-1, 1, (1, 3, 301 * size, size))
     images = images.astype(np.float32)
     expected = encode_and_decode(tokenizer, images)
     check_close("bfloat16", in_torch(torch, model, images), expected)

@@ -3,8 +3,6 @@
 import dataclasses
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
@@ -14,6 +12,7 @@ from vtp_eqx.config import (
     TokenizerConfig,
     TransformerConfig,
 )
+from vtp_eqx.models.arrays import named_arrays, with_arrays
 from vtp_eqx.tokenizer import Tokenizer
 
 
@@ -54,11 +53,19 @@ CONFIGS = {
 
 
 def random_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of a config, with measured statistics."""
+    """The tokenizer of a config, with measured statistics.
+
+    First tokens are small, so that the constant in a norm is seen, and the rest large
+    enough that attention is not the same everywhere.
+    """
     skeleton = eqx.filter_eval_shape(Tokenizer, CONFIGS[name], key=jr.key(0))
-    draw = np.random.default_rng(0)
-    drawn = jax.tree.map(
-        lambda leaf: jnp.asarray(0.3 * draw.normal(size=leaf.shape), jnp.float32),
-        skeleton,
-    )
+    draw, arrays = np.random.default_rng(0), {}
+    for path, leaf in named_arrays(skeleton).items():
+        values = 0.4 * draw.normal(size=leaf.shape)
+        if "norm" in path:
+            values = 1 + values
+        elif "embed" in path or "token" in path:
+            values = 0.02 * values
+        arrays[path] = values.astype(np.float32)
+    drawn = with_arrays(skeleton, arrays)
     return drawn.with_statistics(drawn.latent_mean, abs(drawn.latent_std))
