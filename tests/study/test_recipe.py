@@ -1,5 +1,6 @@
 import dataclasses
 
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from experiments import (
 )
 from vtp_eqx.mesh import data_mesh, shard_batch
 from vtp_eqx.scenes.render import render
-from vtp_eqx.study.recipe import LAPTOP, METHODS, pretrain_config, run, vit
+from vtp_eqx.study.recipe import LAPTOP, METHODS, pretrain_config, run
 from vtp_eqx.study.run_spec import spec_hash
 from vtp_eqx.training.flops import run_flops
 from vtp_eqx.training.optimizer import learning_rate
@@ -159,20 +160,29 @@ def scenes():
 @pytest.mark.parametrize("method", ["AE", "VTP", "AE from PCA", "VTP from PCA"])
 def test_the_first_steps_do_not_wreck_the_start(method, scenes):
     """Pixel loss of the first 200 steps stays below 1.3 times its start."""
-    # Its rates, widths and pixels; a third of the depth and a quarter of the crops, and
-    # nothing is computed twice to save memory.
-    encoder = dataclasses.replace(vit(96, 1), remat="none")
-    recipe = dataclasses.replace(LAPTOP, encoder=encoder, distilled=8)
-    config = pretrain_config(recipe, METHODS[method], 0)
+    # What is computed twice to save memory is the same.
+    encoder = dataclasses.replace(LAPTOP.encoder, remat="none")
+    config = pretrain_config(
+        dataclasses.replace(LAPTOP, encoder=encoder), METHODS[method], 0
+    )
     mesh = data_mesh(1)
     state, step = init_pretraining(config, scenes.image, mesh)
     losses, rng = [], np.random.default_rng(0)
     text = config.tokenizer.text
-    for _ in range(200):
+
+    def draw():
         rows = rng.integers(0, len(scenes.image), config.batch_size)
         ids = None if text is None else np.ones((len(rows), text.context), np.int32)
-        batch = shard_batch(CaptionedBatch(scenes.image[rows], ids), mesh)
-        state, metrics = step(state, batch)
+        return shard_batch(CaptionedBatch(scenes.image[rows], ids), mesh)
+
+    batches = [draw() for _ in range(200)]
+    arrays = eqx.filter(state, eqx.is_array)
+    # So many steps are worth faster code than tests are compiled to.
+    compiled = step.compiled.lower(arrays, batches[0]).compile(
+        compiler_options={"xla_backend_optimization_level": 1}
+    )
+    for batch in batches:
+        arrays, metrics = compiled(arrays, batch)
         losses.append(metrics["reconstruction"])
     losses = np.array(jax.device_get(losses))
     assert losses[0] > 0
