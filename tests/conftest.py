@@ -48,9 +48,13 @@ hypothesis.settings.load_profile("vtp_eqx")
 
 
 def pytest_collection_finish() -> None:
-    """What was imported stays to the end: no garbage collection looks at it again."""
+    """What was imported stays to the end: no garbage collection looks at it again.
+
+    Traced programs are many objects, which live: the others are looked for less often.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
 
 
 @pytest.fixture

@@ -229,7 +229,8 @@ def test_a_set_without_a_good_example_stops_with_a_sentence(tmp_path, write_tar)
         Prefetcher(reader, num_workers=1) as stream,
         pytest.raises(
             ValueError,
-            match=r"0.tar/. \(not an image\) cannot be read, nor can any of 23",
+            match=r"0.tar/. \(not an image that can be read: text that begins with "
+            r"'torn'\) cannot be read, nor can any of 23",
         ),
     ):
         next(stream)

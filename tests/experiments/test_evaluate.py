@@ -7,6 +7,7 @@ import sys
 import tarfile
 import time
 
+import equinox as eqx
 import jax.random as jr
 import numpy as np
 from PIL import Image
@@ -30,7 +31,7 @@ def tokenizer(tmp_path_factory):
         encoder=VIT_FEMTO, decoder=VIT_FEMTO, image_size=32, patch_size=8
     )
     folder = tmp_path_factory.mktemp("tokenizer")
-    save(Tokenizer(config, key=jr.key(0)), folder)
+    save(eqx.filter_jit(Tokenizer)(config, key=jr.key(0)), folder)
     return folder
 
 
@@ -41,7 +42,7 @@ def judge(tokenizer, data, out):
 @pytest.mark.slow
 def test_a_killed_evaluation_continues_and_ends_equal(tokenizer, tmp_path):
     data = tmp_path / "scenes.npz"
-    np.savez(data, arr_0=render(SceneConfig(), np.arange(2600)).image)
+    np.savez(data, arr_0=render(SceneConfig(), np.arange(1600)).image)
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
     run = subprocess.Popen(judge(tokenizer, data, tmp_path / "killed"))

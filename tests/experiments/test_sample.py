@@ -26,7 +26,7 @@ from vtp_eqx.tokenizer import latents_hash, save, Tokenizer
 
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "sample.py"
-COUNT = 300
+COUNT = 120
 
 
 @pytest.mark.slow

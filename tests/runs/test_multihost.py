@@ -104,7 +104,6 @@ from vtp_eqx.evaluation import latent_statistics
 from vtp_eqx.runs.pretrain_options import PretrainOptions
 
 jax.distributed.initialize = lambda: None  # it was told where already
-jax.config.update("jax_disable_most_optimizations", True)
 shape = TransformerConfig(width=16, depth=1, num_heads=2)
 config = PretrainConfig(
     tokenizer=TokenizerConfig(
@@ -243,13 +242,9 @@ def test_a_run_whose_state_is_split_over_processes_is_judged_and_finished(tmp_pa
     # Of all training images, and what one process measures.
     assert card.latents_of == "24 of 24 training images"
     # Compiled as there: another program rounds otherwise.
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        alone, _ = measure_latents(
-            tokenizer, ArraySource({"image": images}), tmp_path, mesh=data_mesh(1)
-        )
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)
+    alone, _ = measure_latents(
+        tokenizer, ArraySource({"image": images}), tmp_path, mesh=data_mesh(1)
+    )
     np.testing.assert_array_equal(tokenizer.latent_mean, alone.latent_mean)
     np.testing.assert_array_equal(tokenizer.latent_std, alone.latent_std)
     assert (run / "report.md").exists()

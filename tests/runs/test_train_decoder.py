@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.training.examples import DECODE, encode, measured_tokenizer
+from vtp_eqx.mesh import data_mesh
 from vtp_eqx.runs.train_decoder import train_decoder
 
 
@@ -18,7 +19,9 @@ def tokenizer(tiny, data):
 def trained(tokenizer, data, folder, **changes):
     config = dataclasses.replace(DECODE, **changes)
     latents = encode(tokenizer, data)
-    return train_decoder(config, tokenizer, data["image"], latents, folder=folder)
+    return train_decoder(
+        config, tokenizer, data["image"], latents, folder=folder, mesh=data_mesh(2)
+    )
 
 
 def losses(folder):

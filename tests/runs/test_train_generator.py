@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from tests.training.examples import GENERATE, LABELS, LATENTS
+from vtp_eqx.mesh import data_mesh
 from vtp_eqx.runs.train_generator import train_generator
 
 
@@ -15,12 +16,14 @@ def test_a_snapshot_is_what_a_shorter_training_ends_with(tmp_path):
     last = train_generator(
         GENERATE, LATENTS, LABELS, folder=tmp_path / "long",
         snapshot=lambda step, dit: kept.update({step: jax.device_get(dit)}),
-        snapshot_steps=(2, 4),
+        snapshot_steps=(2, 4), mesh=data_mesh(2),
     )  # fmt: skip
     assert sorted(kept) == [2, 4, 6]
     assert eqx.tree_equal(kept[6], jax.device_get(last))
     short = dataclasses.replace(GENERATE, num_steps=2)
-    ended = train_generator(short, LATENTS, LABELS, folder=tmp_path / "short")
+    ended = train_generator(
+        short, LATENTS, LABELS, folder=tmp_path / "short", mesh=data_mesh(2)
+    )
     assert eqx.tree_equal(kept[2], jax.device_get(ended))
     assert not eqx.tree_equal(kept[2], kept[4])
 

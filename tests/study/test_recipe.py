@@ -1,6 +1,7 @@
 import dataclasses
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
@@ -176,22 +177,38 @@ def test_convergence_is_of_three_methods_and_one_frozen_network_a_seed():
         assert paths.tokenizer(spec.vision_run) == paths.tokenizer(plain)
 
 
+@pytest.fixture(scope="module")
+def scenes():
+    return render(LAPTOP.data, LAPTOP.data.train_indices[:2048])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["AE", "VTP", "AE from PCA", "VTP from PCA"])
-def test_the_first_steps_do_not_wreck_the_start(method):
+def test_the_first_steps_do_not_wreck_the_start(method, scenes):
     """Pixel loss of the first 200 steps stays below 1.3 times its start."""
-    recipe = LAPTOP
-    config = pretrain_config(recipe, METHODS[method], 0)
-    scenes = render(recipe.data, recipe.data.train_indices[:2048])
+    # What is computed twice to save memory is the same.
+    encoder = dataclasses.replace(LAPTOP.encoder, remat="none")
+    config = pretrain_config(
+        dataclasses.replace(LAPTOP, encoder=encoder), METHODS[method], 0
+    )
     mesh = data_mesh(1)
     state, step = init_pretraining(config, scenes.image, mesh)
     losses, rng = [], np.random.default_rng(0)
     text = config.tokenizer.text
-    for _ in range(200):
+
+    def draw():
         rows = rng.integers(0, len(scenes.image), config.batch_size)
         ids = None if text is None else np.ones((len(rows), text.context), np.int32)
-        batch = shard_batch(CaptionedBatch(scenes.image[rows], ids), mesh)
-        state, metrics = step(state, batch)
+        return shard_batch(CaptionedBatch(scenes.image[rows], ids), mesh)
+
+    batches = [draw() for _ in range(200)]
+    arrays = eqx.filter(state, eqx.is_array)
+    # So many steps are worth faster code than tests are compiled to.
+    compiled = step.compiled.lower(arrays, batches[0]).compile(
+        compiler_options={"xla_backend_optimization_level": 1}
+    )
+    for batch in batches:
+        arrays, metrics = compiled(arrays, batch)
         losses.append(metrics["reconstruction"])
     losses = np.array(jax.device_get(losses))
     assert losses[0] > 0

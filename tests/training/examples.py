@@ -49,4 +49,9 @@ def measured_tokenizer(config: TokenizerConfig, data: dict) -> Tokenizer:
 
 def encode(tokenizer: Tokenizer, data: dict) -> np.ndarray:
     """The raw latents of all images."""
-    return np.asarray(jax.vmap(tokenizer.encode)(data["image"] / np.float32(255)))
+    return np.asarray(_encode(tokenizer, data["image"] / np.float32(255)))
+
+
+@eqx.filter_jit
+def _encode(tokenizer: Tokenizer, images: jax.Array) -> jax.Array:
+    return jax.vmap(tokenizer.encode)(images)

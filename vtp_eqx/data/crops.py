@@ -167,8 +167,8 @@ def _resize(
 ) -> Image.Image:
     require(
         width * height <= MAX_PIXELS,
-        f"{picture.size[0]} x {picture.size[1]} pixels, resized to {width} x {height}: "
-        f"{TOO_LARGE}",
+        f"{picture.size[0]} x {picture.size[1]} pixels, too long to be resized to "
+        f"{width} x {height}: {TOO_LARGE}",
     )
     return picture.resize((width, height), resampling)
 

@@ -98,9 +98,9 @@ def test_its_gradient_reaches_encoder_and_bottleneck_but_no_decoder(
     assert largest(found.heads["alignment"]) > 1e-6
     assert largest(tokenizer.decoder) == 0
     # The losses of the latents as they are, through the map to the network's width.
-    latents = jax.vmap(student.tokenizer.encode)(views.whole)
+    latents = jax.jit(jax.vmap(student.tokenizer.encode))(views.whole)
     mapped = student.heads["alignment"](latents)
-    features = jax.vmap(vision)(views.whole)
+    features = jax.jit(jax.vmap(vision))(views.whole)
     for name, loss in (("cosine", cosine_loss), ("similarity", similarity_loss)):
         expected = loss(mapped, features, margin=0.0)
         np.testing.assert_allclose(getattr(outputs, name), expected, rtol=1e-4)
