@@ -24,11 +24,7 @@ from vtp_eqx.study.command import run_study, Scale, Study, StudyOptions
 from vtp_eqx.study.figure import curves_figure
 from vtp_eqx.study.recipe import RECIPES, run
 from vtp_eqx.study.run_spec import RunSpec
-from vtp_eqx.study.summary import (
-    baseline_sentences,
-    progress_sentence,
-    trend_sentence,
-)
+from vtp_eqx.study.summary import baseline_sentences, progress_sentence, trend_sentence
 from vtp_eqx.study.table import Row
 
 

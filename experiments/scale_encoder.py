@@ -29,11 +29,7 @@ from vtp_eqx.study.figure import curves_figure
 from vtp_eqx.study.recipe import run, vit
 from vtp_eqx.study.report import read_records, rows_of
 from vtp_eqx.study.run_spec import RunPaths, RunSpec
-from vtp_eqx.study.summary import (
-    baseline_sentences,
-    progress_sentence,
-    trend_sentence,
-)
+from vtp_eqx.study.summary import baseline_sentences, progress_sentence, trend_sentence
 from vtp_eqx.study.table import Row
 
 

@@ -12,8 +12,6 @@ from vtp_eqx.config.runs import (
     DecodeConfig as DecodeConfig,
     DistillationConfig as DistillationConfig,
     GenerateConfig as GenerateConfig,
-    LatentDtype as LatentDtype,
-    LatentLayout as LatentLayout,
     LatentsConfig as LatentsConfig,
     OptimizerConfig as OptimizerConfig,
     PretrainConfig as PretrainConfig,
@@ -42,7 +40,6 @@ from vtp_eqx.config.shapes import (
     Remat as Remat,
     Sharding as Sharding,
     TextConfig as TextConfig,
-    TextTokenizer as TextTokenizer,
     TokenizerConfig as TokenizerConfig,
     TransformerConfig as TransformerConfig,
 )

@@ -18,11 +18,6 @@ from vtp_eqx.config.shapes import (
 )
 
 
-LatentViews = Literal["original", "flip", "augmented"]
-LatentDtype = Literal["float32", "float16", "uint8"]
-LatentLayout = Literal["npy", "lightningdit"]
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ViewsConfig:
     """Crops and colours of the distillation views (DINOv2) and the contrastive crop."""
@@ -235,11 +230,13 @@ class LatentsConfig:
 
     # LightningDiT: the middle of an image, and its mirror image. Ours: "augmented" has
     # random crops beside the middle.
-    views: LatentViews = "flip"
+    views: Literal["original", "flip", "augmented"] = "flip"
     num_augmented: int = 4  # ours: random crops of an image, where views are augmented
     augmented_scale: tuple[float, float] = (0.8, 1.0)  # ours: their share of the area
-    dtype: LatentDtype = "float32"  # LightningDiT; "uint8" has a scale a channel
-    layout: LatentLayout = "npy"  # ours; the other is what LightningDiT's loader reads
+    # LightningDiT's; "uint8" has a scale a channel.
+    dtype: Literal["float32", "float16", "uint8"] = "float32"
+    # Ours; the other is what LightningDiT's loader reads.
+    layout: Literal["npy", "lightningdit"] = "npy"
     shard_images: int = 2048  # ours: images of a shard, and what a kill may cost
     limit: int | None = None  # ours: so many images, evenly spread; `None`: all
     seed: int = 0  # of random crops

@@ -18,7 +18,6 @@ Init = Literal["vtp", "clip"]
 Precision = Literal["float32", "bfloat16"]
 Sharding = Literal["none", "zero", "fsdp"]
 Attention = Literal["plain", "fused"]
-TextTokenizer = Literal["auto", "clip", "learned"]
 
 CLIP_VOCABULARY = 49408  # tokens of CLIP's byte-pair encoding
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -62,7 +61,7 @@ class TextConfig:
     vocabulary: int = CLIP_VOCABULARY  # code
     # Code: CLIP's byte pairs. Ours: those "learned" from the captions of a run. "auto"
     # is CLIP's where `vocabulary` has its size, and else learned.
-    tokenizer: TextTokenizer = later("auto")
+    tokenizer: Literal["auto", "clip", "learned"] = later("auto")
     width: int = 768  # paper
     depth: int = 12  # paper
     num_heads: int = 12  # paper

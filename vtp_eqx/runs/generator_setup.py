@@ -28,11 +28,7 @@ from vtp_eqx.models.generator import Generator
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.batches import open_sources
 from vtp_eqx.runs.extract_latents import open_latents
-from vtp_eqx.runs.generator_batches import (
-    CachedBatches,
-    EncodedBatches,
-    fit_to_latents,
-)
+from vtp_eqx.runs.generator_batches import CachedBatches, EncodedBatches, fit_to_latents
 from vtp_eqx.runs.generator_options import FIXED, GeneratorOptions
 from vtp_eqx.runs.multihost import is_main_process, raise_on_all
 from vtp_eqx.runs.run_dir import (

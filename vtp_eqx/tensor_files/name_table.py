@@ -15,11 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 import numpy as np
 
-from vtp_eqx.tensor_files.safetensors_files import (
-    as_float32,
-    check_arrays,
-    check_depth,
-)
+from vtp_eqx.tensor_files.safetensors_files import as_float32, check_arrays, check_depth
 
 
 Tensors = dict[str, Shaped[np.ndarray, "..."]]

@@ -117,8 +117,9 @@ def known_peak(kind: str) -> float | None:
     return next((rate for name, rate in PEAKS.items() if name in kind), None)
 
 
+@functools.cache
 def _product_rate() -> float:
-    """FLOP/s of the fastest of some products of square matrices.
+    """FLOP/s of the fastest of some products of square matrices, measured once.
 
     Large ones use all cores best; small ones end before another process gets its turn.
     """

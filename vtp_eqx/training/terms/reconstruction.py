@@ -107,12 +107,10 @@ class Reconstruction(PretrainTerm):
 
     def flops(self) -> TermFlops:
         tokenizer = self.config.tokenizer
-        is_perceptual = self.config.reconstruction.uses_perceptual
-        # LPIPS: two images forward, and one of them backward to no weight of its own.
         return TermFlops(
             student=decoder_flops(tokenizer),
             subset_pass=encoder_flops(tokenizer, tokenizer.image_size),
-            frozen=3 * perceptual_flops(tokenizer.image_size) if is_perceptual else 0.0,
+            frozen=_lpips_flops(self.config.reconstruction, tokenizer.image_size),
         )
 
 
@@ -144,8 +142,12 @@ class LatentsToPixels(Term):
 
     def flops(self) -> TermFlops:
         config = self.tokenizer.config
-        is_perceptual = self.config.reconstruction.uses_perceptual
         return TermFlops(
             student=decoder_flops(config),
-            frozen=3 * perceptual_flops(config.image_size) if is_perceptual else 0.0,
+            frozen=_lpips_flops(self.config.reconstruction, config.image_size),
         )
+
+
+def _lpips_flops(config: ReconstructionConfig, side: int) -> float:
+    """Two images forward, and one of them backward to no weight of its own."""
+    return 3 * perceptual_flops(side) if config.uses_perceptual else 0.0
