@@ -59,13 +59,14 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
 
 def columns(scale: Scale) -> list[Column]:
     """The table's: FD-scenes at every budget, and what tokenizers took."""
-    distances = [at_budget("FD-scenes", steps) for steps in BUDGETS[scale]]
+    first, *others = [at_budget("FD-scenes", steps) for steps in BUDGETS[scale]]
     return [
         COLUMNS[0],
-        *(Column(name, name, ".1f") for name in distances),
+        Column(first, first, ".1f"),
+        *(Column(name.removeprefix("FD-scenes "), name, ".1f") for name in others),
         COLUMNS[2],
-        Column("FLOPs of the tokenizer, all", "FLOPs", ".1e"),
-        Column("of which frozen network", "frozen FLOPs", ".1e"),
+        Column("pre-training FLOPs", "FLOPs", ".1e"),
+        Column("of them for the frozen network", "frozen FLOPs", ".1e"),
     ]
 
 

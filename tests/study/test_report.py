@@ -24,7 +24,7 @@ from vtp_eqx.study.report import (
     rows_of,
     write_report,
 )
-from vtp_eqx.study.run_spec import RunPaths, spec_hash
+from vtp_eqx.study.run_spec import RunPaths, spec_hash, vision_flops
 from vtp_eqx.study.summary import (
     baseline_sentences,
     convergence_sentence,
@@ -231,6 +231,20 @@ def test_steps_to_the_end_of_another_are_paired_by_seed(row):
     assert convergence_sentence(rows[:2], "AE") == []
 
 
+def test_the_flops_of_a_frozen_network_count_for_what_is_aligned_with_it(row):
+    rows = [row(spec, 4.0) for spec in compare_convergence.plan("smoke", [0])]
+    known = {spec_hash(one.spec): comparable(one).result for one in rows}
+    found = rows_of([one.spec for one in rows], RunPaths(Path("none")), known)
+    flops = {one.spec.method: one.result.numbers["FLOPs"] for one in found}
+    own = {one.spec.method: run_flops(one.spec.pretrain) for one in found}
+    frozen = vision_flops(found[-1].spec)
+    assert flops == own | {"distilled": own["distilled"] + frozen}
+    table = means_table(found, compare_convergence.columns("smoke")).splitlines()
+    cells = [line.split("|")[-2].strip() for line in table]
+    assert cells[0] == "of them for the frozen network"
+    assert cells[2:] == ["-", "-", f"{frozen:.1e}"]
+
+
 def test_convergence_has_a_curve_a_method_and_bars_over_seeds(
     row, tmp_path, monkeypatch
 ):
@@ -241,11 +255,15 @@ def test_convergence_has_a_curve_a_method_and_bars_over_seeds(
     convergence_figure(rows, tmp_path / "study.png", "title")
     axis = drawn[0].axes[0]
     assert (axis.get_xscale(), axis.get_yscale()) == ("log", "log")
-    lines = {line.get_label(): line for line in axis.lines}
-    assert lines.keys() == {*methods, "AE at its end", "training scenes: the floor"}
+    lines = {str(line.get_label()): line for line in axis.lines}
+    named = {name for name in lines if not name.startswith("_")}
+    assert named == {*methods, "AE at its end", "training scenes: the floor"}
     for method in methods:
         assert lines[method].get_xydata().tolist() == [[2, 10], [4, 6], [6, 3]]
-    assert len(axis.collections) == 9  # a bar for each point
+    for bars in axis.collections:
+        ends = [bar[:, 1].tolist() for bar in bars.get_segments()]
+        assert ends == [[8, 12], [4, 8], [2, 4]]
+    assert len(axis.collections) == 3
     # Nothing is finished yet: axes alone.
     convergence_figure([Row(one.spec, None) for one in rows], tmp_path / "x", "title")
     assert not drawn[1].axes[0].lines

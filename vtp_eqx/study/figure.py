@@ -9,13 +9,16 @@ import matplotlib
 matplotlib.use("Agg")  # a study may run where there is no screen
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 import matplotlib.pyplot as plt
 from matplotlib.ticker import (
     FixedLocator,
+    Locator,
+    LogLocator,
     NullFormatter,
     PercentFormatter,
-    ScalarFormatter,
+    StrMethodFormatter,
 )
 import numpy as np
 
@@ -115,36 +118,48 @@ def frontier_figure(
 def convergence_figure(rows: Sequence[Row], path: Path, title: str) -> None:
     """Writes FD-scenes and class right against generator steps, a curve a method.
 
-    Steps and FD-scenes are logarithmic. Points are means over seeds, bars span the
-    seeds. A dashed line is at the FD-scenes that the baseline ends with.
+    Points are means over seeds, bars span the seeds. Steps and FD-scenes, down to its
+    floor and once more enlarged, are logarithmic. A dashed line is at the FD-scenes
+    that the baseline ends with.
     """
-    names, budgets = ("FD-scenes", "class accuracy"), rows[0].spec.budgets
+    names, budgets = ("FD-scenes", "FD-scenes", "class accuracy"), rows[0].spec.budgets
     figure, axes = _panels(len(names))
-    axes[0].set_yscale("log")
     for axis, name in zip(axes, names, strict=True):
+        axis.set_xscale("log")
+        _plain_ticks(axis.xaxis, FixedLocator(budgets))
+        axis.set_xlabel("generator steps")
+        axis.set_ylabel(LABELS[name])
+        if name == "FD-scenes":
+            axis.set_yscale("log")
+            _plain_ticks(axis.yaxis, LogLocator(subs=(1, 2, 3, 5)))
         for (method, _), group in groups(rows).items():
             color = _color(rows, method)
-            means = []
-            for steps in budgets:
-                values = [one[at_budget(name, steps)] for one in group.values()]
-                means.append(np.mean(values))
-                if len(values) > 1:
-                    axis.vlines(steps, min(values), max(values), color=color)
-            axis.plot(budgets, means, color=color, marker="o", ms=5, label=method)
-            if method == BASELINE and name == names[0]:
+            seeds = np.array(
+                [[one[at_budget(name, n)] for n in budgets] for one in group.values()]
+            )
+            means = seeds.mean(axis=0)
+            axis.plot(budgets, means, color=color, marker="o", ms=4, label=method)
+            if len(seeds) > 1:
+                reach = [means - seeds.min(axis=0), seeds.max(axis=0) - means]
+                axis.errorbar(
+                    budgets, means, reach, fmt="none", ecolor=color, capsize=3
+                )
+            if (method, name) == (BASELINE, "FD-scenes"):
                 axis.axhline(
                     means[-1], color=color, linestyle="--", linewidth=1, alpha=0.6,
                     label=f"{BASELINE} at its end",
                 )  # fmt: skip
-        axis.set_xscale("log")
-        axis.xaxis.set_major_locator(FixedLocator(budgets))
-        axis.xaxis.set_major_formatter(ScalarFormatter())
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.set_xlabel("generator steps")
-        axis.set_ylabel(LABELS[name])
-    _draw_floor(axes, names, rows)
+    axes[1].set_ylabel("FD-scenes, enlarged (lower is better)")
+    _draw_floor(axes[:1], names[:1], rows)
     _show_shares(axes, names)
     _write(figure, path, title)
+
+
+def _plain_ticks(axis: Axis, ticks: Locator) -> None:
+    """Numbers at `ticks` of a logarithmic axis, not powers of ten."""
+    axis.set_major_locator(ticks)
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _show_shares(axes: Sequence[Axes], names: Sequence[str]) -> None:

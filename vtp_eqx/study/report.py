@@ -127,9 +127,10 @@ def rows_of(
         if result is not None and not result.is_comparable(spec):
             result = None
         if result is not None:
-            frozen = vision_flops(spec)
-            own = {"FLOPs": run_flops(spec.pretrain) + frozen, "frozen FLOPs": frozen}
-            numbers = result.numbers | own
+            flops = {"FLOPs": run_flops(spec.pretrain)}
+            if spec.vision is not None:
+                flops["frozen FLOPs"] = vision_flops(spec)
+            numbers = result.numbers | flops | {"FLOPs": sum(flops.values())}
             result = dataclasses.replace(result, numbers=numbers)
         rows.append(Row(spec, result))
     return rows
