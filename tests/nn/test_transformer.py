@@ -74,10 +74,9 @@ def kept_numbers(stack, tokens):
     loss = lambda arrays: jnp.sum(eqx.combine(arrays, static)(tokens, rotate=TABLE))
     jaxpr = jax.make_jaxpr(jax.grad(loss))(arrays)
     forward = next(eqn for eqn in jaxpr.eqns if eqn.primitive.name == "scan")
-    shapes = [var.aval.shape[1:] for var in forward.outvars]
-    return sum(
-        np.prod(shape) for shape in shapes[forward.params["num_carry"] :]
-    ), shapes
+    kept = forward.outvars[forward.params["num_carry"] :]
+    shapes = [variable.aval.shape[1:] for variable in kept]
+    return sum(np.prod(shape) for shape in shapes), shapes
 
 
 @pytest.mark.parametrize(("feed_forward", "hidden"), [("swiglu", 2 * 48), ("mlp", 64)])
