@@ -216,8 +216,8 @@ class LatentCache:
             not len(outside),
             f"`num_classes` ({num_classes}) must be above every label, and each image "
             f"has one; got labels from {low} (-1: none) to {high}, {len(outside)} of "
-            f"{len(self)} outside, the first of image {outside[:1]}: change the number, "
-            "or take latents of labeled images.",
+            f"{len(self)} outside, the first of image {outside[:1]}: change the "
+            "number, or take latents of labeled images.",
         )
 
 
