@@ -72,7 +72,7 @@ def test_labels_outside_the_classes_are_refused(cache):
     with pytest.raises(ValueError, match=r"^`num_classes` \(3\) must be above every"):
         cache.check_labels(3)
     first = int(np.argmax(cache.labels == 3))
-    with pytest.raises(ValueError, match=rf"such as number \[{first}\] with \[3\]"):
+    with pytest.raises(ValueError, match=rf"outside, the first of image \[{first}\]"):
         cache.check_labels(3)
 
 

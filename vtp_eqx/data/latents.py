@@ -210,14 +210,14 @@ class LatentCache:
 
     def check_labels(self, num_classes: int) -> None:
         """A `ValueError` unless every image has a class from 0 to `num_classes - 1`."""
-        is_class = (self.labels >= 0) & (self.labels < num_classes)
-        wrong = np.flatnonzero(~is_class)
+        low, high = int(self.labels.min()), int(self.labels.max())
+        outside = np.flatnonzero((self.labels < 0) | (self.labels >= num_classes))
         require(
-            not len(wrong),
+            not len(outside),
             f"`num_classes` ({num_classes}) must be above every label, and each image "
-            f"has one; {len(wrong)} of {len(self)} images do not fit, such as number "
-            f"{wrong[:1]} with {self.labels[wrong[:1]]} (-1: none): change the number, "
-            "or take latents of labeled images.",
+            f"has one; got labels from {low} (-1: none) to {high}, {len(outside)} of "
+            f"{len(self)} outside, the first of image {outside[:1]}: change the "
+            "number, or take latents of labeled images.",
         )
 
 

@@ -97,7 +97,7 @@ def extract_latents(
     limit = None if config.limit is None else min(config.limit, len(source))
     images = Images(source=source, crop=crop, limit=limit)
     folders = getattr(source, "class_names", ())
-    if class_names:
+    if len(class_names) == len(folders):  # or labels tell, below
         check_class_names(class_names, np.zeros(0, np.int64), folders)
     names = tuple(class_names or folders)
     index = _index_of(config, tokenizer, images, names)
