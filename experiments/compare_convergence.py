@@ -13,6 +13,8 @@ for as many steps; what it takes is in the table. Samples are not guided. Tokeni
 that other studies trained are found. `--help` lists the options.
 """
 
+import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
+
 from collections.abc import Sequence
 
 import tyro

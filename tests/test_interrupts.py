@@ -57,8 +57,13 @@ def test_a_process_that_a_script_has_spawned_is_left_to_the_script():
 
 
 def test_a_program_that_is_no_script_keeps_its_handler():
-    # As of this one, which pytest runs.
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    program = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever it inherited
+import vtp_eqx.interrupts
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)

@@ -1,5 +1,6 @@
 from concurrent.futures import ThreadPoolExecutor
 import errno
+import gc
 import json
 import os
 import pickle
@@ -7,6 +8,7 @@ import pickle
 from hypothesis import given, strategies as st
 import numpy as np
 import pytest
+import ThreadPoolExecutor
 
 from vtp_eqx.data.example_texts import clean_caption, MAX_CAPTION
 from vtp_eqx.data.images import UnreadableImageError
@@ -255,6 +257,7 @@ def test_many_threads_read_what_one_reads_and_few_tars_stay_open(
     for shard in range(80):
         write_tar(tmp_path / f"{shard:05d}.tar", captioned(shard, 1))
     source = TarSource(tmp_path)
+    gc.collect()  # what other tests left behind may close files at any time
     before = len(os.listdir("/proc/self/fd"))
     rows = np.random.default_rng(0).integers(0, 80, 400).tolist()
     with ThreadPoolExecutor(8) as pool:

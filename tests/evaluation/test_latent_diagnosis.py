@@ -265,5 +265,5 @@ def test_a_panel_is_printed_with_what_was_left_out(full, monkeypatch):
     text = printed.export_text()
     row = r"VIV shape +│ +0\.\d{4} │ +0\.\d{4} \.\. \d\.\d{4} │ +4 │ +lower"
     assert re.search(row, text)
-    assert "3 were left out: VIV exact (a class takes 2 images" in text
+    assert "3 numbers were left out: VIV exact (a class takes 2 images" in text
     assert "there/card_diagnosis.json" in text

@@ -74,7 +74,10 @@ def test_an_error_of_data_is_its_sentence_alone(tmp_path, own_cache, monkeypatch
     with pytest.raises(SystemExit) as ended:
         main()
     # What is no number is printed, and nothing else.
-    sentence = "Images are read from a folder; got /nonexistent: check the path."
+    sentence = (
+        "Images are read from a folder; got /nonexistent (No such file or directory): "
+        "check the path."
+    )
     assert ended.value.code == sentence
 
 

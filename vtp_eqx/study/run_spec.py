@@ -52,7 +52,7 @@ class RunSpec:
 
     def __post_init__(self):
         require(
-            (self.vision is not None) == (self.pretrain.alignment_weight > 0),
+            (self.vision is not None) == ("alignment" in self.pretrain.term_weights),
             "`vision` must be there where `pretrain.alignment_weight` "
             f"({self.pretrain.alignment_weight}) is above 0, and nowhere else: change "
             "either.",
