@@ -8,7 +8,6 @@ import pickle
 from hypothesis import given, strategies as st
 import numpy as np
 import pytest
-import ThreadPoolExecutor
 
 from vtp_eqx.data.example_texts import clean_caption, MAX_CAPTION
 from vtp_eqx.data.images import UnreadableImageError
