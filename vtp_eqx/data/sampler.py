@@ -203,8 +203,9 @@ def _check_one_shard(
     )
     require(
         bool((shards[0] >= batch_size).all()),
-        f"`one_shard_batches` needs shards of `batch_size` ({batch_size}) rows or more; "
-        f"the smallest has {shards[0].min()}: make batches smaller, or shards larger.",
+        f"`one_shard_batches` needs shards of `batch_size` ({batch_size}) rows or "
+        f"more; the smallest has {shards[0].min()}: make batches smaller, or "
+        "shards larger.",
     )
 
 
