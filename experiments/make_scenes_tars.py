@@ -68,7 +68,7 @@ def make(options: Options) -> None:
             for _ in track(done, "painting", len(jobs), console=console):
                 pass
         except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)  # tars being painted end
             raise
     console.print(
         f"{options.num} examples in {len(options.shards)} tars, {len(missing)} of them "
@@ -119,7 +119,7 @@ def smoke() -> None:
 
 
 if __name__ == "__main__":
-    with exit_with_message(ValueError):
+    with exit_with_message(ValueError, seconds=120):
         if sys.argv[1:] == ["--smoke"]:
             smoke()
         else:

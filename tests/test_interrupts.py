@@ -23,10 +23,10 @@ ready = lambda: print("ready", flush=True)
 """
 
 
-def interrupted(body):
+def interrupted(body, *arguments):
     """Status and words of a script that is interrupted when it says "ready"."""
     run = subprocess.Popen(
-        [sys.executable, "-c", START + body],
+        [sys.executable, "-c", START + body, *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
@@ -49,6 +49,11 @@ def interrupted(body):
 )
 def test_a_script_ends_with_one_sentence(body):
     assert interrupted(body) == (INTERRUPTED, f"{SENTENCE}\n")
+
+
+def test_a_process_that_a_script_has_spawned_is_left_to_the_script():
+    found = interrupted("ready()\ntime.sleep(0.2)", "--multiprocessing-fork")
+    assert found == (0, "")
 
 
 def test_a_program_that_is_no_script_keeps_its_handler():

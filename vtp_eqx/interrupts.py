@@ -33,11 +33,8 @@ def _is_script() -> bool:
     return folder == os.path.join(root, "experiments")
 
 
-def _is_spawned() -> bool:
-    process = sys.modules.get("multiprocessing.process")
-    return process is not None and process.parent_process() is not None
-
-
 if _is_script():
-    # A terminal tells all processes, of which the first speaks for all.
-    signal.signal(signal.SIGINT, signal.SIG_DFL if _is_spawned() else exit_now)
+    # A terminal tells all processes, of which the first speaks and ends the others.
+    # What `multiprocessing` knows of its parent it does not know yet.
+    is_spawned = "--multiprocessing-fork" in sys.orig_argv
+    signal.signal(signal.SIGINT, signal.SIG_IGN if is_spawned else exit_now)

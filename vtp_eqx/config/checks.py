@@ -1,4 +1,4 @@
-"""Errors of one sentence: the law, what was got, the fix."""
+"""Checks whose errors are one sentence: the constraint, the value, the fix."""
 
 
 def require(condition: bool, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Fields of configs that came when there were runs already."""
+"""Config fields that were added when runs already existed."""
 
 import dataclasses
 from typing import Any
@@ -8,7 +8,7 @@ NEUTRAL = "neutral"
 
 
 def later(neutral: Any) -> Any:
-    """The default of a field that came when there were runs already.
+    """The default of a field that was added when runs already existed.
 
     At `neutral`, which changes nothing in them, it is left out of `short_hash`, so that
     those runs are found again.

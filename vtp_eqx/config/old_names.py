@@ -1,4 +1,4 @@
-"""Names that files written before have: every reader accepts them.
+"""Former names of config fields, log keys and types: every reader accepts them.
 
 `short_hash` uses them too, so that finished runs are found again.
 """

@@ -1,4 +1,4 @@
-"""What is trained, on what, and how; and how samples are drawn.
+"""Configs of trainings (data, losses, optimizer) and of sampling.
 
 A comment behind a field says where its default comes from: see `vtp_eqx.config`.
 """

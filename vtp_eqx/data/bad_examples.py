@@ -1,4 +1,4 @@
-"""Examples of a run that could not be used as they are: counted, logged, limited."""
+"""The log of examples that were skipped or repaired: counted, written, limited."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Images of any size to squares of one size, each as a published protocol does it.
+"""Crops: images of any size to squares, each as a published protocol does it.
 
 A crop is a function from uint8 pixels to uint8 pixels, by Pillow's antialiased filters,
 and its `repr` names it on an evaluation card.

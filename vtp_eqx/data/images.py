@@ -1,4 +1,4 @@
-"""Image files as 8-bit RGB, whatever camera, editor or web server they come from.
+"""Decoding of image files to 8-bit RGB, as an image viewer shows them.
 
 What is shown is what a viewer would show: rotated as EXIF says, colors converted to
 sRGB from the ICC profile of the file, and transparency laid on white. The published

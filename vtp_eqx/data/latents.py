@@ -31,7 +31,7 @@ Views = Float32[np.ndarray, "num views height width channels"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardRecord:
-    """What is known of a finished shard.
+    """What `shard-*.json` says about a finished shard.
 
     `files` are its files with size and checksum; `offset` and `scale` undo `uint8`;
     `squared_error` is what storing cost, summed by channel; `sums` are exact, of the
@@ -77,7 +77,7 @@ class ShardRecord:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LatentIndex:
-    """What the latents of a folder are of: an `index.json`.
+    """What `index.json` says: the source, the tokenizer and the shards.
 
     Until all shards are there, `latents_hash` is "" and `shards` is empty.
     """
@@ -251,7 +251,7 @@ def open_npy_latents(folder: Path, index: LatentIndex) -> LatentCache:
 
 
 def statistics_of(index: LatentIndex) -> dict[str, Any]:
-    """The fields of a `LatentCache` that an index knows."""
+    """The mean, deviation and hash that an index holds, as fields of `LatentCache`."""
     return {
         "mean": np.array(index.mean, np.float32),
         "std": np.array(index.std, np.float32),
@@ -355,7 +355,7 @@ def cast(latents: Views, dtype: str) -> Shaped[np.ndarray, "..."]:
 
 
 def squared_error(latents: Views, again: Views) -> tuple[float, ...]:
-    """What storing cost: squared differences, summed by channel."""
+    """The squared error of stored latents, summed by channel."""
     difference = again.astype(np.float64) - latents
     return tuple(np.sum(difference**2, axis=(0, 1, 2, 3)).tolist())
 
@@ -376,7 +376,7 @@ def restored(
     offset: Sequence[float],
     scale: Sequence[float],
 ) -> Float32[np.ndarray, "*axes channels"]:
-    """Undoes `as_bytes`, but for the rounding: half a level at most."""
+    """Floats from the whole levels of `as_bytes`, half a level off at most."""
     low, step = np.array(offset, np.float32), np.array(scale, np.float32)
     return low + step * levels.astype(np.float32)
 

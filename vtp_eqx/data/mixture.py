@@ -49,7 +49,7 @@ class Mixture:
         return {**read_encoded(source, own), "id": row}
 
     def name(self, row: int) -> str:
-        """What the source calls that row."""
+        """The name of a row, as its source gives it."""
         return example_name(*self._source_and_row(row))
 
     @property
@@ -109,14 +109,14 @@ def read_encoded(source: Source, row: int) -> Mapping[str, Any]:
 
 
 def example_name(source: Source, row: int) -> str:
-    """What a source calls a row, for people."""
+    """The name of a row of a source, for messages."""
     names = getattr(source, "names", None)
     named = getattr(source, "name", names.__getitem__ if names else "row {}".format)
     return named(row)
 
 
 def source_fingerprint(source: Source) -> str:
-    """What a run may note of its data, to know later whether it goes on with the same.
+    """A text that changes when the data of a source change, to compare on resume.
 
     The number of examples and the fingerprint: equal for a copy in another folder, and
     other where the names, sizes or number of files are. No image is read for it.

@@ -1,4 +1,4 @@
-"""Batches for training: read ahead, decoded, made square, with nothing damaged in them.
+"""Batches for training, read ahead: decoded, cropped, with bad examples replaced.
 
 **Bad examples.** An example whose image is damaged, too small or missing is skipped,
 and so is one without a caption where captions are wanted. Its position in the batch
@@ -239,7 +239,7 @@ def _concatenate(parts: Sequence[ExampleBatch]) -> ExampleBatch:
 def _workers(
     reader: ExampleReader, count: int, processes: bool
 ) -> tuple[Callable[[int, np.ndarray], ExampleBatch], Executor]:
-    """What reads, and where it runs."""
+    """The pool of workers, threads or processes."""
     if not processes:
         return reader.read, ThreadPoolExecutor(count)
     pool = ProcessPoolExecutor(

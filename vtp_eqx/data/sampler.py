@@ -1,4 +1,4 @@
-"""Which rows each step reads, shuffled in two levels, as a function of (seed, step).
+"""The rows that each step reads: a two-level shuffle, as a function of (seed, step).
 
 A permutation of a billion rows would fill the memory, and jump over a network file
 system at every row. Instead each epoch puts the shards (tars) in a new random order and

@@ -97,7 +97,7 @@ class TfdsSource:
         return example
 
     def name(self, row: int) -> str:
-        """Which example `row` is, for people."""
+        """The name of `row`, for messages."""
         return f"{self.folder}:{self.split}[{row}]"
 
     @property
@@ -149,7 +149,7 @@ def open_source(
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Source:
-    """The examples at `path`, whichever of these it is.
+    """The source at `path`: tars, a folder of images, or a prepared data set.
 
     A folder that TensorFlow Datasets prepared (it takes a `split`, or is given as
     `FOLDER:SPLIT`); a tar, a folder with tars in it, or a pattern of tars such as

@@ -1,4 +1,4 @@
-"""Where the members of a tar lie: an index from headers alone, kept in a small file.
+"""An index of the members of a tar: read from its headers, kept in a small file.
 
 Formats are POSIX ustar and pax, GNU and the old V7: long names, and sizes in octal, in
 base 256 or as a pax record. Members belong to an example as in WebDataset: `KEY.jpg`,
@@ -50,7 +50,7 @@ _NUM_NAMES, _NAME_LENGTH = 5, 200  # of members that are left out, kept in an in
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TarHead:
-    """What is known of one tar beside the places of its members.
+    """The first line of an index: the tar it is of, and what was found in it.
 
     `lost` counts the members that the scan met and that are not whole; how many lay
     behind them nobody knows, but `lost_bytes` of the file were not understood.
@@ -86,11 +86,11 @@ class _Member:
 
 
 class DamagedTarError(ValueError):
-    """Bytes that are no header of a member; `str` says where and why."""
+    """Bytes that are not the header of a member; `str` says where and why."""
 
 
 def load_index(tar: Path, folders: Sequence[Path]) -> tuple[TarHead, Path]:
-    """What is known of `tar`, and the file of its records.
+    """The head of `tar`'s index, and the file with its records.
 
     The first of `folders` with an index that fits the size and time of the tar has it.
     Where none fits, the headers are read and an index is written to the first folder
@@ -308,7 +308,7 @@ def _members(file: BinaryIO, end: int, digest: Any) -> Iterator[_Member]:
 
 
 def _parsed(header: bytes, place: int) -> tarfile.TarInfo:
-    """What a header says, if it is one."""
+    """The fields of a header, or `None` where the bytes are not one."""
     if len(header) < _BLOCK:
         raise DamagedTarError(f"cut in a header at byte {place}")
     try:

@@ -102,18 +102,18 @@ class TarSource:
 
     @property
     def names(self) -> "Names":
-        """`TAR/KEY` of each row; looked up when asked for."""
+        """`TAR/KEY` of each row, looked up on demand."""
         return Names(self)
 
     def name(self, row: int) -> str:
-        """Which example `row` is: `TAR/KEY`."""
+        """`TAR/KEY` of `row`."""
         shard, place = self._shard_of(row)
         key = bytes(self._records(shard)[place]["key"]).decode("utf-8", "replace")
         return f"{self._tar_names[shard]}/{key}"
 
     @property
     def damaged(self) -> dict[str, str]:
-        """What is wrong with the tars that are not whole, by name."""
+        """The damage of the tars that are not whole, by name."""
         return {
             name: f"{head.damage}; {head.lost_bytes} bytes lost{_kind(path, head)}"
             for name, path, head in zip(
@@ -144,7 +144,7 @@ class TarSource:
 
     @property
     def losses(self) -> str:
-        """What is missing of the tars, in a line; "" where they are whole."""
+        """The missing parts of damaged tars in one line; "" where all are whole."""
         if not self.damaged:
             return ""
         lost_bytes = sum(head.lost_bytes for head in self._heads)

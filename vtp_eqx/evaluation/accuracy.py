@@ -1,4 +1,4 @@
-"""What scores of frozen features share: unit norms, accuracies, and what is refused.
+"""Checks, unit norms and accuracies for scores of frozen features.
 
 Features are rows of numpy arrays, labels are integers from 0. Every score is a share of
 test rows in [0, 1].
@@ -25,7 +25,7 @@ def top_accuracy(
 
 
 def check_rows(name: str, rows: np.ndarray, labels: np.ndarray) -> None:
-    """An error where `rows` are none, not finite, or `labels` are below 0."""
+    """Raises `ValueError` for no rows, rows that are not finite, or labels below 0."""
     if len(rows) == 0:
         raise ValueError(f"`{name}` needs at least one row of features; got none.")
     if not np.isfinite(rows).all():

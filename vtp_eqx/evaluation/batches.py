@@ -1,4 +1,4 @@
-"""The one way to run a function over images, or over any rows: a batch at a time."""
+"""Running a function over images or other rows, batch by batch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -76,14 +76,14 @@ def reconstruct_images(
     *,
     batch_size: int = BATCH,
 ) -> UInt8[np.ndarray, "num height width 3"]:
-    """What comes back of images, as it would be saved."""
+    """Reconstructions of images, clipped and rounded to bytes."""
     return as_bytes(in_batches(reconstruct, tokenizer, images, batch_size=batch_size))
 
 
 def reconstruct(
     tokenizer: Tokenizer, image: Float[Array, "height width 3"]
 ) -> Float[Array, "height width 3"]:
-    """What comes back of one image, as it would be saved: whole levels over 255."""
+    """The reconstruction of one image, rounded to bytes: whole levels over 255."""
     return byte_levels(tokenizer.decode(tokenizer.encode(image))) / 255
 
 

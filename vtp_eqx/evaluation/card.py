@@ -123,7 +123,7 @@ class EvaluationCard:
 
 
 def check_name(name: str, card: EvaluationCard) -> None:
-    """An error where `name` says FID and the features are not Inception's."""
+    """Raises `ValueError` where `name` says FID but features are not Inception's."""
     require(
         card.feature_network == "inception-v3" or "fid" not in name.lower(),
         f"FID is a distance between Inception features; got the name {name!r} for "
@@ -185,7 +185,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, float], EvaluationCard
 
 
 def settings(**values: Any) -> str:
-    """What numbers depend on, in words, without what is not set."""
+    """The settings that numbers depend on, in words, without those that are not set."""
     return ", ".join(f"{name} {value}" for name, value in values.items() if value)
 
 
@@ -220,7 +220,7 @@ def write_numbers(
     place: ExtractConfig,
     name: str,
 ) -> Numbers:
-    """`numbers`, after they were written with their card."""
+    """Writes `numbers` with their card, and returns them."""
     path = place.folder / f"card_{name}.json"
     write(path, numbers, card, num_evaluated=seen.count, skipped=seen.skipped)
     return dict(numbers)

@@ -1,4 +1,4 @@
-"""What an evaluation shows in a terminal: progress with the time left, and numbers."""
+"""Terminal output of an evaluation: progress with the time left, and numbers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
@@ -21,7 +21,7 @@ from vtp_eqx.evaluation.extract import Report
 
 @contextlib.contextmanager
 def progress(console: Console) -> Iterator[Report]:
-    """A report that draws a bar for each stage, with the time it still takes."""
+    """A progress callback that draws a bar for each stage, with the time left."""
     bars = Progress(
         TextColumn("{task.description}"),
         BarColumn(),

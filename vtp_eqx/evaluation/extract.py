@@ -44,12 +44,12 @@ Function = Callable[[Any, Any], Mapping[str, Any]]  # of a model and one image
 
 
 def no_report(stage: str, done: int, total: int) -> None:
-    """Reports nothing."""
+    """A progress callback that reports nothing."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BatchConfig:
-    """How fast features are extracted; no number depends on it but rounding.
+    """Batch size, threads and devices of an extraction; they change rounding only.
 
     `mesh` is as for `in_batches`.
     """
@@ -70,7 +70,7 @@ class BatchConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExtractConfig(BatchConfig):
-    """The same, and the folder of the cache."""
+    """`BatchConfig` with the folder of a cache."""
 
     folder: Path
 
@@ -94,7 +94,7 @@ class FeatureTable:
         return skipped
 
     def contents(self) -> Iterator[Mapping[str, np.ndarray]]:
-        """All that is known of some images, a file at a time."""
+        """All columns of some images, a file at a time."""
         if self.arrays is not None:
             yield self.arrays
         for path in self.files:
@@ -156,7 +156,7 @@ class FeatureTable:
         return sum(len(part) for part in self.parts("row"))
 
     def check_count(self, num_images: int | None) -> None:
-        """An error where another number of images was read than was asked for."""
+        """Raises `ValueError` unless as many images were read as was asked for."""
         require(
             num_images in (None, self.count),
             f"As many images are evaluated as were asked for; got {self.count} of "

@@ -63,7 +63,7 @@ class Images:
 
     @functools.cached_property
     def description(self) -> dict[str, Any]:
-        """What the images are a function of."""
+        """What determines the images: source, crop and limit, in words."""
         fingerprint = getattr(self.source, "fingerprint", None)
         require(
             fingerprint is not None,
@@ -90,7 +90,7 @@ class Example:
 
 
 def read_square(images: Images, row: int) -> Example:
-    """A row of the source as a square; without an image where it cannot be read."""
+    """A row of the source as a square image; without one where it cannot be read."""
     names = getattr(images.source, "names", None)
     name = names[row] if names else f"row {row}"
     try:

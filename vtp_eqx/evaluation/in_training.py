@@ -1,4 +1,4 @@
-"""What a tokenizer knows while it is still being trained: quick, and always the same.
+"""Evaluation of a tokenizer during its training: quick, and always on the same images.
 
 Numbers are for curves of one run, not for comparisons: images are few, and the probe
 has one penalty. Otherwise they are those of the protocols beside, of the same images.
@@ -46,7 +46,7 @@ def evaluate_tokenizer(
     *,
     penalties: Sequence[float] = (PENALTY,),
 ) -> dict[str, float]:
-    """Numbers by name, each where it can be taken.
+    """PSNR, probe and zero-shot accuracy by name, each where it can be measured.
 
     - `psnr` of the reconstructions, rounded to bytes.
     - `probe`: accuracy of a linear probe on summary and mean patch that was fitted to
@@ -84,7 +84,7 @@ def write_card(
     seed: int,
     latents_of: str = "",
 ) -> None:
-    """Writes the numbers of `evaluate_tokenizer`, and what they depend on.
+    """Writes the numbers of `evaluate_tokenizer` with their card.
 
     `seed` is that of the tokenizer's training, and `latents_of` says over which images
     its latent statistics were taken.

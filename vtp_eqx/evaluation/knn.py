@@ -1,4 +1,4 @@
-"""Nearest neighbors in frozen features: their votes, and the protocol over images."""
+"""Nearest-neighbor classification in frozen features, and its protocol over images."""
 
 from collections.abc import Sequence
 from typing import Any

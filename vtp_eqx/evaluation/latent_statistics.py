@@ -101,7 +101,7 @@ class LatentSums:
         return np.array(means, np.float32), np.array(deviations, np.float32)
 
     def coverage(self, num_images: int) -> str:
-        """Over how many of `num_images` training images these are, for a card."""
+        """How many of `num_images` training images were measured, for a card."""
         found = f"{self.num_images:,} of {num_images:,} training images"
         if self.num_images + self.num_skipped < num_images:
             found += ", evenly spread"
@@ -113,7 +113,7 @@ class LatentSums:
 
     @classmethod
     def from_json(cls, text: str) -> "LatentSums":
-        """What `as_json` wrote."""
+        """The sums that `as_json` wrote."""
         fields: dict[str, Any] = json.loads(text)
         for name in ("sums", "squares"):
             fields[name] = tuple(map(Fraction, fields[name]))

@@ -1,4 +1,4 @@
-"""Linear probes: what a linear classifier reads from frozen features.
+"""Linear probes: multinomial logistic regression on frozen features.
 
 Fitted by L-BFGS, with a penalty that is chosen on training rows alone: the probe of
 studies and of evaluation during training, the same in every run. The published one,
@@ -33,7 +33,7 @@ HELD_OUT = 10  # ours: every tenth training row chooses the penalty
 
 
 def joined(features: Sequence[Features]) -> Float[Array, " joined"]:
-    """The summaries of blocks, and the mean patch of the last one."""
+    """Summaries of several blocks, joined with the mean patch of the last one."""
     patches = jnp.mean(features[-1].patches, axis=0)
     return jnp.concatenate([*[block.cls for block in features], patches])
 

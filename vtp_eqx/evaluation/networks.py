@@ -1,4 +1,4 @@
-"""Frozen networks that images are measured with, behind one door each.
+"""Frozen networks in which images are compared: Inception, DINOv2, LPIPS, scenes.
 
 A distance, a score or a coverage is taken in the features of such a network, and is
 only comparable with others taken in the same one: it has a name and a hash.
@@ -29,7 +29,7 @@ Image = Float[Array, "height width 3"]
 
 
 class NetworkOutputs(eqx.Module):
-    """What a network sees in one image: of these, what it has.
+    """The outputs of a feature network for one image; `None` for those it lacks.
 
     `spatial` are features that keep places, for sFID; `logits` are those of a
     classifier, for the Inception score.
@@ -83,7 +83,7 @@ class PerceptualNetwork(eqx.Module):
 
 
 def network_outputs(network: FeatureNetwork, image: Any) -> dict[str, Any]:
-    """What a network sees in one image, without what it does not have."""
+    """The outputs of a network for one image, without those it lacks."""
     seen = network(image)
     answers = {
         "features": seen.features,

@@ -1,4 +1,4 @@
-"""What the commands of an evaluation take, and what they show in a terminal."""
+"""Command-line options of the evaluations, and their terminal output."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
@@ -70,7 +70,7 @@ def opened(path: Path, split: str) -> Source:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """What every command takes."""
+    """Options of every command."""
 
     data: Path
     """The images to be evaluated: a folder, tars, an .npz, or a prepared data set."""
@@ -125,7 +125,7 @@ class EvaluationOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkOptions(EvaluationOptions):
-    """What every command takes whose distances are between features."""
+    """Options of commands that measure distances between features."""
 
     network: NetworkName = "scene-network"
     """The feature network."""
@@ -140,7 +140,7 @@ class NetworkOptions(EvaluationOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenizerOptions(EvaluationOptions):
-    """What every command that judges a tokenizer takes."""
+    """Options of commands that evaluate a tokenizer."""
 
     tokenizer: str
     """A folder or file, ours or published, or a name on the hub."""
@@ -150,7 +150,7 @@ class TokenizerOptions(EvaluationOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReconstructionOptions(NetworkOptions, TokenizerOptions):
-    """What measuring reconstructions takes."""
+    """Options of `rfid`."""
 
     lpips_files: tuple[Path, Path] | None = None
     """The published files of VGG16 and of its channel weights, for LPIPS too."""
@@ -162,7 +162,7 @@ class ReconstructionOptions(NetworkOptions, TokenizerOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ZeroShotOptions(TokenizerOptions):
-    """What zero-shot classification takes."""
+    """Options of `zero-shot`."""
 
     classes: Path
     """The names of the classes, one a line, in the order of labels."""
@@ -199,7 +199,7 @@ class ZeroShotOptions(TokenizerOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainedOptions(TokenizerOptions):
-    """What every command takes that learns from training images."""
+    """Options of commands that fit something to training images."""
 
     train: Path
     """The images whose labels are known: as `data`."""
@@ -219,7 +219,7 @@ class TrainedOptions(TokenizerOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProbeOptions(TrainedOptions):
-    """What a linear probe takes."""
+    """Options of `probe`."""
 
     reads: ProbeFeatures = "blocks"
     """The features: of the last `blocks`, of the `last` one, or the `latents`."""
@@ -231,7 +231,7 @@ class ProbeOptions(TrainedOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SampleOptions(NetworkOptions):
-    """What measuring samples takes."""
+    """Options of `gfid`."""
 
     reference: Path
     """The statistics of real images that `reference` wrote, or others published."""
@@ -259,7 +259,7 @@ class SampleOptions(NetworkOptions):
         return self.num_samples
 
     def sets(self) -> list[SampleSet]:
-        """The samples of `data` and of the folders beside, and what made them."""
+        """The samples of `data` and of the folders beside, each with its record."""
         return [
             SampleSet(
                 images=dataclasses.replace(self, data=data).images(
@@ -292,7 +292,7 @@ class SampleOptions(NetworkOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReferenceOptions(NetworkOptions):
-    """What making the statistics of real images takes."""
+    """Options of `reference`."""
 
     file: Path
     """The .npz to be written."""

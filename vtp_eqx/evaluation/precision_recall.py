@@ -1,4 +1,4 @@
-"""Scores of samples that are no distance: Inception score, precision and recall.
+"""Scores of samples other than distances: Inception score, precision and recall.
 
 All take rows of numpy arrays, in the order in which the samples were made.
 """

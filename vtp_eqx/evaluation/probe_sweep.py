@@ -269,7 +269,7 @@ def best(scores: list[dict[str, float]], kinds: list[str]) -> Numbers:
 
 
 def sweep_settings(reads: str, config: SweepConfig, train: Images) -> str:
-    """What the number of a probe depends on, in words."""
+    """The settings that a probe's number depends on, in words."""
     crop = repr(RandomCrop(train.crop.size) if config.augment else train.crop)
     return settings(
         reads=reads,

@@ -1,4 +1,4 @@
-"""How close reconstructions are to their images: PSNR, SSIM, LPIPS and rFID.
+"""Reconstruction quality: PSNR, SSIM, LPIPS and rFID.
 
 PSNR and SSIM act on one pair of float images in `[0, 1]`, and are averaged over images,
 never over pooled pixels. Reconstructions are rounded to bytes before, as they would be
@@ -94,7 +94,7 @@ def window_rows(size: int) -> Float[np.ndarray, "windows {size}"]:
 
 
 class MeasuredTokenizer(eqx.Module):
-    """A tokenizer and the networks that its reconstructions are measured with."""
+    """A tokenizer, and the networks that compare its reconstructions with images."""
 
     tokenizer: Tokenizer
     network: FeatureNetwork
@@ -102,7 +102,7 @@ class MeasuredTokenizer(eqx.Module):
 
 
 def compare(models: MeasuredTokenizer, image: Any) -> dict[str, Any]:
-    """What is measured of one image and its reconstruction."""
+    """PSNR, SSIM, maybe LPIPS and features of one image and its reconstruction."""
     again = reconstruct(models.tokenizer, image)
     answers = {
         "PSNR": psnr(again, image),

@@ -33,7 +33,7 @@ ADM_PREFIX, ADM_COUNT = "VIRTUAL_imagenet", 1_281_167
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What samples are compared with.
+    """Statistics of real images, with which samples are compared.
 
     `features` are those of the real images themselves, which precision and recall
     take; files of moments alone do not have them.
@@ -53,7 +53,7 @@ class Reference:
         return arrays_hash({"mu": self.moments.mean, "sigma": self.moments.covariance})
 
     def check_network(self, name: str, digest: str) -> None:
-        """An error where features of another network are to be compared with it."""
+        """Raises `ValueError` where the features to compare are of another network."""
         require(
             name == self.network and self.network_hash in ("", digest),
             "Distances are between features of one network; got a reference in "
@@ -205,7 +205,7 @@ def _check_arrays(path: Path, arrays: dict[str, Any]) -> None:
 
 
 def _mismatch(path: Path, name: str, by_file: Any, by_caller: Any) -> Any:
-    """What the file says or else the caller; an error where neither or both differ."""
+    """The value in the file, or the caller's; an error where neither or both differ."""
     require(
         by_file is not None or by_caller is not None,
         f"Numbers depend on the reference's `{name}`, which {path} does not tell: say "

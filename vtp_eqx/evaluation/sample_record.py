@@ -1,4 +1,4 @@
-"""`samples.json`: what made the samples of a generator, beside the samples.
+"""`samples.json`: the generator, tokenizer and settings that made some samples.
 
 Whoever samples writes it, and whoever measures the samples reads it, so that a number
 never depends on something that nobody wrote down.

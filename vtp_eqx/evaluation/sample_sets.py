@@ -1,4 +1,4 @@
-"""Sets of samples measured alike and shown side by side: unguided and guided, say."""
+"""Several sets of samples, measured the same way, side by side: unguided and guided."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses

@@ -1,4 +1,4 @@
-"""How good samples of a generator are."""
+"""Generation quality: gFID, sFID, Inception score, precision and recall of samples."""
 
 from collections.abc import Callable, Collection
 import dataclasses
@@ -32,7 +32,7 @@ def evaluate_samples(
     *,
     num_samples: int,
 ) -> dict[str, float]:
-    """The distance of samples to real images, and what else network and reference give.
+    """gFID of samples, and the other scores that network and reference allow.
 
     Beside gFID (or what it is called in this network): sFID where both have spatial
     features, the Inception score where the network is Inception, precision and recall
@@ -73,7 +73,7 @@ def evaluate_samples(
 
 
 def check_comparable(network: FeatureNetwork, reference: Reference, size: int) -> None:
-    """A `ValueError` where samples of that size have no distance to the reference.
+    """Raises `ValueError` where images of that size have no distance to the reference.
 
     Before any sample is looked at: that may take hours.
     """
@@ -105,7 +105,7 @@ def generation_numbers(
     moments: Callable[[str], Moments],
     column: Callable[[str], np.ndarray],
 ) -> dict[str, float]:
-    """What the outputs of `network` for all samples, those named in `has`, amount to.
+    """Scores from the outputs of `network` for all samples, those named in `has`.
 
     `moments` and `column` give those of an output; its rows, in the order of the
     samples, are asked for only where moments do not suffice. Beside gFID (or what it is
@@ -134,7 +134,7 @@ def output_widths(network: FeatureNetwork, size: int) -> dict[str, int]:
 
 
 def _made_by(record: SampleRecord | str) -> dict[str, Any]:
-    """The fields of a card that tell what made samples."""
+    """The fields of a card that describe how samples were made."""
     if isinstance(record, str):
         unknown = dict(tokenizer_hash="", latents_hash="", precision="unknown")
         return {**unknown, "origin": record}

@@ -1,4 +1,4 @@
-"""How good samples are: their distance to real scenes, and whether they obey.
+"""Scores of generated scenes: FD-scenes, and whether they show what was asked for.
 
 Samples and reference images enter as bytes, as files would hold them, so that neither
 side is judged on values that no image has.
@@ -28,7 +28,7 @@ def read_scenes(
     *,
     batch_size: int = 200,
 ) -> Reading:
-    """What `network` sees in each image, as numpy arrays with a leading `count`."""
+    """The scene network's outputs for each image, as numpy arrays."""
     if len(images) == 0:
         raise ValueError("Scenes are read from at least one image; got none.")
     return in_batches(SceneNetwork.__call__, network, images, batch_size=batch_size)
@@ -47,7 +47,7 @@ def conditional_accuracy(
     labels: Int[np.ndarray, " count"],
     condition: Literal["class", "color", "none"] = "class",
 ) -> dict[str, float]:
-    """The share of images in which the network sees what the generator was given.
+    """The share of images that show the class or color their generator was given.
 
     Of a `condition` "class", whose labels count colors fastest (`scenes.render`): the
     shape, the color, and both. Of "color": the color. Of "none": nothing.
@@ -86,7 +86,7 @@ def attribute_agreement(
 def attribute_total_variation(
     reading: Reading, attributes: Mapping[str, Int[np.ndarray, " others"]]
 ) -> dict[str, float]:
-    """How far shares of values in images are from those in others, by attribute.
+    """Total variation between attribute shares of two sets of images, by attribute.
 
     The total variation: 0 where every value is as frequent, 1 where none is in both.
     A generator that leaves out a texture drifts by its share.
@@ -102,7 +102,7 @@ def attribute_total_variation(
 def shares(
     name: str, values: Int[np.ndarray, " count"]
 ) -> Float64[np.ndarray, " values"]:
-    """How frequent each value of the attribute `name` is."""
+    """The share of images with each value of the attribute `name`."""
     return np.bincount(values, minlength=len(NAMES[name])) / len(values)
 
 

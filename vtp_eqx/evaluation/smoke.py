@@ -1,4 +1,4 @@
-"""A few scenes with all that evaluations need, to try whether every command runs."""
+"""Small files for a smoke test of every evaluation command."""
 
 from pathlib import Path
 

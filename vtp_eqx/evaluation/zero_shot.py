@@ -1,4 +1,4 @@
-"""Zero-shot classification: an image takes the class whose texts are most similar."""
+"""Zero-shot classification by the similarity of an image to texts of each class."""
 
 from collections.abc import Sequence
 import dataclasses

@@ -1,4 +1,4 @@
-"""Checkpoints from the Hugging Face hub, or at once the reason why not."""
+"""Checkpoints from the Hugging Face hub, or an immediate error that says why not."""
 
 from pathlib import Path
 import re

@@ -1,4 +1,4 @@
-"""What a published checkpoint says beyond our model: kept, so that it is written back.
+"""Settings of a published checkpoint that our config lacks: kept, and written back.
 
 A released `config.json` has settings of the hub, left-out defaults and nulls; released
 weights have constants, computed by another library, that our formulas miss by their

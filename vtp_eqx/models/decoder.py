@@ -1,4 +1,4 @@
-"""The vision transformer that paints: latents to normalized pixels."""
+"""The pixel decoder: a vision transformer from latents to normalized pixels."""
 
 import equinox as eqx
 import jax

@@ -15,7 +15,7 @@ from vtp_eqx.nn.transformer import Transformer
 
 
 class Features(eqx.Module):
-    """What an encoder says about an image, after its final norm.
+    """The features of an image after the encoder's final norm.
 
     `cls` is the class token; `patches` run row by row.
     """
@@ -25,7 +25,7 @@ class Features(eqx.Module):
 
     @classmethod
     def of_tokens(cls, tokens: Float[Array, "*batch seq width"]) -> "Features":
-        """Splits a sequence whose first token is the class token."""
+        """The features of a sequence whose first token is the class token."""
         return cls(tokens[..., 0, :], tokens[..., 1:, :])
 
 

@@ -155,7 +155,7 @@ def sample_latents(
     sampler: SamplerConfig,
     guide: DiT | None = None,
 ) -> Float[Array, "batch height width channels"]:
-    """The normalized latents that `noise` becomes, one label for each row.
+    """Normalized latents, integrated from `noise`; one label for each row.
 
     dopri5 chooses steps for each row by itself, so that no row depends on another.
     """
@@ -193,7 +193,7 @@ def guided_velocity(
     sampler: SamplerConfig,
     guide: DiT | None = None,
 ) -> Velocity:
-    """The velocity field that `sampler` asks for, one label for each row of a batch.
+    """The velocity field with guidance as `sampler` says; one label for each row.
 
     With guidance, the conditional and the unconditional velocity are one call of twice
     the batch; with `guidance = 1` there is no unconditional one. `guide` is the weaker

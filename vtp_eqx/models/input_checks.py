@@ -1,4 +1,4 @@
-"""What the public doors of a tokenizer say to an input they cannot take.
+"""Checks of what users pass to a tokenizer: images, latents, token ids.
 
 Each check states the law, what came instead, and the way out. Values are looked at only
 where they exist: under `jax.jit` an array has a shape and no numbers.

@@ -128,7 +128,7 @@ class Tokenizer(eqx.Module):
 
     @property
     def precision(self) -> str:
-        """What the networks compute in: the type of their weights."""
+        """The type that the networks compute in: that of their weights."""
         return self.bottleneck.weight.dtype.name
 
     @property
@@ -191,14 +191,14 @@ class Tokenizer(eqx.Module):
         return pixels * std + mean
 
     def contrast_features(self, features: Features) -> Float[Array, "*batch head"]:
-        """What contrast projects: the class token, or the mean of the patches."""
+        """The features that contrast projects: class token, or mean of the patches."""
         chosen = self.head_features(features)
         if self.config.contrast_feature == "cls":
             return chosen.cls
         return jnp.mean(chosen.patches, axis=-2)
 
     def head_features(self, features: Features) -> Features:
-        """What contrast and distillation read: full features, or bottlenecked ones."""
+        """Features that contrast and distillation read: full width, or bottlenecked."""
         return _head_features(features, self.bottleneck, self.config)
 
     # The doors check what they are given while its values can be seen; the work behind
@@ -254,7 +254,7 @@ class Tokenizer(eqx.Module):
 
 
 class Pretrainer(eqx.Module):
-    """What pre-training trains: a tokenizer and, for self-distillation, prototypes.
+    """What pre-training updates: a tokenizer and, for self-distillation, prototypes.
 
     `heads` are what other loss terms train beside them, by the name of the term.
     """
@@ -282,7 +282,7 @@ class Pretrainer(eqx.Module):
 
 
 class Teacher(eqx.Module):
-    """The parts of a pretrainer that its targets come from: a slow copy of them."""
+    """The EMA teacher of self-distillation: encoder, bottleneck and prototype head."""
 
     encoder: Encoder
     bottleneck: Linear
@@ -313,7 +313,7 @@ class Teacher(eqx.Module):
         return normalize_pixels(self.config, image)
 
     def head_features(self, features: Features) -> Features:
-        """What the prototypes read: full features, or bottlenecked ones."""
+        """Features that the prototype head reads: full width, or bottlenecked."""
         return _head_features(features, self.bottleneck, self.config)
 
 

@@ -1,4 +1,4 @@
-"""From any source of images and captions to the batches of a pre-training."""
+"""Batches of a pre-training from any source of images and captions."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
@@ -166,7 +166,7 @@ def random_examples(
     *,
     seed: int,
 ) -> ExampleBatch:
-    """Examples at random, at most `count` and as many as there are, for a closer look.
+    """Examples drawn at random: at most `count`, and no more than the source has.
 
     Those that cannot be read are replaced, as in a run.
     """
@@ -179,7 +179,7 @@ def random_examples(
 def text_tokenizer_for(
     text: TextConfig, source: Source, path: Path
 ) -> CaptionTokenizer | ClipTokenizer:
-    """What `text.tokenizer` says: CLIP's vocabulary, or one of the source's own.
+    """The text tokenizer that `text.tokenizer` names: CLIP's, or one learned here.
 
     That is learned from some captions the first time, and kept at `path`.
     """

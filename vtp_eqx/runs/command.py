@@ -1,4 +1,4 @@
-"""How a script ends where its options, its data or its machine are at fault."""
+"""Errors of a script's user as one sentence, without a traceback."""
 
 from vtp_eqx.interrupts import exit_now, INTERRUPTED, SENTENCE
 

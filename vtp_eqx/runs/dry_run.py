@@ -1,4 +1,4 @@
-"""What a training will take, before it is begun.
+"""Memory, FLOPs and sizes of a pre-training, computed before it starts.
 
 Of a pre-training the compiler is asked; of a generator all is by formula.
 """
@@ -51,7 +51,7 @@ class DryRun:
 def dry_run(
     config: PretrainConfig, mesh: Mesh, image_side: int, *, compiles: bool = True
 ) -> DryRun:
-    """What `config` takes; makes no array.
+    """The dry run of `config`; allocates no array.
 
     - `image_side`: of the stored images, in pixels.
     - `compiles`: whether to ask the compiler too, which takes as long as in a run.
@@ -143,7 +143,7 @@ def _with_sharding(shapes: Any, places: Any) -> Any:
 def dry_run_lines(
     config: PretrainConfig, found: DryRun, mesh: Mesh, num_examples: int
 ) -> list[str]:
-    """The forecast in words and numbers, a line each."""
+    """A dry run as text, one line for each number."""
     size, steps = config.batch_size, config.num_steps
     count = sum(found.parameters.values())
     parts = ", ".join(

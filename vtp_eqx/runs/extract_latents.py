@@ -1,4 +1,4 @@
-"""The job that encodes a data set once and keeps its latents on disk.
+"""Extraction: encodes a data set once and stores its latents on disk.
 
 Every image is encoded by itself, so that no bit of the latents depends on batch size,
 devices or processes; a shard appears whole or not at all, so that a job which was
@@ -134,7 +134,7 @@ def extract_latents(
 def _index_of(
     config: LatentsConfig, tokenizer: Tokenizer, images: Images, names: tuple[str, ...]
 ) -> LatentIndex:
-    """What is known before anything is encoded."""
+    """The fields of an index that are known before anything is encoded."""
     random = {"seed": config.seed, "scale": list(config.augmented_scale)}
     return LatentIndex(
         encoder_hash=encoder_hash(tokenizer),

@@ -1,4 +1,4 @@
-"""Batches of normalized latents: from a cache, or from images as they are needed."""
+"""Batches of normalized latents, from a cache or encoded from images on demand."""
 
 from collections.abc import Iterator, Sequence
 import dataclasses

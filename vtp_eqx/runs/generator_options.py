@@ -1,4 +1,4 @@
-"""The options of a generator's training: on which latents, and where it goes."""
+"""Command-line options of `train_generator.py`."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from vtp_eqx.runs.run_options import RunOptions
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GeneratorOptions(RunOptions):
-    """What is trained, on what, and where it goes."""
+    """Options of a generator's training: latents, config, folder."""
 
     config: GenerateConfig
     """Latent shape and classes are those of the latents."""

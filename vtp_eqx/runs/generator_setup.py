@@ -1,4 +1,4 @@
-"""What the training of a generator is begun with: latents, tokenizer, folder.
+"""Opening a generator's training: its latents, tokenizer and folder.
 
 And how it is evaluated meanwhile: the gFID of a few thousand samples.
 """
@@ -48,7 +48,7 @@ SAMPLER = SamplerConfig()
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GeneratorSetup:
-    """What a run is made of; its folder is held by this process."""
+    """Everything a generator's training needs; this process holds its folder."""
 
     config: GenerateConfig  # fitted to the latents
     batches: CachedBatches | EncodedBatches
@@ -109,7 +109,7 @@ def _check_config(config: GenerateConfig, mesh: Mesh) -> None:
 def _evaluation(
     options: GeneratorOptions, tokenizer: Tokenizer, mesh: Mesh
 ) -> Callable[[DiT, int], dict[str, float]] | None:
-    """Measures samples of a transformer; an error where it never could."""
+    """The callback that measures gFID in training; an error where it cannot work."""
     if not options.reference:
         return None
     weights = Path(options.weights) if options.weights else None

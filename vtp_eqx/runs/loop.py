@@ -65,7 +65,7 @@ class FaultTolerance:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Callbacks:
-    """What is called during a run; each part is optional.
+    """Optional functions that are called during a run.
 
     - `monitor(state)` gives further numbers for every line of the log.
     - `evaluate(state, step)` gives numbers every `evaluate_every` steps, after

@@ -1,4 +1,4 @@
-"""What the processes of a run agree on; every function here is called by all of them.
+"""Agreement between the processes of a run; all processes call each function here.
 
 An error in one process alone leaves the others waiting for it in the next collective.
 """

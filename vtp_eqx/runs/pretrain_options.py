@@ -1,4 +1,4 @@
-"""The options of a pre-training: what is trained, on what, and where it goes."""
+"""Command-line options of `pretrain.py`."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from vtp_eqx.training.pretrain import text_config
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainOptions(RunOptions):
-    """What is trained, on what, and where it goes."""
+    """Options of a pre-training: data, config, folder."""
 
     config: PretrainConfig
     out: str = "runs/pretrain"

@@ -1,4 +1,4 @@
-"""What a pre-training shows of itself: numbers and images on the way, and a report."""
+"""Outputs of a pre-training: numbers and pictures on the way, and a report."""
 
 from collections import Counter
 from collections.abc import Mapping

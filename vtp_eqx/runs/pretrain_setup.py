@@ -1,4 +1,4 @@
-"""What a pre-training reads, opened from its options, and checks before it starts."""
+"""Opening a pre-training: its data and networks, checked before the first step."""
 
 from collections.abc import Iterator, Sequence
 import contextlib
@@ -70,7 +70,7 @@ class Data(NamedTuple):
 
 
 class PretrainSetup:
-    """What a pre-training reads, and what it is evaluated on, opened from its options.
+    """Everything a pre-training needs, opened from its options.
 
     `words` is the text tokenizer, and `prompts` the ids of class names in sentences;
     each is `None` where nothing learns from captions, or classes have no names.
@@ -121,7 +121,7 @@ class PretrainSetup:
 
     @functools.cached_property
     def dry_run(self) -> DryRun:
-        """What the run takes; asks the compiler only if the options say so."""
+        """The dry run of this training; compiles only if the options say so."""
         return dry_run(
             self.config, self.mesh, self.options.image_size,
             compiles=self.options.dry_run,
@@ -129,7 +129,7 @@ class PretrainSetup:
 
     @property
     def step_cost(self) -> StepCost:
-        """What a step takes, by formula."""
+        """Images, FLOPs and devices of a step, by formula."""
         return StepCost(
             images=self.config.batch_size,
             flops=self.dry_run.formula_flops,
@@ -201,7 +201,7 @@ class PretrainSetup:
 
 @contextlib.contextmanager
 def open_pretraining(options: PretrainOptions) -> Iterator[PretrainSetup]:
-    """A run that may start, or continue unchanged; prints what it will take.
+    """The setup of a run that starts, or continues with the same config.
 
     Its folder is locked for the block, and its config written, except for a dry run. An
     error of options or data is a `SystemExit` with its sentence; a folder that another

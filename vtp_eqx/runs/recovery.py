@@ -1,4 +1,4 @@
-"""What a run does about steps that fail: count, skip batches, write a postmortem.
+"""Handling of failed steps: counting, skipping batches, writing a postmortem.
 
 A step that was *skipped* left the state as it was, and says so in its metric
 `skipped`; a step whose metrics are not finite, and that does not say so, broke it.

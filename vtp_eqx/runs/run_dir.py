@@ -1,4 +1,4 @@
-"""The folder of a run: room to write, and one writer at a time."""
+"""The folder of a run: its lock, its config, and the disk space it needs."""
 
 from collections.abc import Collection, Iterator
 import contextlib
@@ -34,7 +34,7 @@ class FolderInUseError(RuntimeError):
 
 
 class DiskSpaceError(OSError):
-    """A folder cannot take what a run has to write."""
+    """A folder cannot hold what a run has to write."""
 
 
 @contextlib.contextmanager
@@ -82,7 +82,7 @@ def write_config(
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What `write_config` wrote: the fields as `config`, and options by name.
+    """The config that `write_config` wrote, as fields, and the options by name.
 
     Empty where there is no such file, as in runs of older versions; a `ValueError`
     where it is that of something else.
@@ -167,7 +167,7 @@ def check_data_unchanged(folder: Path, data: str) -> None:
 
 
 def check_disk_space(folder: Path, needed: float) -> None:
-    """Raises `DiskSpaceError` where `folder` cannot take `needed` bytes more, or none.
+    """Raises `DiskSpaceError` where `folder` has fewer than `needed` bytes free.
 
     The folder is made where it is missing.
     """
@@ -193,7 +193,7 @@ def check_disk_space(folder: Path, needed: float) -> None:
 
 @contextlib.contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turns what libraries say of a full or shut disk into a `DiskSpaceError`.
+    """Turns the errors of a full or read-only disk into a `DiskSpaceError`.
 
     Checkpoints are written through libraries whose errors have types of their own, so
     that the text decides there.

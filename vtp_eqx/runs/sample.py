@@ -1,4 +1,4 @@
-"""Drawing samples of a generator to a folder, one compilation for any number of them.
+"""Sampling to a folder: one compilation for any number of images.
 
 Samples are computed in groups of `group_size` consecutive images, always the same ones
 together, and each device takes a group at a time. So an image does not depend, to the
@@ -63,7 +63,7 @@ def sample(
     mesh: Mesh | None = None,
     report: Report = no_report,
 ) -> SampleRecord:
-    """Writes samples as PNG to `folder`, with the `samples.json` of what made them.
+    """Writes samples as PNG to `folder`, with their `samples.json`.
 
     Called by all processes of a run, each of which draws a part of the samples on its
     own devices of `mesh` (all where `None`), into a folder that all of them see.
@@ -198,7 +198,7 @@ def draw_images(
 
 
 class Networks(eqx.Module):
-    """What makes an image of a label: generator, weaker one, and decoder."""
+    """The networks that make images of labels: generator, weaker guide, decoder."""
 
     dit: DiT
     guide: DiT | None

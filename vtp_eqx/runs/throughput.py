@@ -1,4 +1,4 @@
-"""How fast a run is: images a second, the share of the peak, the time left."""
+"""Speed of a run: images per second, share of the peak, time left."""
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
@@ -8,7 +8,7 @@ import time
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepCost:
-    """What one step is: images of the whole batch, and what it takes of the machine."""
+    """The cost of one step: images, FLOPs and the peak of the devices."""
 
     images: int
     flops: float | None = None  # of all devices, backward passes included
@@ -44,7 +44,7 @@ class Throughput:
         self._paused += time.monotonic() - started
 
     def read(self, step: int, num_steps: int) -> dict[str, float]:
-        """Since the last reading; nothing of the first step, which compiles.
+        """The speed since the last reading, without the first step, which compiles.
 
         `images_per_second`, `data_wait` (the share of time spent waiting for data),
         `mfu` (model FLOPs as a share of the peak) and `seconds_left`.

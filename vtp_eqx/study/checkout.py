@@ -1,4 +1,4 @@
-"""Which code a study or a benchmark was made by."""
+"""The commit that a study or a benchmark was run at."""
 
 import functools
 from pathlib import Path

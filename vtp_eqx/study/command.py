@@ -224,7 +224,7 @@ def _num_workers(asked: int | None) -> int:
 
 @contextlib.contextmanager
 def _room(*folders: Path) -> Iterator[None]:
-    """Ends with a sentence where the folders cannot be written, now or later."""
+    """Ends with a sentence where the folders cannot be written or the disk is full."""
     try:
         for folder in folders:
             check_disk_space(folder, SPACE_NEEDED)

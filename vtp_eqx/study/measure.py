@@ -1,4 +1,4 @@
-"""Everything that is measured of one run, with cards and pictures."""
+"""All measurements of one run, with cards and pictures."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -106,13 +106,13 @@ class RunResult:
 
 
 def at_budget(name: str, steps: int) -> str:
-    """What a number is called after `steps` of the generator's training."""
+    """The name of a number after `steps` of the generator's training."""
     return f"{name} @{steps}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reconstructions:
-    """Reconstructions of the validation images, and what was measured of them.
+    """Reconstructions of the validation images, and their numbers.
 
     `moments` and `real` are of their features, and of those of the images themselves.
     """

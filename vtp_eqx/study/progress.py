@@ -1,4 +1,4 @@
-"""How far a worker is, as a small file that the study's display reads."""
+"""The progress of a worker in a small file that the study's display reads."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The small recipe that all studies share: what a method is, and one run of it.
+"""The small recipe that all studies share: methods, scales, and one run.
 
 A study is a list of runs of one `Recipe`, with some of its values changed. All values
 are ours unless a comment says otherwise.
@@ -83,7 +83,7 @@ METHODS: Mapping[str, Method] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A scale: what all runs of a study share but for what it varies."""
+    """A scale: the settings that all runs of a study share."""
 
     encoder: TransformerConfig
     data: SceneConfig
@@ -211,7 +211,7 @@ RECIPES: Mapping[str, Recipe] = {
 def run(
     recipe: Recipe, method: str, setting: str, seed: int, **changes: Any
 ) -> RunSpec:
-    """One tokenizer of a method and the generator that judges it.
+    """One run: a tokenizer of a method, and the generator trained on its latents.
 
     `setting` is what tables and figures call the run's place on the curve of its
     method, and `changes` replace values of the recipe.
@@ -227,7 +227,7 @@ def run_of(
     seed: int,
     **changes: Any,
 ) -> RunSpec:
-    """The same of a method that has no entry in `METHODS`."""
+    """`run` for a method that is not in `METHODS`."""
     recipe = dataclasses.replace(recipe, **changes)
     pretrain = pretrain_config(recipe, method, seed)
     decode = DecodeConfig(

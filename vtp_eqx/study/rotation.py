@@ -1,4 +1,4 @@
-"""The same latents in a random orthogonal basis: a control for what bases do.
+"""A control: the same latents in a random orthogonal basis.
 
 A generator is trained on latents that are normalized channel by channel. Rotating the
 channels first changes what that normalization does, and nothing else: information,

@@ -1,4 +1,4 @@
-"""What a study is made of: run specifications, each named by the hash of its config."""
+"""Run specifications, each named by the hash of its config, and their folders."""
 
 import dataclasses
 from pathlib import Path
@@ -87,7 +87,7 @@ class RunSpec:
 
     @property
     def name(self) -> str:
-        """What a reader calls this run."""
+        """The name of this run for readers."""
         return f"{self.method}, {self.setting}, seed {self.seed}"
 
 

@@ -1,4 +1,4 @@
-"""Runs as parallel processes that fill the cores, and how far each one is."""
+"""Runs as parallel processes on all cores, with their progress."""
 
 from collections.abc import Callable, Sequence
 import dataclasses

@@ -1,4 +1,4 @@
-"""What can be said of few runs: paired differences and matched comparisons."""
+"""Statistics of few seeds: paired differences and matched comparisons."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -41,7 +41,7 @@ def paired_differences(
 
 
 def confidence_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Where the mean lies with 95% (Student's t); `None` for a single value."""
+    """The 95% interval of the mean (Student's t); `None` for a single value."""
     if len(values) < 2:
         return None
     reach = sem(values) * student.ppf(0.975, len(values) - 1)

@@ -1,4 +1,4 @@
-"""A few plain sentences on what the numbers of a study say."""
+"""Plain sentences about the numbers of a study."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ from vtp_eqx.study.table import (
 
 
 def progress_sentence(rows: Sequence[Row]) -> list[str]:
-    """That runs are missing, where they are."""
+    """How many runs are finished, where some are missing."""
     done, planned = num_runs(finished_rows(rows)), num_runs(rows)
     if done == planned:
         return []
@@ -33,7 +33,7 @@ def progress_sentence(rows: Sequence[Row]) -> list[str]:
 
 
 def baseline_sentences(rows: Sequence[Row], method: str) -> list[str]:
-    """How a method compares with the baseline at each setting, in two numbers."""
+    """A method beside the baseline at each setting, in two numbers."""
     found = groups(rows)
     parts = []
     for name, setting, group, base in pairs(found):
@@ -59,7 +59,7 @@ def baseline_sentences(rows: Sequence[Row], method: str) -> list[str]:
 def trend_sentence(
     rows: Sequence[Row], methods: Sequence[str], along: str
 ) -> list[str]:
-    """By how much FD-scenes and PSNR change from the first setting to the last."""
+    """The change of FD-scenes and PSNR from the first setting to the last."""
     found = groups(rows)
     parts = []
     for method in methods:
@@ -78,7 +78,7 @@ def trend_sentence(
 
 
 def frontier_sentence(rows: Sequence[Row], method: str) -> list[str]:
-    """How far below the baseline's FD a method's is at equal PSNR, seed by seed."""
+    """A method's FD minus the baseline's at equal PSNR, seed by seed."""
     found = groups(rows)
     base = _curves(found, BASELINE)
     ours = _curves(found, method)

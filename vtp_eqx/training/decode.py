@@ -1,4 +1,4 @@
-"""Training a pixel decoder anew on latents that stay as they are."""
+"""Training a new pixel decoder on frozen latents."""
 
 import dataclasses
 

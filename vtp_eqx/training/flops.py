@@ -1,4 +1,4 @@
-"""Floating-point operations by formula, as the paper counts them.
+"""Training FLOPs by formula, as the paper counts them.
 
 A transformer costs `2 * parameters * tokens` for a forward pass; attention products
 and backward passes are left out. With this rule the encoder and decoder of the paper's

@@ -1,4 +1,4 @@
-"""Signs of collapse: what a pre-training has learned to tell apart, as a few numbers.
+"""Monitors of collapse: rank, neighbor distances and prototype use.
 
 They are taken on a small batch that stays the same, outside of the step, so that they
 can be compared from one line of the log to the next.
@@ -25,7 +25,7 @@ def collapse_monitor(
     *,
     temperature: float,
 ) -> Callable[[TrainState], dict[str, float]]:
-    """A function that looks at the student's features of `images`; at least two.
+    """A function from the student to monitors of its features of 2 or more `images`.
 
     - `feature_rank`: the effective rank of the summaries (1: all on a line).
     - `neighbor_distance`: from each unit-norm class token to the nearest other one.

@@ -1,4 +1,4 @@
-"""Numbers of parameters, and what a forward pass over so many tokens costs.
+"""Parameter counts, and the FLOPs of a forward pass per image.
 
 A transformer costs `2 * parameters * tokens`, as the paper counts; products of
 attention are left out (`vtp_eqx.training.flops`).

@@ -1,4 +1,4 @@
-"""Starting a tokenizer where linear reconstruction is, instead of at noise.
+"""Initialization of a tokenizer at the principal components of its patches.
 
 A randomly initialized autoencoder spends its first thousands of steps on finding what
 principal components give for free, and a study of small budgets then measures how fast

@@ -1,4 +1,4 @@
-"""In which type networks compute; their parameters are float32 in any case."""
+"""The type that networks compute in; their parameters are always float32."""
 
 import equinox as eqx
 import jax

@@ -1,4 +1,4 @@
-"""What student and teacher of a pre-training look at: views of a batch, and masks."""
+"""The views of a batch that student and teacher see, and the masks."""
 
 from collections.abc import Callable
 import enum
@@ -31,7 +31,7 @@ class Needs(enum.Flag):
 
 
 class PretrainViews(eqx.Module):
-    """What student and teacher look at; images in [0, 1].
+    """The views of a batch; images in [0, 1].
 
     `whole` serves contrast and reconstruction: the latter takes row `rebuilt[i]` of the
     i-th of `len(rebuilt)` equal strata of it. `masks` is `True` where the student

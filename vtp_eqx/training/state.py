@@ -1,4 +1,4 @@
-"""What a run must keep to continue."""
+"""The train state: everything a run must keep to continue."""
 
 from typing import Any, NamedTuple
 

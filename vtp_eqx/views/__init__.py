@@ -1,1 +1,1 @@
-"""What networks look at, made on the device: crops, colors, masks."""
+"""Views made on the device: crops, colors, masks."""

@@ -1,4 +1,4 @@
-"""Where the published CLIP vocabulary lies: it is no part of this package.
+"""Finding the published CLIP vocabulary, which is not part of this package.
 
 OpenAI published it with CLIP (Radford et al. 2021, https://arxiv.org/abs/2103.00020)
 under the MIT license. The package open_clip_torch has the same file, and can be
@@ -30,7 +30,7 @@ _SUPPLY = (
 
 
 def find_vocabulary(path: str | os.PathLike[str] | None = None) -> Path:
-    """The vocabulary file: the first there is of five.
+    """The path of the vocabulary file: the first that exists of five places.
 
     `path`; the path in the environment variable `VTP_CLIP_VOCABULARY`; the file of an
     installed open_clip; a file downloaded before, in `$XDG_CACHE_HOME/vtp_eqx` or

@@ -18,7 +18,7 @@ WHOLE_KEY, DISTILLATION_KEY, SUBSET_KEY = range(3)
 
 
 class SubsetPass(eqx.Module):
-    """The images that are decoded, and what encoder and bottleneck make of them."""
+    """The images that are decoded, with their features and latents."""
 
     pixels: Float[Array, "subset height width 3"]  # normalized
     latents: Float[Array, "subset rows columns channels"]  # raw, float32

@@ -1,4 +1,4 @@
-"""Reconstruction: pixels from latents, of a whole tokenizer or of a decoder alone."""
+"""Reconstruction: the pixels of images from their latents."""
 
 from collections.abc import Callable
 import dataclasses

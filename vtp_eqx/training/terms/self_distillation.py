@@ -1,4 +1,4 @@
-"""Self-distillation: the student says of its views what a slow copy says of others.
+"""Self-distillation: the student predicts the teacher's outputs for other views.
 
 Logits over 65536 prototypes are the largest arrays of a pre-training: of every masked
 patch, they do not fit. What is kept of a feature is its bottleneck, 256 wide, and
@@ -47,7 +47,7 @@ class TeacherTargets(eqx.Module):
 
 
 class StudentOutputs(eqx.Module):
-    """Of each image: its losses but KoLeo, and what KoLeo is made of."""
+    """For each image: its losses without KoLeo, and the features KoLeo reads."""
 
     dino: Float[Array, " images"]
     masked: Float[Array, " images"]  # iBOT

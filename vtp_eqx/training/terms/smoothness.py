@@ -1,4 +1,4 @@
-"""Smoothness of latents: a control of what makes them good to generate on, ours."""
+"""Smoothness of latents: a control, ours."""
 
 import dataclasses
 from typing import ClassVar

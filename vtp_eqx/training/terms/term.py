@@ -1,4 +1,4 @@
-"""What a loss term is, and how some of them become what a step learns."""
+"""What a loss term is, and how several are composed into an objective."""
 
 from collections.abc import Callable
 import dataclasses
@@ -14,7 +14,7 @@ from vtp_eqx.training.pretrain_views import Needs
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Microbatch:
-    """What a term's forward pass is given: some rows of a batch, and the models."""
+    """The input of a term's forward pass: rows of a batch, and the models."""
 
     student: Any
     teacher: Any
@@ -26,7 +26,7 @@ class Microbatch:
 
 
 class TermLoss(NamedTuple):
-    """A term's loss, and what else it logs, each with one value or one a row."""
+    """The loss of a term and the numbers it logs, each one value or one per row."""
 
     value: Float[Array, "*rows"]
     monitors: dict[str, Float[Array, "*rows"]]  # by their names in the log
@@ -43,7 +43,7 @@ class TermFlops(NamedTuple):
 
 @runtime_checkable
 class Term(Protocol):
-    """One thing that is learned; all its methods are pure functions.
+    """One loss term; all its methods are pure functions.
 
     Why `forward` and `loss` are two: see `vtp_eqx.training.microbatches`.
     """
@@ -52,11 +52,11 @@ class Term(Protocol):
 
     @property
     def weight(self) -> float:
-        """What its mean counts in the total, or starts from; 0: it is left out."""
+        """The weight of its mean in the total; 0 leaves the term out."""
         return 1.0
 
     def teacher_targets(self, teacher: Any, views: Any, step: Int[Array, ""]) -> Any:
-        """What the teacher says of all microbatches, an axis of them in front.
+        """The teacher's targets for all microbatches, stacked along a leading axis.
 
         A pytree of arrays, by default none. May reduce over `mesh.DATA`; gets no
         gradient.
@@ -64,7 +64,7 @@ class Term(Protocol):
         return None
 
     def forward(self, rows: Microbatch) -> Any:
-        """All that `loss` needs of some rows: a pytree of float arrays, rows in front.
+        """The outputs of some rows that `loss` needs: float arrays, rows first.
 
         May not depend on other rows, and is as small as possible.
         """
