@@ -1,7 +1,8 @@
+import contextlib
 import dataclasses
 import io
+import itertools
 import json
-from pathlib import Path
 import tarfile
 
 from hypothesis import given, settings, strategies as st
@@ -11,6 +12,7 @@ import pytest
 
 from experiments import make_emoji_tars
 from experiments.make_emoji_tars import Options
+from tests.runs.test_pretrain_setup import CAPTIONED
 from vtp_eqx.data.counter_rng import CounterRNG
 from vtp_eqx.data.emoji_packages import (
     fetch_package,
@@ -19,8 +21,10 @@ from vtp_eqx.data.emoji_packages import (
     write_made_up_package,
 )
 from vtp_eqx.data.emoji_tars import arrange, compose, EmojiConfig, paint_backgrounds
-from vtp_eqx.data.mixture import make_sampler
+from vtp_eqx.data.sampler import ShardedSampler
 from vtp_eqx.data.tars import TarSource
+from vtp_eqx.runs.pretrain_options import PretrainOptions
+from vtp_eqx.runs.pretrain_setup import PretrainSetup
 
 
 VENDORS = EmojiConfig().vendors
@@ -64,9 +68,7 @@ def test_a_package_has_what_its_vendor_draws(emoji):
     }
     assert len(names["google"]) == len(names["twitter"]) == 26
     extra = {"disc 0, light skin", "disc 0, medium-light and dark skin"}
-    assert {*names["google"]} - {*names["facebook"]} == extra | {"disc 0"} - {
-        *names["facebook"]
-    }
+    assert {*names["google"]} - {*names["facebook"]} == extra | {"disc 0"}
     assert all(len({*own}) == len(own) for own in names.values())
 
 
@@ -84,11 +86,8 @@ def test_no_batch_of_a_run_holds_two_versions_of_a_name(
     rows = [one.name for path, own in tars.items() if "train" in path for one in own]
     sizes = [len(own) for path, own in tars.items() if "train" in path]
 
-    class Source:
-        shard_sizes = np.array(sizes)
-
-    sampler = make_sampler(
-        Source(), batch_size, seed=run_seed, window=1, one_shard_batches=True
+    sampler = ShardedSampler(
+        [sizes], batch_size, seed=run_seed, window=1, one_shard_batches=True
     )
     for step in range(2 * len(rows) // batch_size):
         names = [rows[row] for row in sampler(step)]
@@ -252,9 +251,24 @@ def test_impossible_options_are_refused(changes, message):
         EmojiConfig(**changes)
 
 
-def test_the_docstring_names_the_options_that_keep_versions_apart():
-    text = Path(make_emoji_tars.__file__).read_text()
-    assert "--window 1 --one-shard-batches" in text
+@pytest.mark.parametrize("kept_apart", [True, False])
+def test_the_batches_of_a_pre_training_keep_versions_apart(made, tmp_path, kept_apart):
+    options = PretrainOptions(
+        config=CAPTIONED, out=str(tmp_path),
+        data=(str(made.out / "train"),), classes=str(made.out / "classes.txt"),
+        templates=str(made.out / "templates.txt"), devices=1, num_eval=4, window=1,
+        one_shard_batches=kept_apart,
+    )  # fmt: skip
+    setup = PretrainSetup(options)
+    repeats = 0
+    with contextlib.closing(setup.batches.examples(0)) as batches:
+        for batch in itertools.islice(batches, 15):
+            names = [
+                setup.train.name(row).rpartition("-")[0] for row in batch.row.tolist()
+            ]
+            names = [name.partition("/")[2] for name in names]
+            repeats += len(names) - len({*names})
+    assert (repeats == 0) == kept_apart
 
 
 def test_the_smoke_run_reads_what_it_wrote(capsys):
