@@ -96,6 +96,41 @@ def test_groups_stay_together_and_in_order(seed, step):
 
 
 @given(
+    sizes=st.lists(st.integers(4, 13), min_size=1, max_size=6),
+    seed=SEEDS,
+    group=st.sampled_from([1, 2]),
+)
+def test_batches_of_one_shard_never_hold_two_and_leave_out_less_than_one(
+    sizes, seed, group
+):
+    sizes = [size // group * group for size in sizes]
+    order = ShardedSampler(
+        [sizes], 4, seed=seed, window=1, group=group, one_shard_batches=True
+    )
+    shard_of = np.repeat(np.arange(len(sizes)), sizes)
+    steps = sum(size // 4 for size in sizes)
+    left_out = set()
+    for epoch in range(3):
+        rows = np.stack([order(epoch * steps + step) for step in range(steps)])
+        shards = shard_of[rows]
+        assert (shards == shards[:, :1]).all()
+        assert (rows.reshape(-1, group) % group == np.arange(group)).all()
+        assert len(np.unique(rows)) == rows.size
+        read = np.bincount(shards.ravel(), minlength=len(sizes))
+        np.testing.assert_array_equal(read, np.array(sizes) // 4 * 4)
+        left_out |= {*range(sum(sizes))} - {*rows.ravel().tolist()}
+    assert len(left_out) <= 3 * 3 * len(sizes)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(order))(5), order(5))
+    np.testing.assert_array_equal(order(5, (1, 2)), order(5)[2:])
+
+
+def test_what_an_epoch_leaves_out_of_a_shard_changes():
+    order = ShardedSampler([[7]], 4, seed=0, window=1, one_shard_batches=True)
+    read = np.concatenate([order(step) for step in range(40)])
+    assert np.bincount(read, minlength=7).min() > 10
+
+
+@given(
     weights=st.lists(st.floats(0.01, 1), min_size=2, max_size=5),
     start=st.integers(0, 2**20),
     length=st.integers(1, 5000),
@@ -167,6 +202,17 @@ def test_threads_that_need_a_shuffle_at_once_make_it_once(monkeypatch):
         ([[8]], {"weights": [1.0, 2.0]}, "for each of 1 sources"),
         ([[8], [8]], {"weights": [1.0, 0.0]}, "must be positive"),
         ([[8], [8]], {"weights": [1.0, 1e-9]}, "leave out the smallest"),
+        ([[8]], {"one_shard_batches": True}, "windows of 1 shard; got 1 sources and"),
+        (
+            [[8], [8]],
+            {"one_shard_batches": True, "window": 1},
+            "one source in windows of 1 shard; got 2",
+        ),
+        (
+            [[9, 7]],
+            {"one_shard_batches": True, "window": 1},
+            r"`batch_size` \(8\) rows or more; the smallest has 7",
+        ),
     ],
 )
 def test_an_impossible_sampler_is_refused_at_once(sizes, options, message):

@@ -22,6 +22,7 @@ COMMANDS = {
         ["--tokenizer", "t", "--data", "x", "--out", "gs://bucket/run"],
         ["--tokenizer", "t", "--data", "x", "s3://bucket/{0..3}.tar"],
     ],
+    "make_emoji_tars": [["--out", "gs://bucket/run"]],
     "make_scenes_tars": [["--out", "gs://bucket/run"]],
     "pretrain": [["--out", "gs://bucket/run"], ["--data", "https://a.b/c.tar"]],
     "sample": [["--tokenizer", "t", "--generator", "g", "--out", "gs://bucket/run"]],

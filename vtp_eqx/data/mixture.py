@@ -74,6 +74,7 @@ def make_sampler(
     seed: int,
     window: int = 16,
     group: int = 1,
+    one_shard_batches: bool = False,
 ) -> ShardedSampler:
     """The `ShardedSampler` of any source, shuffled by its `shard_sizes` if it has them.
 
@@ -88,6 +89,7 @@ def make_sampler(
         weights=source.weights if mixed else None,
         window=window,
         group=group,
+        one_shard_batches=one_shard_batches,
     )
 
 

@@ -28,7 +28,9 @@ class ShardedSampler:
     `sampler(step, (i, n))` of the `i`-th of `n` equal contiguous parts of it.
 
     Epochs follow one another without a gap: a batch may hold the end of one and the
-    start of the next. Each epoch has every row once.
+    start of the next. Each epoch has every row once. With `one_shard_batches`, no
+    batch holds rows of two shards or of two epochs; an epoch leaves out the rows of a
+    shard that do not fill a batch, at random.
 
     With several sources, the source of each draw is a fixed sequence of low discrepancy
     (van der Corput's; not independent draws). Shares are exact, to 1/65,536, over every
@@ -46,6 +48,7 @@ class ShardedSampler:
         weights: Sequence[float] | None = None,
         window: int = 16,
         group: int = 1,
+        one_shard_batches: bool = False,
     ):
         """`sizes` are the numbers of rows of each shard, for each source.
 
@@ -55,6 +58,8 @@ class ShardedSampler:
         - `weights`: shares of the sources in the batches; by default their rows.
         - `window`: shards whose rows are shuffled together.
         - `group`: this many consecutive rows stay together and in order.
+        - `one_shard_batches`: each batch is of one shard, of one source in windows of
+            1: for rows that must not meet in a batch, and lie in different shards.
         """
         shards = [np.asarray(counts, np.int64) for counts in sizes]
         totals = np.array([counts.sum() for counts in shards], np.int64)
@@ -80,14 +85,20 @@ class ShardedSampler:
             f"`weights` ({shares}) must be positive, one for each of {len(totals)} "
             "sources: leave out what is not to be read.",
         )
+        if one_shard_batches:
+            _check_one_shard(shards, batch_size, window)
         self.batch_size, self.seed, self.group = batch_size, seed, group
         self.window = window
         self._sizes = [counts // group for counts in shards]  # in groups, as all below
         self._lengths = totals // group  # of an epoch
+        self._one_shard_batches = one_shard_batches
+        if one_shard_batches:
+            self._lengths = np.array([self._in_batches(self._sizes[0]).sum()])
         self._starts = (np.cumsum(totals) - totals) // group
         self._source_of, self._counts, self._ranks = _source_pattern(tuple(shares))
         self._arguments = (sizes, batch_size), {
-            "seed": seed, "weights": weights, "window": window, "group": group
+            "seed": seed, "weights": weights, "window": window, "group": group,
+            "one_shard_batches": one_shard_batches,
         }  # fmt: skip
         # Each source is in one window, or crosses from one into the next.
         self._layout = functools.lru_cache(2 * len(shards) + 2)(self._new_layout)
@@ -131,34 +142,44 @@ class ShardedSampler:
     def _read(self, source: int, epoch: int, draws: np.ndarray) -> np.ndarray:
         """The groups that an epoch of a source reads at some of its draws."""
         with self._making:
-            firsts, starts, edges = self._layout(source, epoch)
-        window = np.searchsorted(edges, draws, side="right") - 1
+            firsts, starts, edges, begins = self._layout(source, epoch)
+        window = np.searchsorted(begins, draws, side="right") - 1
         shuffled = np.empty_like(draws)
         for number in np.unique(window).tolist():
             inside, edge = window == number, edges[number]
             with self._making:
                 shuffle = self._shuffle(source, epoch, number)
-            shuffled[inside] = edge + shuffle[draws[inside] - edge]
+            shuffled[inside] = edge + shuffle[draws[inside] - begins[number]]
         shard = np.searchsorted(starts, shuffled, side="right") - 1
         return firsts[shard] + shuffled - starts[shard]
 
     def _new_layout(
         self, source: int, epoch: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """First group of each shard and where the shard starts, in the epoch's order.
 
-        Last, where the windows begin and end.
+        Then, where the windows begin and end, and with which draws.
         """
         sizes = self._sizes[source]
         order = self._generator(source, epoch).permutation(len(sizes))
         ends = np.cumsum(sizes[order])
         firsts = (np.cumsum(sizes) - sizes)[order]
-        edges = [[0], ends[self.window - 1 :: self.window], ends[-1:]]
-        return firsts, ends - sizes[order], np.unique(np.concatenate(edges))
+        edges = np.unique(
+            np.concatenate([[0], ends[self.window - 1 :: self.window], ends[-1:]])
+        )
+        begins = edges
+        if self._one_shard_batches:
+            begins = np.cumsum([0, *self._in_batches(np.diff(edges))])
+        return firsts, ends - sizes[order], edges, begins
+
+    def _in_batches(self, groups: np.ndarray) -> np.ndarray:
+        """How many of so many groups fill batches."""
+        per_batch = self.batch_size // self.group
+        return groups // per_batch * per_batch
 
     def _new_shuffle(self, source: int, epoch: int, window: int) -> np.ndarray:
         """The order in which the groups of a window are read."""
-        _, _, edges = self._layout(source, epoch)
+        _, _, edges, _ = self._layout(source, epoch)
         # Not address 0: numpy takes [1, 2] and [1, 2, 0] for the same seed.
         generator = self._generator(source, epoch, window + 1)
         return generator.permutation(edges[window + 1] - edges[window])
@@ -169,6 +190,23 @@ class ShardedSampler:
     def __reduce__(self) -> Any:  # without its caches
         arguments, options = self._arguments
         return functools.partial(ShardedSampler, **options), arguments
+
+
+def _check_one_shard(
+    shards: Sequence[np.ndarray], batch_size: int, window: int
+) -> None:
+    require(
+        len(shards) == 1 and window == 1,
+        "`one_shard_batches` needs one source in windows of 1 shard; got "
+        f"{len(shards)} sources and `window` {window}: set `window` to 1, or leave it "
+        "out.",
+    )
+    require(
+        bool((shards[0] >= batch_size).all()),
+        f"`one_shard_batches` needs shards of `batch_size` ({batch_size}) rows or "
+        f"more; the smallest has {shards[0].min()}: make batches smaller, or "
+        "shards larger.",
+    )
 
 
 def _source_pattern(

@@ -46,6 +46,9 @@ class PretrainOptions(RunOptions):
     """Shards whose rows are shuffled together."""
     group: int | None = None
     """Consecutive rows that stay together in a batch; by default 1, or 4 scenes."""
+    one_shard_batches: bool = False
+    """Each batch is of one tar, for examples that must not be negatives of each other
+    and lie in different tars; needs a window of 1."""
     max_skip_rate: float = 0.1
     tensorboard: bool = False
     wandb: str = ""
@@ -103,4 +106,7 @@ class PretrainOptions(RunOptions):
 
 
 # What may not change in a run that is continued, beside its config.
-FIXED = ("data", "num_scenes", "split", "weights", "window", "group", "load_size")
+FIXED = (
+    "data", "num_scenes", "split", "weights", "window", "group", "one_shard_batches",
+    "load_size",
+)  # fmt: skip

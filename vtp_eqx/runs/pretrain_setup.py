@@ -98,6 +98,7 @@ class PretrainSetup:
                 sampler=make_sampler(
                     self.train, config.batch_size, seed=config.seed,
                     window=options.window, group=data.group,
+                    one_shard_batches=options.one_shard_batches,
                 ),
                 size=options.image_size,
                 encode=encode,

@@ -1,0 +1,121 @@
+"""Writes captioned emoji of three vendors as WebDataset tars: real pictures.
+
+    python experiments/make_emoji_tars.py --out data/emoji
+    python experiments/make_emoji_tars.py --packages FOLDER --vendors google twitter
+    python experiments/make_emoji_tars.py --smoke
+
+    python experiments/pretrain.py laptop --out runs/emoji --data data/emoji/train \
+        --window 1 --one-shard-batches --validation data/emoji/validation \
+        --classes data/emoji/classes.txt --templates data/emoji/templates.txt
+
+Pictures are those of the npm packages emoji-datasource-google, -twitter and -facebook,
+16.0.0: tarballs of `npm pack` or folders in `--packages`; what is missing there is
+fetched with npm (240 MB). Google's are licensed under Apache 2.0, Twitter's under CC BY
+4.0; Facebook's have no clear license. Each example is `KEY.png`, `KEY.txt` (name and
+vendor), and `KEY.json`, whose label is the subgroup's line in `classes.txt`.
+
+Some (name, vendor) are held out, one of a name at most, so that validation asks for
+another drawing of what training named. The versions of one name lie in different tars,
+and batches of one tar each never hold two of them as negatives. A tar appears whole or
+not at all, and the same options write the same bytes.
+"""
+
+import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
+
+import dataclasses
+import json
+from pathlib import Path
+import sys
+import tempfile
+
+from rich.console import Console
+from rich.progress import track
+import tyro
+
+from vtp_eqx.config import require
+from vtp_eqx.data.emoji_packages import (
+    fetch_package,
+    find_package,
+    read_package,
+    VERSION,
+    write_made_up_package,
+)
+from vtp_eqx.data.emoji_tars import (
+    arrange,
+    class_names,
+    class_templates,
+    EmojiConfig,
+    write_tar,
+)
+from vtp_eqx.data.tars import TarSource
+from vtp_eqx.files import atomic_path, require_local_fields
+from vtp_eqx.runs.command import exit_with_message
+
+
+console = Console(width=None if sys.stdout.isatty() else 120)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(EmojiConfig):
+    """Which tars are written, and from what."""
+
+    out: Path = Path("data/emoji")
+    packages: Path = Path("data/emoji-packages")
+    """A folder of the packages; those that it lacks are fetched into it."""
+
+
+def make(options: Options) -> None:
+    """Writes the tars that are missing."""
+    require_local_fields(options)
+    emoji = []
+    for vendor in options.vendors:
+        path = find_package(options.packages, vendor)
+        if path is None:
+            console.print(f"fetching the {vendor} emoji with npm")
+            path = fetch_package(options.packages, vendor)
+        emoji += read_package(path, vendor)
+    names, tars = class_names(emoji), arrange(emoji, options)
+    check_record(options)
+    lines = {"classes": names, "templates": class_templates(options.vendors)}
+    for name, those in lines.items():
+        with atomic_path(options.out / f"{name}.txt") as unfinished:
+            unfinished.write_text("\n".join(those) + "\n")
+    missing = [path for path in tars if not (options.out / path).is_file()]
+    for path in track(missing, "painting", console=console):
+        write_tar(tars[path], names, options, options.out / path)
+    counts = ", ".join(f"{path} {len(tars[path])}" for path in tars)
+    console.print(f"{options.out}: {counts} examples; {len(missing)} tars are new")
+
+
+def check_record(options: Options) -> None:
+    """Keeps in `emoji.json` what the folder holds; refuses to mix it with others."""
+    record = dataclasses.asdict(options) | {"version": VERSION}
+    del record["out"], record["packages"]
+    text, path = json.dumps(record, indent=1) + "\n", options.out / "emoji.json"
+    require(
+        not path.is_file() or path.read_text() == text,
+        f"A folder holds tars of one kind; got {options.out} with those of other "
+        "options (see its emoji.json): name another folder.",
+    )
+    with atomic_path(path) as unfinished:
+        unfinished.write_text(text)
+
+
+def smoke() -> None:
+    """Writes tars of made-up packages twice and reads them."""
+    with tempfile.TemporaryDirectory() as scratch:
+        options = Options(out=Path(scratch, "tars"), packages=Path(scratch), size=32)
+        for vendor in options.vendors:
+            write_made_up_package(options.packages, vendor)
+        make(options)
+        make(options)
+        source = TarSource(options.out / "train")
+        console.print(f"{len(source)} examples with images: {source[0]['caption']}")
+
+
+if __name__ == "__main__":
+    with exit_with_message(ValueError):
+        if sys.argv[1:] == ["--smoke"]:
+            smoke()
+        else:
+            make(tyro.cli(Options, description=__doc__))
