@@ -166,7 +166,7 @@ def _show_shares(axes: Sequence[Axes], names: Sequence[str]) -> None:
     """Shares are written in percent."""
     for axis, name in zip(axes, names, strict=True):
         if "accuracy" in name or name.startswith("probe"):
-            axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            axis.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
 def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
