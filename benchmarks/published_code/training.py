@@ -40,8 +40,7 @@ def ours(weights: Path, depth: int, batch_size: int, remat: Any) -> dict[str, Pa
     from vtp_eqx.interop.lightningdit.checkpoint import dit_to_published
     from vtp_eqx.mesh import data_mesh, replicate, shard_batch
     from vtp_eqx.models.generator import sample_latents
-    from vtp_eqx.training.generate import init_generator_training
-    from vtp_eqx.training.generate_objective import LatentBatch
+    from vtp_eqx.training.generate import init_generator_training, LatentBatch
 
     dit = DiTConfig(
         width=WIDTH, depth=depth, num_heads=HEADS, latent_width=CHANNELS,
