@@ -47,6 +47,7 @@ from vtp_eqx.data.emoji_tars import (
     EmojiConfig,
     write_tar,
 )
+from vtp_eqx.data.tar_writing import write_prompts
 from vtp_eqx.data.tars import TarSource
 from vtp_eqx.files import atomic_path, require_local_fields
 from vtp_eqx.runs.command import exit_with_message
@@ -76,10 +77,7 @@ def make(options: Options) -> None:
         emoji += read_package(path, vendor)
     names, tars = class_names(emoji), arrange(emoji, options)
     check_record(options)
-    lines = {"classes": names, "templates": class_templates(options.vendors)}
-    for name, those in lines.items():
-        with atomic_path(options.out / f"{name}.txt") as unfinished:
-            unfinished.write_text("\n".join(those) + "\n")
+    write_prompts(options.out, names, class_templates(options.vendors))
     missing = [path for path in tars if not (options.out / path).is_file()]
     for path in track(missing, "painting", console=console):
         write_tar(tars[path], names, options, options.out / path)

@@ -29,6 +29,7 @@ from rich.progress import track
 import tyro
 
 from vtp_eqx.config import require
+from vtp_eqx.data.tar_writing import write_prompts
 from vtp_eqx.data.tars import TarSource
 from vtp_eqx.files import atomic_path, require_local_fields
 from vtp_eqx.runs.command import exit_with_message
@@ -102,10 +103,7 @@ def check_record(options: Options) -> None:
         )
     with atomic_path(path) as unfinished:
         unfinished.write_text(json.dumps(record, indent=1) + "\n")
-    lines = {"classes": class_names(), "templates": class_templates(NUM_TEMPLATES)}
-    for name, those in lines.items():
-        with atomic_path(options.out / f"{name}.txt") as unfinished:
-            unfinished.write_text("\n".join(those) + "\n")
+    write_prompts(options.out, class_names(), class_templates(NUM_TEMPLATES))
 
 
 def smoke() -> None:

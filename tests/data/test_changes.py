@@ -66,3 +66,12 @@ def test_a_folder_may_be_moved_and_a_file_may_go(tmp_path, photograph):
 
 def test_arrays_have_no_files():
     assert last_changes(ArraySource({"image": np.zeros((2, 4, 4, 3), np.uint8)})) == ""
+
+
+def test_a_label_beside_an_image_that_was_changed_is_noticed(tmp_path, photograph):
+    photograph.save(tmp_path / "0.png")
+    (tmp_path / "0.cls").write_text("3")
+    before = last_changes(FolderSource(tmp_path))
+    time.sleep(0.02)
+    (tmp_path / "0.cls").write_text("7")
+    assert last_changes(FolderSource(tmp_path)) != before

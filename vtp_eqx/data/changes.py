@@ -1,4 +1,4 @@
-"""When the files of a source were last changed, beside what it says of itself.
+"""When the files of a source were last changed, beside its fingerprint.
 
 A `fingerprint` is equal for a copy, so that a run goes on with one. Numbers that were
 taken of files are only good for those very files: samples that were made again have the
@@ -45,7 +45,7 @@ def _files(source: Source) -> Iterable[str | Path]:
         case Mixture():
             return [path for one in source.sources for path in _files(one)]
         case FolderSource():
-            return [f"{source.folder}/{name}" for name in source.names]
+            return [f"{source.folder}/{name}" for name in source.files]
         case TarSource():
             return source.paths
         case TfdsSource():

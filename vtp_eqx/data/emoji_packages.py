@@ -120,9 +120,11 @@ def fetch_package(folder: Path, vendor: str) -> Path:
             command = ["npm", "pack", package]
             done = subprocess.run(command, cwd=scratch, capture_output=True, text=True)
             found = [*Path(scratch).glob("*.tgz")]
-            said = [line for line in done.stderr.splitlines() if "err" in line.lower()]
-            reason = said[0] if said else f"exit status {done.returncode}"
-            reason = "" if found and done.returncode == 0 else reason
+            reason = ""
+            if done.returncode or not found:
+                lines = done.stderr.splitlines()
+                errors = [line for line in lines if "err" in line.lower()]
+                reason = errors[0] if errors else f"exit status {done.returncode}"
         except OSError as error:
             found, reason = [], error.strerror or str(error)
         require(
@@ -200,5 +202,5 @@ def _named_drawings(
             name = entry["short_name"].replace("_", " ")
         yield name, entry, entry
         for tones, drawing in entry.get("skin_variations", {}).items():
-            said = " and ".join(_TONES[tone] for tone in tones.split("-"))
-            yield f"{name}, {said} skin", entry, drawing
+            named = " and ".join(_TONES[tone] for tone in tones.split("-"))
+            yield f"{name}, {named} skin", entry, drawing

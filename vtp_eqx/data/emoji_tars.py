@@ -20,6 +20,7 @@ from PIL import Image
 from vtp_eqx.config import require
 from vtp_eqx.data.counter_rng import CounterRNG
 from vtp_eqx.data.emoji_packages import Emoji, Vendor
+from vtp_eqx.data.tar_writing import add_example
 from vtp_eqx.files import atomic_path
 
 
@@ -63,7 +64,8 @@ class EmojiConfig:
 
 def class_names(emoji: Sequence[Emoji]) -> list[str]:
     """The subgroups in the order of their labels, as words."""
-    return [subgroup.replace("-", " ") for subgroup in _subgroups(emoji)]
+    subgroups = sorted({one.subgroup for one in emoji})
+    return [subgroup.replace("-", " ") for subgroup in subgroups]
 
 
 def class_templates(vendors: Sequence[str]) -> list[str]:
@@ -127,14 +129,12 @@ def write_tar(
                 "width": config.size,
                 "height": config.size,
             }
-            for suffix, data in (
-                ("png", content.getvalue()),
-                ("json", json.dumps(record).encode()),
-                ("txt", caption.encode()),
-            ):
-                member = tarfile.TarInfo(f"{one.key}.{suffix}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
+            files = {
+                "png": content.getvalue(),
+                "json": json.dumps(record).encode(),
+                "txt": caption.encode(),
+            }
+            add_example(tar, one.key, files)
 
 
 def paint_backgrounds(
@@ -170,10 +170,6 @@ def compose(png: bytes, background: Float[np.ndarray, "size size 3"]) -> Image.I
     cover = pixels[..., 3:] / 255
     both = cover * pixels[..., :3] + (1 - cover) * background
     return Image.fromarray(np.rint(both).astype(np.uint8))
-
-
-def _subgroups(emoji: Sequence[Emoji]) -> list[str]:
-    return sorted({one.subgroup for one in emoji})
 
 
 def _hashes(names: Sequence[str]) -> np.ndarray:

@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 from vtp_eqx.config import require
+from vtp_eqx.data.labels import LABEL_LIMIT
 
 
 MAX_CAPTION = 4096  # characters; ours: a context of 77 tokens never reads so far
@@ -42,7 +43,7 @@ def read_texts(contents: Mapping[str, bytes]) -> dict[str, Any]:
     if "class" in contents:
         text = contents["class"].strip()
         label = int(text) if text.isdigit() else None
-    if type(label) is int and 0 <= label < 2**31:
+    if type(label) is int and 0 <= label < LABEL_LIMIT:
         found["label"] = label
     return found
 

@@ -1,7 +1,7 @@
 """Folders of image files as random-access sources."""
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 import dataclasses
 import hashlib
 import itertools
@@ -74,12 +74,13 @@ class FolderSource:
                 ("links lead to folders that are read already", listing.repeated),
             )
         )
-        require(
-            bool(self.names),
-            f"A folder of images has files ending in {', '.join(sorted(SUFFIXES))}; "
-            f"found none in {self.folder}, and {len(self.ignored)} others"
-            f"{_and_what(self.ignored, listing)}: {_advice(self.ignored)}.",
-        )
+        if not self.names:  # no `require`: the advice looks at every name
+            raise ValueError(
+                "A folder of images has files ending in "
+                f"{', '.join(sorted(SUFFIXES))}; found none in {self.folder}, and "
+                f"{len(self.ignored)} others{_and_what(self.ignored, listing)}: "
+                f"{_advice(self.ignored)}."
+            )
         loose = [name for name in self.names if "/" not in name]
         require(
             len(loose) in (0, len(self.names)),
@@ -87,8 +88,7 @@ class FolderSource:
             f"{len(loose)} of {len(self.names)} beside class folders in {self.folder} "
             f"({loose[:1]}): move them.",
         )
-        no_class = {name.rstrip("/") for name in (*listing.system, *listing.repeated)}
-        self.class_names = () if loose else tuple(_classes(self.folder, no_class))
+        self.class_names = () if loose else tuple(in_order(listing.classes))
         self._labels = {name: label for label, name in enumerate(self.class_names)}
 
     def __len__(self) -> int:
@@ -122,12 +122,17 @@ class FolderSource:
         return {**found, "repair": reason} if reason else found
 
     @property
+    def files(self) -> list[str]:
+        """The names of all files that examples are read from: images, then texts."""
+        return [*self.names, *sorted(self._texts)]
+
+    @property
     def fingerprint(self) -> str:
         """Changes whenever a file comes or goes, or files of other sizes replace them.
 
         Not with copying. Sizes are those of at most a thousand files, evenly spread.
         """
-        names = [*self.names, *sorted(self._texts)]
+        names = self.files
         digest = hashlib.sha256("\n".join(names).encode("utf-8", "replace"))
         for name in names[:: -(-len(names) // _SIZED)]:
             try:
@@ -143,6 +148,9 @@ class _Listing:
     """What lies in a folder, by names from there with `/`; folders end in one."""
 
     images: list[str] = dataclasses.field(default_factory=list)
+    classes: list[str] = dataclasses.field(
+        default_factory=list
+    )  # folders directly in it
     others: list[str] = dataclasses.field(default_factory=list)
     system: list[str] = dataclasses.field(default_factory=list)  # or hidden
     unread: list[str] = dataclasses.field(default_factory=list)  # with reasons
@@ -170,6 +178,8 @@ def _list(folder: Path) -> _Listing:
             found.repeated.append(name)
             continue
         read.add(target)
+        if name and "/" not in name:
+            found.classes.append(name)
         try:
             with os.scandir(folder / name) as entries:
                 inside = sorted(entries, key=lambda entry: entry.name)
@@ -238,11 +248,6 @@ def _advice(ignored: list[str]) -> str:
         if any(name.lower().endswith(suffixes) for name in ignored):
             return words
     return "check the path"
-
-
-def _classes(folder: Path, no_class: Collection[str]) -> list[str]:
-    visible = (place for place in folder.iterdir() if place.name not in no_class)
-    return in_order([place.name for place in visible if place.is_dir()])
 
 
 def in_order(names: Sequence[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Decoding of image files to 8-bit RGB, as an image viewer shows them.
 
-What is shown is what a viewer would show: rotated as EXIF says, colors converted to
-sRGB from the ICC profile of the file, and transparency laid on white. The published
+Images are rotated as EXIF says, their colors converted to sRGB from the ICC profile of
+the file, and transparency is laid on white. The published
 evaluations drop transparency and ignore EXIF and profiles; their data sets have next to
 none of these. The gamma of a PNG without a profile is not applied.
 """
@@ -104,8 +104,8 @@ def _simple_jpeg(
 ) -> UInt8[np.ndarray, "height width 3"] | None:
     """Pixels by libjpeg-turbo's own interface where it is installed and can do it all.
 
-    It knows no rotations, inks or profiles, and what it takes for damaged Pillow shall
-    judge.
+    It knows no rotations, inks or profiles, and what it takes for damaged is left to
+    Pillow.
     """
     decoder = _simplejpeg()
     if decoder is None or "exif" in image.info or _profile_of(image) is not None:

@@ -7,7 +7,7 @@ import numpy as np
 
 
 NO_LABEL = -1
-_LIMIT = 2**31  # labels are kept as int32 in places
+LABEL_LIMIT = 2**31  # labels are kept as int32 in places
 
 
 def label_of(example: Mapping[str, Any]) -> int:
@@ -20,7 +20,9 @@ def label_of(example: Mapping[str, Any]) -> int:
     if value.size != 1 or value.dtype.kind not in "buif":
         return NO_LABEL
     number = value.item()
-    return int(number) if 0 <= number < _LIMIT and number == int(number) else NO_LABEL
+    return (
+        int(number) if 0 <= number < LABEL_LIMIT and number == int(number) else NO_LABEL
+    )
 
 
 def describe_label(example: Mapping[str, Any]) -> str:

@@ -90,10 +90,9 @@ class ShardedSampler:
         self.batch_size, self.seed, self.group = batch_size, seed, group
         self.window = window
         self._sizes = [counts // group for counts in shards]  # in groups, as all below
-        self._lengths = totals // group  # of an epoch
         self._one_shard_batches = one_shard_batches
-        if one_shard_batches:
-            self._lengths = np.array([self._in_batches(self._sizes[0]).sum()])
+        # Of an epoch.
+        self._lengths = np.array([self._drawn(counts).sum() for counts in self._sizes])
         self._starts = (np.cumsum(totals) - totals) // group
         self._source_of, self._counts, self._ranks = _source_pattern(tuple(shares))
         self._arguments = (sizes, batch_size), {
@@ -167,13 +166,13 @@ class ShardedSampler:
         edges = np.unique(
             np.concatenate([[0], ends[self.window - 1 :: self.window], ends[-1:]])
         )
-        begins = edges
-        if self._one_shard_batches:
-            begins = np.cumsum([0, *self._in_batches(np.diff(edges))])
+        begins = np.cumsum([0, *self._drawn(np.diff(edges))])
         return firsts, ends - sizes[order], edges, begins
 
-    def _in_batches(self, groups: np.ndarray) -> np.ndarray:
-        """How many of so many groups fill batches."""
+    def _drawn(self, groups: np.ndarray) -> np.ndarray:
+        """How many of the groups of each shard, or window of shards, an epoch draws."""
+        if not self._one_shard_batches:
+            return groups
         per_batch = self.batch_size // self.group
         return groups // per_batch * per_batch
 

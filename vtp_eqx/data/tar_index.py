@@ -267,7 +267,7 @@ def _dtype(key_length: int) -> np.dtype:
 
 
 def _members(file: BinaryIO, end: int, digest: Any) -> Iterator[_Member]:
-    """All members but folders; the last one may reach behind `end`."""
+    """All members but folders; the last one may reach past `end`."""
     place, ended = 0, False
     name = size = link = None  # that a header tells about the next one
     while place < end:
@@ -298,9 +298,9 @@ def _members(file: BinaryIO, end: int, digest: Any) -> Iterator[_Member]:
             if kind in tarfile.SUPPORTED_TYPES and not info.isreg():
                 length = 0  # links, devices, folders
             if kind != tarfile.DIRTYPE:
-                told = info.name.encode(*_NAMES) if name is None else name
+                member = info.name.encode(*_NAMES) if name is None else name
                 target = info.linkname.encode(*_NAMES) if link is None else link
-                yield _Member(told, kind, place + _BLOCK, length, target)
+                yield _Member(member, kind, place + _BLOCK, length, target)
             name = size = link = None
         place += _BLOCK + -(-length // _BLOCK) * _BLOCK
     if not ended:
@@ -308,7 +308,7 @@ def _members(file: BinaryIO, end: int, digest: Any) -> Iterator[_Member]:
 
 
 def _parsed(header: bytes, place: int) -> tarfile.TarInfo:
-    """The fields of a header, or `None` where the bytes are not one."""
+    """The fields of a header; `DamagedTarError` where the bytes are not one."""
     if len(header) < _BLOCK:
         raise DamagedTarError(f"cut in a header at byte {place}")
     try:

@@ -14,7 +14,7 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 
 
 def expand(tars: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:
-    """The paths of the tars that are meant, in their order and at least one.
+    """The paths of the tars that `tars` names, in order; at least one.
 
     A folder means the `.tar` files in it by name. In a pattern, `{00..19}` means each
     number and `{a,b}` each word, whether the file is there or not; `*`, `?` and `[...]`

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from vtp_eqx.config import require
 from vtp_eqx.data.example_texts import MAX_TEXT_BYTES, read_texts
 from vtp_eqx.data.images import decode_image, UnreadableImageError
 from vtp_eqx.data.skipped import Skipped
@@ -80,7 +79,8 @@ class TarSource:
         self._tar_names = [os.path.relpath(path, root) for path in self.paths]
         self.shard_sizes = np.array([head.count for head in self._heads])
         self._ends = np.cumsum(self.shard_sizes)
-        require(len(self) > 0, self._nothing())
+        if not len(self):
+            raise ValueError(self._nothing())
         self._open_caches()
 
     def __len__(self) -> int:
@@ -145,12 +145,13 @@ class TarSource:
     @property
     def losses(self) -> str:
         """The missing parts of damaged tars in one line; "" where all are whole."""
-        if not self.damaged:
+        damaged = self.damaged
+        if not damaged:
             return ""
         lost_bytes = sum(head.lost_bytes for head in self._heads)
-        name, damage = next(iter(self.damaged.items()))
+        name, damage = next(iter(damaged.items()))
         return (
-            f"{len(self.damaged)} of {len(self.paths)} tars are damaged: "
+            f"{len(damaged)} of {len(self.paths)} tars are damaged: "
             f"{self.num_lost} examples are cut and {lost_bytes} bytes not understood; "
             f"the first is {name} ({damage})."
         )

@@ -131,7 +131,7 @@ def open_sources(
 
     See `data.sources.open_source` for what a path may be; indexing tars prints how far
     it is. `split` is for those of the paths that have splits and name none. What is
-    missing of damaged tars, and what else is no example, is told to `say` by the first
+    missing of damaged tars, and what else is no example, `say` is given in the first
     process.
     """
     require(

@@ -10,6 +10,7 @@ that a caption does not name. A contrastive batch made of whole groups therefore
 be solved by color and background alone.
 """
 
+from collections.abc import Iterator
 import dataclasses
 from pathlib import Path
 
@@ -154,10 +155,8 @@ def render(config: SceneConfig, indices: Integer[np.ndarray, " n"]) -> Scenes:
     indices = indices.astype(np.int64)
     attributes = _attributes(config, indices)
     images = np.empty((len(indices), config.size, config.size, 3), np.uint8)
-    for start in range(0, len(indices), _CHUNK):
-        rows = slice(start, start + _CHUNK)
-        some = {name: values[rows] for name, values in attributes.items()}
-        images[rows] = _paint(config, some, CounterRNG(config.seed, indices[rows]))
+    for rows, some, nuisance in _chunks(config, indices, attributes):
+        images[rows] = _paint(config, some, nuisance)
     return Scenes(
         index=indices,
         image=images,
@@ -177,10 +176,7 @@ def object_masks(
     indices = indices.astype(np.int64)
     attributes = _attributes(config, indices)
     masks = np.empty((len(indices), config.size, config.size), bool)
-    for start in range(0, len(indices), _CHUNK):
-        rows = slice(start, start + _CHUNK)
-        some = {name: values[rows] for name, values in attributes.items()}
-        nuisance = CounterRNG(config.seed, indices[rows])
+    for rows, some, nuisance in _chunks(config, indices, attributes):
         canvas = new_canvas(len(indices[rows]), config.size)
         main = _main_objects(some, nuisance, config.difficulty)
         cover = object_cover(canvas, main)
@@ -189,6 +185,16 @@ def object_masks(
             cover = np.maximum(cover, object_cover(canvas, second))
         masks[rows] = cover > 0.5
     return masks
+
+
+def _chunks(
+    config: SceneConfig, indices: np.ndarray, attributes: dict[str, np.ndarray]
+) -> Iterator[tuple[slice, dict[str, np.ndarray], CounterRNG]]:
+    """Some scenes at a time: their rows, attributes and random numbers."""
+    for start in range(0, len(indices), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        some = {name: values[rows] for name, values in attributes.items()}
+        yield rows, some, CounterRNG(config.seed, indices[rows])
 
 
 def write_folders(scenes: Scenes, folder: Path) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from vtp_eqx.config import require
 from vtp_eqx.data.counter_rng import CounterRNG
+from vtp_eqx.data.tar_writing import add_example
 from vtp_eqx.files import atomic_path
 from vtp_eqx.scenes.render import render, SceneConfig
 
@@ -78,10 +79,7 @@ def write_tar(config: TarConfig, shard: int, path: Path) -> None:
             members = _members(scenes.image[row], scenes.caption[row], fields, config)
             if is_spoiled[row]:
                 _spoil(members, DAMAGES[damages[row]], config.format)
-            for suffix, content in members.items():
-                member = tarfile.TarInfo(f"{example:09d}.{suffix}")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
+            add_example(tar, f"{example:09d}", members)
 
 
 def _members(
