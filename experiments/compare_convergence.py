@@ -8,9 +8,9 @@ One training of the same diffusion transformer on the latents of each of three
 tokenizers, measured with its averaged weights as it goes on: reconstruction alone (AE),
 joint pre-training (VTP), and reconstruction with latents aligned to a frozen network
 (distilled), as in the paper's figure of convergence (arXiv 2512.13687). The frozen
-network is an encoder of the same size that contrast and self-distillation alone taught,
-for as many steps; what it takes is in the table. Samples are not guided. Tokenizers
-that other studies trained are found. `--help` lists the options.
+network is an encoder of the same size that learned from contrast and self-distillation
+alone, for as many steps; what it takes is in the table. Samples are not guided.
+Tokenizers that other studies trained are found. `--help` lists the options.
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
@@ -42,10 +42,10 @@ BUDGETS: dict[Scale, tuple[int, ...]] = {
 QUESTION = """\
 Three tokenizers of one size, from as many samples: reconstruction alone (AE), jointly
 with contrast and self-distillation (VTP), and with latents aligned to a frozen encoder
-that contrast and self-distillation alone taught (distilled). After each, a new decoder
-trained on frozen latents, and one training of the same diffusion transformer, measured
-with averaged weights and without guidance as it goes on. Does a generator learn faster
-on latents that were taught jointly?"""
+that learned from contrast and self-distillation alone (distilled). After each, a new
+decoder trained on frozen latents, and one training of the same diffusion transformer,
+measured with averaged weights and without guidance as it goes on. Does a generator
+learn faster on latents that were learned jointly?"""
 
 
 def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:

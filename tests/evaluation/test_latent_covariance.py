@@ -6,9 +6,9 @@ import pytest
 from vtp_eqx.evaluation import latent_covariance as module
 from vtp_eqx.evaluation.latent_covariance import (
     class_covariances,
-    effective_rank,
     exact_eigenvalues,
     kronecker_eigenvalues,
+    participation_ratio,
     spectrum,
     velocity_variance,
 )
@@ -191,7 +191,7 @@ def test_full_covariances_take_images_and_few_numbers(drawn, monkeypatch):
 
 
 def test_effective_rank_counts_equal_eigenvalues():
-    assert effective_rank(np.array([2.0, 2, 2, 0])) == pytest.approx(3)
+    assert participation_ratio(np.array([2.0, 2, 2, 0])) == pytest.approx(3)
 
 
 def test_latents_that_do_not_vary_have_eigenvalues_of_zero():

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from vtp_eqx.data.crops import CenterCrop
 from vtp_eqx.data.sources import ArraySource
-from vtp_eqx.evaluation import card, decoder_continuity
+from vtp_eqx.evaluation import card, decoder_continuity, latent_diagnosis
 from vtp_eqx.evaluation.diagnosis_options import DiagnosisOptions
 from vtp_eqx.evaluation.equivariance import (
     equivariance_error,
@@ -21,7 +21,7 @@ from vtp_eqx.evaluation.equivariance import (
     quarter_turn,
     TRANSFORMS,
 )
-from vtp_eqx.evaluation.extract import ExtractConfig
+from vtp_eqx.evaluation.extract import ExtractConfig, FeatureTable
 from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.intervals import flat_numbers
 from vtp_eqx.evaluation.latent_diagnosis import better, CARD, diagnose, PICTURE
@@ -267,3 +267,14 @@ def test_a_panel_is_printed_with_what_was_left_out(full, monkeypatch):
     assert re.search(row, text)
     assert "3 numbers were left out: VIV exact (a class takes 2 images" in text
     assert "there/card_diagnosis.json" in text
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"), [([0, 1, 2], [0, 1, 2]), ([0, -1, 2], None), (None, None)]
+)
+def test_labels_that_some_images_lack_are_none(labels, found):
+    arrays = {"row": np.arange(3)}
+    if labels is not None:
+        arrays["label"] = np.array(labels)
+    classes = latent_diagnosis._labels(FeatureTable(arrays=arrays))
+    assert (None if classes is None else classes.tolist()) == found

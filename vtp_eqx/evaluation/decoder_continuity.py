@@ -17,10 +17,9 @@ import numpy as np
 
 from vtp_eqx.evaluation.batches import in_batches
 from vtp_eqx.evaluation.intervals import Estimate, ratio
+from vtp_eqx.evaluation.latent_structure import Latents
 from vtp_eqx.evaluation.networks import FeatureNetwork, PerceptualNetwork
 
-
-Latents = Float[np.ndarray, "count height width channels"]
 
 SHARES = (0.1, 0.5, 1.0, 2.0)  # lengths of the step, of the length of the latents
 WEIGHTS = np.array([1 / share for share in SHARES])

@@ -16,7 +16,7 @@ from vtp_eqx.evaluation.latent_diagnosis import better, CARD, diagnose, PICTURE
 from vtp_eqx.evaluation.latent_panel import Diagnosis
 from vtp_eqx.evaluation.networks import FeatureNetwork, scene_features
 from vtp_eqx.evaluation.options import console, ReconstructionOptions
-from vtp_eqx.file_kinds import NPZ_ERRORS
+from vtp_eqx.file_kinds import NPZ_ERRORS, npz_fault
 from vtp_eqx.frozen.scene_network import shipped, SHIPPED_SIZES
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.scenes.render import (
@@ -79,7 +79,8 @@ class DiagnosisOptions(ReconstructionOptions):
 
     def network_for(self, size: int) -> FeatureNetwork:
         """The feature network, or the scene network that was shipped for that size."""
-        if self.network == "scene-network" and size in SHIPPED_SIZES:
+        is_shipped = self.network == "scene-network" and self.weights is None
+        if is_shipped and size in SHIPPED_SIZES:
             return scene_features(shipped(size))
         return self.feature_network
 
@@ -92,8 +93,8 @@ class DiagnosisOptions(ReconstructionOptions):
                 masks = content["arr_0"] if "arr_0" in content else np.zeros(0)
         except NPZ_ERRORS as error:
             raise ValueError(
-                f"`masks` ({self.masks}) must be a whole .npz ({error}): write it "
-                "again."
+                f"`masks` ({self.masks}) must be a whole .npz "
+                f"({npz_fault(self.masks, error)}): write it again."
             ) from error
         require(
             masks.ndim == 3,

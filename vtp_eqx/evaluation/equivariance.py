@@ -10,12 +10,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 import numpy as np
 
+from vtp_eqx.evaluation.batches import byte_levels
 from vtp_eqx.evaluation.intervals import Estimate, ratio
-from vtp_eqx.evaluation.reconstruction import reconstruction_psnr
+from vtp_eqx.evaluation.latent_structure import Latents
+from vtp_eqx.evaluation.reconstruction import psnr
 from vtp_eqx.models.tokenizer import Tokenizer
-
-
-Latents = Float[np.ndarray, "count height width channels"]
 
 
 def probed_latents(tokenizer: Tokenizer, image: Array) -> dict[str, Any]:
@@ -26,7 +25,8 @@ def probed_latents(tokenizer: Tokenizer, image: Array) -> dict[str, Any]:
     by 90 degrees, and of one mirrored.
     """
     latents = tokenizer.encode(image)
-    answers = {"latents": latents, **reconstruction_psnr(tokenizer, image)}
+    saved = byte_levels(tokenizer.decode(latents)) / 255
+    answers = {"latents": latents, "PSNR": psnr(saved, image)}
     for name, transform in TRANSFORMS.items():
         sides = (*latents.shape[:2], *image.shape[:2])
         if name == "half size" and any(side % 2 for side in sides):

@@ -127,14 +127,18 @@ class FeatureTable:
 
         `images` are those that the features are of.
         """
+        labels = self.labels_or_none()
+        require_labels(images, self.column("row"), labels)
+        return labels
+
+    def labels_or_none(self) -> Int[np.ndarray, " count"]:
+        """The class of each image that was read, `NO_LABEL` where it has none."""
         parts = [np.zeros(0, np.int64)]
         for content in self.contents():
             if "row" in content:
                 none = np.full(len(content["row"]), NO_LABEL)
                 parts.append(content.get("label", none))
-        labels = np.concatenate(parts)
-        require_labels(images, self.column("row"), labels)
-        return labels
+        return np.concatenate(parts)
 
     def moments(self, name: str) -> Moments:
         """Moments over all images, with one file in memory at a time.

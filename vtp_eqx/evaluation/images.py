@@ -17,6 +17,7 @@ from vtp_eqx.data.crops import CenterCrop, Crop
 from vtp_eqx.data.images import UnreadableImageError
 from vtp_eqx.data.labels import label_of, NO_LABEL
 from vtp_eqx.data.loader import Source
+from vtp_eqx.data.mixture import example_name
 from vtp_eqx.data.sources import ArraySource
 
 
@@ -63,7 +64,7 @@ class Images:
 
     @functools.cached_property
     def description(self) -> dict[str, Any]:
-        """What determines the images: source, crop and limit, in words."""
+        """What determines the images: source, its last changes, crop and limit."""
         fingerprint = getattr(self.source, "fingerprint", None)
         require(
             fingerprint is not None,
@@ -91,8 +92,7 @@ class Example:
 
 def read_square(images: Images, row: int) -> Example:
     """A row of the source as a square image; without one where it cannot be read."""
-    names = getattr(images.source, "names", None)
-    name = names[row] if names else f"row {row}"
+    name = example_name(images.source, row)
     try:
         example = images.source[row]
     except UnreadableImageError as error:

@@ -6,7 +6,7 @@ import functools
 
 from jaxtyping import Float, Float64
 import numpy as np
-from scipy.stats import norm, t as student
+from scipy.special import ndtri, stdtrit
 
 
 RESAMPLES = 400  # ours: of a bootstrap
@@ -84,13 +84,13 @@ def jackknife(value: float, without: Sequence[float], count: int) -> Estimate:
     groups = len(without)
     value -= float((groups - 1) * (np.mean(without) - value))
     error = np.sqrt((groups - 1) * np.var(without))
-    reach = float(error * student.ppf(0.975, groups - 1))
+    reach = float(error * stdtrit(groups - 1, 0.975))
     return Estimate(value, value - reach, value + reach, count)
 
 
 def share(value: float, count: int) -> Estimate:
     """A share `value` of `count` independent rows, with Wilson's interval."""
-    z = norm.ppf(0.975)
+    z = float(ndtri(0.975))
     middle = (value + z**2 / (2 * count)) / (1 + z**2 / count)
     spread = value * (1 - value) / count + z**2 / (4 * count**2)
     reach = z * np.sqrt(spread) / (1 + z**2 / count)

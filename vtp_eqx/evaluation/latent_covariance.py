@@ -80,7 +80,7 @@ def velocity_variance(
     return float(np.dot(weights / weights.sum(), stays))
 
 
-def effective_rank(eigenvalues: Eigenvalues) -> float:
+def participation_ratio(eigenvalues: Eigenvalues) -> float:
     """How many equal eigenvalues would spread as much: `(sum l)^2 / sum l^2`."""
     return float(eigenvalues.sum() ** 2 / np.sum(eigenvalues**2))
 
@@ -165,7 +165,6 @@ class Spectrum:
     all: Eigenvalues
     without: list[Eigenvalues]
     count: int
-    is_exact: bool
 
     def velocity_variance(
         self, *, times: tuple[float, float] | None = None
@@ -175,10 +174,10 @@ class Spectrum:
         value = velocity_variance(self.all, times=times)
         return jackknife(value, without, self.count)
 
-    def effective_rank(self) -> Estimate:
-        """The same of the effective rank."""
-        without = [effective_rank(part) for part in self.without]
-        return jackknife(effective_rank(self.all), without, self.count)
+    def participation_ratio(self) -> Estimate:
+        """The same of the participation ratio."""
+        without = [participation_ratio(part) for part in self.without]
+        return jackknife(participation_ratio(self.all), without, self.count)
 
 
 def spectrum(
@@ -201,27 +200,21 @@ def spectrum(
     # Images of one class may lie side by side: a part takes some of each.
     part = np.arange(len(tokens)) % GROUPS
     shares = [freedom * np.mean(part != group) for group in range(GROUPS)]
-    if not is_exact:
-        return Spectrum(
-            all=kronecker_eigenvalues(centered, freedom),
-            without=[
-                kronecker_eigenvalues(centered[part != group], share)
-                for group, share in enumerate(shares)
-            ],
-            count=len(tokens),
-            is_exact=False,
-        )
-    scatters = list(_scatters(centered, part))
-    total = np.sum(scatters, axis=0)
-    return Spectrum(
-        all=_eigenvalues(total / freedom),
-        without=[
+    if is_exact:
+        scatters = list(_scatters(centered, part))
+        total = np.sum(scatters, axis=0)
+        whole = _eigenvalues(total / freedom)
+        without = [
             _eigenvalues((total - scatter) / share)
             for scatter, share in zip(scatters, shares, strict=True)
-        ],
-        count=len(tokens),
-        is_exact=True,
-    )
+        ]
+    else:
+        whole = kronecker_eigenvalues(centered, freedom)
+        without = [
+            kronecker_eigenvalues(centered[part != group], share)
+            for group, share in enumerate(shares)
+        ]
+    return Spectrum(all=whole, without=without, count=len(tokens))
 
 
 def _scatters(

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int
 import numpy as np
 
 from vtp_eqx.config import require
+from vtp_eqx.data.labels import NO_LABEL
 from vtp_eqx.evaluation.card import EvaluationCard, settings, tokenizer_card, write
 from vtp_eqx.evaluation.decoder_continuity import Continuity, continuity, NUM_IMAGES
 from vtp_eqx.evaluation.equivariance import (
@@ -23,7 +24,6 @@ from vtp_eqx.evaluation.extract import extract_features, ExtractConfig, FeatureT
 from vtp_eqx.evaluation.images import Images, read_square
 from vtp_eqx.evaluation.intervals import flat_numbers, ratio
 from vtp_eqx.evaluation.latent_panel import diagnose_latents, Diagnosis, statistics
-from vtp_eqx.evaluation.latent_picture import NUM_PICTURED, save_picture
 from vtp_eqx.evaluation.networks import FeatureNetwork, PerceptualNetwork
 from vtp_eqx.models.arrays import weights_hash
 from vtp_eqx.models.tokenizer import Tokenizer
@@ -57,6 +57,15 @@ def diagnose(
     of the images for other covariances, Wilson's for probes, and those of drawing other
     images for all else.
     """
+    # Imported here: with it comes matplotlib, which takes a second.
+    from vtp_eqx.evaluation.latent_picture import NUM_PICTURED, save_picture
+
+    if masks is not None:
+        require(
+            len(masks) == len(images.source),
+            f"`masks` ({len(masks)}) must be one for each of the {len(images.source)} "
+            "images: write them in the order of the images.",
+        )
     of = {"tokenizer": weights_hash(tokenizer)}
     seen = extract_features(
         probed_latents, tokenizer, images, place, stage="latents", of=of
@@ -72,7 +81,7 @@ def diagnose(
     rows = seen.column("row")
     diagnosis = diagnose_latents(
         latents, mean, deviation, labels=_labels(seen),
-        masks=None if masks is None else _rows_of(masks, rows, len(images.source)),
+        masks=None if masks is None else masks[rows].astype(bool),
     )  # fmt: skip
     panel = {"PSNR": ratio(seen.column("PSNR")), **diagnosis.panel}
     omitted = dict(diagnosis.omitted)
@@ -109,16 +118,9 @@ def diagnose(
 
 
 def _labels(seen: FeatureTable) -> Int[np.ndarray, " count"] | None:
-    return seen.column("label") if seen.has("label") else None
-
-
-def _rows_of(masks: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
-    require(
-        len(masks) == count,
-        f"`masks` ({len(masks)}) must be one for each of the {count} images: write "
-        "them in the order of the images.",
-    )
-    return masks[rows].astype(bool)
+    """The classes, or `None` where an image has none."""
+    labels = seen.labels_or_none()
+    return None if (labels == NO_LABEL).any() else labels
 
 
 def _card(

@@ -187,7 +187,7 @@ def _covariance_measures(
     for name, eigenvalues in spectra.items():
         given = ", class known" if name == "within classes" else ""
         panel[f"Gaussian flow loss{given}"] = eigenvalues.velocity_variance(times=TIMES)
-    panel["effective rank"] = spectra["all images"].effective_rank()
+    panel["effective rank"] = spectra["all images"].participation_ratio()
     covariance = "full" if is_exact else "a product of positions and channels"
     notes.append(f"covariance of all images: {covariance}")
     return spectra

@@ -15,7 +15,7 @@ from vtp_eqx.files import atomic_path
 NUM_PICTURED = 8  # images in a row
 COLORS = ("#0b5fa5", "#d1495b")
 REACH = 2.0  # ours: deviations of a component from its mean to the end of a color
-FONT = 15  # points: to be read where the picture is shown at half its size
+FONT = 15  # points: to be read where the picture is drawn at half its size
 # What stands below the title, where it was measured.
 HEADLINE = ("PSNR", "VIV", "SEC 0.5", "LNC@10 over chance", "SRSS", "LPC pixels")
 
@@ -58,22 +58,24 @@ def component_colors(
     latents: Float[np.ndarray, "count height width channels"],
     chosen: Float[np.ndarray, "pictured height width channels"],
     first: int,
-) -> Float[np.ndarray, "pictured height width 3"]:
-    """Three principal components of `latents`, from `first` on, of `chosen` ones.
+    num: int = 3,
+) -> Float[np.ndarray, "pictured height width {num}"]:
+    """`num` principal components of `latents`, from `first` on, of `chosen` ones.
 
     Gray is the mean, and components that there are none of.
     """
     cells = latents.reshape(-1, latents.shape[-1]).astype(np.float64)
     mean = cells.mean(axis=0)
-    covariance = (cells - mean).T @ (cells - mean) / len(cells)
+    cells -= mean
+    covariance = cells.T @ cells / len(cells)
     values, vectors = np.linalg.eigh(covariance)
-    order = np.argsort(values)[::-1][first : first + 3]
+    order = np.argsort(values)[::-1][first : first + num]
     # The sign of a component means nothing: its largest entry is positive.
     axes = vectors[:, order]
     axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(len(order))])
     scale = REACH * np.sqrt(np.maximum(values[order], np.finfo(np.float64).tiny))
     colors = 0.5 + (chosen - mean) @ axes / scale / 2
-    missing = [(0, 0)] * 3 + [(0, 3 - len(order))]
+    missing = [(0, 0)] * 3 + [(0, num - len(order))]
     return np.clip(np.pad(colors, missing, constant_values=0.5), 0, 1)
 
 
@@ -83,10 +85,11 @@ def _draw_images(
     rows: np.ndarray,
     images: np.ndarray,
 ) -> None:
+    colors = component_colors(latents, latents[rows], 0, 6)
     lines = (
         ("images", images),
-        ("components\n1, 2, 3", component_colors(latents, latents[rows], 0)),
-        ("components\n4, 5, 6", component_colors(latents, latents[rows], 3)),
+        ("components\n1, 2, 3", colors[..., :3]),
+        ("components\n4, 5, 6", colors[..., 3:]),
     )
     for line, (name, pictures) in zip(axes, lines, strict=True):
         line[0].set_ylabel(name, fontsize=FONT)

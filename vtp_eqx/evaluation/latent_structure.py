@@ -97,8 +97,6 @@ def far_distance(height: int, width: int) -> int:
 def object_similarity(
     latents: Latents,
     foreground: Bool[np.ndarray, "count height width"],
-    *,
-    centered: bool = False,
 ) -> PerImage:
     """SRSS: whether cells of an object are like one another, and not like what is far.
 
@@ -111,7 +109,7 @@ def object_similarity(
     near, far = distances == 1, distances >= far_distance(height, width)
     parts = []
     for similarity, mask in zip(
-        _cell_cosines(latents, centered=centered), _chunks(foreground), strict=True
+        _cell_cosines(latents, centered=False), _chunks(foreground), strict=True
     ):
         inside = mask.reshape(len(mask), 1, -1)
         differences = _masked_mean(similarity, inside & near) - _masked_mean(

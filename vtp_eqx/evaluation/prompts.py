@@ -82,14 +82,13 @@ def check_class_names(
         for label, pair in enumerate(zip(of_folders, of_file, strict=False))
         if pair[0] != pair[1]
     ]
-    require(
-        not wrong or sorted(of_folders) != sorted(of_file),
-        "Class names are in the order of labels, which is that of the class folders; "
-        f"got the same names in another order, such as {class_names[wrong[0]]!r} for "
-        f"the folder {folders[wrong[0]]!r}: sort the list as the folders are."
-        if wrong
-        else "",
-    )
+    if wrong and sorted(of_folders) == sorted(of_file):
+        raise ValueError(
+            "Class names are in the order of labels, which is that of the class "
+            f"folders; got the same names in another order, such as "
+            f"{class_names[wrong[0]]!r} for the folder {folders[wrong[0]]!r}: sort the "
+            "list as the folders are."
+        )
 
 
 def describe_classes(class_names: Sequence[str], folders: Sequence[str] = ()) -> str:

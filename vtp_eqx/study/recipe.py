@@ -46,7 +46,7 @@ class Method:
     weighting: Literal["fixed", "learned"] = "fixed"
     smoothness: float = 0.0
     latent_noise: float = 0.0  # in deviations of a channel
-    # With an encoder of the same size and budget that CLIP+SSL taught, frozen (VA-VAE).
+    # With the frozen encoder of a CLIP+SSL run of the same size and budget (VA-VAE).
     alignment: float = 0.0
     start: Literal["random", "pca"] = "random"
     trained: bool = True
@@ -242,7 +242,9 @@ def run_of(
     )
     last = recipe.budgets[-1]
     tokenizer = pretrain.tokenizer
-    frozen = pretrain_config(recipe, METHODS["CLIP+SSL"], seed)
+    vision = None
+    if method.alignment > 0:
+        vision = pretrain_config(recipe, METHODS["CLIP+SSL"], seed)
     return RunSpec(
         method=name,
         setting=setting,
@@ -266,7 +268,7 @@ def run_of(
         labels=recipe.labels,
         budgets=recipe.budgets,
         rotation=seed if method.rotated else None,
-        vision=frozen if method.alignment > 0 else None,
+        vision=vision,
     )
 
 

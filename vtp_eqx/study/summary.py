@@ -78,7 +78,7 @@ def trend_sentence(
 
 
 def frontier_sentence(rows: Sequence[Row], method: str) -> list[str]:
-    """A method's FD minus the baseline's at equal PSNR, seed by seed."""
+    """The baseline's FD minus a method's at equal PSNR, seed by seed."""
     found = groups(rows)
     base = _curves(found, BASELINE)
     ours = _curves(found, method)
