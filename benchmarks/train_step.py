@@ -28,10 +28,10 @@ import tyro
 
 from benchmarks.published_code import training
 from benchmarks.table import print_table
-from vtp_eqx.config import Remat
+from vtp_eqx.config import DiTConfig, Remat
+from vtp_eqx.training.flops import forward_flops
 
 
-WORKER = Path(training.__file__)
 PARTS = ("product", "train", "sample")
 
 
@@ -86,8 +86,9 @@ def main(options: Options) -> None:
         workers = {}
         for side, python in pythons.items():
             words = (
-                python, WORKER, side, options.published, f"{scratch}/weights.npz",
-                options.depth, options.batch_size, options.remat,
+                python, "-m", training.__name__, side, options.published,
+                f"{scratch}/weights.npz", options.depth, options.batch_size,
+                options.remat,
             )  # fmt: skip
             workers[side] = Worker([str(word) for word in words])
             stack.callback(workers[side].close)
@@ -118,11 +119,13 @@ def measure(
 
 def product_flops(options: Options) -> float:
     """Of the matrix products of a forward pass over the batch, attention's too."""
-    tokens, width = training.SIDE**2, training.WIDTH
-    hidden = int(2 / 3 * 4 * width)
-    of_token = 4 * width**2 + 3 * width * hidden + 2 * tokens * width
-    outside = 2 * width * training.CHANNELS
-    return 2.0 * options.batch_size * tokens * (options.depth * of_token + outside)
+    return options.batch_size * forward_flops(
+        DiTConfig(
+            width=training.WIDTH, depth=options.depth, num_heads=training.HEADS,
+            latent_width=training.CHANNELS, latent_size=training.SIDE,
+            num_classes=training.CLASSES,
+        )
+    )  # fmt: skip
 
 
 def _medians(runs: list[dict[str, float]]) -> dict[str, float]:

@@ -45,9 +45,9 @@ from vtp_eqx.runs.command import exit_with_message
 from vtp_eqx.tensor_files import read_tensors
 
 
-# What a clone of the published code has of each kind of model; the last file is ours.
+# What a clone of the published code has of each kind of model.
 CODE = {"tokenizer": "vtp", "dit": "models/lightningdit.py"}
-CODE["autoencoder"] = "autoencoder_vtp.py"
+CODE["autoencoder"] = "autoencoder_vtp.py"  # ours
 RUNNER = Path(__file__).parent / "published_code" / "outputs.py"
 
 

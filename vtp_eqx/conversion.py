@@ -21,6 +21,7 @@ from vtp_eqx.config import (
 )
 from vtp_eqx.interop.diffusers import (
     autoencoder_outputs,
+    describes_diffusers,
     is_diffusers,
     read_diffusers,
     tokenizer_from_diffusers,
@@ -97,7 +98,7 @@ def read_model(
 def format_of(published: Published | None) -> Format:
     """The format of what `read_model` found, and for what is ours the published one."""
     settings = {} if published is None else published[1]
-    return "diffusers" if "_class_name" in settings else "published"
+    return "diffusers" if describes_diffusers(settings) else "published"
 
 
 def write_model(model: Model, to: Format, target: Path) -> None:

@@ -109,8 +109,9 @@ def load(where: Path | str) -> Tokenizer:
     if "format" in description:
         weights = path if path.is_file() else folder / WEIGHTS_FILE
         return _saved(description, read_tensors(weights), folder)
-    if diffusers.is_diffusers(path):
-        return diffusers.tokenizer_from_diffusers(*diffusers.read_diffusers(path))
+    if diffusers.describes_diffusers(description):
+        tensors = diffusers.read_diffusers_weights(path)
+        return diffusers.tokenizer_from_diffusers(tensors, description)
     weights = path if path.is_file() else published_weights(folder)
     return tokenizer_from_published(read_tensors(weights), description)
 

@@ -89,6 +89,13 @@ def seconds(step: Step, given: Any, repeats: int) -> tuple[float, float, Any]:
     return times[0], statistics.median(times[1:]), result
 
 
+def matrices(product: tuple[int, int, int]) -> list[np.ndarray]:
+    """The two of a plain product, the second transposed as weights are."""
+    rows, inner, columns = product
+    draw = np.random.default_rng(0).standard_normal
+    return [draw((size, inner), np.float32) for size in (rows, columns)]
+
+
 def peak_memory() -> float:
     """The most memory this process ever had, in MiB.
 
@@ -109,9 +116,7 @@ def main() -> None:
     first_encode, encoding, latents = seconds(encode, images, int(repeats))
     first_decode, decoding, decoded = seconds(decode, latents, int(repeats))
     rows, inner, columns = PRODUCT
-    draw = np.random.default_rng(0).standard_normal
-    pair = [draw((size, inner), np.float32) for size in (rows, columns)]
-    _, multiplying, _ = seconds(product, pair, 5 * int(repeats))
+    _, multiplying, _ = seconds(product, matrices(PRODUCT), 5 * int(repeats))
     measured = {
         "version": version,
         "product_rate": 2 * rows * inner * columns / multiplying,

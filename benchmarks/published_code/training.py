@@ -1,13 +1,14 @@
 """One library trains and samples a DiT-B here, on demand: see `train_step`.
 
-    python training.py ours|torch CLONE WEIGHTS DEPTH BATCH REMAT
+    python -m benchmarks.published_code.training SIDE CLONE WEIGHTS DEPTH BATCH REMAT
 
-Either library may be missing, so each is imported where it is used. WEIGHTS is an .npz
-of a state dict in the published layout: "ours" writes it, "torch" reads it. Then a line
-of standard input names what to run next, and a line of JSON answers.
+SIDE is ours or torch. Either library may be missing, so each is imported where it is
+used. WEIGHTS is an .npz of a state dict in the published layout: "ours" writes it,
+"torch" reads it. Then a line of standard input names what to run next, and a line of
+JSON answers.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 import itertools
 import json
 import os
@@ -18,6 +19,8 @@ import time
 from typing import Any
 
 import numpy as np
+
+from benchmarks.published_code.coding import matrices, peak_memory
 
 
 SIDE, CHANNELS, CLASSES, WIDTH, HEADS = 16, 64, 1000, 768, 12
@@ -67,7 +70,7 @@ def ours(weights: Path, depth: int, batch_size: int, remat: Any) -> dict[str, Pa
     draw = eqx.filter_jit(lambda dit: sample_latents(dit, labels, noise, sampler))
     velocity = eqx.filter_jit(lambda dit: dit.batch(latents, times, labels))
     multiply = jax.jit(lambda left, right: left @ right.T)
-    left, right = (jnp.asarray(matrix) for matrix in matrices())
+    left, right = (jnp.asarray(matrix) for matrix in matrices(PRODUCT))
 
     def train():
         nonlocal state
@@ -115,7 +118,7 @@ def published(
         torch.from_numpy(np.moveaxis(part, -1, 1).copy() if part.ndim == 4 else part)
         for part in examples(batch_size)
     )
-    left, right = (torch.from_numpy(matrix) for matrix in matrices())
+    left, right = (torch.from_numpy(matrix) for matrix in matrices(PRODUCT))
 
     def train():
         model.train()
@@ -170,13 +173,6 @@ def examples(batch_size: int) -> tuple[np.ndarray, ...]:
     )
 
 
-def matrices() -> Iterator[np.ndarray]:
-    """The two of the plain product, the second transposed as weights are."""
-    rows, inner, columns = PRODUCT
-    draw = np.random.default_rng(0).standard_normal
-    return (draw((size, inner), np.float32) for size in (rows, columns))
-
-
 def run(part: Part) -> dict[str, Any]:
     """Wall and processor seconds of one call, and the pages the system handed out."""
     before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
@@ -187,16 +183,6 @@ def run(part: Part) -> dict[str, Any]:
     )
     busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"wall": wall, "busy": busy, "pages": after.ru_minflt - before.ru_minflt}
-
-
-def peak_memory() -> float:
-    """The most memory this process ever had, in MiB.
-
-    Not by `getrusage`, which counts the process that started this one.
-    """
-    status = Path("/proc/self/status").read_text().splitlines()
-    (line,) = (line for line in status if line.startswith("VmHWM:"))
-    return int(line.split()[1]) / 1024
 
 
 def main() -> None:

@@ -9,12 +9,8 @@ import pytest
 from vtp_eqx.config import DIT_B, DiTConfig, GenerateConfig, presets
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.dit import DiT
-from vtp_eqx.runs.dry_run import (
-    forward_flops,
-    generator_dry_run_lines,
-    state_bytes,
-    step_bytes,
-)
+from vtp_eqx.runs.dry_run import generator_dry_run_lines, state_bytes, step_bytes
+from vtp_eqx.training.flops import forward_flops
 
 
 def test_flops_are_those_of_the_compiler():

@@ -1,4 +1,4 @@
-"""Memory, FLOPs and sizes of a pre-training, computed before it starts.
+"""Memory, FLOPs and sizes of a training, computed before it starts.
 
 Of a pre-training the compiler is asked; of a generator all is by formula.
 """
@@ -10,14 +10,17 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 from jax.sharding import Mesh, NamedSharding
 
-from vtp_eqx.config import DiTConfig, GenerateConfig, PretrainConfig
+from vtp_eqx.config import GenerateConfig, PretrainConfig
 from vtp_eqx.mesh import SPLIT
-from vtp_eqx.models.dit import DiT, TIME_WAVES
 from vtp_eqx.runs.throughput import format_duration
-from vtp_eqx.training.flops import device_peak, train_flops
+from vtp_eqx.training.flops import (
+    device_peak,
+    num_tokens,
+    train_flops,
+    train_step_flops,
+)
 from vtp_eqx.training.optimizer import learning_rate
 from vtp_eqx.training.parameter_counts import dit_parameters, num_parameters
 from vtp_eqx.training.pretrain import (
@@ -188,36 +191,6 @@ def dry_run_lines(
 
 def _format_bytes(number: float) -> str:
     return f"{number / 1e9:.3g} GB" if number >= 1e9 else f"{number / 1e6:.3g} MB"
-
-
-def forward_flops(config: DiTConfig) -> float:
-    """Products of matrices in one velocity of one latent.
-
-    Unlike `training.flops.generator_flops`, the paper's rule of two for each parameter
-    and token, this counts what is computed once a latent (time, class and modulation)
-    once, and attention's products.
-    """
-    width, tokens = config.width, num_tokens(config)
-    blocks = eqx.filter_eval_shape(lambda: DiT(config, key=jr.key(0))).blocks
-    weights = lambda part: sum(
-        leaf.size for leaf in jax.tree.leaves(part) if len(leaf.shape) > 2
-    )
-    # Norms and biases have no product; with the layer axis, matrices have three.
-    each_token = weights((blocks.attention, blocks.feed_forward))
-    each_token += 2 * config.patch_size**2 * config.latent_width * width
-    each_latent = weights(blocks.modulation) + (2 * TIME_WAVES + 3 * width) * width
-    attention = config.depth * 2 * tokens**2 * width
-    return 2.0 * (each_token * tokens + each_latent + attention)
-
-
-def train_step_flops(config: GenerateConfig) -> float:
-    """FLOPs of one step on all devices: a backward pass costs two forward ones."""
-    return 3 * config.batch_size * forward_flops(config.dit)
-
-
-def num_tokens(config: DiTConfig) -> int:
-    """Tokens of one latent."""
-    return (config.latent_size // config.patch_size) ** 2
 
 
 def state_bytes(config: GenerateConfig, num_devices: int) -> float:

@@ -151,7 +151,8 @@ def _from_cache(options: GeneratorOptions, load: Callable[[str], Tokenizer]):
         cache=cache, batch_size=config.batch_size, seed=config.seed,
         unconditional=options.unconditional, workers=options.workers,
     )  # fmt: skip
-    data = f"{len(cache)} images as latents {latents_hash(tokenizer)}"
+    digest = cache.latents_hash or latents_hash(tokenizer)  # the same where known
+    data = f"{len(cache)} images as latents {digest}"
     return config, batches, tokenizer, data
 
 

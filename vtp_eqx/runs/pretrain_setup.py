@@ -176,12 +176,13 @@ class PretrainSetup:
             (self.validation, seen),
             (self.train, self._probe_examples),
         ):
-            if (examples.label != NO_LABEL).any():
-                try:
-                    require_labels(self._images(source), examples.row, examples.label)
-                except ValueError as error:
-                    if is_main_process():
-                        warn(f"No linear probe is fitted: {error}")
+            if (examples.label == NO_LABEL).all():
+                continue
+            try:
+                require_labels(self._images(source), examples.row, examples.label)
+            except ValueError as error:
+                if is_main_process():
+                    warn(f"No linear probe is fitted: {error}")
 
     def _images(self, source: Source) -> Images:
         return Images(source=source, crop=CenterCrop(self.config.tokenizer.image_size))

@@ -105,8 +105,9 @@ def sample(
                 config, generator, tokenizer, labels, guide=guide, groups=groups,
                 mesh=mesh,
             )  # fmt: skip
-            total = sum(min(size, count - group * size) for group in own)
-            done = total - sum(min(size, count - group * size) for group in groups)
+            images_in = lambda groups: sum(min(size, count - n * size) for n in groups)
+            total = images_in(own)
+            done = total - images_in(groups)
             report("samples", done, total)
             with ThreadPoolExecutor(WRITERS) as pool:
                 for indices, images in drawn:

@@ -11,10 +11,9 @@ from vtp_eqx.config import GenerateConfig, require
 from vtp_eqx.mesh import data_mesh, gather_to_host
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.runs.batches import array_batches
-from vtp_eqx.runs.dry_run import train_step_flops
 from vtp_eqx.runs.loop import Callbacks, FaultTolerance, Progress, run_training
 from vtp_eqx.runs.throughput import StepCost
-from vtp_eqx.training.flops import device_peak
+from vtp_eqx.training.flops import device_peak, train_step_flops
 from vtp_eqx.training.generate import init_generator_training, LatentBatch
 from vtp_eqx.training.state import TrainState
 

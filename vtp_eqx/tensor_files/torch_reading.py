@@ -148,5 +148,5 @@ def read_torch_legacy(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
 def _content(file: BinaryIO, tensor: StoredTensor) -> Any:
     """The bytes of a storage; what is too few of them is seen by `numbers_of`."""
     size = int.from_bytes(file.read(8), "little")
-    # Never more than the program said, whatever the count in the file.
+    # Never more than the program says, whatever the count in the file.
     return file.read(min(size, tensor.record_size) * np.dtype(tensor.dtype).itemsize)

@@ -13,11 +13,13 @@ import functools
 import time
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from vtp_eqx.config import DiTConfig, PretrainConfig
+from vtp_eqx.config import DiTConfig, GenerateConfig, PretrainConfig
+from vtp_eqx.models.dit import DiT, TIME_WAVES
 from vtp_eqx.training.parameter_counts import dit_parameters
 from vtp_eqx.training.pretrain import needs_of, pretrain_terms
 from vtp_eqx.training.terms.encoder_passes import shares_whole_pass
@@ -68,9 +70,40 @@ def run_flops(config: PretrainConfig) -> float:
 
 def generator_flops(config: DiTConfig) -> float:
     """Forward FLOPs of a diffusion transformer for one latent."""
-    return float(
-        2 * dit_parameters(config) * (config.latent_size // config.patch_size) ** 2
+    return float(2 * dit_parameters(config) * num_tokens(config))
+
+
+def forward_flops(config: DiTConfig) -> float:
+    """Products of matrices in one velocity of one latent.
+
+    Unlike `generator_flops`, the paper's rule of two for each parameter
+    and token, this counts what is computed once a latent (time, class and modulation)
+    once, and attention's products.
+    """
+    width, tokens = config.width, num_tokens(config)
+    blocks = eqx.filter_eval_shape(lambda: DiT(config, key=jr.key(0))).blocks
+    weights = lambda part: sum(
+        leaf.size for leaf in jax.tree.leaves(part) if len(leaf.shape) > 2
     )
+    # Norms and biases have no product; with the layer axis, matrices have three.
+    each_token = weights((blocks.attention, blocks.feed_forward))
+    each_token += 2 * config.patch_size**2 * config.latent_width * width
+    each_latent = weights(blocks.modulation) + (2 * TIME_WAVES + 3 * width) * width
+    attention = config.depth * 2 * tokens**2 * width
+    return 2.0 * (each_token * tokens + each_latent + attention)
+
+
+def train_step_flops(config: GenerateConfig) -> float:
+    """FLOPs of one step of a generator's training, on all devices.
+
+    A backward pass costs two forward ones.
+    """
+    return 3 * config.batch_size * forward_flops(config.dit)
+
+
+def num_tokens(config: DiTConfig) -> int:
+    """Tokens of one latent."""
+    return (config.latent_size // config.patch_size) ** 2
 
 
 # Dense bfloat16 FLOP/s of one device, from the makers' data sheets, by a part of the

@@ -10,9 +10,11 @@ from vtp_eqx.interop.diffusers.checkpoint import (
     tokenizer_to_diffusers as tokenizer_to_diffusers,
 )
 from vtp_eqx.interop.diffusers.files import (
+    describes_diffusers as describes_diffusers,
     DIFFUSERS_WEIGHTS as DIFFUSERS_WEIGHTS,
     is_diffusers as is_diffusers,
     read_diffusers as read_diffusers,
+    read_diffusers_weights as read_diffusers_weights,
     save_diffusers as save_diffusers,
 )
 from vtp_eqx.interop.diffusers.outputs import autoencoder_outputs as autoencoder_outputs

@@ -1,6 +1,5 @@
 """State dicts of `AutoencoderVTP` to tokenizers and back: the table of names."""
 
-import functools
 from typing import Any
 
 import equinox as eqx
@@ -66,8 +65,7 @@ def tokenizer_from_diffusers(tensors: Tensors, settings: dict[str, Any]) -> Toke
         isinstance(origin, str),
         f"`{ORIGIN}` ({str(origin)[:60]}) must be a text: remove it.",
     )
-    make = functools.partial(eqx.filter_eval_shape, Tokenizer, config, key=jr.key(0))
-    skeleton = make(origin=origin)
+    skeleton = eqx.filter_eval_shape(Tokenizer, config, origin=origin, key=jr.key(0))
     arrays = _name_table(skeleton).read(tensors)
     arrays |= _statistics(settings, config.latent_width)
     return with_arrays(skeleton, arrays)

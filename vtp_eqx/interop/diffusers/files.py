@@ -1,5 +1,6 @@
 """Tokenizers in the folder of a diffusers autoencoder, from disk and to disk."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,23 @@ MODULE = Path(__file__).with_name("autoencoder_vtp.py")
 def is_diffusers(where: Path) -> bool:
     """Whether a folder, or that of a file, has the config of a diffusers model."""
     config = (where.parent if where.is_file() else where) / CONFIG_FILE
-    return config.is_file() and "_class_name" in read_object(config)
+    return config.is_file() and describes_diffusers(read_object(config))
+
+
+def describes_diffusers(settings: Mapping[str, Any]) -> bool:
+    """Whether settings are those of a diffusers model."""
+    return "_class_name" in settings
 
 
 def read_diffusers(where: Path) -> tuple[Tensors, dict[str, Any]]:
     """The tensors and settings of a folder, or of a file with its config beside it."""
     folder = where.parent if where.is_file() else where
-    weights = where if where.is_file() else folder / DIFFUSERS_WEIGHTS
-    return read_tensors(weights), read_object(folder / CONFIG_FILE)
+    return read_diffusers_weights(where), read_object(folder / CONFIG_FILE)
+
+
+def read_diffusers_weights(where: Path) -> Tensors:
+    """The tensors of a folder or a file."""
+    return read_tensors(where if where.is_file() else where / DIFFUSERS_WEIGHTS)
 
 
 def save_diffusers(tokenizer: Tokenizer, folder: Path) -> None:

@@ -85,8 +85,9 @@ def config_from_diffusers(settings: dict[str, Any]) -> TokenizerConfig:
             f"`{name}` ({settings[name]!r}) must be {value!r}, as in every folder of "
             "`save_diffusers`: correct it.",
         )
+    written = config_to_diffusers(config)
     for name in _TOWERS:
-        formula = config_to_diffusers(config)[name][_PERIODS]
+        formula = written[name][_PERIODS]
         require(
             _close(periods[name], formula),
             f"`{_PERIODS}` of the {name} ({periods[name]}) must be the powers of 100 "
