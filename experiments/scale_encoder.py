@@ -36,9 +36,9 @@ from vtp_eqx.study.table import Row
 # Made to be seen in a quarter of an hour: short trainings, jointly trained decoders.
 LAPTOP = dataclasses.replace(
     recipe.LAPTOP,
-    tokenizer_steps=1000,
+    tokenizer_steps=800,
     decoder_steps=0,
-    budgets=(2000,),
+    budgets=(1500,),
     generator_ema=0.99,
     num_samples=1200,
 )
