@@ -7,6 +7,7 @@ from vtp_eqx.config import (
     as_json,
     DECODER_L4,
     decoder_like,
+    DistillationConfig,
     DiTConfig,
     from_dict,
     GenerateConfig,
@@ -22,12 +23,29 @@ from vtp_eqx.config import (
     TokenizerConfig,
     TransformerConfig,
     ViewsConfig,
+    VIT_B,
     VIT_FEMTO,
     VTP_B,
 )
 from vtp_eqx.config.fields import later
 
 
+# The preset of size B of a former version, whose fields of today are at their defaults.
+BEFORE = presets.with_batch(
+    dataclasses.replace(
+        presets.PRETRAIN_B,
+        tokenizer=published(
+            dataclasses.replace(VIT_B, qk_norm=True, remat="dots"),
+            text=TextConfig(remat="dots"),
+            rope="float32",
+        ),
+        distillation=DistillationConfig(),
+        optimizer=OptimizerConfig(
+            warmup_steps=5000, freeze_prototypes=1250, spike_factor=10.0
+        ),
+    ),
+    16384,
+)
 PLAIN = TokenizerConfig(encoder=VIT_FEMTO, decoder=decoder_like(VIT_FEMTO))
 CONFIGS = [
     # Every optional part there, and every one left out.
@@ -102,7 +120,7 @@ def test_a_field_that_came_later_leaves_the_hash_of_what_came_before():
         (TextConfig(), "2d135ce8a8ac"),
         (TextConfig(vocabulary=400), "0494a00826b2"),
         (VTP_B, "d1f0cbb7a889"),
-        (presets.PRETRAIN_B, "ded52f51788a"),
+        (BEFORE, "ded52f51788a"),
     ],
 )
 def test_names_of_configs_are_those_that_runs_on_disk_have(config, name):

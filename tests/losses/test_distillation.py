@@ -178,6 +178,17 @@ def test_koleo_of_coinciding_points_is_finite(points):
     assert np.isfinite(gradient).all()
 
 
+def test_koleo_in_groups_is_koleo_of_each_group():
+    points = draw(5, 12, 4)
+    points = jnp.asarray(points)
+    groups = [koleo_loss(part) for part in jnp.split(points, 3)]
+    found = koleo_loss(points, group=4)
+    np.testing.assert_allclose(found, np.concatenate(groups), rtol=1e-6)
+    assert (found <= koleo(points) + 1e-6).all()  # among fewer, neighbors are farther
+    with pytest.raises(ValueError, match=r"`group` \(5\) must be .* divide .* 12"):
+        koleo_loss(points, group=5)
+
+
 def test_koleo_needs_a_neighbor():
     with pytest.raises(ValueError, match=r"needs 2 images or more.*; got 1"):
         koleo_loss(jnp.ones((1, 4)))

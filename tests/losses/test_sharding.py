@@ -79,6 +79,10 @@ def spread(weight, batch, axis):
     return koleo_loss(batch["image"] @ weight, axis_name=axis)
 
 
+def spread_in_groups(weight, batch, axis):
+    return koleo_loss(batch["image"] @ weight, group=4, axis_name=axis)
+
+
 def pixels(weight, batch, axis):
     image = (batch["image"] @ weight).reshape(-1, 1, 1, PROTOTYPES)
     return l1_loss(image, batch["text"].reshape(-1, 1, 1, PROTOTYPES))
@@ -98,6 +102,7 @@ OBJECTIVES = [
     centering,
     masked_patches,
     spread,
+    spread_in_groups,
     pixels,
     smooth,
 ]

@@ -130,3 +130,6 @@ def test_which_numbers_span_a_plane():
 def test_a_narrow_network_stays_narrow():
     tokens = heads(0, 12).astype(jnp.bfloat16)
     assert TABLES["axial"](tokens).dtype == jnp.bfloat16
+    # And is turned in float32: rounded once, not after each product.
+    exact = TABLES["axial"](tokens.astype(jnp.float32)).astype(jnp.bfloat16)
+    np.testing.assert_array_equal(TABLES["axial"](tokens), exact)

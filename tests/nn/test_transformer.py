@@ -42,6 +42,22 @@ def test_a_rate_without_a_key_drops_nothing(stack, tokens, one_by_one):
     np.testing.assert_allclose(kept, one_by_one, rtol=1e-5, atol=1e-5)
 
 
+def test_a_float32_sum_loses_less_of_what_narrow_blocks_add(tokens):
+    make = lambda residual: eqx.filter_jit(
+        lambda key: Transformer(WIDTH, 24, HEADS, residual=residual, key=key)
+    )(jr.key(3))
+    exact, plain, wide = make("as computed"), make("as computed"), make("float32")
+    through = jax.jit(lambda stack: jax.vmap(lambda one: stack(one, rotate=TABLE))(
+        tokens.astype(stack.blocks.attention.to_out.weight.dtype)
+    ))  # fmt: skip
+    expected = through(exact)
+    np.testing.assert_array_equal(through(wide), expected)  # in float32 it is the same
+    narrow = lambda stack: jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), stack)
+    error = lambda stack: jnp.abs(through(narrow(stack)) - expected).mean()
+    assert through(narrow(wide)).dtype == jnp.float32
+    assert error(wide) < 0.7 * error(plain)
+
+
 def test_a_trace_ends_where_the_call_does(stack, tokens, one_by_one):
     trace = stack.trace(tokens[0], rotate=TABLE)
     assert trace.shape == (2, LENGTH, WIDTH)

@@ -1,13 +1,20 @@
 import dataclasses
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
 
 from tests.training.examples import DECODE, encode, measured_tokenizer
-from vtp_eqx.training.decode import decode_objective, EncodedBatch
+from vtp_eqx.mesh import data_mesh, shard_batch
+from vtp_eqx.training.decode import (
+    decode_objective,
+    EncodedBatch,
+    init_decoder_training,
+    with_new_decoder,
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,3 +35,29 @@ def test_noise_is_in_units_of_a_channels_deviation(tokenizer, data):
         decode_objective(config, unmeasured)
     calm = decode_objective(DECODE, tokenizer).make_views(batch, jr.key(0))
     np.testing.assert_array_equal(calm.latents, latents)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "rtol"),
+    [
+        ({"accumulate": 2, "sharding": "zero"}, 1e-5),
+        ({"precision": "bfloat16"}, 0.05),
+    ],
+)
+def test_a_decoder_learns_the_same_in_parts_and_nearly_so_in_bfloat16(
+    how, rtol, tokenizer, data
+):
+    begun = with_new_decoder(tokenizer, DECODE.decoder, key=jr.key(0))
+    batch = EncodedBatch(data["image"][:16], encode(tokenizer, data)[:16])
+    found = []
+    for config in (DECODE, dataclasses.replace(DECODE, **how)):
+        mesh = data_mesh(2)
+        state, step = init_decoder_training(config, begun, mesh)
+        state, metrics = step(state, shard_batch(batch, mesh))
+        found.append((metrics["gradient_norm"], state.opt_state))
+    (norm, moments), (again, others) = found
+    np.testing.assert_allclose(again, norm, rtol=rtol)
+    for one, other in zip(*map(jax.tree.leaves, (moments, others)), strict=True):
+        scale = jnp.abs(one).max()
+        np.testing.assert_allclose(other, one, rtol=0, atol=2 * rtol * scale)

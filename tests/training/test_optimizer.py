@@ -10,6 +10,7 @@ from vtp_eqx.config import DiTConfig, OptimizerConfig, TextConfig
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.tokenizer import Pretrainer
 from vtp_eqx.training.optimizer import (
+    clip_by_network_norm,
     cosine,
     decays,
     is_patch_embedding,
@@ -17,7 +18,9 @@ from vtp_eqx.training.optimizer import (
     leaf_path,
     learning_rate,
     make_optimizer,
+    network_of,
     ramp,
+    weight_decay,
 )
 
 
@@ -227,6 +230,41 @@ def test_clipping_bounds_the_norm_of_all_gradients_together():
     _, state = optimizer.update(gradients, optimizer.init(tree), tree)
     (moment,) = [part.mu for part in state if hasattr(part, "mu")]
     np.testing.assert_allclose(moment["bias"], 0.25, rtol=1e-5)
+
+
+def test_clipping_by_network_leaves_short_gradients_as_they_are():
+    student = {"tokenizer": {"encoder": {"a": jnp.ones(2), "b": jnp.ones(2)}}}
+    student["prototypes"] = {"scale": jnp.full(3, 0.1)}
+    gradient = (student, {"contrast": jnp.array(5.0)})
+    clip = clip_by_network_norm(1.0)
+    (clipped, weights), _ = clip.update(gradient, clip.init(gradient))
+    encoder = clipped["tokenizer"]["encoder"]
+    np.testing.assert_allclose(encoder["a"], 0.5, rtol=1e-6)  # a norm of 2 in all
+    np.testing.assert_allclose(encoder["b"], 0.5, rtol=1e-6)
+    np.testing.assert_array_equal(clipped["prototypes"]["scale"], np.float32(0.1))
+    np.testing.assert_allclose(weights["contrast"], 1.0)
+
+
+def test_which_networks_are_clipped_by_themselves(tiny):
+    found = {network_of(f"0.{path}") for path in paths(skeleton(tiny))}
+    networks = {"encoder", "bottleneck", "decoder", "text", "prototypes"}
+    assert found - networks == {
+        "projection", "logit_scale", "logit_bias", "latent_mean", "latent_std"
+    }  # fmt: skip
+
+
+def test_decay_rises_along_a_cosine_by_hand():
+    config = dataclasses.replace(PLAIN, weight_decay=0.04, final_weight_decay=0.4)
+    decay = weight_decay(config, 10)
+    found = [float(decay(step)) for step in (0, 5, 10)]
+    np.testing.assert_allclose(found, [0.04, 0.22, 0.4], rtol=1e-6)
+    optimizer = make_optimizer(config, 10)
+    params = {"weight": jnp.ones(2), "bias": jnp.ones(2)}
+    state, nothing = optimizer.init(params), jax.tree.map(jnp.zeros_like, params)
+    for step in range(3):
+        updates, state = optimizer.update(nothing, state, params)
+        np.testing.assert_allclose(updates["weight"], -0.1 * decay(step), rtol=1e-6)
+        np.testing.assert_array_equal(updates["bias"], 0)
 
 
 def test_a_text_tower_has_no_weight_that_no_rule_knows(tiny):

@@ -38,6 +38,7 @@ from vtp_eqx.config.shapes import (
     Precision as Precision,
     PrototypeConfig as PrototypeConfig,
     Remat as Remat,
+    Residual as Residual,
     Sharding as Sharding,
     TextConfig as TextConfig,
     TokenizerConfig as TokenizerConfig,

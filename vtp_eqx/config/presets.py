@@ -9,6 +9,7 @@ import math
 from typing import Any, Literal
 
 from vtp_eqx.config.runs import (
+    DistillationConfig,
     GenerateConfig,
     OptimizerConfig,
     PretrainConfig,
@@ -22,6 +23,7 @@ from vtp_eqx.config.shapes import (
     TransformerConfig,
 )
 from vtp_eqx.config.sizes import (
+    DECODER_L4,
     DIT_1B,
     DIT_B,
     DIT_S,
@@ -33,8 +35,10 @@ from vtp_eqx.config.sizes import (
 )
 
 
-PAPER_BATCH = 16384
-PAPER_RATE = 1e-3  # ours, at the paper's batch
+PAPER_BATCH = 16384  # paper: of its ablations
+FINAL_BATCH = 32768  # the authors, of the released models
+PAPER_RATE = 1e-3  # ours, at the paper's batch and above
+LARGE_RATE = 5e-4  # ours: 24 blocks without layer scales spike sooner
 
 
 def with_batch(
@@ -43,9 +47,12 @@ def with_batch(
     """`config` with another contrastive batch, and `changes` on top.
 
     Distillation and reconstruction keep their shares of it, a quarter and an eighth
-    (paper). The learning rate falls with the root of the batch, as DINOv2's does.
+    (paper). Below the paper's batch the learning rate falls with the root of the batch,
+    as DINOv2's does.
     """
-    rate = PAPER_RATE * math.sqrt(batch_size / PAPER_BATCH)
+    share = lambda batch_size: math.sqrt(min(batch_size / PAPER_BATCH, 1.0))
+    peak = config.optimizer.learning_rate / share(config.batch_size)
+    rate = peak * share(batch_size)
     optimizer = dataclasses.replace(config.optimizer, learning_rate=rate)
     sizes = dict(
         batch_size=batch_size,
@@ -56,30 +63,64 @@ def with_batch(
 
 
 def _at_scale(
-    encoder: TransformerConfig, *, drop: float, remat: Remat, **changes: Any
+    encoder: TransformerConfig,
+    *,
+    drop: float,
+    remat: Remat,
+    rate: float = PAPER_RATE,
+    **changes: Any,
 ) -> PretrainConfig:
     # Queries and keys are normalized, as the paper says; it also keeps bfloat16 sane.
-    encoder = dataclasses.replace(encoder, qk_norm=True, remat=remat)
+    encoder = dataclasses.replace(
+        encoder, qk_norm=True, remat=remat, residual="float32"
+    )
     config = PretrainConfig(
         tokenizer=published(encoder, text=TextConfig(remat=remat), rope="float32"),
         prototypes=PrototypeConfig(),
+        distillation=DistillationConfig(koleo_group=64),  # DINOv2: of one GPU
         reconstruction=ReconstructionConfig(perceptual_weight=1.0),  # paper
         optimizer=OptimizerConfig(
+            learning_rate=rate,
             warmup_steps=5000,  # OpenCLIP 2000 to 10000
+            # DINOv2: OpenCLIP's 1e-6 damps the steps of prototypes and of a decoder
+            # whose gradient weighs a tenth.
+            eps=1e-8,
+            final_weight_decay=0.2,  # ours: OpenCLIP 0.2, DINOv2 0.04 to 0.4
+            clip_norm=3.0,  # DINOv2
+            clip_by="network",  # DINOv2
+            patch_rate=0.2,  # DINOv2
             freeze_prototypes=1250,  # DINOv2
             spike_factor=10.0,  # ours
         ),
+        batch_size=PAPER_BATCH,
         distillation_drop=drop,
         precision="bfloat16",
         sharding="zero",
     )
-    return with_batch(config, PAPER_BATCH, **changes)
+    return with_batch(config, FINAL_BATCH, **changes)
 
 
-# The paper's sizes, its batch of 16384 and 67k steps: about 1.1e9 pairs.
+# The released models: decoders that mirror their encoders, a batch of 32768. How long
+# they were trained is not known; ours: 67k steps, 2.2e9 pairs.
 PRETRAIN_S = _at_scale(VIT_S, drop=0.1, remat="dots")
 PRETRAIN_B = _at_scale(VIT_B, drop=0.1, remat="dots")
-PRETRAIN_L = _at_scale(VIT_L, drop=0.3, remat="full")
+PRETRAIN_L = _at_scale(VIT_L, drop=0.3, remat="full", rate=LARGE_RATE)
+
+
+def _ablation(config: PretrainConfig) -> PretrainConfig:
+    encoder = config.tokenizer.encoder
+    decoder = dataclasses.replace(
+        DECODER_L4, qk_norm=True, remat=encoder.remat, residual="float32"
+    )
+    tokenizer = dataclasses.replace(config.tokenizer, decoder=decoder)
+    return with_batch(config, PAPER_BATCH, tokenizer=tokenizer)
+
+
+# The paper's ablations (sections 3.6 and 4.1): a decoder of four layers of ViT-L, a
+# batch of 16384 and about 1.1e9 pairs.
+PRETRAIN_S_ABLATION = _ablation(PRETRAIN_S)
+PRETRAIN_B_ABLATION = _ablation(PRETRAIN_B)
+PRETRAIN_L_ABLATION = _ablation(PRETRAIN_L)
 
 # VA-VAE's objective at the paper's size B: nothing but latents that are decoded, and
 # are alike where a frozen DINOv2 ViT-L/14 sees alike (`alignment_weight`: see there).
@@ -91,10 +132,14 @@ VA_VAE_B = dataclasses.replace(
     alignment_weight=0.1,
 )
 
-# Small budgets: 1e8 pairs on one GPU of 80 GB, 4e8 on eight of them.
+# Small budgets: 1e8 pairs on one GPU of 80 GB, 4e8 on eight of them. Ours: the 512
+# crops that a teacher sees in a step of one GPU do not fill 65536 prototypes, and a
+# slower teacher averages over as many crops as DINOv2's does.
 PRETRAIN_S_1_GPU = with_batch(
-    PRETRAIN_S, 1024, num_steps=100_000, accumulate=4, sharding="none"
-)
+    PRETRAIN_S, 1024, num_steps=100_000, accumulate=4, sharding="none",
+    prototypes=PrototypeConfig(num_prototypes=8192),
+    distillation=DistillationConfig(koleo_group=64, momentum=(0.996, 1.0)),
+)  # fmt: skip
 PRETRAIN_S_8_GPUS = with_batch(PRETRAIN_S, 4096, num_steps=100_000, accumulate=2)
 PRETRAIN_B_8_GPUS = with_batch(PRETRAIN_B, 4096, num_steps=100_000, accumulate=4)
 

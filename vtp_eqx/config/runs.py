@@ -54,6 +54,9 @@ class DistillationConfig:
     teacher_warmup: float = 0.3  # DINOv2: share of the run
     sinkhorn_iterations: int = 3  # DINOv2
     koleo_weight: float = 0.1  # DINOv2
+    # DINOv2: those of one device, 32 to 64. Images among which KoLeo looks for
+    # neighbors, in the order of the batch; `None`: all, whose neighbors are nearer.
+    koleo_group: int | None = later(None)
     masked_weight: float = 1.0  # DINOv2: of iBOT beside DINO
     momentum: tuple[float, float] = (0.992, 1.0)  # DINOv2: cosine over the run
 
@@ -97,7 +100,12 @@ class OptimizerConfig:
     b2: float = 0.98  # OpenCLIP
     eps: float = 1e-6  # OpenCLIP
     weight_decay: float = 0.05  # ours
-    clip_norm: float | None = 1.0  # ours, global norm
+    # DINOv2 0.4: along a cosine to the end of the run; `None`: `weight_decay` stays.
+    final_weight_decay: float | None = later(None)
+    clip_norm: float | None = 1.0  # ours; DINOv2 3.0
+    # Ours: the norm of the whole gradient. DINOv2: of each network's by itself, so that
+    # one that spikes does not hold up the others.
+    clip_by: Literal["all", "network"] = later("all")
     patch_rate: float = 1.0  # DINOv2 0.2: learning-rate share of the patch embedding
     freeze_prototypes: int = 0  # DINOv2 1250 steps: no update of the last layer
     # Ours: skips a step whose gradient is so many times as long as the typical one.
@@ -177,6 +185,14 @@ class PretrainConfig:
             "Contrast needs a text tower, but `tokenizer.text` is None: "
             "set it, or set `contrast_weight` to 0.",
         )
+        group = self.distillation.koleo_group
+        require(
+            "distillation" not in terms
+            or group is None
+            or (group > 1 and self.distillation_batch % group == 0),
+            f"`distillation.koleo_group` ({group}) must be 2 or more and divide "
+            f"`distillation_batch` ({self.distillation_batch}): change either.",
+        )
         uses_siglip = "contrast" in terms and self.contrast == "siglip"
         require(
             not uses_siglip or self.tokenizer.logit_bias is not None,
@@ -221,6 +237,10 @@ class DecodeConfig:
     ema_decay: float = 0.999
     batch_size: int = 256
     num_steps: int = 10_000
+    # How a step fits onto its devices; numbers do not depend on it, but for rounding.
+    precision: Precision = later("float32")  # networks compute in it; "bfloat16": GPUs
+    accumulate: int = later(1)  # microbatches that a device splits its rows into
+    sharding: Sharding = later("none")  # "zero": optimizer, teacher; "fsdp": all
     seed: int = 0
 
 

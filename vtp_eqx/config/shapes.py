@@ -18,6 +18,7 @@ Init = Literal["vtp", "clip"]
 Precision = Literal["float32", "bfloat16"]
 Sharding = Literal["none", "zero", "fsdp"]
 Attention = Literal["plain", "fused"]
+Residual = Literal["as computed", "float32"]
 
 CLIP_VOCABULARY = 49408  # tokens of CLIP's byte-pair encoding
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -43,6 +44,9 @@ class TransformerConfig:
     # Ours: "fused" takes cuDNN's kernel where a network computes in bfloat16, which
     # then needs an NVIDIA GPU; in float32 it is the plain one.
     attention: Attention = later("plain")
+    # Ours: "float32" keeps the sum of what blocks add in float32 where they compute in
+    # bfloat16, whose 8 bits lose what the last of many add. Twice that sum's memory.
+    residual: Residual = later("as computed")
 
     def __post_init__(self):
         _require_multiple(self, "width", "num_heads")

@@ -137,7 +137,10 @@ def cross_entropy(
 
 
 def koleo_loss(
-    features: Float[Array, "batch width"], *, axis_name: str | None = None
+    features: Float[Array, "batch width"],
+    *,
+    group: int | None = None,
+    axis_name: str | None = None,
 ) -> Float[Array, " batch"]:
     """Minus the log of the distance to the nearest neighbor, which spreads features.
 
@@ -145,10 +148,12 @@ def koleo_loss(
     reach both ends of each distance.
 
     Departs from DINOv2, whose neighbors are those of one device, so that its loss
-    depends on how many devices share the batch. Here they come from the global batch
-    wherever `axis_name` says that it is split, and the update is the same on any mesh.
+    depends on how many devices share the batch. Here they come from a group of rows of
+    the global batch, wherever it is split, and the update is the same on any mesh.
 
     - `features`: of the student before its prototype head, of any length above 1e-8.
+    - `group`: how many consecutive rows of the global batch make a group, a divisor of
+        their number; `None`: all. Among more images neighbors are nearer.
     - `axis_name`: mesh axis that the batch is split over, or `None` off-mesh.
 
     The loss of each image, between -log 2 and 18, without a unit.
@@ -165,9 +170,17 @@ def koleo_loss(
         f"{candidates.shape[0]}: raise the batch size, or set `koleo_weight` to 0.",
     )
     similarity = lax.stop_gradient(pairwise_cosine(points, candidates))
-    own = global_rows(points.shape[0], axis_name)
-    is_self = own[:, None] == jnp.arange(candidates.shape[0])
-    nearest = jnp.argmax(jnp.where(is_self, -jnp.inf, similarity), axis=1)
+    own = global_rows(points.shape[0], axis_name)[:, None]
+    other = jnp.arange(candidates.shape[0])
+    is_candidate = own != other
+    if group is not None:
+        require(
+            group >= 2 and len(other) % group == 0,
+            f"`group` ({group}) must be 2 or more and divide the batch of "
+            f"{len(other)}: change it.",
+        )
+        is_candidate &= own // group == other // group
+    nearest = jnp.argmax(jnp.where(is_candidate, similarity, -jnp.inf), axis=1)
     # The inner epsilon keeps the root's gradient finite for coinciding points.
     difference = points - candidates[nearest] + 1e-8
     return -jnp.log(jnp.sqrt(jnp.sum(difference**2, axis=-1)) + 1e-8)

@@ -136,6 +136,7 @@ def vision_stack(config: TransformerConfig, *, key: PRNGKeyArray) -> Transformer
         config.num_heads,
         init=config.init,
         remat=config.remat,
+        residual=config.residual,
         norm=config.norm,
         feed_forward=config.feed_forward,
         mlp_ratio=config.mlp_ratio,

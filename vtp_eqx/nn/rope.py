@@ -30,12 +30,11 @@ class RotaryTable(eqx.Module):
         self, heads: Float[Array, "seq num_heads head"]
     ) -> Float[Array, "seq num_heads head"]:
         """`heads` (queries or keys), each token turned by its position."""
-        # float32 tables would lift a bfloat16 network to float32.
-        cos, sin = (
-            jnp.asarray(part, heads.dtype)[:, None] for part in (self.cos, self.sin)
-        )
+        cos, sin = (jnp.asarray(part)[:, None] for part in (self.cos, self.sin))
         if self.precision == "float32":
-            return heads * cos + _quarter_turn(heads, self.pairing) * sin
+            wide = heads.astype(jnp.float32)
+            turned = wide * cos + _quarter_turn(wide, self.pairing) * sin
+            return turned.astype(heads.dtype)  # or it would lift bfloat16 networks
         # The published code rounds the operands and each of the three operations;
         # XLA would keep excess precision in between, so the rounding is spelled out.
         rounded = _bfloat16(heads)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from vtp_eqx.config import Attention, FeedForward, Init, Norm, Remat
+from vtp_eqx.config import Attention, FeedForward, Init, Norm, Remat, Residual
 from vtp_eqx.nn.attention import MIXED, SelfAttention
 from vtp_eqx.nn.feed_forward import gelu, MLP, SwiGLU, swiglu_width
 from vtp_eqx.nn.norms import LayerNorm, make_norm, RMSNorm
@@ -106,10 +106,12 @@ class Transformer(eqx.Module):
     blocks: Block
     depth: int = eqx.field(static=True)
     remat: Remat = eqx.field(static=True)
+    residual: Residual = eqx.field(static=True)
 
     def __init__(
         self, width: int, depth: int, num_heads: int, *, init: Init = "vtp",
-        remat: Remat = "none", key: PRNGKeyArray, **block: Any,
+        remat: Remat = "none", residual: Residual = "as computed", key: PRNGKeyArray,
+        **block: Any,
     ):  # fmt: skip
         """`block` is passed on to `Block`."""
         block_key, weight_key = jr.split(key)
@@ -121,6 +123,7 @@ class Transformer(eqx.Module):
         self.blocks = blocks
         self.depth = depth
         self.remat = remat
+        self.residual = residual
 
     def __call__(
         self,
@@ -132,7 +135,7 @@ class Transformer(eqx.Module):
         def apply(block, tokens, _):
             return block(tokens, rotate=rotate, mask=mask), None
 
-        return through_depth(self.blocks, tokens, apply, remat=self.remat)[0]
+        return self._through(tokens, apply)[0]
 
     def batch(
         self,
@@ -161,7 +164,7 @@ class Transformer(eqx.Module):
             ), None
 
         keys = None if key is None or drop_rate == 0 else jr.split(key, self.depth)
-        return through_depth(self.blocks, tokens, apply, keys, remat=self.remat)[0]
+        return self._through(tokens, apply, keys)[0]
 
     def trace(
         self,
@@ -175,7 +178,15 @@ class Transformer(eqx.Module):
             tokens = block(tokens, rotate=rotate)
             return tokens, tokens
 
-        return through_depth(self.blocks, tokens, apply, remat=self.remat)[1]
+        return self._through(tokens, apply)[1]
+
+    def _through(
+        self, tokens: Array, apply: Callable[..., Any], keys: Array | None = None
+    ) -> tuple[Array, Any]:
+        # Branches answer in the type of their weights: added to float32, they are too.
+        if self.residual == "float32":
+            tokens = tokens.astype(jnp.float32)
+        return through_depth(self.blocks, tokens, apply, keys, remat=self.remat)
 
 
 def stacked(make: Callable[[PRNGKeyArray], PyTree], depth: int, *, key: PRNGKeyArray):

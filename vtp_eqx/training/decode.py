@@ -16,7 +16,7 @@ from vtp_eqx.models.input_checks import check_measured
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.training.microbatches import Objective
 from vtp_eqx.training.optimizer import make_optimizer
-from vtp_eqx.training.state import copy_arrays, TrainState
+from vtp_eqx.training.state import copy_arrays, shard_state, TrainState
 from vtp_eqx.training.step import make_step, Step
 from vtp_eqx.training.terms.reconstruction import (
     DecoderViews,
@@ -66,6 +66,7 @@ def init_decoder_training(
         optimizer,
         key=jr.fold_in(jr.key(config.seed), 1),
     )
+    state = shard_state(state, mesh, config.sharding)
     step = make_step(
         state,
         decode_objective(config, tokenizer, perceptual),
@@ -73,6 +74,9 @@ def init_decoder_training(
         mesh,
         momentum=lambda step: jnp.asarray(config.ema_decay, jnp.float32),
         ema_source=lambda student: student,
+        accumulate=config.accumulate,
+        precision=config.precision,
+        sharding=config.sharding,
         spike_factor=config.optimizer.spike_factor,
     )
     return state, step

@@ -36,6 +36,14 @@ def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
     return rate
 
 
+def weight_decay(config: OptimizerConfig, num_steps: int) -> float | optax.Schedule:
+    """The decay of `config`, or its half cosine over the run (DINO, DINOv2)."""
+    start, end = config.weight_decay, config.final_weight_decay
+    if end is None:
+        return start
+    return lambda step: cosine(start, end, jnp.asarray(step, jnp.float32) / num_steps)
+
+
 def cosine(
     start: float, end: float, progress: float | Float[Array, ""]
 ) -> Float[Array, ""]:
@@ -55,23 +63,58 @@ def make_optimizer(
     config: OptimizerConfig, num_steps: int
 ) -> optax.GradientTransformation:
     """AdamW as `config` says, for the trainable arrays of a student and its weights."""
-    clip = (
-        optax.identity()
-        if config.clip_norm is None
-        else optax.clip_by_global_norm(config.clip_norm)
-    )
     frozen = config.freeze_prototypes
     thaw = optax.scale_by_schedule(
         lambda step: jnp.asarray(jnp.asarray(step) >= frozen, jnp.float32)
     )
     return optax.chain(
-        clip,
+        _clip(config),
         optax.scale_by_adam(config.b1, config.b2, config.eps),
-        optax.add_decayed_weights(config.weight_decay, mask=_where(decays)),
+        optax.add_decayed_weights(weight_decay(config, num_steps), mask=_where(decays)),
         optax.scale_by_learning_rate(learning_rate(config, num_steps)),
         optax.masked(optax.scale(config.patch_rate), _where(is_patch_embedding)),
         optax.masked(thaw, _where(is_prototype)) if frozen else optax.identity(),
     )
+
+
+def clip_by_network_norm(limit: float) -> optax.GradientTransformation:
+    """Shortens the gradient of each network that is longer than `limit` to it.
+
+    By itself, as DINOv2 does: `network_of` says what counts as one.
+    """
+
+    def clip(updates, state, params=None):
+        del params
+        squares: dict[str, Float[Array, ""]] = {}
+        for path, leaf in jax.tree.leaves_with_path(updates):
+            network = network_of(leaf_path(path))
+            squares[network] = squares.get(network, jnp.zeros(())) + jnp.sum(leaf**2)
+        share = {
+            network: jnp.minimum(1.0, limit / jnp.sqrt(jnp.maximum(square, 1e-30)))
+            for network, square in squares.items()
+        }
+        clipped = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf * share[network_of(leaf_path(path))], updates
+        )
+        return clipped, state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), clip)
+
+
+def network_of(path: str) -> str:
+    """The network an array belongs to: `encoder`, `decoder`, `prototypes`, say.
+
+    `path` is that of an array in (student, loss weights).
+    """
+    return next(name for name in path.split(".")[1:] if name != "tokenizer")
+
+
+def _clip(config: OptimizerConfig) -> optax.GradientTransformation:
+    if config.clip_norm is None:
+        return optax.identity()
+    if config.clip_by == "network":
+        return clip_by_network_norm(config.clip_norm)
+    return optax.clip_by_global_norm(config.clip_norm)
 
 
 def decays(path: str) -> bool:

@@ -173,7 +173,10 @@ class SelfDistillation(PretrainTerm):
     def loss(self, student: Pretrainer, outputs: StudentOutputs) -> TermLoss:
         recipe, cls_tokens = self.config.distillation, outputs.cls_tokens
         first, second = cls_tokens[:, 0], cls_tokens[:, 1]
-        koleo = koleo_loss(first, axis_name=DATA) + koleo_loss(second, axis_name=DATA)
+        koleo = sum(
+            koleo_loss(crop, group=recipe.koleo_group, axis_name=DATA)
+            for crop in (first, second)
+        )
         masked = recipe.masked_weight * outputs.masked
         spread = recipe.koleo_weight * koleo
         monitors = {
