@@ -25,6 +25,7 @@ from collections.abc import Mapping
 import dataclasses
 import os
 from pathlib import Path
+import shlex
 import sys
 import tempfile
 
@@ -109,7 +110,7 @@ def train(setup: PretrainSetup) -> None:
         save(tokenizer, out / "tokenizer")
         write_results(
             setup, tokenizer, latents_of=sums.coverage(len(setup.train)),
-            command=" ".join(["python", *sys.argv]),
+            command=shlex.join(["python", *sys.argv]),
         )  # fmt: skip
         print(f"Tokenizer: {out / 'tokenizer'}\nReport: {out / 'report.md'}")
 

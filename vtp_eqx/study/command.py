@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import os
 from pathlib import Path
+import shlex
 import sys
 import time
 from typing import Literal
@@ -112,7 +113,7 @@ def run_study(study: Study, options: StudyOptions) -> None:
     out = options.out or options.runs / f"{study.name}-{scale}" / study.name
     figure = out / "figures" / f"{study.name}.png"
     paths = RunPaths(options.runs)
-    command = " ".join(["python", *sys.argv])
+    command = shlex.join(["python", *sys.argv])
     begun = time.monotonic()
 
     def redraw() -> list[Row]:
