@@ -107,11 +107,6 @@ def figure(rows: Sequence[Row], path: Path, title: str) -> None:
         path,
         title,
         names=(f"FD-scenes @{first}", f"FD-scenes @{last}", "class accuracy"),
-        labels=(
-            f"FD-scenes after {first} generator steps (lower is better)",
-            f"FD-scenes after {last} generator steps (lower is better)",
-            "samples of the class asked for (higher is better)",
-        ),
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from vtp_eqx.config import require
 from vtp_eqx.data.sources import load_arrays, TfdsSource
 from vtp_eqx.data.text.caption_bpe import CaptionTokenizer, train_tokenizer
-from vtp_eqx.scenes.render import COLORS, GROUP, NAMES
+from vtp_eqx.scenes.render import COLORS, NAMES
 from vtp_eqx.scenes.tfds_builder import prepare_scenes
 from vtp_eqx.study.run_spec import Labels, RunSpec
 
@@ -41,12 +41,11 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Both splits, what their captions are encoded with, and the size of a group."""
+    """Both splits, and what their captions are encoded with."""
 
     train: Split
     validation: Split
     words: CaptionTokenizer
-    group: int = GROUP
 
 
 def prepare(spec: RunSpec, folder: Path, say: Callable[[str], None]) -> None:

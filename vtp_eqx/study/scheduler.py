@@ -87,13 +87,9 @@ def execute_runs(
                 left = clock.time_left([worker.begun for worker in workers])
                 bars.update(overall, completed=done, note=left)
                 if not console.is_terminal and clock.is_line_due():
-                    notes = [
-                        _progress_note(read_progress(worker.progress))
-                        for worker in workers
-                    ]
                     now = "; ".join(
-                        f"{worker.spec.name}: {note}"
-                        for worker, note in zip(workers, notes, strict=True)
+                        f"{one.spec.name}: {_note(read_progress(one.progress))}"
+                        for one in workers
                     )
                     console.print(
                         f"{done} of {len(specs)} runs done, {clock.elapsed()} gone"
@@ -214,14 +210,10 @@ def _progress_bar(path: Path) -> dict[str, Any]:
     if progress is None:
         return {}
     total = max(progress.total, 1)
-    return {
-        "completed": progress.done,
-        "total": total,
-        "note": _progress_note(progress),
-    }
+    return {"completed": progress.done, "total": total, "note": _note(progress)}
 
 
-def _progress_note(progress: StageProgress | None) -> str:
+def _note(progress: StageProgress | None) -> str:
     if progress is None:
         return "starting"
     left = progress.seconds_left
