@@ -29,19 +29,40 @@ import traceback
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding
-import numpy as np
 
 from benchmarks.accelerator_checks import CHECKS
-from benchmarks.accelerator_works import Started, Work, works
-from benchmarks.table import machine
-from vtp_eqx.mesh import data_mesh, REPLICATED
+from benchmarks.table import machine, markdown
+from benchmarks.works import (
+    Compiled,
+    compiled,
+    generator_step,
+    joint,
+    OBJECTIVES,
+    only,
+    sampling,
+    small_config,
+    SMALL_DIT,
+    timed,
+    views_alone,
+    Work,
+)
+from vtp_eqx.config import (
+    Attention,
+    DIT_B,
+    DIT_XL,
+    DiTConfig,
+    GenerateConfig,
+    PretrainConfig,
+    SamplerConfig,
+)
+from vtp_eqx.config.presets import PRETRAIN_B, PRETRAIN_L, PRETRAIN_S, with_batch
+from vtp_eqx.mesh import data_mesh
 from vtp_eqx.study.checkout import commit
 from vtp_eqx.training.flops import known_peak
 
 
 COMPILE_SHARE = 0.55  # of the time limit: then what is ready is timed
-TIMED_SECONDS = 4.0  # of each part
+SAMPLER = SamplerConfig(solver="euler", num_steps=20)  # the rate of one step counts
 CHECK_SECONDS = 60  # that a check may take, at least
 COLUMNS = (
     "part", "batch", "images/s", "ms", "TFLOP/s", "MFU", "GB", "compiled in, s"
@@ -61,102 +82,92 @@ class Report:
     def passed(self) -> float:
         return time.monotonic() - self.begun
 
-    def add(self, kind: str, row: dict[str, Any]) -> None:
-        getattr(self, kind).append(row)
-        print(f"[{self.passed():5.0f} s] {row}", flush=True)
+    def add(self, entries: list[Any], entry: Any) -> None:
+        entries.append(entry)
+        print(f"[{self.passed():5.0f} s] {entry}", flush=True)
         self.write()
 
     def note(self, text: str) -> None:
-        self.notes.append(text)
-        print(f"[{self.passed():5.0f} s] {text}", flush=True)
-        self.write()
+        self.add(self.notes, text)
 
     def write(self) -> None:
-        facts = {
-            "machine": machine(), "commit": commit(), "seconds": round(self.passed())
-        }  # fmt: skip
-        everything = {
-            **facts, "checks": self.checks, "rows": self.rows, "notes": self.notes
-        }  # fmt: skip
-        (self.out / "results.json").write_text(json.dumps(everything, indent=1))
+        seconds = round(self.passed())
+        facts = {"machine": machine(), "commit": commit(), "seconds": seconds}
+        lists = {"checks": self.checks, "rows": self.rows, "notes": self.notes}
+        (self.out / "results.json").write_text(json.dumps(facts | lists, indent=1))
         (self.out / "accelerator.md").write_text(self.markdown(facts))
 
     def markdown(self, facts: dict[str, Any]) -> str:
-        lines = ["**One accelerator**", ""]
-        lines += [f"- {name}: {value}" for name, value in facts.items()]
-        lines += ["", "| check | largest difference |", "|---|--:|"]
-        lines += [f"| {row['check']} | {row['difference']} |" for row in self.checks]
-        lines += ["", f"| {' | '.join(COLUMNS)} |", f"|---{'|--:' * 7}|"]
-        lines += [
-            f"| {' | '.join(str(row.get(name, '')) for name in COLUMNS)} |"
-            for row in self.rows
+        checks = [(row["check"], row["difference"]) for row in self.checks]
+        rows = [[row.get(name, "") for name in COLUMNS] for row in self.rows]
+        parts = [
+            "**One accelerator**",
+            "\n".join(f"- {name}: {value}" for name, value in facts.items()),
+            markdown(("check", "largest difference"), checks),
+            markdown(COLUMNS, rows),
+            *self.notes,
         ]
-        return "\n".join([*lines, "", *self.notes, ""])
+        return "\n\n".join(parts) + "\n"
 
 
-@dataclasses.dataclass
-class Compiled:
-    """A program ready to run."""
+def programs(*, tiny: bool) -> list[Work]:
+    """What is timed; `tiny` ones compute in float32 and take a CPU minutes."""
+    if tiny:
+        config, generate = small_config(), GenerateConfig(dit=SMALL_DIT, batch_size=8)
+        return [
+            joint("joint step", config),
+            generator_step("DiT step", generate),
+            sampling("sampling DiT", generate, SAMPLER),
+            views_alone("views alone", config),
+        ]
+    small = _tokenizer(PRETRAIN_S, 512)
+    plain_small = _tokenizer(PRETRAIN_S, 512, "plain")
+    rematerialized = dataclasses.replace(DIT_XL, remat="dots")
+    plain_training = _generator(rematerialized, 128, "plain")
+    plain_sampling = _generator(DIT_XL, 128, "plain")
+    return [
+        joint("VTP-S", small, traced=True),
+        joint("VTP-B", _tokenizer(PRETRAIN_B, 256)),
+        joint("VTP-L", _tokenizer(PRETRAIN_L, 256)),
+        generator_step("DiT-XL", _generator(rematerialized, 128), traced=True),
+        generator_step("DiT-B", _generator(DIT_B, 256)),
+        sampling("sampling DiT-XL", _generator(DIT_XL, 128), SAMPLER),
+        sampling("sampling DiT-XL", _generator(DIT_XL, 512), SAMPLER),
+        views_alone("views of VTP-S alone", small),
+        joint("VTP-S, plain attention", plain_small),
+        generator_step("DiT-XL, plain attention", plain_training),
+        *(joint(f"VTP-S, {name} only", only(name, small)) for name in OBJECTIVES),
+        sampling("sampling DiT-XL, plain attention", plain_sampling, SAMPLER),
+    ]
 
-    start: Any
-    step: Any
-    seconds: float
 
-
-def compiled(work: Work, mesh: jax.sharding.Mesh) -> Compiled:
-    """The first state of `work` as a program, and its step as another."""
-    begun = time.monotonic()
-    started: list[Started] = []
-
-    def start():
-        started.append(work.start(mesh))
-        return started[-1].arguments
-
-    traced = jax.jit(start).trace()
-    whole = NamedSharding(mesh, REPLICATED)
-    shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
-        traced.out_info,
+def _tokenizer(
+    preset: PretrainConfig, batch: int, attention: Attention = "fused"
+) -> PretrainConfig:
+    shape = preset.tokenizer
+    encoder, decoder = (
+        dataclasses.replace(part, attention=attention)
+        for part in (shape.encoder, shape.decoder)
     )
-    step = started[-1].step.lower(*shapes).compile()
-    first = traced.lower().compile()
-    return Compiled(first, step, time.monotonic() - begun)
+    shape = dataclasses.replace(shape, encoder=encoder, decoder=decoder)
+    return with_batch(preset, batch, tokenizer=shape, accumulate=1, sharding="none")
 
 
-def timed(
-    work: Work, ready: Compiled, mesh: jax.sharding.Mesh
-) -> tuple[float, Callable[[], Any], dict[str, float]]:
-    """Median seconds of a call, the call, and the metrics of the last one."""
-    arguments = jax.device_put(ready.start(), NamedSharding(mesh, REPLICATED))
-    held = [arguments]
-
-    def call() -> Any:
-        found = ready.step(*held[0])
-        if work.carries:
-            held[0] = (found[0], *held[0][1:])
-            found = found[1]
-        return jax.block_until_ready(found)
-
-    for _ in range(2):
-        found = call()
-    seconds: list[float] = []
-    while len(seconds) < 3 or (sum(seconds) < TIMED_SECONDS and len(seconds) < 50):
-        begun = time.perf_counter()
-        found = call()
-        seconds.append(time.perf_counter() - begun)
-    numbers = found if isinstance(found, dict) else {}
-    return float(np.median(seconds)), call, {k: float(v) for k, v in numbers.items()}
+def _generator(
+    dit: DiTConfig, batch: int, attention: Attention = "fused"
+) -> GenerateConfig:
+    dit = dataclasses.replace(dit, attention=attention)
+    return GenerateConfig(dit=dit, batch_size=batch, precision="bfloat16")
 
 
 def row_of(
     work: Work, ready: Compiled, seconds: float, metrics: dict[str, float]
 ) -> dict[str, Any]:
     memory = ready.step.memory_analysis()
-    peak = known_peak(jax.devices()[0].device_kind)
     needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes
-    row = {
+    row: dict[str, Any] = {
         "part": work.name,
-        "batch": work.batch,
+        "batch": str(work.batch),
         "images/s": f"{work.images / seconds:.0f}",
         "ms": f"{1e3 * seconds:.1f}",
         "GB": f"{needed / 1e9:.1f}",
@@ -164,10 +175,10 @@ def row_of(
     }
     if work.flops:
         row["TFLOP/s"] = f"{work.flops / seconds / 1e12:.1f}"
-        row["MFU"] = f"{work.flops / seconds / peak:.1%}" if peak else ""
-    kept = ("total", "gradient_norm", "skipped", "flow")
-    row["metrics"] = {name: metrics[name] for name in kept if name in metrics}
-    return row
+        if peak := known_peak(jax.devices()[0].device_kind):
+            row["MFU"] = f"{work.flops / seconds / peak:.1%}"
+    names = ("total", "gradient_norm", "skipped", "flow")
+    return row | {"metrics": {n: metrics[n] for n in names if n in metrics}}
 
 
 def kernels(call: Callable[[], Any], out: Path, name: str, steps: int = 2) -> list[str]:
@@ -217,7 +228,7 @@ def main() -> None:
     report, mesh = Report(options.out), data_mesh(1)
     chosen = [
         work
-        for work in works(tiny=options.tiny)
+        for work in programs(tiny=options.tiny)
         if not options.parts or any(part in work.name for part in options.parts)
     ]
     pool = ThreadPoolExecutor(options.threads)
@@ -234,7 +245,7 @@ def main() -> None:
         try:
             ready = future.result(timeout=limit - 15 - report.passed())
             seconds, call, metrics = timed(work, ready, mesh)
-            report.add("rows", row_of(work, ready, seconds, metrics))
+            report.add(report.rows, row_of(work, ready, seconds, metrics))
             if work.traced:
                 report.note("\n".join(kernels(call, options.out, work.name)))
             del call, ready
@@ -246,7 +257,7 @@ def main() -> None:
             continue
         try:
             for row in check(mesh):
-                report.add("checks", row)
+                report.add(report.checks, row)
         except Exception:  # a part that fails must not take the others with it
             report.note(f"{check.__name__} failed: {traceback.format_exc(limit=-3)}")
     pool.shutdown(wait=False, cancel_futures=True)

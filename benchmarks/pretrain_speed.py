@@ -14,17 +14,18 @@ import dataclasses
 import json
 from pathlib import Path
 import tempfile
-import time
 
 import numpy as np
 
+from benchmarks.data_speed import batch_seconds
 from benchmarks.table import median_seconds, print_table
+from benchmarks.works import OBJECTIVES, only
 from experiments import make_scenes_tars
 from experiments.pretrain import PRESETS
 from vtp_eqx.config import PretrainConfig
 from vtp_eqx.config.presets import with_batch
 from vtp_eqx.data.mixture import make_sampler
-from vtp_eqx.data.prefetch import ExampleReader, Prefetcher
+from vtp_eqx.data.prefetch import ExampleReader
 from vtp_eqx.data.tars import TarSource
 from vtp_eqx.mesh import data_mesh, shard_batch
 from vtp_eqx.runs.batches import Batches, caption_encoder, text_tokenizer_for
@@ -36,7 +37,6 @@ from vtp_eqx.training.pretrain_views import CaptionedBatch
 from vtp_eqx.training.terms.reconstruction import blank_perceptual_if_used
 
 
-OBJECTIVES = ("contrast", "distillation", "reconstruction")
 NUM_TARS = 4
 
 Cells = tuple[str, str, str, str, str]
@@ -75,13 +75,7 @@ class Bench:
 
     def data_alone(self, num_steps: int) -> Cells:
         """Batches that nobody uses."""
-        with Prefetcher(self.feed.reader, num_workers=self.workers) as stream:
-            for _ in range(5):  # what was read ahead
-                next(stream)
-            begun = time.perf_counter()
-            for _ in range(num_steps):
-                next(stream)
-            seconds = (time.perf_counter() - begun) / num_steps
+        seconds = batch_seconds(self.feed.reader, self.workers, num_steps)
         rate = self.config.batch_size / seconds
         return f"data alone, {self.workers} threads", f"{rate:.0f}", "", "", ""
 
@@ -142,10 +136,8 @@ def main() -> None:
         rows = [bench.data_alone(options.num_steps)]
         rows.append(bench.step_alone("step alone", config, options.num_steps))
         for name in OBJECTIVES:
-            others = {f"{other}_weight": 0.0 for other in OBJECTIVES if other != name}
-            only = dataclasses.replace(config, **others)
             label = f"step alone, {name} only"
-            rows.append(bench.step_alone(label, only, options.num_steps))
+            rows.append(bench.step_alone(label, only(name, config), options.num_steps))
         rows.append(bench.together(options.num_steps))
     title = f"Pre-training, {options.preset}, batch {config.batch_size}"
     columns = ("part", "images/s", "GFLOP/s", "MFU", "waiting for data")

@@ -4,36 +4,30 @@
 
 SIDE is ours or torch. Either library may be missing, so each is imported where it is
 used. WEIGHTS is an .npz of a state dict in the published layout: "ours" writes it,
-"torch" reads it. Then a line of standard input names what to run next, and a line of
-JSON answers.
+"torch" reads it.
 """
 
-from collections.abc import Callable
-import itertools
-import json
 import os
 from pathlib import Path
-import resource
 import sys
-import time
 from typing import Any
 
 import numpy as np
 
-from benchmarks.published_code.coding import matrices, peak_memory
+from benchmarks.published_code.process import matrices, NUM_PRODUCTS, Part, serve
 
 
 SIDE, CHANNELS, CLASSES, WIDTH, HEADS = 16, 64, 1000, 768, 12
 EVALUATIONS = 2  # of a sampling
 # Rows, inner width and columns of the largest product in a block.
 PRODUCT = (2048, 768, 2304)
-NUM_PRODUCTS = 8
+PARTS = ("product", "train", "sample")
 
-Part = Callable[[], Any]  # returns when its result is there
+Sides = tuple[dict[str, Part], dict[str, Part]]  # answers and parts to time
 
 
-def ours(weights: Path, depth: int, batch_size: int, remat: Any) -> dict[str, Part]:
-    """What can be run, by name."""
+def ours(clone: str, weights: Path, depth: int, batch_size: int, remat: Any) -> Sides:
+    """What can be asked for, by name."""
     import equinox as eqx
     import jax
     import jax.numpy as jnp
@@ -77,9 +71,11 @@ def ours(weights: Path, depth: int, batch_size: int, remat: Any) -> dict[str, Pa
         state, metrics = step(state, batch)
         return jax.block_until_ready(metrics)
 
-    return {
+    answers = {
         "version": lambda: f"jax {jax.__version__}",
         "velocity": lambda: np.asarray(velocity(model)).tolist(),
+    }
+    return answers, {
         "train": train,
         "sample": lambda: jax.block_until_ready(draw(model)),
         "product": lambda: jax.block_until_ready(
@@ -90,7 +86,7 @@ def ours(weights: Path, depth: int, batch_size: int, remat: Any) -> dict[str, Pa
 
 def published(
     clone: str, weights: Path, depth: int, batch_size: int, remat: str
-) -> dict[str, Part]:
+) -> Sides:
     """The same of the published model: its step as its `train.py` makes it."""
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     sys.path.insert(0, clone)
@@ -152,9 +148,8 @@ def published(
         found = average.eval()(latents, times, labels)
         return np.moveaxis(found.numpy(), 1, -1).tolist()
 
-    return {
-        "version": lambda: f"torch {torch.__version__}",
-        "velocity": velocity,
+    answers = {"version": lambda: f"torch {torch.__version__}", "velocity": velocity}
+    return answers, {
         "train": train,
         "sample": sample,
         "product": lambda: [left @ right.T for _ in range(NUM_PRODUCTS)],
@@ -173,32 +168,7 @@ def examples(batch_size: int) -> tuple[np.ndarray, ...]:
     )
 
 
-def run(part: Part) -> dict[str, Any]:
-    """Wall and processor seconds of one call, and the pages the system handed out."""
-    before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-    part()
-    wall, after = (
-        time.perf_counter() - started,
-        resource.getrusage(resource.RUSAGE_SELF),
-    )
-    busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"wall": wall, "busy": busy, "pages": after.ru_minflt - before.ru_minflt}
-
-
-def main() -> None:
-    name, clone, weights, depth, batch_size, remat = sys.argv[1:]
-    shape = (Path(weights), int(depth), int(batch_size), remat)
-    parts = ours(*shape) if name == "ours" else published(clone, *shape)
-    for line in itertools.chain(["version\n"], sys.stdin):
-        asked = line.strip()
-        if asked == "peak":
-            answer = peak_memory()
-        elif asked in ("version", "velocity"):
-            answer = parts[asked]()
-        else:
-            answer = run(parts[asked])
-        print(json.dumps(answer), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    name, clone, weights, depth, batch_size, remat = sys.argv[1:]
+    make = {"ours": ours, "torch": published}[name]
+    serve(*make(clone, Path(weights), int(depth), int(batch_size), remat))
