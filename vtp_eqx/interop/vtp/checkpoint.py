@@ -14,7 +14,7 @@ import numpy as np
 
 from vtp_eqx.config import Precision, require, TokenizerConfig
 from vtp_eqx.interop.passthrough import origin_of, read_origin
-from vtp_eqx.interop.statistics import read_statistic
+from vtp_eqx.interop.settings import read_statistic
 from vtp_eqx.interop.vtp.settings import config_from_published, config_to_published
 from vtp_eqx.models.arrays import named_arrays, STATISTICS, with_arrays
 from vtp_eqx.models.tokenizer import Tokenizer
