@@ -73,25 +73,13 @@ def survive(
     usual = json.loads((whole / "seconds.json").read_text())
     draw = random.Random(seed)
     while len(done) < kills:
-        run = runs[-1]
-        old = _half_written(run)  # by one that was killed before
+        run, moment = runs[-1], MOMENTS[len(done) % len(MOMENTS)]
+        has_come = _moment(moment, run, draw, usual)
         workers = start(run)
         begun = time.monotonic()
-        moment = MOMENTS[len(done) % len(MOMENTS)]
-        if moment == "writing a checkpoint":
-            came = _wait(
-                workers,
-                lambda run=run, old=old: bool(_half_written(run) - old),
-            )
-        elif moment == "stepping or loading":
-            last = max(_taken(run), default=0) + draw.randrange(5)
-            came = _wait(
-                workers, lambda run=run, last=last: max(_taken(run), default=0) > last
-            )
+        came = _wait(workers, has_come)
+        if moment == "stepping or loading":
             time.sleep(draw.uniform(0, 0.03))
-        else:
-            end = begun + draw.uniform(0, usual)
-            came = _wait(workers, lambda end=end: time.monotonic() > end)
         if not came:
             _finish(workers)
             runs.append(folder / f"killed-{len(runs)}")
@@ -130,13 +118,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        verdict = survive(
-            Path(scratch),
-            options.kills,
-            model=options.model,
-            processes=options.processes,
-            seed=options.seed,
-        )
+        verdict = survive(Path(scratch), **vars(options))
     rows = [
         (kill.moment, f"{kill.seconds:.1f}", str(kill.seen), str(kill.resumed))
         for kill in verdict.kills
@@ -154,8 +136,7 @@ def main() -> None:
 def _start(
     folder: Path, run: Path, model: str, processes: int
 ) -> list[subprocess.Popen]:
-    environment = dict(os.environ)
-    environment |= {
+    environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         # Compiled once for all: or a kill would hardly ever find anything else.
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
@@ -178,6 +159,20 @@ def _start(
                 )
             )
     return workers
+
+
+def _moment(
+    name: str, run: Path, draw: random.Random, usual: float
+) -> Callable[[], bool]:
+    """Whether it has come, of a run that starts now and usually takes `usual` s."""
+    if name == "writing a checkpoint":
+        before = _half_written(run)  # by one that was killed
+        return lambda: bool(_half_written(run) - before)
+    if name == "stepping or loading":
+        last = max(_taken(run), default=0) + draw.randrange(5)
+        return lambda: max(_taken(run), default=0) > last
+    end = time.monotonic() + draw.uniform(0, usual)
+    return lambda: time.monotonic() > end
 
 
 def _finish(workers: list[subprocess.Popen]) -> None:
@@ -228,10 +223,7 @@ def _newest(run: Path) -> int:
 
 def _log(run: Path) -> list[dict[str, float]]:
     lines = (run / "metrics.jsonl").read_text().splitlines()
-    found = [json.loads(line) for line in lines]
-    for line in found:
-        del line["seconds"]
-    return found
+    return [json.loads(line) | {"seconds": 0.0} for line in lines]
 
 
 def _free_port() -> int:
