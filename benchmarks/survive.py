@@ -26,6 +26,7 @@ import time
 from benchmarks.survive_worker import NUM_STEPS, reader_of
 from benchmarks.table import print_table
 from experiments import make_scenes_tars
+from vtp_eqx.study.scheduler import worker_environment
 
 
 MOMENTS = ("stepping or loading", "writing a checkpoint", "any moment")
@@ -136,12 +137,9 @@ def main() -> None:
 def _start(
     folder: Path, run: Path, model: str, processes: int
 ) -> list[subprocess.Popen]:
-    environment = os.environ | {
+    # Compiled once for all: or a kill would hardly ever find anything else.
+    environment = worker_environment(None, folder) | {
         "JAX_PLATFORMS": "cpu",
-        # Compiled once for all: or a kill would hardly ever find anything else.
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "PYTHONPATH": os.pathsep.join([str(WORKER.parent.parent), *sys.path]),
     }
     environment.pop("XLA_FLAGS", None)

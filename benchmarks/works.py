@@ -53,12 +53,7 @@ SMALL_DIT = DiTConfig(
 TIMED_SECONDS = 4.0  # of each program
 
 
-@dataclasses.dataclass
-class Started:
-    """Arguments of the first call, and the jitted function that takes them."""
-
-    arguments: Any
-    step: Any
+Started = tuple[Any, Any]  # arguments of the first call, and the jitted function
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +82,7 @@ def joint(name: str, config: PretrainConfig, *, traced: bool = False) -> Work:
     def start(mesh: Mesh) -> Started:
         state = initial_state(config, None)
         step: Any = pretrain_step(config, state, mesh, perceptual)
-        return Started(
-            (eqx.filter(state, eqx.is_array), random_batch(config)), step.compiled
-        )
+        return (eqx.filter(state, eqx.is_array), random_batch(config)), step.compiled
 
     size = config.batch_size
     return Work(name, size, size, train_flops(config), start, traced=traced)
@@ -100,7 +93,7 @@ def views_alone(name: str, config: PretrainConfig) -> Work:
     prepare = pretrain_views(config, needs_of(pretrain_terms(config)))
 
     def start(mesh: Mesh) -> Started:
-        return Started((random_batch(config), jr.key(1)), jax.jit(prepare))
+        return (random_batch(config), jr.key(1)), jax.jit(prepare)
 
     crops = config.distillation_batch * (2 + config.views.num_local)
     size = config.batch_size
@@ -113,9 +106,8 @@ def generator_step(name: str, config: GenerateConfig, *, traced: bool = False) -
 
     def start(mesh: Mesh) -> Started:
         state, step = init_generator_training(config, mesh)
-        return Started(
-            (eqx.filter(state, eqx.is_array), random_latents(dit, batch)), step.compiled
-        )
+        arrays = eqx.filter(state, eqx.is_array)
+        return (arrays, random_latents(dit, batch)), step.compiled
 
     flops = 3.0 * batch * generator_flops(dit)
     return Work(name, batch, batch, flops, start, traced=traced)
@@ -137,7 +129,7 @@ def sampling(name: str, config: GenerateConfig, sampler: SamplerConfig) -> Work:
             velocity = guided_velocity(eqx.combine(arrays, static), labels, sampler)
             return sample(velocity, noise, time_grid(sampler.num_steps), solver)
 
-        return Started((arrays, latents.label, latents.latents), run)
+        return (arrays, latents.label, latents.latents), run
 
     flops = float(batch * evaluations * generator_flops(dit))
     name = f"{name}, {evaluations} evaluations"
@@ -157,7 +149,7 @@ def coding(config: TokenizerConfig, batch: int) -> list[Work]:
             run = lambda arrays, rows: jax.vmap(
                 getattr(eqx.combine(arrays, static), name)
             )(rows)
-            return Started((arrays, jr.uniform(jr.key(1), shape)), jax.jit(run))
+            return (arrays, jr.uniform(jr.key(1), shape)), jax.jit(run)
 
         return Work(name, batch, batch, batch * flops, start, carries=False)
 
@@ -179,11 +171,12 @@ class Compiled:
 def compiled(work: Work, mesh: Mesh) -> Compiled:
     """The first arguments of `work` as a program, and its step as another."""
     begun = time.monotonic()
-    started: list[Started] = []
+    functions = []
 
     def start():
-        started.append(work.start(mesh))
-        return started[-1].arguments
+        arguments, function = work.start(mesh)
+        functions.append(function)
+        return arguments
 
     traced = jax.jit(start).trace()
     whole = NamedSharding(mesh, REPLICATED)
@@ -191,7 +184,7 @@ def compiled(work: Work, mesh: Mesh) -> Compiled:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
         traced.out_info,
     )
-    step = started[-1].step.lower(*shapes).compile()
+    step = functions[-1].lower(*shapes).compile()
     first = traced.lower().compile()
     return Compiled(first, step, time.monotonic() - begun)
 

@@ -15,6 +15,5 @@ from vtp_eqx.interop.diffusers.files import (
     DIFFUSERS_WEIGHTS as DIFFUSERS_WEIGHTS,
     is_diffusers as is_diffusers,
     read_diffusers as read_diffusers,
-    read_diffusers_weights as read_diffusers_weights,
     save_diffusers as save_diffusers,
 )
