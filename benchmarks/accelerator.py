@@ -16,8 +16,7 @@ attention's own products. MFU is their share of the data sheet's dense bfloat16 
 `results` gets results.json, accelerator.md and the largest kernels of a traced step.
 """
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 import dataclasses
 import json
@@ -26,9 +25,11 @@ from pathlib import Path
 import tempfile
 import time
 import traceback
-from typing import Any
+from typing import Any, Literal
 
 import jax
+from jax.sharding import Mesh
+import tyro
 
 from benchmarks.accelerator_checks import CHECKS
 from benchmarks.table import machine, markdown
@@ -189,17 +190,19 @@ def kernels(call: Callable[[], Any], out: Path, name: str, steps: int = 2) -> li
                 call()
         [path] = Path(folder).rglob("*.xplane.pb")
         data = jax.profiler.ProfileData.from_file(str(path))
-        totals: dict[str, list[float]] = {}
-        for plane in data.planes:
-            if "/device:GPU" not in plane.name:
-                continue
-            for line in plane.lines:
-                if not line.name.startswith("Stream"):
-                    continue
-                for event in line.events:
-                    entry = totals.setdefault(event.name, [0.0, 0])
-                    entry[0] += event.duration_ns / 1e6 / steps
-                    entry[1] += 1 / steps
+        events = [
+            event
+            for plane in data.planes
+            if "/device:GPU" in plane.name
+            for line in plane.lines
+            if line.name.startswith("Stream")
+            for event in line.events
+        ]
+    totals: dict[str, list[float]] = {}
+    for event in events:
+        entry = totals.setdefault(event.name, [0.0, 0])
+        entry[0] += event.duration_ns / 1e6 / steps
+        entry[1] += 1 / steps
     ranked = sorted(totals.items(), key=lambda item: -item[1][0])
     whole = sum(ms for ms, _ in totals.values())
     lines = [
@@ -211,59 +214,67 @@ def kernels(call: Callable[[], Any], out: Path, name: str, steps: int = 2) -> li
     return [f"Kernels of {name}: {whole:.1f} ms a step", *lines[:15]]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/accelerator"))
-    parser.add_argument("--minutes", type=float, default=9.0)
-    parser.add_argument("--devices", choices=("default", "cpu"), default="default")
-    parser.add_argument("--tiny", action="store_true", help="small sizes, float32")
-    parser.add_argument("--threads", type=int, default=8)
-    parser.add_argument("--parts", nargs="*", help="only those whose name has one")
-    options = parser.parse_args()
-    if options.devices == "cpu":
+def main(
+    out: Path = Path("runs/accelerator"),
+    minutes: float = 9.0,
+    devices: Literal["default", "cpu"] = "default",
+    tiny: bool = False,
+    threads: int = 8,
+    parts: tuple[str, ...] = (),
+) -> None:
+    """Times and checks until the time is over.
+
+    Args:
+        out: folder of the results.
+        minutes: that this may take.
+        devices: where to compute.
+        tiny: small sizes in float32, to try the script.
+        threads: that compile.
+        parts: words; only what has one of them in its name is timed.
+    """
+    if devices == "cpu":
         jax.config.update("jax_platforms", "cpu")
-    limit = 60 * options.minutes
-    report, mesh = Report(options.out), data_mesh(1)
-    chosen = [
-        work
-        for work in programs(tiny=options.tiny)
-        if not options.parts or any(part in work.name for part in options.parts)
-    ]
-    pool = ThreadPoolExecutor(options.threads)
+    limit = 60 * minutes
+    report, mesh = Report(out), data_mesh(1)
+    pool = ThreadPoolExecutor(threads)
     futures: list[tuple[Work, Future[Compiled]]] = [
-        (work, pool.submit(compiled, work, mesh)) for work in chosen
+        (work, pool.submit(compiled, work, mesh))
+        for work in programs(tiny=tiny)
+        if not parts or any(part in work.name for part in parts)
     ]
     wait([future for _, future in futures], timeout=COMPILE_SHARE * limit)
     report.note(f"{sum(f.done() for _, f in futures)} of {len(futures)} compiled")
+
+    def attempt(name: str, seconds: float, part: Callable[..., None], *of: Any) -> None:
+        """One that fails must not take the others with it."""
+        if report.passed() > limit - seconds:
+            report.note(f"no time for {name}")
+            return
+        try:
+            part(*of)
+        except Exception:
+            report.note(f"{name} failed: {traceback.format_exc(limit=-3)}")
+
+    def measure(work: Work, future: Future[Compiled]) -> None:
+        ready = future.result(timeout=limit - 15 - report.passed())
+        seconds, call, metrics = timed(work, ready, mesh)
+        report.add(report.rows, row_of(work, ready, seconds, metrics))
+        if work.traced:
+            report.note("\n".join(kernels(call, out, work.name)))
+
+    def compare(check: Callable[[Mesh], Iterator[dict[str, Any]]]) -> None:
+        for row in check(mesh):
+            report.add(report.checks, row)
+
     # Those that are ready come first, each group in order of value.
     for work, future in sorted(futures, key=lambda pair: not pair[1].done()):
-        if report.passed() > limit - 15:
-            report.note(f"no time for {work.name}")
-            continue
-        try:
-            ready = future.result(timeout=limit - 15 - report.passed())
-            seconds, call, metrics = timed(work, ready, mesh)
-            report.add(report.rows, row_of(work, ready, seconds, metrics))
-            if work.traced:
-                report.note("\n".join(kernels(call, options.out, work.name)))
-            del call, ready
-        except Exception:
-            report.note(f"{work.name} failed: {traceback.format_exc(limit=-3)}")
+        attempt(work.name, 15, measure, work, future)
     for check in CHECKS:  # last: they compile on the host too, a minute or two each
-        if report.passed() > limit - CHECK_SECONDS:
-            report.note(f"no time for {check.__name__}")
-            continue
-        try:
-            for row in check(mesh):
-                report.add(report.checks, row)
-        except Exception:  # a part that fails must not take the others with it
-            report.note(f"{check.__name__} failed: {traceback.format_exc(limit=-3)}")
+        attempt(check.__name__, CHECK_SECONDS, compare, check)
     pool.shutdown(wait=False, cancel_futures=True)
     report.note(f"ended after {report.passed():.0f} s")
     os._exit(0)  # at once: a compilation cannot be cancelled, and may take minutes
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

@@ -7,7 +7,7 @@ import os
 import statistics
 import subprocess
 import sys
-import time
+import timeit
 
 from benchmarks.table import print_table
 
@@ -24,11 +24,9 @@ def import_seconds(statement: str, *, repeats: int = 5) -> float:
     """
     environment = {**os.environ}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    times = []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-c", statement], env=environment, check=True)
-        times.append(time.perf_counter() - started)
+    command = [sys.executable, "-c", statement]
+    start = lambda: subprocess.run(command, env=environment, check=True)
+    times = timeit.repeat(start, number=1, repeat=repeats + 1)
     return statistics.median(times[1:])
 
 

@@ -9,7 +9,6 @@ Then the same command is run again. At the end the state must be the uninterrupt
 bit for bit, and the examples behind it those of the order, none skipped and none twice.
 """
 
-import argparse
 from collections.abc import Callable
 import contextlib
 import dataclasses
@@ -22,6 +21,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Literal
+
+import tyro
 
 from benchmarks.survive_worker import NUM_STEPS, reader_of
 from benchmarks.table import print_table
@@ -30,6 +32,7 @@ from vtp_eqx.study.scheduler import worker_environment
 
 
 MOMENTS = ("stepping or loading", "writing a checkpoint", "any moment")
+Model = Literal["pretraining", "line"]
 WORKER = Path(__file__).with_name("survive_worker.py")
 
 
@@ -57,7 +60,7 @@ def survive(
     folder: Path,
     kills: int,
     *,
-    model: str = "pretraining",
+    model: Model = "pretraining",
     processes: int = 1,
     seed: int = 0,
 ) -> Verdict:
@@ -109,23 +112,23 @@ def survive(
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument(
-        "--model", choices=("pretraining", "line"), default="pretraining"
-    )
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+def main(
+    kills: int = 20,
+    model: Model = "pretraining",
+    processes: int = 1,
+    seed: int = 0,
+) -> None:
+    """Prints every kill, and exits with 1 where anything differs."""
     with tempfile.TemporaryDirectory() as scratch:
-        verdict = survive(Path(scratch), **vars(options))
+        verdict = survive(
+            Path(scratch), kills, model=model, processes=processes, seed=seed
+        )
     rows = [
         (kill.moment, f"{kill.seconds:.1f}", str(kill.seen), str(kill.resumed))
         for kill in verdict.kills
     ]
     columns = ("killed while", "after s", "batch taken", "continued from")
-    title = f"{len(rows)} kills of {options.processes} processes, {NUM_STEPS} steps"
+    title = f"{len(rows)} kills of {processes} processes, {NUM_STEPS} steps"
     print_table(title, columns, rows)
     print(f"\nstate bit for bit the same: {verdict.same_state}")
     print(f"log the same, but for the clock: {verdict.same_log}")
@@ -231,4 +234,4 @@ def _free_port() -> int:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

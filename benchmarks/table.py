@@ -1,27 +1,13 @@
-"""Timing of compiled functions, and tables that say where and from what they come."""
+"""Tables that say where and from what they come."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import os
 from pathlib import Path
 import platform
-import statistics
-import time
-from typing import Any
 
 import jax
 
 from vtp_eqx.study.checkout import commit
-
-
-def median_seconds(function: Callable[..., Any], *args: Any, repeats: int = 7) -> float:
-    """The median wall time of `function(*args)` until its result is there, warm."""
-    jax.block_until_ready(function(*args))
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        jax.block_until_ready(function(*args))
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
 
 
 def machine() -> str:

@@ -133,15 +133,14 @@ def rows_of(
         result = RunResult.read(paths.result(spec), spec)
         if result is None and known is not None:
             result = known.get(spec_hash(spec))
-        if result is not None and not result.is_comparable(spec):
-            result = None
-        if result is not None:
-            flops = {"FLOPs": run_flops(spec.pretrain)}
-            if spec.vision is not None:
-                flops["frozen FLOPs"] = vision_flops(spec)
-            numbers = result.numbers | flops | {"FLOPs": sum(flops.values())}
-            result = dataclasses.replace(result, numbers=numbers)
-        rows.append(Row(spec, result))
+        if result is None or not result.is_comparable(spec):
+            rows.append(Row(spec, None))
+            continue
+        numbers, frozen = dict(result.numbers), vision_flops(spec)
+        if spec.vision is not None:
+            numbers["frozen FLOPs"] = frozen
+        numbers["FLOPs"] = run_flops(spec.pretrain) + frozen
+        rows.append(Row(spec, dataclasses.replace(result, numbers=numbers)))
     return rows
 
 
