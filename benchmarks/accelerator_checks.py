@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.works import random_batch, random_latents, small_config, SMALL_DIT
 from vtp_eqx.config import GenerateConfig, SamplerConfig
-from vtp_eqx.mesh import data_mesh, shard_batch
+from vtp_eqx.mesh import shard_batch
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator
 from vtp_eqx.nn.attention import fused_attention, mix_values
@@ -106,8 +106,9 @@ def _after_steps(state: Any, step: Any, batch: Any, mesh: Mesh) -> tuple[Any, Ar
 def _compared(name: str, run: Callable[[Mesh], Arrays], mesh: Mesh) -> Rows:
     """The largest relative difference from a CPU, by matrix products' precision."""
     cpu = jax.devices("cpu")[0]
+    on_cpu = Mesh(np.array([cpu]), mesh.axis_names, axis_types=mesh.axis_types)
     with jax.default_device(cpu):
-        expected = run(_mesh_of(cpu))
+        expected = run(on_cpu)
     for precision in ("highest", "default"):
         with jax.default_matmul_precision(precision):
             found = run(mesh)
@@ -115,11 +116,6 @@ def _compared(name: str, run: Callable[[Mesh], Arrays], mesh: Mesh) -> Rows:
         largest = max(apart, key=lambda key: apart[key])
         label = f"{name}, float32, products {precision} (largest: {largest})"
         yield _row(label, apart[largest])
-
-
-def _mesh_of(device: Any) -> Mesh:
-    like = data_mesh(1)
-    return Mesh(np.array([device]), like.axis_names, axis_types=like.axis_types)
 
 
 def _relative(found: Any, expected: Any) -> float:

@@ -22,7 +22,7 @@ import tyro
 
 from benchmarks import side_by_side
 from benchmarks.published_code import coding
-from benchmarks.published_code.process import product_flops
+from benchmarks.published_code.process import PRODUCT_FLOPS
 from benchmarks.table import print_table
 from vtp_eqx import config
 from vtp_eqx.tokenizer import save_published, Tokenizer
@@ -61,7 +61,7 @@ def main(options: Options) -> None:
     for side, parts in measured.items():
         seconds = {part: parts[part]["wall"] for part in parts}
         speeds[side] = options.batch_size / (seconds["encode"] + seconds["decode"])
-        rate = product_flops(coding.PRODUCT) / seconds["product"]
+        rate = PRODUCT_FLOPS / seconds["product"]
         rows.append(
             (
                 f"{side}, {workers[side].version}",

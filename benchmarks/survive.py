@@ -147,7 +147,9 @@ def _start(
     }
     environment.pop("XLA_FLAGS", None)
     run.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
+    with socket.socket() as probe:  # a free port
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
     workers = []
     for index in range(processes):
         command = [sys.executable, str(WORKER), str(run), model]
@@ -225,12 +227,6 @@ def _newest(run: Path) -> int:
 def _log(run: Path) -> list[dict[str, float]]:
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) | {"seconds": 0.0} for line in lines]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]
 
 
 if __name__ == "__main__":

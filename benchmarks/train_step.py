@@ -19,7 +19,7 @@ import tyro
 
 from benchmarks import side_by_side
 from benchmarks.published_code import training
-from benchmarks.published_code.process import product_flops
+from benchmarks.published_code.process import PRODUCT_FLOPS
 from benchmarks.table import print_table
 from vtp_eqx.config import DiTConfig, Remat
 from vtp_eqx.training.flops import forward_flops
@@ -50,7 +50,7 @@ def main(options: Options) -> None:
     forward = options.batch_size * forward_flops(shape)
     lines = []
     for side, parts in measured.items():
-        rate = product_flops(training.PRODUCT) / parts["product"]["wall"]
+        rate = PRODUCT_FLOPS / parts["product"]["wall"]
         step, sampling = parts["train"], parts["sample"]
         lines.append(
             (

@@ -68,9 +68,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
     """Four sentences at most."""
     return [
         *progress_sentence(rows),
-        *baseline_sentences(rows, "CLIP+AE"),
-        *baseline_sentences(rows, "SSL+AE"),
-        *baseline_sentences(rows, "VTP"),
+        *baseline_sentences(rows, *OBJECTIVES[1:]),
     ]
 
 

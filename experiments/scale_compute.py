@@ -60,8 +60,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
     """Four sentences at most."""
     return [
         *progress_sentence(rows),
-        *baseline_sentences(rows, "VTP"),
-        *baseline_sentences(rows, "VTP full"),
+        *baseline_sentences(rows, "VTP", "VTP full"),
         *trend_sentence(rows, METHODS, "pre-training"),
     ]
 

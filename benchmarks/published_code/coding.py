@@ -14,15 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.published_code.process import matrices, NUM_PRODUCTS, Part, serve
+from benchmarks.published_code.process import jax_product, serve, Sides, torch_product
 
 
 PUBLISHED_CODE = Path(__file__).parents[2] / "experiments" / "published_code"
 PARTS = ("product", "encode", "decode")  # one decodes what was encoded before
-# Rows, inner width and columns of the largest product in a block of VTP's base.
-PRODUCT = (2056, 768, 2304)
-
-Sides = tuple[dict[str, Part], dict[str, Part]]  # answers and parts to time
 
 
 def ours(clone: str, folder: Path) -> Sides:
@@ -35,8 +31,6 @@ def ours(clone: str, folder: Path) -> Sides:
     tokenizer = load(folder)
     encode = eqx.filter_jit(lambda model, rows: jax.vmap(model.encode)(rows))
     decode = eqx.filter_jit(lambda model, rows: jax.vmap(model.decode)(rows))
-    product = jax.jit(lambda left, right: left @ right.T)
-    left, right = map(jax.numpy.asarray, matrices(PRODUCT))
     found: dict[str, Any] = {"images": jax.numpy.asarray(pixels(folder))}
 
     def encode_images() -> None:
@@ -51,13 +45,8 @@ def ours(clone: str, folder: Path) -> Sides:
             folder / "ours.npz", latents=found["latents"], pixels=found["pixels"]
         ),
     }
-    return answers, {
-        "encode": encode_images,
-        "decode": decode_latents,
-        "product": lambda: jax.block_until_ready(
-            [product(left, right) for _ in range(NUM_PRODUCTS)]
-        ),
-    }
+    parts = {"encode": encode_images, "decode": decode_latents}
+    return answers, {**parts, "product": jax_product()}
 
 
 def published(clone: str, folder: Path) -> Sides:
@@ -71,7 +60,6 @@ def published(clone: str, folder: Path) -> Sides:
     model, _ = tokenizer_model(folder)
     mean, std = map(torch.tensor, ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     images = (torch.from_numpy(pixels(folder)) - mean) / std
-    left, right = map(torch.from_numpy, matrices(PRODUCT))
     found = {"images": images.permute(0, 3, 1, 2).contiguous()}
 
     def encode() -> None:
@@ -87,11 +75,7 @@ def published(clone: str, folder: Path) -> Sides:
         return save(folder / "torch.npz", latents=latents, pixels=decoded * std + mean)
 
     answers = {"version": lambda: f"torch {torch.__version__}", "outputs": outputs}
-    return answers, {
-        "encode": encode,
-        "decode": decode,
-        "product": lambda: [left @ right.T for _ in range(NUM_PRODUCTS)],
-    }
+    return answers, {"encode": encode, "decode": decode, "product": torch_product()}
 
 
 def pixels(folder: Path) -> np.ndarray:

@@ -1,11 +1,12 @@
 """A process that times the work of one library on demand: see `side_by_side`.
 
-Imports neither library: one of them is missing where the other one runs.
+Either library may be missing, so each is imported where it is used.
 """
 
 from collections.abc import Callable, Mapping
 import itertools
 import json
+import math
 from pathlib import Path
 import resource
 import sys
@@ -15,10 +16,12 @@ from typing import Any
 import numpy as np
 
 
-NUM_PRODUCTS = 8
+# Rows, inner width and columns of the largest product in a block, and how often.
+PRODUCT, NUM_PRODUCTS = (2048, 768, 2304), 8
+PRODUCT_FLOPS = 2.0 * NUM_PRODUCTS * math.prod(PRODUCT)
 
 Part = Callable[[], Any]  # returns when its result is there
-Product = tuple[int, int, int]  # rows, inner width and columns
+Sides = tuple[dict[str, Part], dict[str, Part]]  # answers, and parts to time
 
 
 def serve(answers: Mapping[str, Part], parts: Mapping[str, Part]) -> None:
@@ -45,17 +48,29 @@ def timed(part: Part) -> dict[str, float]:
     return {"wall": wall, "busy": busy, "pages": after.ru_minflt - before.ru_minflt}
 
 
-def matrices(product: Product) -> list[np.ndarray]:
-    """The two of a plain product, the second transposed as weights are."""
-    rows, inner, columns = product
+def jax_product() -> Part:
+    """Plain products of matrices, the second transposed as weights are."""
+    import jax
+
+    left, right = map(jax.numpy.asarray, matrices())
+    multiply = jax.jit(lambda left, right: left @ right.T)
+    run = lambda: [multiply(left, right) for _ in range(NUM_PRODUCTS)]
+    return lambda: jax.block_until_ready(run())
+
+
+def torch_product() -> Part:
+    """The same by torch."""
+    import torch  # pyright: ignore
+
+    left, right = map(torch.from_numpy, matrices())
+    return lambda: [left @ right.T for _ in range(NUM_PRODUCTS)]
+
+
+def matrices() -> list[np.ndarray]:
+    """The two of a plain product."""
+    rows, inner, columns = PRODUCT
     draw = np.random.default_rng(0).standard_normal
     return [draw((size, inner), np.float32) for size in (rows, columns)]
-
-
-def product_flops(product: Product) -> float:
-    """FLOPs of the part "product", which is several of them."""
-    rows, inner, columns = product
-    return 2.0 * NUM_PRODUCTS * rows * inner * columns
 
 
 def peak_memory() -> float:

@@ -14,16 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.published_code.process import matrices, NUM_PRODUCTS, Part, serve
+from benchmarks.published_code.process import jax_product, serve, Sides, torch_product
 
 
 SIDE, CHANNELS, CLASSES, WIDTH, HEADS = 16, 64, 1000, 768, 12
 EVALUATIONS = 2  # of a sampling
-# Rows, inner width and columns of the largest product in a block.
-PRODUCT = (2048, 768, 2304)
 PARTS = ("product", "train", "sample")
-
-Sides = tuple[dict[str, Part], dict[str, Part]]  # answers and parts to time
 
 
 def ours(clone: str, weights: Path, depth: int, batch_size: int, remat: Any) -> Sides:
@@ -31,7 +27,6 @@ def ours(clone: str, weights: Path, depth: int, batch_size: int, remat: Any) -> 
     import equinox as eqx
     import jax
     import jax.numpy as jnp
-    import jax.random as jr
 
     from vtp_eqx.config import DiTConfig, GenerateConfig, SamplerConfig
     from vtp_eqx.interop.lightningdit.checkpoint import dit_to_published
@@ -47,13 +42,10 @@ def ours(clone: str, weights: Path, depth: int, batch_size: int, remat: Any) -> 
     mesh = data_mesh()
     start, step = init_generator_training(config, mesh)
     # A new model's velocity is zero: two of them would agree on anything.
-    keys = jr.split(jr.key(1), len(jax.tree.leaves(start.student)))
-    leaves, structure = jax.tree.flatten(start.student)
-    moved = [
-        leaf + 0.02 * jr.normal(key, leaf.shape, leaf.dtype)
-        for leaf, key in zip(leaves, keys, strict=True)
-    ]
-    model = jax.tree.unflatten(structure, moved)
+    draw = np.random.default_rng(1).standard_normal
+    model = jax.tree.map(
+        lambda leaf: leaf + 0.02 * draw(leaf.shape, np.float32), start.student
+    )
     tensors, _ = dit_to_published(model)
     np.savez(weights, allow_pickle=False, **tensors)
     state = replicate(eqx.tree_at(lambda state: state.student, start, model), mesh)
@@ -61,10 +53,8 @@ def ours(clone: str, weights: Path, depth: int, batch_size: int, remat: Any) -> 
     latents, labels, times, noise = (jnp.asarray(part) for part in examples(batch_size))
     batch = shard_batch(LatentBatch(latents, labels), mesh)
     sampler = SamplerConfig(num_steps=EVALUATIONS, time_shift=0.0)
-    draw = eqx.filter_jit(lambda dit: sample_latents(dit, labels, noise, sampler))
+    sample = eqx.filter_jit(lambda dit: sample_latents(dit, labels, noise, sampler))
     velocity = eqx.filter_jit(lambda dit: dit.batch(latents, times, labels))
-    multiply = jax.jit(lambda left, right: left @ right.T)
-    left, right = (jnp.asarray(matrix) for matrix in matrices(PRODUCT))
 
     def train():
         nonlocal state
@@ -77,10 +67,8 @@ def ours(clone: str, weights: Path, depth: int, batch_size: int, remat: Any) -> 
     }
     return answers, {
         "train": train,
-        "sample": lambda: jax.block_until_ready(draw(model)),
-        "product": lambda: jax.block_until_ready(
-            [multiply(left, right) for _ in range(NUM_PRODUCTS)]
-        ),
+        "sample": lambda: jax.block_until_ready(sample(model)),
+        "product": jax_product(),
     }
 
 
@@ -114,7 +102,6 @@ def published(
         torch.from_numpy(np.moveaxis(part, -1, 1).copy() if part.ndim == 4 else part)
         for part in examples(batch_size)
     )
-    left, right = (torch.from_numpy(matrix) for matrix in matrices(PRODUCT))
 
     def train():
         model.train()
@@ -152,7 +139,7 @@ def published(
     return answers, {
         "train": train,
         "sample": sample,
-        "product": lambda: [left @ right.T for _ in range(NUM_PRODUCTS)],
+        "product": torch_product(),
     }
 
 

@@ -24,27 +24,29 @@ def progress_sentence(rows: Sequence[Row]) -> list[str]:
     return [f"{done} of {planned} runs are finished; what follows is about those."]
 
 
-def baseline_sentences(rows: Sequence[Row], method: str) -> list[str]:
-    """A method beside the baseline at each setting, in two numbers."""
-    parts = []
-    for name, setting, group, base in pairs(groups(rows)):
-        if name != method:
-            continue
-        gains = paired_differences(group, base, "FD-scenes", sign=-1)
-        part = (
-            f"{setting}: {mean(group, 'FD-scenes'):.1f} against "
-            f"{mean(base, 'FD-scenes'):.1f}, {_verdict(gains)}"
-        )
-        right = paired_differences(group, base, "class accuracy", sign=100)
-        if right:
-            part += f", class right {format_mean(right)} points"
-        parts.append(part)
-    if not parts:
-        return []
-    return [
-        f"FD-scenes of {method} beside {BASELINE} (lower is better; real scenes have "
-        f"{real_distance(rows):.1f}): {'; '.join(parts)}."
-    ]
+def baseline_sentences(rows: Sequence[Row], *methods: str) -> list[str]:
+    """Each method beside the baseline at each setting, in two numbers."""
+    sentences = []
+    for method in methods:
+        parts = []
+        for name, setting, group, base in pairs(groups(rows)):
+            if name != method:
+                continue
+            gains = paired_differences(group, base, "FD-scenes", sign=-1)
+            part = (
+                f"{setting}: {mean(group, 'FD-scenes'):.1f} against "
+                f"{mean(base, 'FD-scenes'):.1f}, {_verdict(gains)}"
+            )
+            right = paired_differences(group, base, "class accuracy", sign=100)
+            if right:
+                part += f", class right {format_mean(right)} points"
+            parts.append(part)
+        if parts:
+            sentences.append(
+                f"FD-scenes of {method} beside {BASELINE} (lower is better; real "
+                f"scenes have {real_distance(rows):.1f}): {'; '.join(parts)}."
+            )
+    return sentences
 
 
 def trend_sentence(

@@ -13,9 +13,8 @@ import time
 
 from vtp_eqx.config import from_dict
 from vtp_eqx.study.checkout import commit
-from vtp_eqx.study.progress import ProgressWriter
 from vtp_eqx.study.run_spec import RunPaths, RunSpec
-from vtp_eqx.study.scheduler import SECONDS_TO_SAVE
+from vtp_eqx.study.scheduler import ProgressWriter, SECONDS_TO_SAVE
 from vtp_eqx.study.stages import execute_run
 
 
