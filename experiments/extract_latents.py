@@ -85,11 +85,10 @@ def extract(options: ExtractOptions) -> None:
     out = Path(options.out)
     if options.verify:
         index = LatentIndex.read(out)
-        require(
-            index is not None,
-            f"`out` ({out}) must have an index.json of latents: choose another folder.",
-        )
-        assert index is not None
+        if index is None:
+            raise ValueError(
+                f"`out` ({out}) must have an index.json of latents: choose another one."
+            )
         check_checksums(out, index)
         print(f"{len(index.shards)} shards in {out} are as they were written.")
         return

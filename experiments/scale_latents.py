@@ -28,7 +28,7 @@ import tyro
 
 from vtp_eqx.study.command import run_study, Scale, Study, StudyOptions
 from vtp_eqx.study.figure import frontier_figure
-from vtp_eqx.study.recipe import Recipe, RECIPES, run
+from vtp_eqx.study.recipe import RECIPES, run
 from vtp_eqx.study.run_spec import RunSpec
 from vtp_eqx.study.summary import (
     baseline_sentences,
@@ -69,7 +69,10 @@ def plan(
     scale: Scale, seeds: Sequence[int], *, image_size: Literal[32, 64] = 32
 ) -> list[RunSpec]:
     """Every run: methods x channels x seeds, then labels that say less."""
-    recipe = sized(RECIPES[scale], image_size)
+    recipe = RECIPES[scale]
+    patch_size = recipe.patch_size * image_size // recipe.data.size  # as many tokens
+    data = dataclasses.replace(recipe.data, size=image_size)
+    recipe = dataclasses.replace(recipe, data=data, patch_size=patch_size)
     specs = [
         run(recipe, method, f"{channels}", seed, latent_width=channels)
         for method in (SMOKE if scale == "smoke" else DECIDING + OTHERS)
@@ -85,13 +88,6 @@ def plan(
         for method in ("AE", "VTP")
         for seed in seeds
     ]  # fmt: skip
-
-
-def sized(recipe: Recipe, image_size: int) -> Recipe:
-    """The recipe for scenes of this side, with as many tokens."""
-    patch_size = recipe.patch_size * image_size // recipe.data.size
-    data = dataclasses.replace(recipe.data, size=image_size)
-    return dataclasses.replace(recipe, data=data, patch_size=patch_size)
 
 
 def figure(rows: Sequence[Row], path: Path, title: str) -> None:

@@ -31,7 +31,7 @@ def ours(clone: str, folder: Path) -> Sides:
     tokenizer = load(folder)
     encode = eqx.filter_jit(lambda model, rows: jax.vmap(model.encode)(rows))
     decode = eqx.filter_jit(lambda model, rows: jax.vmap(model.decode)(rows))
-    found: dict[str, Any] = {"images": jax.numpy.asarray(pixels(folder))}
+    found: dict[str, Any] = {"images": jax.numpy.load(folder / "pixels.npy")}
 
     def encode_images() -> None:
         found["latents"] = jax.block_until_ready(encode(tokenizer, found["images"]))
@@ -59,7 +59,7 @@ def published(clone: str, folder: Path) -> Sides:
     torch.set_grad_enabled(False)
     model, _ = tokenizer_model(folder)
     mean, std = map(torch.tensor, ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    images = (torch.from_numpy(pixels(folder)) - mean) / std
+    images = (torch.from_numpy(np.load(folder / "pixels.npy")) - mean) / std
     found = {"images": images.permute(0, 3, 1, 2).contiguous()}
 
     def encode() -> None:
@@ -76,11 +76,6 @@ def published(clone: str, folder: Path) -> Sides:
 
     answers = {"version": lambda: f"torch {torch.__version__}", "outputs": outputs}
     return answers, {"encode": encode, "decode": decode, "product": torch_product()}
-
-
-def pixels(folder: Path) -> np.ndarray:
-    """The images that both sides are given."""
-    return np.load(folder / "pixels.npy")
 
 
 def save(path: Path, **arrays: Any) -> str:

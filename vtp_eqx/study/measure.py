@@ -147,6 +147,8 @@ def measure(
         "FD(train, validation)": frechet_distance(
             scene_moments(read, others), rebuilt.real
         ),
+        **probe_numbers(tokenizer, data, latents),
+        **zero_shot_numbers(tokenizer, data),
     }
     card = EvaluationCard(
         num_samples=len(images),
@@ -160,10 +162,7 @@ def measure(
         feature_origin=network.origin,
         protocol=BYTES,
     )
-    numbers |= probe_numbers(tokenizer, data, latents)
-    numbers |= zero_shot_numbers(tokenizer, data)
-    path = folder / "card_reconstruction.json"
-    write(path, numbers, card, num_evaluated=len(images))
+    write(folder / "card_reconstruction.json", numbers, card, num_evaluated=len(images))
     labels = np.arange(spec.num_samples) % spec.generate.dit.num_classes
     for steps in spec.budgets:
         generator = generators[steps]

@@ -309,10 +309,7 @@ def pretrain_config(recipe: Recipe, method: Method, seed: int) -> PretrainConfig
             else AlignmentConfig()
         ),
         optimizer=_optimizer(
-            rate,
-            recipe.tokenizer_steps,
-            warmup_steps=warmup_steps,
-            weight_decay=0.05,
+            rate, recipe.tokenizer_steps, warmup_steps=warmup_steps, weight_decay=0.05
         ),
         contrast_weight=method.contrast,
         distillation_weight=method.distillation,
@@ -342,11 +339,6 @@ def compute_matched_steps(recipe: Recipe, method: str) -> int:
 
 def _optimizer(rate: float, num_steps: int, **changes: Any) -> OptimizerConfig:
     """AdamW for a short training of a small network."""
-    values = dict(
-        learning_rate=rate,
-        warmup_steps=min(100, num_steps // 2),
-        b2=0.95,
-        eps=1e-8,
-        weight_decay=0.0,
-    )
-    return OptimizerConfig(**{**values, **changes})
+    warmup_steps = min(100, num_steps // 2)
+    values = dict(warmup_steps=warmup_steps, b2=0.95, eps=1e-8, weight_decay=0.0)
+    return OptimizerConfig(learning_rate=rate, **{**values, **changes})
