@@ -1,4 +1,4 @@
-"""What one accelerator makes of this library, within a time limit.
+"""Speed, memory and exactness on one accelerator, within a time limit.
 
 python -m benchmarks.accelerator --out results  # one H100 or H200, nine minutes
 python -m benchmarks.accelerator --tiny --devices cpu  # tries the script itself

@@ -1,4 +1,4 @@
-"""How fast a pre-training is fed and how fast it learns, alone and together.
+"""The speed of a pre-training's data, of its step, and of both together in a run.
 
 python -m benchmarks.pretrain_speed
 python -m benchmarks.pretrain_speed --preset B --batch-size 512  # an accelerator

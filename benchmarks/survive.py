@@ -6,7 +6,7 @@ python -m benchmarks.survive --kills 20 --processes 2
 Each kill is a `kill -9` of a small pre-training on tars at a random moment: in a step
 or while one loads, while a checkpoint is half written, or anywhere from its start on.
 Then the same command is run again. At the end the state must be the uninterrupted run's
-bit for bit, and the examples behind it those of the order, none skipped and none twice.
+bit for bit, after the same examples in the same order, none skipped and none twice.
 """
 
 from collections.abc import Callable

@@ -104,7 +104,7 @@ def main() -> None:
     def noted(first: int) -> Iterator[CaptionedBatch]:
         stream = Prefetcher(reader, start_step=first, shard=shard, num_workers=2)
         with (place / f"taken-{shard[0]}.jsonl").open("a") as file, stream:
-            file.write("\n")  # behind a line that was torn
+            file.write("\n")  # after a line that was torn
             for batch in stream:
                 file.write(json.dumps([batch.step + 1, batch.row.tolist()]) + "\n")
                 file.flush()

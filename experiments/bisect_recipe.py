@@ -35,9 +35,9 @@ SMOKE = (BASE, "few images for SSL")
 
 QUESTION = """\
 The recipe of the studies, and each of its choices undone in turn. Which of them decide
-whether joint pre-training (VTP) is ahead of reconstruction alone (AE)? AE has no use
-for weights and for images of self-distillation: beside those stand its runs of the
-recipe as it is."""
+whether joint pre-training (VTP) is better than reconstruction alone (AE)? Weights and
+images for self-distillation do not concern AE: there its runs are those of the
+unchanged recipe."""
 
 
 def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:

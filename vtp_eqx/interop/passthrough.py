@@ -3,7 +3,7 @@
 A released `config.json` has settings of the hub, left-out defaults and nulls; released
 weights have constants, computed by another library, that our formulas miss by their
 last bits. A model carries both as one text, its `origin`, which is empty for a model
-that was born here.
+that was made here.
 """
 
 import base64

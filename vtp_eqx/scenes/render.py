@@ -47,7 +47,7 @@ from vtp_eqx.scenes.paint import (
 GROUP = len(SHAPES)
 NUM_CLASSES = len(SHAPES) * len(COLORS)
 STUDY_DIFFICULTY = 0.7  # ours: of scenes that networks are trained on
-# Far behind any training index, so that the validation scenes stay the same ones when
+# Far beyond any training index, so that the validation scenes stay the same ones when
 # the number of training scenes changes.
 _VALIDATION_START = NUM_CLASSES * 2**30
 # In the order of POSITIONS and RELATIONS; y points downward.

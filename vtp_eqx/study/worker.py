@@ -22,7 +22,7 @@ def main(root: str, folder: str, study: str, core: str | None = None) -> None:
     """Executes the run described by `spec.json` in `folder`, on one core if given.
 
     Ends with the process `study` that started it, however that ended: a worker that
-    went on alone would be in the way of the next call.
+    went on alone would compete with those of the next call.
     """
     watcher = threading.Thread(target=_end_after, args=[int(study)], daemon=True)
     watcher.start()
