@@ -52,7 +52,6 @@ SMALL_DIT = DiTConfig(
 )
 TIMED_SECONDS = 4.0  # of each program
 
-
 Started = tuple[Any, Any]  # arguments of the first call, and the jitted function
 
 

@@ -90,7 +90,7 @@ def frontier_figure(
     """Writes generation against PSNR to `path`: a curve a method, a point a setting.
 
     Points are means over seeds, bars span the seeds. Settings are written beside the
-    points of the first method. `names` are of numbers of generation.
+    points of the first method. `names` are the numbers that are drawn against PSNR.
     """
     figure, axes = _panels(names)
     for axis, name in zip(axes, names, strict=True):
@@ -103,9 +103,9 @@ def frontier_figure(
             y = _draw_curve(axis, x, _seeds(points, name), color, method)
             axis.hlines(y, *_ends(across), color=color, linewidth=1)
             if method == methods(rows)[0]:
-                for setting, *place in zip(points, x, y, strict=True):
+                for setting, at_x, at_y in zip(points, x, y, strict=True):
                     axis.annotate(
-                        setting, place, xytext=(6, 5), fontsize=8,
+                        setting, (at_x, at_y), xytext=(6, 5), fontsize=8,
                         textcoords="offset points", color=color,
                     )  # fmt: skip
         axis.set_xlabel(LABELS["PSNR"])
@@ -210,10 +210,11 @@ def _draw_floor(axis: Axes, rows: Sequence[Row]) -> None:
 def _panels(names: Sequence[str]) -> tuple[Figure, list[Axes]]:
     """A panel for each number, side by side; shares are in percent."""
     size = (5.2 * len(names), 4.4)
-    figure, [panels] = plt.subplots(
+    figure, grid = plt.subplots(
         1, len(names), figsize=size, layout="constrained", squeeze=False
     )
-    for axis, name in zip(panels, names, strict=True):
+    axes = list(grid[0])
+    for axis, name in zip(axes, names, strict=True):
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
         quantity, _, steps = name.partition(" @")
@@ -221,7 +222,7 @@ def _panels(names: Sequence[str]) -> tuple[Figure, list[Axes]]:
         axis.set_ylabel(LABELS.get(quantity, quantity) + after)
         if "accuracy" in name:
             axis.yaxis.set_major_formatter(PercentFormatter(1.0))
-    return figure, list(panels)
+    return figure, axes
 
 
 def _set_plain_ticks(axis: Axis, ticks: Locator) -> None:
