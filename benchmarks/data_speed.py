@@ -49,7 +49,9 @@ def write_tars(folder: Path, shape: tuple[int, int]) -> float:
 def picture(rng: np.random.Generator, shape: tuple[int, int]) -> bytes:
     """A JPEG of smooth colors with some grain."""
     coarse = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    smooth = Image.fromarray(coarse).resize(shape[::-1], Image.Resampling.BICUBIC)
+    smooth = Image.fromarray(coarse).resize(
+        (shape[1], shape[0]), Image.Resampling.BICUBIC
+    )
     grain = rng.normal(0, 9, (*shape, 1))
     pixels = (np.asarray(smooth) + grain).clip(0, 255).astype(np.uint8)
     content = io.BytesIO()

@@ -31,9 +31,6 @@ from vtp_eqx.training.flops import train_flops
 Scale = Literal["smoke", "laptop", "workstation"]
 
 
-Scale = Literal["smoke", "laptop", "workstation"]
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
     """How a tokenizer is pre-trained: the weight of each objective, and controls.

@@ -160,7 +160,9 @@ def read_records(paths: Iterable[Path]) -> dict[str, RunResult]:
             if not isinstance(records, list):
                 raise TypeError("no list of runs")
             for record in records:
-                numbers = {FORMER_NAMES.get(k, k): v for k, v in record.items()}
+                numbers: dict[str, Any] = {
+                    FORMER_NAMES.get(str(k), str(k)): v for k, v in record.items()
+                }
                 if "commit" in numbers:
                     run = {name: numbers.pop(name) for name in RUN}
                     measured = {n: numbers.pop(n) for n in MEASURED if n in numbers}
@@ -195,7 +197,7 @@ def _record(row: Row) -> dict[str, Any]:
     """A run in `runs.json`; what is not finished has no numbers."""
     spec, result = row
     names = (spec.method, spec.setting, spec.seed, spec_hash(spec))
-    record = dict(zip(RUN, names, strict=True))
+    record: dict[str, Any] = dict(zip(RUN, names, strict=True))
     if result is None:
         return record
     measured = {name: getattr(result, name) for name in MEASURED}
