@@ -66,10 +66,7 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
 
 def summary(rows: Sequence[Row]) -> list[str]:
     """Four sentences at most."""
-    return [
-        *progress_sentence(rows),
-        *baseline_sentences(rows, *OBJECTIVES[1:]),
-    ]
+    return [*progress_sentence(rows), *baseline_sentences(rows, *OBJECTIVES[1:])]
 
 
 if __name__ == "__main__":
