@@ -1,7 +1,6 @@
 """Whether an accelerator computes what a CPU does, for `benchmarks.accelerator`."""
 
-from collections.abc import Iterator
-import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -11,14 +10,9 @@ import jax.random as jr
 from jax.sharding import Mesh
 import numpy as np
 
-from benchmarks.accelerator_works import (
-    random_batch,
-    random_latents,
-    small_config,
-    SMALL_DIT,
-)
+from benchmarks.works import random_batch, random_latents, small_config, SMALL_DIT
 from vtp_eqx.config import GenerateConfig, SamplerConfig
-from vtp_eqx.mesh import data_mesh, shard_batch
+from vtp_eqx.mesh import shard_batch
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator
 from vtp_eqx.nn.attention import fused_attention, mix_values
@@ -27,24 +21,19 @@ from vtp_eqx.training.pretrain import init_pretraining
 
 
 Rows = Iterator[dict[str, Any]]
-Found = dict[str, np.ndarray]
+Arrays = dict[str, np.ndarray]
 
 
 def small_steps(mesh: Mesh) -> Rows:
-    """Three joint steps in float32, of whole products and of the default's."""
+    """Three joint steps in float32."""
     config = small_config()
-    batch = jax.tree.map(np.asarray, random_batch(config))
+    batch = random_batch(config)
 
-    def run(mesh: Mesh) -> Found:
-        state, step = init_pretraining(config, batch.image[:1], mesh)
-        found = {}
-        for number in range(3):
-            state, metrics = step(state, shard_batch(batch, mesh))
-            found |= {f"{name} {number}": value for name, value in metrics.items()}
+    def run(mesh: Mesh) -> Arrays:
+        state, step = init_pretraining(config, np.asarray(batch.image[:1]), mesh)
+        state, metrics = _after_steps(state, step, batch, mesh)
         student = jax.tree.leaves(eqx.filter(state.student, eqx.is_inexact_array))
-        return _arrays(
-            found | {"student": jnp.concatenate([a.ravel() for a in student])}
-        )
+        return metrics | {"student": np.concatenate([np.ravel(a) for a in student])}
 
     yield from _compared("3 joint steps", run, mesh)
 
@@ -52,17 +41,12 @@ def small_steps(mesh: Mesh) -> Rows:
 def small_generator(mesh: Mesh) -> Rows:
     """Three steps of a generator, and samples of one."""
     config = GenerateConfig(dit=SMALL_DIT, batch_size=16)
-    batch = jax.tree.map(np.asarray, random_latents(SMALL_DIT, 16))
+    batch = random_latents(SMALL_DIT, 16)
 
-    def run(mesh: Mesh) -> Found:
-        state, step = init_generator_training(config, mesh)
-        found = {}
-        for number in range(3):
-            state, metrics = step(state, shard_batch(batch, mesh))
-            found |= {f"{name} {number}": value for name, value in metrics.items()}
-        return _arrays(found)
+    def run(mesh: Mesh) -> Arrays:
+        return _after_steps(*init_generator_training(config, mesh), batch, mesh)[1]
 
-    def samples(mesh: Mesh) -> Found:
+    def samples(mesh: Mesh) -> Arrays:
         dit = DiT(SMALL_DIT, key=jr.key(0))
         # A new transformer's velocity is zero: this one's is not.
         arrays, static = eqx.partition(dit, eqx.is_inexact_array)
@@ -73,7 +57,7 @@ def small_generator(mesh: Mesh) -> Rows:
         labels = jnp.arange(8)
         sampler = SamplerConfig(num_steps=20, guidance=2.0)
         drawn = generator.sample(labels, sampler, latents_hash="none", key=jr.key(2))
-        return _arrays({"samples": drawn})
+        return {"samples": np.asarray(drawn)}
 
     yield from _compared("3 DiT steps", run, mesh)
     yield from _compared("guided samples of a DiT", samples, mesh)
@@ -110,19 +94,23 @@ def fused_beside_plain(mesh: Mesh) -> Rows:
 CHECKS = (fused_beside_plain, small_generator, small_steps)
 
 
-def _compared(name: str, run: Any, mesh: Mesh) -> Rows:
+def _after_steps(state: Any, step: Any, batch: Any, mesh: Mesh) -> tuple[Any, Arrays]:
+    """The state after three steps of one batch, and the metrics of each."""
+    batch, found = shard_batch(jax.tree.map(np.asarray, batch), mesh), {}
+    for number in range(3):
+        state, metrics = step(state, batch)
+        found |= {f"{name} {number}": np.asarray(metrics[name]) for name in metrics}
+    return state, found
+
+
+def _compared(name: str, run: Callable[[Mesh], Arrays], mesh: Mesh) -> Rows:
     """The largest relative difference from a CPU, by matrix products' precision."""
     cpu = jax.devices("cpu")[0]
+    on_cpu = Mesh(np.array([cpu]), mesh.axis_names, axis_types=mesh.axis_types)
     with jax.default_device(cpu):
-        expected = run(_mesh_of(cpu))
+        expected = run(on_cpu)
     for precision in ("highest", "default"):
-        whole = precision == "highest"
-        context = (
-            jax.default_matmul_precision("highest")
-            if whole
-            else contextlib.nullcontext()
-        )
-        with context:
+        with jax.default_matmul_precision(precision):
             found = run(mesh)
         apart = {key: _relative(found[key], expected[key]) for key in expected}
         largest = max(apart, key=lambda key: apart[key])
@@ -130,19 +118,10 @@ def _compared(name: str, run: Any, mesh: Mesh) -> Rows:
         yield _row(label, apart[largest])
 
 
-def _mesh_of(device: Any) -> Mesh:
-    like = data_mesh(1)
-    return Mesh(np.array([device]), like.axis_names, axis_types=like.axis_types)
-
-
 def _relative(found: Any, expected: Any) -> float:
     found, expected = np.float64(found), np.float64(expected)
     size = np.linalg.norm(np.ravel(expected))
     return float(np.linalg.norm(np.ravel(found - expected)) / max(size, 1e-30))
-
-
-def _arrays(found: dict[str, Any]) -> Found:
-    return {name: np.asarray(value) for name, value in found.items()}
 
 
 def _row(check: str, difference: float) -> dict[str, Any]:

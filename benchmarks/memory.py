@@ -1,99 +1,54 @@
-"""Memory of a device: of the state at rest by formula, and of a small step as measured.
+"""Memory of a device: of the state at rest by formula, and of steps by the compiler.
 
 XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m benchmarks.memory
 """
 
 import dataclasses
+from typing import Any
 
 import equinox as eqx
 import jax
-import jax.random as jr
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.table import print_table
-from vtp_eqx.config import (
-    presets,
-    PretrainConfig,
-    PrototypeConfig,
-    published,
-    Sharding,
-    TextConfig,
-    ViewsConfig,
-    VIT_FEMTO,
-)
+from benchmarks.works import small_config
+from vtp_eqx.config import presets, PretrainConfig, PrototypeConfig, Sharding
 from vtp_eqx.losses.contrastive import clip_loss
-from vtp_eqx.mesh import data_mesh, fsdp_spec, shard_batch
-from vtp_eqx.models.tokenizer import Pretrainer, Teacher
-from vtp_eqx.training.optimizer import make_optimizer
-from vtp_eqx.training.pretrain import init_pretraining, loss_weights
-from vtp_eqx.training.pretrain_views import CaptionedBatch
-from vtp_eqx.training.state import SPLIT_PARTS, TrainState
+from vtp_eqx.mesh import data_mesh, fsdp_spec
+from vtp_eqx.runs.dry_run import dry_run
+from vtp_eqx.training.pretrain import initial_state
+from vtp_eqx.training.state import SPLIT_PARTS
 
 
 DEVICES = (1, 8, 64, 256)
 SHARDINGS: tuple[Sharding, ...] = ("none", "zero", "fsdp")
-SMALL = PretrainConfig(
-    tokenizer=published(
-        VIT_FEMTO,
-        text=TextConfig(context=16, vocabulary=256, width=48, depth=2, num_heads=2),
-        image_size=32,
-        patch_size=8,
-    ),
-    prototypes=PrototypeConfig(
-        num_prototypes=8192, hidden_width=64, bottleneck_width=32
-    ),
-    views=ViewsConfig(global_size=32, local_size=16, num_local=2),
-    batch_size=512,
-    distillation_batch=256,
+PROTOTYPES = PrototypeConfig(num_prototypes=8192, hidden_width=64, bottleneck_width=32)
+SMALL = dataclasses.replace(
+    small_config(), prototypes=PROTOTYPES, batch_size=512, distillation_batch=256,
     reconstruction_batch=128,
-    num_steps=10_000,
-)
+)  # fmt: skip
 
 
-def state_shapes(config: PretrainConfig) -> TrainState:
-    """The state of a pre-training as shapes; builds nothing."""
+def resting_bytes(
+    config: PretrainConfig, num_devices: int, sharding: Sharding
+) -> float:
+    """What one device holds of a training's state between steps."""
+    state = eqx.filter_eval_shape(initial_state, config, None)
 
-    def make() -> TrainState:
-        student = Pretrainer(config.tokenizer, config.prototypes, key=jr.key(0))
-        optimizer = make_optimizer(config.optimizer, config.num_steps)
-        return TrainState.start(
-            student, Teacher.of(student), loss_weights(config), optimizer, key=jr.key(1)
+    def held(part: str, leaf: Any) -> float:
+        is_split = part in SPLIT_PARTS[sharding] and any(
+            fsdp_spec(leaf.shape, num_devices)
         )
+        return leaf.size * leaf.dtype.itemsize / (num_devices if is_split else 1)
 
-    return eqx.filter_eval_shape(make)
-
-
-def resting_bytes(shapes: TrainState, num_devices: int, sharding: Sharding) -> float:
-    """What one device holds of a state between steps."""
-
-    def held(part: str) -> float:
-        leaves = jax.tree.leaves(eqx.filter(getattr(shapes, part), _is_float))
-        divides = lambda leaf: (
-            part in SPLIT_PARTS[sharding] and any(fsdp_spec(leaf.shape, num_devices))
-        )
-        return sum(
-            leaf.size * leaf.dtype.itemsize / (num_devices if divides(leaf) else 1)
-            for leaf in leaves
-        )
-
-    return sum(map(held, ("student", "teacher", "opt_state", "weights")))
-
-
-def step_bytes(config: PretrainConfig, num_devices: int) -> tuple[int, int]:
-    """What a device holds between steps and what a step adds to it, by the compiler."""
-    mesh = data_mesh(num_devices)
-    size, text = config.tokenizer.image_size, config.tokenizer.text
-    assert text is not None
-    images = np.zeros((config.batch_size, size, size, 3), np.uint8)
-    captions = np.zeros((config.batch_size, text.context), np.int32)
-    state, step = init_pretraining(config, images[:1], mesh)
-    arrays = eqx.filter(state, eqx.is_inexact_array)
-    resting = sum(
-        leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(arrays)
+    return sum(
+        held(part, leaf)
+        for part in ("student", "teacher", "opt_state", "weights")
+        for leaf in jax.tree.leaves(getattr(state, part))
+        if isinstance(leaf, jax.ShapeDtypeStruct)
+        and jnp.issubdtype(leaf.dtype, jnp.floating)
     )
-    batch = shard_batch(CaptionedBatch(images, captions), mesh)
-    lowered = step.compiled.lower(eqx.filter(state, eqx.is_array), batch)  # type: ignore
-    return resting, _temporary(lowered)
 
 
 def contrast_bytes(pairs: int, block: int | None) -> int:
@@ -103,25 +58,26 @@ def contrast_bytes(pairs: int, block: int | None) -> int:
     loss = lambda image, text, scale: clip_loss(
         image, text, log_scale=scale, block=block
     ).mean()
-    return _temporary(jax.jit(jax.grad(loss, argnums=(0, 1))).lower(rows, rows, scale))
+    lowered = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(rows, rows, scale)
+    needed = lowered.compile().memory_analysis()
+    assert needed is not None
+    return needed.temp_size_in_bytes
 
 
 def main() -> None:
     rows = []
     for name in ("PRETRAIN_S", "PRETRAIN_B", "PRETRAIN_L"):
-        shapes = state_shapes(getattr(presets, name))
         for sharding in SHARDINGS:
-            held = [resting_bytes(shapes, number, sharding) for number in DEVICES]
+            config = getattr(presets, name)
+            held = [resting_bytes(config, number, sharding) for number in DEVICES]
             rows.append((f"{name} {sharding}", *(f"{n / 2**30:.2f}" for n in held)))
     columns = ("GiB of a device at rest", *(f"{number} devices" for number in DEVICES))
     print_table("State of a device between steps, by formula", columns, rows)
 
     rows = []
     for pairs in (4096, 16384, 32768):
-        whole, blocked = contrast_bytes(pairs, pairs), contrast_bytes(pairs, None)
-        rows.append(
-            (f"{pairs} pairs", f"{whole / 2**20:.0f}", f"{blocked / 2**20:.0f}")
-        )
+        needed = contrast_bytes(pairs, pairs), contrast_bytes(pairs, None)
+        rows.append((f"{pairs} pairs", *(f"{number / 2**20:.0f}" for number in needed)))
     columns = ("contrast and its gradient", "MiB whole", "MiB in blocks")
     print_table("Contrastive logits, by the compiler", columns, rows)
 
@@ -131,28 +87,18 @@ def main() -> None:
     ]  # fmt: skip
     for num_devices, accumulate, sharding in ways:
         config = dataclasses.replace(SMALL, accumulate=accumulate, sharding=sharding)
-        resting, added = step_bytes(config, num_devices)
-        formula = resting_bytes(state_shapes(config), num_devices, sharding)
-        rows.append(
-            (
-                f"{num_devices} devices, {accumulate} microbatches, {sharding}",
-                f"{formula / 2**20:.2f}", f"{resting / 2**20:.2f}",
-                f"{added / 2**20:.1f}",
-            )
-        )  # fmt: skip
+        size = config.tokenizer.image_size
+        found = dry_run(config, data_mesh(num_devices), size)
+        assert found.compiled_bytes is not None
+        numbers = (
+            resting_bytes(config, num_devices, sharding),
+            found.state_bytes,
+            found.compiled_bytes["in between"],
+        )
+        name = f"{num_devices} devices, {accumulate} microbatches, {sharding}"
+        rows.append((name, *(f"{number / 2**20:.2f}" for number in numbers)))
     columns = ("small pre-training", "MiB by formula", "MiB at rest", "MiB of a step")
-    print_table("A small step, measured", columns, rows)
-
-
-def _temporary(lowered: jax.stages.Lowered) -> int:
-    needed = lowered.compile().memory_analysis()
-    assert needed is not None
-    return needed.temp_size_in_bytes
-
-
-def _is_float(leaf: object) -> bool:
-    dtype = getattr(leaf, "dtype", None)
-    return dtype is not None and jax.numpy.issubdtype(dtype, jax.numpy.floating)
+    print_table("A small step, by the compiler", columns, rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How fast a pre-training is fed and how fast it learns, alone and together.
+"""The speed of a pre-training's data, of its step, and of both together in a run.
 
 python -m benchmarks.pretrain_speed
 python -m benchmarks.pretrain_speed --preset B --batch-size 512  # an accelerator
@@ -9,22 +9,27 @@ checkpoint included, that says itself how long it waited for data. MFU is the FL
 step by formula, backward passes included, as a share of the peak.
 """
 
-import argparse
 import dataclasses
 import json
 from pathlib import Path
+import statistics
 import tempfile
-import time
+import timeit
+from typing import Literal
 
+import jax
 import numpy as np
+import tyro
 
-from benchmarks.table import median_seconds, print_table
+from benchmarks.data_speed import batch_seconds
+from benchmarks.table import print_table
+from benchmarks.works import OBJECTIVES, only
 from experiments import make_scenes_tars
 from experiments.pretrain import PRESETS
 from vtp_eqx.config import PretrainConfig
 from vtp_eqx.config.presets import with_batch
 from vtp_eqx.data.mixture import make_sampler
-from vtp_eqx.data.prefetch import ExampleReader, Prefetcher
+from vtp_eqx.data.prefetch import ExampleReader
 from vtp_eqx.data.tars import TarSource
 from vtp_eqx.mesh import data_mesh, shard_batch
 from vtp_eqx.runs.batches import Batches, caption_encoder, text_tokenizer_for
@@ -36,7 +41,6 @@ from vtp_eqx.training.pretrain_views import CaptionedBatch
 from vtp_eqx.training.terms.reconstruction import blank_perceptual_if_used
 
 
-OBJECTIVES = ("contrast", "distillation", "reconstruction")
 NUM_TARS = 4
 
 Cells = tuple[str, str, str, str, str]
@@ -75,15 +79,9 @@ class Bench:
 
     def data_alone(self, num_steps: int) -> Cells:
         """Batches that nobody uses."""
-        with Prefetcher(self.feed.reader, num_workers=self.workers) as stream:
-            for _ in range(5):  # what was read ahead
-                next(stream)
-            begun = time.perf_counter()
-            for _ in range(num_steps):
-                next(stream)
-            seconds = (time.perf_counter() - begun) / num_steps
-        rate = self.config.batch_size / seconds
-        return f"data alone, {self.workers} threads", f"{rate:.0f}", "", "", ""
+        seconds = batch_seconds(self.feed.reader, self.workers, num_steps)
+        rate = f"{self.config.batch_size / seconds:.0f}"
+        return f"data alone, {self.workers} threads", rate, "", "", ""
 
     def step_alone(self, name: str, config: PretrainConfig, num_steps: int) -> Cells:
         """The same batch, on the device."""
@@ -95,62 +93,58 @@ class Bench:
 
         def advance():
             held[0], metrics = step(held[0], batch)
-            return metrics
+            jax.block_until_ready(metrics)
 
-        seconds = median_seconds(advance, repeats=num_steps)
-        flops = train_flops(config)
-        rates = (config.batch_size, flops / 1e9, flops / self.peak)
-        images, gigaflops, mfu = (rate / seconds for rate in rates)
-        return name, f"{images:.0f}", f"{gigaflops:.1f}", f"{mfu:.1%}", ""
+        advance()
+        seconds = timeit.repeat(advance, number=1, repeat=num_steps)
+        return self.cells(name, config, statistics.median(seconds), "")
 
     def together(self, num_steps: int) -> Cells:
         """A run of its own, of which the second half is measured."""
-        config, flops = self.config, train_flops(self.config)
+        config, place = self.config, self.folder / "run"
         state, step = init_pretraining(config, *self.given)
-        cost = StepCost(images=config.batch_size, flops=flops, peak=self.peak)
-        place = self.folder / "run"
         run_training(
             state, step, self.feed, num_steps=2 * num_steps, mesh=self.mesh,
             folder=place, log_every=num_steps, save_every=2 * num_steps,
-            callbacks=Callbacks(cost=cost),
+            callbacks=Callbacks(cost=StepCost(images=config.batch_size)),
         )  # fmt: skip
         last = json.loads((place / "metrics.jsonl").read_text().splitlines()[-1])
-        rate = last["images_per_second"]
-        gigaflops = flops * rate / config.batch_size / 1e9
-        return (
-            "both: a run",
-            f"{rate:.0f}",
-            f"{gigaflops:.1f}",
-            f"{last['mfu']:.1%}",
-            f"{last['data_wait']:.1%}",
-        )
+        seconds = config.batch_size / last["images_per_second"]
+        return self.cells("both: a run", config, seconds, f"{last['data_wait']:.1%}")
+
+    def cells(
+        self, name: str, config: PretrainConfig, seconds: float, waited: str
+    ) -> Cells:
+        """What so many seconds a step are in images, in FLOPs and in MFU."""
+        rate = train_flops(config) / seconds
+        images = f"{config.batch_size / seconds:.0f}"
+        return name, images, f"{rate / 1e9:.1f}", f"{rate / self.peak:.1%}", waited
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", choices=PRESETS, default="laptop")
-    parser.add_argument("--batch-size", type=int)
-    parser.add_argument("--num-steps", type=int, default=50)
-    parser.add_argument("--workers", type=int, default=2)
-    options = parser.parse_args()
-    _, preset = PRESETS[options.preset]
-    config = dataclasses.replace(preset.config, pca_start=False)
-    if options.batch_size:
-        config = with_batch(config, options.batch_size)
+def main(
+    preset: Literal[
+        "laptop", "S", "B", "L", "S-1-gpu", "S-8-gpus", "B-8-gpus"
+    ] = "laptop",
+    batch_size: int | None = None,
+    num_steps: int = 50,
+    workers: int = 2,
+) -> None:
+    """Prints a row for each part."""
+    config = dataclasses.replace(PRESETS[preset][1].config, pca_start=False)
+    if batch_size is not None:
+        config = with_batch(config, batch_size)
     with tempfile.TemporaryDirectory() as scratch:
-        bench = Bench(config, Path(scratch), options.workers)
-        rows = [bench.data_alone(options.num_steps)]
-        rows.append(bench.step_alone("step alone", config, options.num_steps))
+        bench = Bench(config, Path(scratch), workers)
+        rows = [bench.data_alone(num_steps)]
+        rows.append(bench.step_alone("step alone", config, num_steps))
         for name in OBJECTIVES:
-            others = {f"{other}_weight": 0.0 for other in OBJECTIVES if other != name}
-            only = dataclasses.replace(config, **others)
             label = f"step alone, {name} only"
-            rows.append(bench.step_alone(label, only, options.num_steps))
-        rows.append(bench.together(options.num_steps))
-    title = f"Pre-training, {options.preset}, batch {config.batch_size}"
+            rows.append(bench.step_alone(label, only(name, config), num_steps))
+        rows.append(bench.together(num_steps))
+    title = f"Pre-training, {preset}, batch {config.batch_size}"
     columns = ("part", "images/s", "GFLOP/s", "MFU", "waiting for data")
     print_table(f"{title}, {config.precision}", columns, rows)
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

@@ -1,27 +1,13 @@
-"""Timing of compiled functions, and tables that say where and from what they come."""
+"""Tables that say where and from what they come."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import os
 from pathlib import Path
 import platform
-import statistics
-import time
-from typing import Any
 
 import jax
 
 from vtp_eqx.study.checkout import commit
-
-
-def median_seconds(function: Callable[..., Any], *args: Any, repeats: int = 7) -> float:
-    """The median wall time of `function(*args)` until its result is there, warm."""
-    jax.block_until_ready(function(*args))
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        jax.block_until_ready(function(*args))
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
 
 
 def machine() -> str:
@@ -39,19 +25,20 @@ def print_table(
 ) -> None:
     """Prints a Markdown table, headed by title, machine and commit."""
     print(f"\n**{title}**\n\nmachine: {machine()}  \ncommit: {commit()}\n")
+    print(markdown(columns, rows))
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table: the first column to the left, the others to the right."""
     widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    ruler = ["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]
 
     def line(cells: Sequence[str]) -> str:
         first, *others = zip(cells, widths, strict=True)
         padded = [first[0].ljust(first[1]), *(c.rjust(w) for c, w in others)]
         return f"| {' | '.join(padded)} |"
 
-    print(line(columns))
-    print(
-        f"|{'-' * (widths[0] + 2)}|{''.join('-' * (w + 1) + ':|' for w in widths[1:])}"
-    )
-    for row in rows:
-        print(line(row))
+    return "\n".join([line(columns), f"|{'|'.join(ruler)}|", *map(line, rows)])
 
 
 def _processor() -> str:

@@ -20,7 +20,7 @@ import tyro
 
 from vtp_eqx.study.command import run_study, Scale, Study, StudyOptions
 from vtp_eqx.study.figure import curves_figure
-from vtp_eqx.study.recipe import METHODS, RECIPES, run_of
+from vtp_eqx.study.recipe import METHODS, RECIPES, run
 from vtp_eqx.study.run_spec import RunSpec
 from vtp_eqx.study.summary import baseline_sentences, progress_sentence
 from vtp_eqx.study.table import Row
@@ -35,9 +35,9 @@ SMOKE = (BASE, "few images for SSL")
 
 QUESTION = """\
 The recipe of the studies, and each of its choices undone in turn. Which of them decide
-whether joint pre-training (VTP) is ahead of reconstruction alone (AE)? AE has no use
-for weights and for images of self-distillation: beside those stand its runs of the
-recipe as it is."""
+whether joint pre-training (VTP) is better than reconstruction alone (AE)? Weights and
+images for self-distillation do not concern AE: there its runs are those of the
+unchanged recipe."""
 
 
 def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
@@ -56,16 +56,15 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
         "16 channels": ({}, dict(latent_width=16)),
     }
     specs = []
-    for setting, (method_changes, recipe_changes) in changes.items():
+    for setting, (of_method, of_recipe) in changes.items():
         if scale == "smoke" and setting not in SMOKE:
             continue
-        for name in ("AE", "VTP"):
-            own = dict(method_changes)
-            if name == "AE":
-                own.pop("reconstruction", None)
-            method = dataclasses.replace(METHODS[name], **own)
+        for method in ("AE", "VTP"):
+            objectives = dataclasses.replace(METHODS[method], **of_method)
+            if method == "AE":  # alone, a weight means nothing
+                objectives = dataclasses.replace(objectives, reconstruction=1.0)
             specs += [
-                run_of(recipe, method, name, setting, seed, **recipe_changes)
+                run(recipe, method, setting, seed, objectives=objectives, **of_recipe)
                 for seed in seeds
             ]
     return specs

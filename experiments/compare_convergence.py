@@ -77,8 +77,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
     return [
         *progress_sentence(rows),
         *(part for goal in METHODS for part in convergence_sentence(rows, goal)),
-        *baseline_sentences(rows, "VTP"),
-        *baseline_sentences(rows, "distilled"),
+        *baseline_sentences(rows, "VTP", "distilled"),
     ]
 
 

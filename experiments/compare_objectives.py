@@ -9,7 +9,7 @@ Pre-trains tokenizers with reconstruction (AE) and contrast (CLIP) or self-disti
 paper's table of objectives (arXiv 2512.13687, section 4), and controls: noisy or smooth
 latents, no training, no pixels, learned weights. Every tokenizer then gets a new pixel
 decoder, trained on its frozen latents in the same way, and the same diffusion
-transformer. Equal samples have all seeds, equal compute one less. Runs that other
+transformer. Equal samples have all seeds, equal compute one fewer. Runs that other
 studies made are found. `--help` lists the options.
 """
 
@@ -66,12 +66,7 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
 
 def summary(rows: Sequence[Row]) -> list[str]:
     """Four sentences at most."""
-    return [
-        *progress_sentence(rows),
-        *baseline_sentences(rows, "CLIP+AE"),
-        *baseline_sentences(rows, "SSL+AE"),
-        *baseline_sentences(rows, "VTP"),
-    ]
+    return [*progress_sentence(rows), *baseline_sentences(rows, *OBJECTIVES[1:])]
 
 
 if __name__ == "__main__":

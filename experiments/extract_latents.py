@@ -24,13 +24,12 @@ from pathlib import Path
 import sys
 import tempfile
 
-import equinox as eqx
 import jax
-import jax.random as jr
 import numpy as np
 import tyro
 
-from vtp_eqx.config import LatentsConfig, require, TokenizerConfig, VIT_FEMTO
+from vtp_eqx.config import LatentsConfig, require
+from vtp_eqx.conversion import small_models
 from vtp_eqx.data.latents import check_checksums, LatentIndex
 from vtp_eqx.evaluation.latent_statistics import DEVICE_IMAGES
 from vtp_eqx.evaluation.prompts import read_class_names
@@ -42,7 +41,7 @@ from vtp_eqx.runs.extract_latents import extract_latents
 from vtp_eqx.runs.multihost import is_main_process
 from vtp_eqx.runs.throughput import throttled_print
 from vtp_eqx.scenes.render import render, SceneConfig, write_folders
-from vtp_eqx.tokenizer import load, save, Tokenizer
+from vtp_eqx.tokenizer import load, save
 
 
 TOKENIZER = "tokenizer"  # its folder beside the latents
@@ -86,11 +85,10 @@ def extract(options: ExtractOptions) -> None:
     out = Path(options.out)
     if options.verify:
         index = LatentIndex.read(out)
-        require(
-            index is not None,
-            f"`out` ({out}) must have an index.json of latents: choose another folder.",
-        )
-        assert index is not None
+        if index is None:
+            raise ValueError(
+                f"`out` ({out}) must have an index.json of latents: choose another one."
+            )
         check_checksums(out, index)
         print(f"{len(index.shards)} shards in {out} are as they were written.")
         return
@@ -120,9 +118,7 @@ def smoke() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_folders(render(SceneConfig(), np.arange(48)), folder / "scenes")
-        shape = TokenizerConfig(encoder=VIT_FEMTO, decoder=VIT_FEMTO, image_size=32)
-        tokenizer = eqx.filter_jit(Tokenizer)(shape, key=jr.key(0))
-        save(tokenizer, folder / "tokenizer")
+        save(small_models()[0], folder / "tokenizer")
         for config in (
             LatentsConfig(dtype="uint8", shard_images=20),
             LatentsConfig(dtype="float16", layout="lightningdit"),

@@ -18,6 +18,7 @@ import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
 
 from concurrent.futures import ProcessPoolExecutor
 import dataclasses
+import functools
 import json
 import multiprocessing
 from pathlib import Path
@@ -60,13 +61,13 @@ def make(options: Options) -> None:
     require_local_fields(options)
     check_record(options)
     missing = [shard for shard, path in enumerate(options.shards) if not path.is_file()]
-    jobs = [(options, shard) for shard in missing]
+    write = functools.partial(write_shard, options)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.workers, mp_context=context) as pool:
         # One process paints here, so that small sets need not wait for it to start.
-        done = (map if options.workers == 1 else pool.map)(write_shard, jobs)
+        done = (map if options.workers == 1 else pool.map)(write, missing)
         try:
-            for _ in track(done, "painting", len(jobs), console=console):
+            for _ in track(done, "painting", len(missing), console=console):
                 pass
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)  # tars being painted end
@@ -77,9 +78,8 @@ def make(options: Options) -> None:
     )
 
 
-def write_shard(job: tuple[Options, int]) -> None:
+def write_shard(options: Options, shard: int) -> None:
     """Writes one tar."""
-    options, shard = job
     write_tar(options, shard, options.shards[shard])
 
 

@@ -57,22 +57,25 @@ LAPTOP = dataclasses.replace(
     num_steps=14_000,  # half an hour on one core
 )
 STORED = 384  # ours: of 256 pixels, small crops would be enlarged, large ones blurred
-PUBLISHED = {
-    "S": ("VTP-S as released: batch 32k.", presets.PRETRAIN_S),
-    "B": ("VTP-B as released.", presets.PRETRAIN_B),
-    "L": ("VTP-L as released.", presets.PRETRAIN_L),
-    "S-ablation": ("VTP-S of the paper's ablations.", presets.PRETRAIN_S_ABLATION),
-    "B-ablation": ("VTP-B of the paper's ablations.", presets.PRETRAIN_B_ABLATION),
-    "L-ablation": ("VTP-L of the paper's ablations.", presets.PRETRAIN_L_ABLATION),
-    "S-1-gpu": ("VTP-S on 1e8 pairs, one GPU.", presets.PRETRAIN_S_1_GPU),
-    "S-8-gpus": ("VTP-S on 4e8 pairs, eight.", presets.PRETRAIN_S_8_GPUS),
-    "B-8-gpus": ("VTP-B on 4e8 pairs, eight.", presets.PRETRAIN_B_8_GPUS),
-}
 PRESETS: Mapping[str, tuple[str, PretrainOptions]] = {
-    "laptop": ("A small one of 32 pixels, for CPUs.", PretrainOptions(config=LAPTOP)),
-} | {
-    name: (text, PretrainOptions(config=config, load_size=STORED))
-    for name, (text, config) in PUBLISHED.items()
+    name: (text, PretrainOptions(config=config, load_size=load_size))
+    for name, text, config, load_size in (
+        ("laptop", "A small tokenizer of 32 pixels, for CPUs.", LAPTOP, None),
+        ("S", "VTP-S as released: batch 32k.", presets.PRETRAIN_S, STORED),
+        ("B", "VTP-B as released.", presets.PRETRAIN_B, STORED),
+        ("L", "VTP-L as released.", presets.PRETRAIN_L, STORED),
+        (
+            "S-ablation",
+            "VTP-S of the paper's studies.",
+            presets.PRETRAIN_S_ABLATION,
+            STORED,
+        ),
+        ("B-ablation", "VTP-B of them.", presets.PRETRAIN_B_ABLATION, STORED),
+        ("L-ablation", "VTP-L of them.", presets.PRETRAIN_L_ABLATION, STORED),
+        ("S-1-gpu", "VTP-S on 1e8 pairs, one GPU.", presets.PRETRAIN_S_1_GPU, STORED),
+        ("S-8-gpus", "VTP-S on 4e8 pairs, eight.", presets.PRETRAIN_S_8_GPUS, STORED),
+        ("B-8-gpus", "VTP-B on 4e8 pairs, eight.", presets.PRETRAIN_B_8_GPUS, STORED),
+    )
 }
 
 

@@ -9,7 +9,7 @@ alone (AE), and jointly with contrast and distillation on the latents (VTP) or o
 encoder's full features (VTP full), as in the compute-scaling figure of the paper
 (arXiv 2512.13687, section 4). Every tokenizer then gets a new pixel decoder, trained on
 its frozen latents in the same way, and the same diffusion transformer. The main budget
-has all seeds, the others one less. Run again, it continues where it stopped; `--help`
+has all seeds, the others one fewer. Run again, it continues where it stopped; `--help`
 lists the options.
 """
 
@@ -28,7 +28,7 @@ from vtp_eqx.study.summary import baseline_sentences, progress_sentence, trend_s
 from vtp_eqx.study.table import Row
 
 
-# Pre-training steps, as shares of the recipe's; 1 has all seeds, the others one less.
+# Pre-training steps, as shares of the recipe's; 1 has all seeds, the others one fewer.
 BUDGETS = (0.25, 0.5, 1, 2)
 METHODS = ("AE", "VTP", "VTP full")
 
@@ -37,7 +37,7 @@ One encoder, pre-trained with budgets over a factor of eight: on reconstruction 
 (AE), or jointly, with contrast and self-distillation reading the latents (VTP) or the
 encoder's full features (VTP full). After each, a new decoder trained on frozen latents,
 and the same diffusion transformer. Does generation improve with pre-training, and does
-joint pre-training start behind and cross?"""
+joint pre-training start worse and overtake?"""
 
 
 def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
@@ -60,8 +60,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
     """Four sentences at most."""
     return [
         *progress_sentence(rows),
-        *baseline_sentences(rows, "VTP"),
-        *baseline_sentences(rows, "VTP full"),
+        *baseline_sentences(rows, "VTP", "VTP full"),
         *trend_sentence(rows, METHODS, "pre-training"),
     ]
 

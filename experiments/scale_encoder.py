@@ -30,7 +30,7 @@ from vtp_eqx.study.recipe import run, vit
 from vtp_eqx.study.report import read_records, rows_of
 from vtp_eqx.study.run_spec import RunPaths, RunSpec
 from vtp_eqx.study.summary import baseline_sentences, progress_sentence, trend_sentence
-from vtp_eqx.study.table import Row
+from vtp_eqx.study.table import finished_rows, Row
 
 
 # Made to be seen in a quarter of an hour: short trainings, jointly trained decoders.
@@ -76,13 +76,7 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
 def committed(scale: Scale) -> list[Row]:
     """The runs of the committed study that have this recipe."""
     known = read_records([COMMITTED] if COMMITTED.exists() else [])
-    rows = rows_of(plan(scale, COMMITTED_SEEDS), RunPaths(Path()), known)
-    return [row for row in rows if row.result is not None]
-
-
-def figure(rows: Sequence[Row], path: Path, title: str, *, band: Sequence[Row]) -> None:
-    """Three panels along encoder sizes; see `curves_figure`."""
-    curves_figure(rows, path, title, x_label="encoder: width x depth", band=band)
+    return finished_rows(rows_of(plan(scale, COMMITTED_SEEDS), RunPaths(Path()), known))
 
 
 def summary(rows: Sequence[Row]) -> list[str]:
@@ -102,7 +96,11 @@ if __name__ == "__main__":
             title="Generation by encoder size, with latents of 64 channels",
             question=QUESTION,
             plan=plan,
-            figure=functools.partial(figure, band=committed(options.scale)),
+            figure=functools.partial(
+                curves_figure,
+                x_label="encoder: width x depth",
+                band=committed(options.scale),
+            ),
             summary=summary,
         ),
         options,

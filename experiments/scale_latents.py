@@ -28,7 +28,7 @@ import tyro
 
 from vtp_eqx.study.command import run_study, Scale, Study, StudyOptions
 from vtp_eqx.study.figure import frontier_figure
-from vtp_eqx.study.recipe import Recipe, RECIPES, run
+from vtp_eqx.study.recipe import RECIPES, run
 from vtp_eqx.study.run_spec import RunSpec
 from vtp_eqx.study.summary import (
     baseline_sentences,
@@ -69,7 +69,10 @@ def plan(
     scale: Scale, seeds: Sequence[int], *, image_size: Literal[32, 64] = 32
 ) -> list[RunSpec]:
     """Every run: methods x channels x seeds, then labels that say less."""
-    recipe = sized(RECIPES[scale], image_size)
+    recipe = RECIPES[scale]
+    patch_size = recipe.patch_size * image_size // recipe.data.size  # as many tokens
+    data = dataclasses.replace(recipe.data, size=image_size)
+    recipe = dataclasses.replace(recipe, data=data, patch_size=patch_size)
     specs = [
         run(recipe, method, f"{channels}", seed, latent_width=channels)
         for method in (SMOKE if scale == "smoke" else DECIDING + OTHERS)
@@ -87,13 +90,6 @@ def plan(
     ]  # fmt: skip
 
 
-def sized(recipe: Recipe, image_size: int) -> Recipe:
-    """The recipe for scenes of this side, with as many tokens."""
-    patch_size = recipe.patch_size * image_size // recipe.data.size
-    data = dataclasses.replace(recipe.data, size=image_size)
-    return dataclasses.replace(recipe, data=data, patch_size=patch_size)
-
-
 def figure(rows: Sequence[Row], path: Path, title: str) -> None:
     """Generation against PSNR at either budget; see `frontier_figure`."""
     drawn = [
@@ -107,11 +103,6 @@ def figure(rows: Sequence[Row], path: Path, title: str) -> None:
         path,
         title,
         names=(f"FD-scenes @{first}", f"FD-scenes @{last}", "class accuracy"),
-        labels=(
-            f"FD-scenes after {first} generator steps (lower is better)",
-            f"FD-scenes after {last} generator steps (lower is better)",
-            "samples of the class asked for (higher is better)",
-        ),
     )
 
 

@@ -27,10 +27,10 @@ import tempfile
 
 import equinox as eqx
 import jax
-import jax.random as jr
 import tyro
 
-from vtp_eqx.config import LatentsConfig, presets, TokenizerConfig, VIT_FEMTO
+from vtp_eqx.config import LatentsConfig, presets
+from vtp_eqx.conversion import small_models
 from vtp_eqx.data.sources import TfdsSource
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.arrays import latents_hash
@@ -45,7 +45,7 @@ from vtp_eqx.runs.throughput import print_progress
 from vtp_eqx.runs.train_generator import train_on_batches
 from vtp_eqx.scenes.render import SceneConfig
 from vtp_eqx.scenes.tfds_builder import prepare_scenes
-from vtp_eqx.tokenizer import load, save, Tokenizer
+from vtp_eqx.tokenizer import load, save
 
 
 PRESETS = {
@@ -102,13 +102,11 @@ def smoke() -> None:
     """A tiny tokenizer, its latents, 20 steps, and the last 10 again."""
     with tempfile.TemporaryDirectory() as scratch:
         folder, latents = Path(scratch), Path(scratch) / "latents"
-        shape = TokenizerConfig(encoder=VIT_FEMTO, decoder=VIT_FEMTO, image_size=32)
         scenes = SceneConfig(size=32, num_train=240, num_validation=24)
         source = TfdsSource(prepare_scenes(scenes, folder / "scenes"), "train")
         tokenizer, _ = extract_latents(
-            LatentsConfig(dtype="uint8", shard_images=100),
-            eqx.filter_jit(Tokenizer)(shape, key=jr.key(0)), source, latents,
-            mesh=data_mesh(1),
+            LatentsConfig(dtype="uint8", shard_images=100), small_models()[0], source,
+            latents, mesh=data_mesh(1),
         )  # fmt: skip
         save(tokenizer, latents / "tokenizer")
         laptop = presets.GENERATE_LAPTOP

@@ -105,13 +105,11 @@ def write_model(model: Model, to: Format, target: Path) -> None:
     """Writes a model in a format to a folder, or a published generator to a `.pt`."""
     is_file = target.suffix in TORCH_SUFFIXES
     if isinstance(model, Tokenizer):
-        writers = {
-            "ours": save, "published": save_published, "diffusers": save_diffusers
-        }  # fmt: skip
         require(
             not is_file,
             f"`target` ({target}) must be a folder, for a tokenizer's files: name one.",
         )
+        writers = dict(ours=save, published=save_published, diffusers=save_diffusers)
         writers[to](model, target)
         return
     require(

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, folders with one writer, and where they are.
+"""Atomic writes, a folder for one process at a time, and paths on this machine.
 
 For what a file holds, whatever its name, see `vtp_eqx.file_kinds`.
 """

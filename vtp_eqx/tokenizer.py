@@ -110,8 +110,7 @@ def load(where: Path | str) -> Tokenizer:
         weights = path if path.is_file() else folder / WEIGHTS_FILE
         return _saved(description, read_tensors(weights), folder)
     if diffusers.describes_diffusers(description):
-        tensors = diffusers.read_diffusers_weights(path)
-        return diffusers.tokenizer_from_diffusers(tensors, description)
+        return diffusers.tokenizer_from_diffusers(*diffusers.read_diffusers(path))
     weights = path if path.is_file() else published_weights(folder)
     return tokenizer_from_published(read_tensors(weights), description)
 

@@ -4,40 +4,29 @@
 
 SIDE is ours or torch. Either library may be missing, so each is imported where it is
 used. WEIGHTS is an .npz of a state dict in the published layout: "ours" writes it,
-"torch" reads it. Then a line of standard input names what to run next, and a line of
-JSON answers.
+"torch" reads it.
 """
 
-from collections.abc import Callable
-import itertools
-import json
 import os
 from pathlib import Path
-import resource
 import sys
-import time
 from typing import Any
 
 import numpy as np
 
-from benchmarks.published_code.coding import matrices, peak_memory
+from benchmarks.published_code.process import jax_product, serve, Sides, torch_product
 
 
 SIDE, CHANNELS, CLASSES, WIDTH, HEADS = 16, 64, 1000, 768, 12
 EVALUATIONS = 2  # of a sampling
-# Rows, inner width and columns of the largest product in a block.
-PRODUCT = (2048, 768, 2304)
-NUM_PRODUCTS = 8
-
-Part = Callable[[], Any]  # returns when its result is there
+PARTS = ("product", "train", "sample")
 
 
-def ours(weights: Path, depth: int, batch_size: int, remat: Any) -> dict[str, Part]:
-    """What can be run, by name."""
+def ours(clone: str, weights: Path, depth: int, batch_size: int, remat: Any) -> Sides:
+    """What can be asked for, by name."""
     import equinox as eqx
     import jax
     import jax.numpy as jnp
-    import jax.random as jr
 
     from vtp_eqx.config import DiTConfig, GenerateConfig, SamplerConfig
     from vtp_eqx.interop.lightningdit.checkpoint import dit_to_published
@@ -53,13 +42,10 @@ def ours(weights: Path, depth: int, batch_size: int, remat: Any) -> dict[str, Pa
     mesh = data_mesh()
     start, step = init_generator_training(config, mesh)
     # A new model's velocity is zero: two of them would agree on anything.
-    keys = jr.split(jr.key(1), len(jax.tree.leaves(start.student)))
-    leaves, structure = jax.tree.flatten(start.student)
-    moved = [
-        leaf + 0.02 * jr.normal(key, leaf.shape, leaf.dtype)
-        for leaf, key in zip(leaves, keys, strict=True)
-    ]
-    model = jax.tree.unflatten(structure, moved)
+    draw = np.random.default_rng(1).standard_normal
+    model = jax.tree.map(
+        lambda leaf: leaf + 0.02 * draw(leaf.shape, np.float32), start.student
+    )
     tensors, _ = dit_to_published(model)
     np.savez(weights, allow_pickle=False, **tensors)
     state = replicate(eqx.tree_at(lambda state: state.student, start, model), mesh)
@@ -67,30 +53,28 @@ def ours(weights: Path, depth: int, batch_size: int, remat: Any) -> dict[str, Pa
     latents, labels, times, noise = (jnp.asarray(part) for part in examples(batch_size))
     batch = shard_batch(LatentBatch(latents, labels), mesh)
     sampler = SamplerConfig(num_steps=EVALUATIONS, time_shift=0.0)
-    draw = eqx.filter_jit(lambda dit: sample_latents(dit, labels, noise, sampler))
+    sample = eqx.filter_jit(lambda dit: sample_latents(dit, labels, noise, sampler))
     velocity = eqx.filter_jit(lambda dit: dit.batch(latents, times, labels))
-    multiply = jax.jit(lambda left, right: left @ right.T)
-    left, right = (jnp.asarray(matrix) for matrix in matrices(PRODUCT))
 
     def train():
         nonlocal state
         state, metrics = step(state, batch)
         return jax.block_until_ready(metrics)
 
-    return {
+    answers = {
         "version": lambda: f"jax {jax.__version__}",
         "velocity": lambda: np.asarray(velocity(model)).tolist(),
+    }
+    return answers, {
         "train": train,
-        "sample": lambda: jax.block_until_ready(draw(model)),
-        "product": lambda: jax.block_until_ready(
-            [multiply(left, right) for _ in range(NUM_PRODUCTS)]
-        ),
+        "sample": lambda: jax.block_until_ready(sample(model)),
+        "product": jax_product(),
     }
 
 
 def published(
     clone: str, weights: Path, depth: int, batch_size: int, remat: str
-) -> dict[str, Part]:
+) -> Sides:
     """The same of the published model: its step as its `train.py` makes it."""
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     sys.path.insert(0, clone)
@@ -118,7 +102,6 @@ def published(
         torch.from_numpy(np.moveaxis(part, -1, 1).copy() if part.ndim == 4 else part)
         for part in examples(batch_size)
     )
-    left, right = (torch.from_numpy(matrix) for matrix in matrices(PRODUCT))
 
     def train():
         model.train()
@@ -152,12 +135,11 @@ def published(
         found = average.eval()(latents, times, labels)
         return np.moveaxis(found.numpy(), 1, -1).tolist()
 
-    return {
-        "version": lambda: f"torch {torch.__version__}",
-        "velocity": velocity,
+    answers = {"version": lambda: f"torch {torch.__version__}", "velocity": velocity}
+    return answers, {
         "train": train,
         "sample": sample,
-        "product": lambda: [left @ right.T for _ in range(NUM_PRODUCTS)],
+        "product": torch_product(),
     }
 
 
@@ -173,32 +155,7 @@ def examples(batch_size: int) -> tuple[np.ndarray, ...]:
     )
 
 
-def run(part: Part) -> dict[str, Any]:
-    """Wall and processor seconds of one call, and the pages the system handed out."""
-    before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-    part()
-    wall, after = (
-        time.perf_counter() - started,
-        resource.getrusage(resource.RUSAGE_SELF),
-    )
-    busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"wall": wall, "busy": busy, "pages": after.ru_minflt - before.ru_minflt}
-
-
-def main() -> None:
-    name, clone, weights, depth, batch_size, remat = sys.argv[1:]
-    shape = (Path(weights), int(depth), int(batch_size), remat)
-    parts = ours(*shape) if name == "ours" else published(clone, *shape)
-    for line in itertools.chain(["version\n"], sys.stdin):
-        asked = line.strip()
-        if asked == "peak":
-            answer = peak_memory()
-        elif asked in ("version", "velocity"):
-            answer = parts[asked]()
-        else:
-            answer = run(parts[asked])
-        print(json.dumps(answer), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    name, clone, weights, depth, batch_size, remat = sys.argv[1:]
+    make = {"ours": ours, "torch": published}[name]
+    serve(*make(clone, Path(weights), int(depth), int(batch_size), remat))

@@ -18,10 +18,10 @@ from vtp_eqx.study.figure import (
 )
 from vtp_eqx.study.measure import at_budget, RunResult
 from vtp_eqx.study.report import (
-    Origin,
     read_records,
     RecordsError,
     rows_of,
+    Study,
     write_report,
 )
 from vtp_eqx.study.run_spec import RunPaths, spec_hash, vision_flops
@@ -269,18 +269,18 @@ def test_convergence_has_a_curve_a_method_and_bars_over_seeds(
     assert not drawn[1].axes[0].lines
 
 
+STUDY = Study(
+    name="study",
+    title="T",
+    question="Q?",
+    plan=plan,
+    figure=lambda *_: None,
+    summary=lambda rows: ["S."],
+)
+
+
 def reported(rows, paths, out):
-    write_report(
-        rows,
-        paths,
-        out,
-        title="T",
-        question="Q?",
-        summary=["S."],
-        columns=COLUMNS,
-        figure=out / "figures" / "study.png",
-        origin=Origin(command="python x.py", seconds=60.0),
-    )
+    write_report(STUDY, rows, paths, out, command="python x.py", seconds=60.0)
     return (out / "report.md").read_text()
 
 

@@ -10,12 +10,14 @@ from rich.console import Console
 
 from experiments.scale_encoder import plan
 from vtp_eqx.study import scheduler
-from vtp_eqx.study.progress import ProgressWriter, read_progress, StageProgress
 from vtp_eqx.study.run_spec import RunPaths
 from vtp_eqx.study.scheduler import (
     _stop,
     execute_runs,
     own_cores,
+    ProgressWriter,
+    read_progress,
+    StageProgress,
     worker_environment,
 )
 

@@ -37,6 +37,18 @@ from vtp_eqx.tensor_files.name_table import (
 
 
 DISTANCE_SIDE = 224  # Stein et al. 2023
+_OUTSIDE: Names = {
+    "patch_embed.proj": "patch_embed",
+    "cls_token": "cls_token",
+    "register_tokens": "registers",
+    "pos_embed": ("cls_position", "positions"),
+    "norm": "norm",
+}
+_LAYOUTS = {
+    "cls_token": Layout("d", "1 1 d"),
+    "pos_embed": Layout("n d", "1 n d"),
+    "register_tokens": Layout("n d", "1 n d"),
+}
 MEAN, STD = np.asarray(IMAGENET_MEAN, np.float32), np.asarray(IMAGENET_STD, np.float32)
 
 
@@ -147,7 +159,12 @@ def dinov2_from_published(
         "cls_position": jax.ShapeDtypeStruct((1, width), np.float32),
         "positions": jax.ShapeDtypeStruct((grid**2, width), np.float32),
     }
-    table = NameTable(_names(config), leaves, _layouts(config))
+    kind = TIMM_MLP if config.feed_forward == "mlp" else TIMM_SWIGLU
+    names = {**_OUTSIDE, **in_blocks("blocks", "stack.blocks", {**TIMM_BLOCK, **kind})}
+    if not config.num_registers:
+        del names["register_tokens"]
+    patches = {"patch_embed.proj.weight": patch_layout(config.patch_size, 3)}
+    table = NameTable(names, leaves, _LAYOUTS | patches)
     arrays = table.read(tensors, unused=("mask_token",))
     arrays.setdefault("registers", np.zeros((0, width), np.float32))
     arrays["cls_token"] = arrays["cls_token"] + arrays["cls_position"][0]
@@ -165,27 +182,6 @@ def load_dinov2(
     """
     tensors, origin = published.file.read(path, check=check)
     return dinov2_from_published(tensors, published.config, origin)
-
-
-def _names(config: DinoV2Config) -> Names:
-    kind = TIMM_MLP if config.feed_forward == "mlp" else TIMM_SWIGLU
-    names: Names = {
-        "patch_embed.proj": "patch_embed",
-        "cls_token": "cls_token",
-        "pos_embed": ("cls_position", "positions"),
-        "norm": "norm",
-        **in_blocks("blocks", "stack.blocks", {**TIMM_BLOCK, **kind}),
-    }
-    return {**names, "register_tokens": "registers"} if config.num_registers else names
-
-
-def _layouts(config: DinoV2Config) -> dict[str, Layout]:
-    return {
-        "patch_embed.proj.weight": patch_layout(config.patch_size, 3),
-        "cls_token": Layout("d", "1 1 d"),
-        "pos_embed": Layout("n d", "1 n d"),
-        "register_tokens": Layout("n d", "1 n d"),
-    }
 
 
 def _cubic_table(size: int, count: int) -> np.ndarray:
@@ -212,51 +208,46 @@ def _cubic(x: np.ndarray) -> np.ndarray:
 
 
 def _published(
-    size: str,
-    width: int,
-    depth: int,
-    num_heads: int,
-    digest: str,
-    registers_digest: str,
+    size: str, shape: tuple[int, int, int], *digests: str
 ) -> dict[str, PublishedDinoV2]:
-    found = {}
-    for registers, suffix, part, sha256 in (
-        (0, "", "", digest), (4, "_reg", "_reg4", registers_digest),
-    ):  # fmt: skip
+    """A transformer without and with registers; `shape` is width, depth and heads."""
+    width, depth, num_heads = shape
+    name, found = f"dinov2_vit{size}14", {}
+    for digest, num_registers in zip(digests, (0, 4), strict=True):
         config = DinoV2Config(
             width=width,
             depth=depth,
             num_heads=num_heads,
-            num_registers=registers,
+            num_registers=num_registers,
             feed_forward="swiglu" if size == "g" else "mlp",
         )
-        name = f"dinov2_vit{size}14"
-        file = f"{name}{part}_pretrain.pth"
+        file = f"{name}{'_reg4' if num_registers else ''}_pretrain.pth"
         address = f"https://dl.fbaipublicfiles.com/dinov2/{name}/{file}"
-        found[name + suffix] = PublishedDinoV2(
-            config, PublishedFile(name=file, address=address, digest=sha256)
+        published = PublishedFile(name=file, address=address, digest=digest)
+        found[f"{name}{'_reg' if num_registers else ''}"] = PublishedDinoV2(
+            config, published
         )
     return found
 
 
 PUBLISHED = {
     **_published(
-        "s", 384, 12, 6,
+        "s", (384, 12, 6),
         "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9",
         "f433177089a681826f849f194ece3bb48f4d63fb38d32fc837e3dc7a4e5641fb",
     ),
     **_published(
-        "b", 768, 12, 12,
+        "b", (768, 12, 12),
         "0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73",
         "73182a088cf94833c94b1666d1c99e02fe87e2007bff57b564fb6206e25dba71",
     ),
     **_published(
-        "l", 1024, 24, 16,
+        "l", (1024, 24, 16),
         "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
         "36e4deffbaef061a2576705b0c36f93621e2ae20bf6274694821b0b492551b51",
     ),
     **_published(
-        "g", 1536, 40, 24,
+        "g", (1536, 40, 24),
         "baf8467e50af277596bbbafa06887c177ee899ab46033649c383577d7e9309d3",
         "746ecb8c6301c645c5c855be91687d274587d6e48fdaec4a729753160b34a283",
     ),

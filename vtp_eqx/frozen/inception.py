@@ -8,6 +8,7 @@ leave the padding out of their means, and its last block takes maxima instead.
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import os
 from typing import Literal
 
@@ -50,29 +51,12 @@ class Layer:
     padding: Padding = "SAME"
 
 
-@dataclasses.dataclass(frozen=True)
-class Fork:
-    """Layers that read the same map; their results are joined."""
-
-    layers: tuple[Layer, ...]
-
-
-def halve(x: Map) -> Float[Array, "down across channels"]:
-    """The pool between two grids."""
-    return max_pool(x, 3, 2)
-
-
-def largest(x: Map) -> Map:
-    """The pool of the last block."""
-    return max_pool(x, 3, 1, "SAME")
-
-
-def mean(x: Map) -> Map:
-    """The pool of every other block."""
-    return mean_pool(x, 3)
-
-
 Pool = Callable[[Array], Array]
+halve: Pool = functools.partial(max_pool, size=3, stride=2)  # between two grids
+largest: Pool = functools.partial(max_pool, size=3, stride=1, padding="SAME")
+mean: Pool = functools.partial(mean_pool, size=3)
+
+Fork = tuple[Layer, ...]  # of one map; their results are joined
 Chain = tuple[Layer | Fork | Pool, ...]
 Block = tuple[Chain, ...]
 
@@ -111,7 +95,7 @@ def _grid_17(width: int) -> Block:
 
 def _grid_8(pool: Pool) -> Block:
     def fork(name: str) -> Fork:
-        return Fork((Layer(f"{name}a", 384, 1, 3), Layer(f"{name}b", 384, 3, 1)))
+        return Layer(f"{name}a", 384, 1, 3), Layer(f"{name}b", 384, 3, 1)
 
     return (
         (Layer("branch1x1", 320),),
@@ -213,8 +197,8 @@ class Inception(eqx.Module):
         for part in chain:
             if isinstance(part, Layer):
                 x = self._layer(x, prefix + part.name)
-            elif isinstance(part, Fork):
-                joined = [self._layer(x, prefix + one.name) for one in part.layers]
+            elif isinstance(part, tuple):
+                joined = [self._layer(x, prefix + one.name) for one in part]
                 x = jnp.concatenate(joined, axis=-1)
             else:
                 x = part(x)
@@ -299,9 +283,9 @@ def _layers() -> dict[str, tuple[Layer, int]]:
             if isinstance(part, Layer):
                 found[prefix + part.name] = part, width
                 width = part.width
-            elif isinstance(part, Fork):
-                found.update({prefix + one.name: (one, width) for one in part.layers})
-                width = sum(one.width for one in part.layers)
+            elif isinstance(part, tuple):
+                found.update({prefix + one.name: (one, width) for one in part})
+                width = sum(one.width for one in part)
         return width
 
     width = walk(STEM, 3, "")

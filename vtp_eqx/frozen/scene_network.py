@@ -9,6 +9,7 @@ its weights and their hash, for scenes of 32 and of 64 pixels.
 from collections.abc import Mapping
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 from pathlib import Path
@@ -21,7 +22,7 @@ from jaxtyping import Array, Float, Num, PRNGKeyArray
 import numpy as np
 import safetensors.numpy
 
-from vtp_eqx.config import require
+from vtp_eqx.config import from_dict, require
 from vtp_eqx.files import atomic_path
 from vtp_eqx.models.arrays import named_arrays, with_arrays
 from vtp_eqx.nn.convolution import Convolution
@@ -131,16 +132,11 @@ class SceneNetwork(eqx.Module):
 
     def __init__(self, config: SceneNetworkConfig, *, key: PRNGKeyArray):
         stage_key, squeeze_key, feature_key, head_key = jr.split(key, 4)
-        ins = (3, *config.widths[:-1])
+        widths = itertools.pairwise((3, *config.widths))
+        keys = jr.split(stage_key, len(config.widths))
         self.stages = [
-            Stage(in_width, width, num_blocks, key=one)
-            for in_width, width, num_blocks, one in zip(
-                ins,
-                config.widths,
-                config.blocks,
-                jr.split(stage_key, len(ins)),
-                strict=True,
-            )
+            Stage(*ends, num_blocks, key=key)
+            for ends, num_blocks, key in zip(widths, config.blocks, keys, strict=True)
         ]
         self.norm = LayerNorm(config.widths[-1])
         self.squeeze = Convolution.drawn(
@@ -150,11 +146,10 @@ class SceneNetwork(eqx.Module):
         self.to_features = Linear(
             flat, config.feature_width, std=(2 / flat) ** 0.5, key=feature_key
         )
+        keys = jr.split(head_key, len(NAMES))
         self.heads = {
-            name: Linear(config.feature_width, len(values), key=one)
-            for (name, values), one in zip(
-                NAMES.items(), jr.split(head_key, len(NAMES)), strict=True
-            )
+            name: Linear(config.feature_width, len(NAMES[name]), key=key)
+            for name, key in zip(NAMES, keys, strict=True)
         }
         self.config = config
 
@@ -230,10 +225,8 @@ def save_scene_network(
         "accuracy": dict(accuracy),
         "trained_on": dict(trained_on),
     }
-    for name, data in (
-        (WEIGHTS, content),
-        (RECORD, (json.dumps(record, indent=1) + "\n").encode()),
-    ):
+    text = json.dumps(record, indent=1) + "\n"
+    for name, data in ((WEIGHTS, content), (RECORD, text.encode())):
         with atomic_path(folder / name) as unfinished:
             unfinished.write_bytes(data)
     return digest
@@ -256,12 +249,8 @@ def load_scene_network(folder: str | os.PathLike[str] | None = None) -> SceneNet
         f"{record['sha256']}; got {digest} from {len(content)} bytes: copy the file "
         "again, it is truncated or another one.",
     )
-    fields = dict(record["config"])
-    for name in ("widths", "blocks"):
-        fields[name] = tuple(fields[name])
-    network = eqx.filter_eval_shape(
-        SceneNetwork, SceneNetworkConfig(**fields), key=jr.key(0)
-    )
+    config = from_dict(SceneNetworkConfig, record["config"])
+    network = eqx.filter_eval_shape(SceneNetwork, config, key=jr.key(0))
     arrays = safetensors.numpy.load(content)
     check_arrays(arrays, named_arrays(network))
     return with_arrays(network, arrays)

@@ -3,7 +3,7 @@
 A released `config.json` has settings of the hub, left-out defaults and nulls; released
 weights have constants, computed by another library, that our formulas miss by their
 last bits. A model carries both as one text, its `origin`, which is empty for a model
-that was born here.
+that was made here.
 """
 
 import base64
@@ -34,8 +34,9 @@ class Origin:
         """This as text; empty where there is nothing to keep."""
         if not self.settings and not self.constants:
             return ""
+        pack = lambda a: base64.b64encode(zlib.compress(a.tobytes())).decode()
         packed = {
-            name: [str(a.dtype), list(a.shape), _packed(a)]
+            name: [str(a.dtype), list(a.shape), pack(a)]
             for name, a in self.constants.items()
         }
         return json.dumps({"settings": self.settings, "constants": packed})
@@ -90,7 +91,3 @@ def read_origin(text: str) -> Origin:
             f"({type(error).__name__}): load the published checkpoint again."
         ) from error
     return Origin(settings, constants)
-
-
-def _packed(array: np.ndarray) -> str:
-    return base64.b64encode(zlib.compress(array.tobytes())).decode()

@@ -92,31 +92,32 @@ def prompts(
     says is the same for all, so that it favors none. It says `values` of attributes
     alone, those that the scenes have.
     """
-    contexts = CounterRNG(0, np.arange(count))
-    shared = {
-        other: values[other][contexts.integer(f"prompt/{other}", len(values[other]))]
-        for other in NAMES
-    }
-    shared["relation"] = np.zeros(count, np.int64)
     return [
-        describe({**shared, name: np.full(count, value)}, contexts)
-        for value in values[name]
+        _captions(count, {**values, name: np.array([value])}) for value in values[name]
     ]
 
 
 def class_templates(count: int) -> list[str]:
     """`count` captions with `{}` for the class, which say else what captions say."""
-    contexts = CounterRNG(0, np.arange(count))
-    attributes = {
-        name: contexts.integer(f"prompt/{name}", len(values))
-        for name, values in NAMES.items()
-    }
+    values = {name: np.arange(len(words)) for name, words in NAMES.items()}
     # A color and a shape without synonyms, so that they are found again.
     for name, value in (("color", "red"), ("shape", "triangle")):
-        attributes[name] = np.full(count, NAMES[name].index(value))
-    attributes["relation"] = np.zeros(count, np.int64)
-    captions = describe(attributes, contexts)
-    return [caption.replace("red triangle", "{}") for caption in captions]
+        values[name] = np.array([NAMES[name].index(value)])
+    return [
+        caption.replace("red triangle", "{}") for caption in _captions(count, values)
+    ]
+
+
+def _captions(
+    count: int, values: Mapping[str, Int[np.ndarray, " values"]]
+) -> list[str]:
+    """`count` captions of scenes whose attributes are drawn from `values`."""
+    contexts = CounterRNG(0, np.arange(count))
+    attributes = {
+        name: values[name][contexts.integer(f"prompt/{name}", len(values[name]))]
+        for name in NAMES
+    }
+    return describe({**attributes, "relation": np.zeros(count, np.int64)}, contexts)
 
 
 def _worded(name: str, values: Int[np.ndarray, " n"], wording: CounterRNG) -> list[str]:

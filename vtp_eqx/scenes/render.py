@@ -26,7 +26,7 @@ from vtp_eqx.scenes.captions import (
     class_names,
     COLORS,
     describe,
-    NAMES,
+    NAMES as NAMES,
     POSITIONS,
     RELATIONS,
     SHAPES,
@@ -44,27 +44,14 @@ from vtp_eqx.scenes.paint import (
 )
 
 
-__all__ = [
-    "COLORS",
-    "GROUP",
-    "NAMES",
-    "NUM_CLASSES",
-    "SHAPES",
-    "STUDY_DIFFICULTY",
-    "SceneConfig",
-    "Scenes",
-    "class_names",
-    "object_masks",
-    "render",
-    "write_folders",
-]
-
 GROUP = len(SHAPES)
 NUM_CLASSES = len(SHAPES) * len(COLORS)
 STUDY_DIFFICULTY = 0.7  # ours: of scenes that networks are trained on
-# Far behind any training index, so that the validation scenes stay the same ones when
+# Far beyond any training index, so that the validation scenes stay the same ones when
 # the number of training scenes changes.
 _VALIDATION_START = NUM_CLASSES * 2**30
+# In the order of POSITIONS and RELATIONS; y points downward.
+_DIRECTIONS = np.array([(0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)])
 _CHUNK = 64  # images painted together: their planes fit the cache of one core
 
 
@@ -270,7 +257,7 @@ def _main_objects(
     # Half-sizes 0.48 and 0.68 of half the image when easy, 0.34 and 0.50 when hard.
     middle = np.where(attributes["size"] == 0, 0.48 - 0.14 * hard, 0.68 - 0.18 * hard)
     radius = middle + nuisance.uniform("radius", -0.035, 0.035)
-    away = np.array([(0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)])[attributes["position"]]
+    away = _DIRECTIONS[attributes["position"]]
     offset = nuisance.uniform("offset", 0.25, 0.31 + 0.1 * hard)
     most = 0.12 + 0.4 * hard
     return Objects(
@@ -290,7 +277,7 @@ def _second_objects(
 ) -> Objects:
     """Smaller objects that touch the main one on the side that `relation` names."""
     radius = nuisance.uniform("second/radius", 0.22, 0.26)
-    away = np.array([(0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)])[attributes["relation"]]
+    away = _DIRECTIONS[attributes["relation"]]
     distance = main.radius + 0.8 * radius
     return Objects(
         shape=attributes["second_shape"],

@@ -46,11 +46,7 @@ class SceneBuilder(tfds.core.GeneratorBasedBuilder):
     def scenes(self) -> SceneConfig:
         """Which scenes are built."""
         config = self.builder_config
-        if not isinstance(config, SceneBuilderConfig):
-            raise ValueError(
-                "Scenes are built from a `SceneBuilderConfig`; "
-                f"got {config!r}: use `prepare_scenes`."
-            )
+        assert isinstance(config, SceneBuilderConfig)  # made by `prepare_scenes` alone
         return config.scenes
 
     def _info(self) -> tfds.core.DatasetInfo:

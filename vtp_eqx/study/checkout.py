@@ -11,10 +11,10 @@ CODE = ("vtp_eqx", "experiments", "benchmarks")
 
 @functools.cache
 def commit() -> str:
-    """The commit the code was at when first asked, or "unknown" outside of a checkout.
+    """The commit of the code when first asked, or "unknown" outside of a checkout.
 
-    Behind it "-dirty", where code had been changed; a study may well write its report
-    into the checkout.
+    With "-dirty" after it where code had been changed; reports in the checkout do not
+    count.
     """
     try:
         name = _git("rev-parse", "--short", "HEAD")

@@ -1,6 +1,6 @@
 """A study as a command: plan, execute what is missing, redraw, report."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import os
@@ -19,27 +19,20 @@ from vtp_eqx.runs.command import exit_with_message
 from vtp_eqx.runs.run_dir import check_disk_space, disk_errors, DiskSpaceError
 from vtp_eqx.study.checkout import commit
 from vtp_eqx.study.dataset import prepare
+from vtp_eqx.study.recipe import Scale as Scale
 from vtp_eqx.study.report import (
-    Origin,
     read_records,
     RecordsError,
     rows_of,
+    Study as Study,
     write_report,
 )
 from vtp_eqx.study.run_spec import RunPaths, RunSpec, spec_hash, vision_flops
 from vtp_eqx.study.scheduler import execute_runs, SECONDS_TO_SAVE, usable_cores
-from vtp_eqx.study.table import (
-    Column,
-    COLUMNS,
-    finished_rows as finished_rows,
-    num_runs,
-    Row,
-    terminal_table,
-)
+from vtp_eqx.study.table import finished_rows, num_runs, Row, terminal_table
 from vtp_eqx.training.flops import generator_flops, run_flops
 
 
-Scale = Literal["smoke", "laptop", "workstation"]
 SPACE_NEEDED = 2e9  # bytes
 INTERRUPTED = 130  # exit status: 128 + 2
 # FLOPs that starting, compiling and measuring cost a run beside its trainings.
@@ -81,20 +74,7 @@ class StudyOptions:
             )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Study:
-    """What is asked, by which runs, and how the answer is drawn and summarized."""
-
-    name: str
-    title: str
-    question: str
-    plan: Callable[[Scale, Sequence[int]], list[RunSpec]]
-    figure: Callable[[Sequence[Row], Path, str], None]
-    summary: Callable[[Sequence[Row]], list[str]]
-    columns: Sequence[Column] = COLUMNS
-
-
-@exit_with_message(seconds=2 * SECONDS_TO_SAVE)
+@exit_with_message(RecordsError, seconds=2 * SECONDS_TO_SAVE)
 def run_study(study: Study, options: StudyOptions) -> None:
     """Executes every run of `study.plan(scale, seeds)` that is missing, and reports.
 
@@ -104,57 +84,54 @@ def run_study(study: Study, options: StudyOptions) -> None:
     commit()  # of what is being run, wherever the checkout goes meanwhile
     console = Console(width=None if sys.stdout.isatty() else 160)
     scale: Scale = "smoke" if options.smoke else options.scale
-    title = study.title
     specs = study.plan(scale, range(1 if options.smoke else options.seeds))
-    try:
-        known = read_records(options.reuse_results)
-    except RecordsError as error:
-        raise SystemExit(str(error)) from error
+    known = read_records(options.reuse_results)
     out = options.out or options.runs / f"{study.name}-{scale}" / study.name
-    figure = out / "figures" / f"{study.name}.png"
     paths = RunPaths(options.runs)
-    command = shlex.join(["python", *sys.argv])
     begun = time.monotonic()
 
-    def redraw() -> list[Row]:
+    def report() -> list[Row]:
         rows = rows_of(specs, paths, known)
-        study.figure(rows, figure, title)
         write_report(
-            rows, paths, out, title=title, question=study.question,
-            summary=study.summary(rows), columns=study.columns, figure=figure,
-            origin=Origin(command=command, seconds=time.monotonic() - begun),
+            study, rows, paths, out, command=shlex.join(["python", *sys.argv]),
+            seconds=time.monotonic() - begun,
         )  # fmt: skip
         return rows
 
     def finished(spec: RunSpec) -> None:
-        result = next(row.result for row in redraw() if row.spec == spec)
+        result = next(row.result for row in report() if row.spec == spec)
         if result is not None:
-            console.print(_line(spec, result.numbers, study.columns))
+            cells = [
+                f"{column.heading} {format(result.numbers[column.name], column.form)}"
+                for column in study.columns
+                if column.name in result.numbers
+            ]
+            console.print(f"{spec.name}: {', '.join(cells)}")
 
     rows = rows_of(specs, paths, known)
-    missing = _wanted(rows, options)
-    planned = num_runs(rows)
-    where = ", ".join(str(place) for place in (options.runs, *options.reuse_results))
+    missing = _missing(rows, options)
     done = num_runs(finished_rows(rows))
-    console.print(f"{title}: {planned} runs, {done} of them found in {where}.")
-    workers = _num_workers(options.workers)
+    places = ", ".join(map(str, (options.runs, *options.reuse_results)))
+    console.print(
+        f"{study.title}: {num_runs(rows)} runs, {done} of them found in {places}."
+    )
     with _room(options.runs, out):
         for spec in missing:
             prepare(spec, paths.data(spec), console.print)
-        redraw()
+        report()
         try:
             failed = execute_runs(
-                missing, paths, num_workers=workers, cost=run_cost, finished=finished,
-                console=console,
+                missing, paths, num_workers=_num_workers(options.workers),
+                cost=run_cost, finished=finished, console=console,
             )  # fmt: skip
         except KeyboardInterrupt:
             console.print("Interrupted: run the command again to go on from there.")
             raise SystemExit(INTERRUPTED) from None
-        rows = redraw()
-    console.print(terminal_table(rows, title, study.columns))
+        rows = report()
+    console.print(terminal_table(rows, study.title, study.columns))
     for sentence in study.summary(rows):
         console.print(sentence, style="bold", highlight=False)
-    console.print(f"Report: {out / 'report.md'}\nFigure: {figure}")
+    console.print(f"Report: {out / 'report.md'}")
     if failed:
         names = "; ".join(spec.name for spec in failed)
         console.print(f"[red]Failed: {names}.[/red] Run the command again to retry.")
@@ -176,44 +153,37 @@ def in_order(specs: Sequence[RunSpec]) -> list[RunSpec]:
     falling cost, because long ones last would leave cores idle at the end. Runs that
     share a tokenizer with an earlier one come last: by then it is there.
     """
-    different = {spec_hash(spec): spec for spec in reversed(specs)}
-    by_seed: dict[int, list[RunSpec]] = {}
-    for spec in reversed(different.values()):
-        by_seed.setdefault(spec.seed, []).append(spec)
+    unique: dict[str, RunSpec] = {}
+    for spec in specs:
+        unique.setdefault(spec_hash(spec), spec)
+    by_cost = sorted(unique.values(), key=run_cost)
     ordered = []
-    for _, some in sorted(by_seed.items()):
-        rising = sorted(some, key=run_cost)
-        sorted_specs = rising[:1] + rising[:0:-1]
-        first: dict[Path, RunSpec] = {}
-        for spec in sorted_specs:
-            first.setdefault(RunPaths(Path()).tokenizer(spec), spec)
-        makers = list(first.values())
-        ordered += makers + [spec for spec in sorted_specs if spec not in makers]
+    for seed in sorted({spec.seed for spec in by_cost}):
+        rising = [spec for spec in by_cost if spec.seed == seed]
+        makers: dict[Path, RunSpec] = {}
+        others = []
+        for spec in rising[:1] + rising[:0:-1]:
+            folder = RunPaths(Path()).tokenizer(spec)
+            if makers.setdefault(folder, spec) is not spec:
+                others.append(spec)
+        ordered += [*makers.values(), *others]
     return ordered
 
 
-def _wanted(rows: Sequence[Row], options: StudyOptions) -> list[RunSpec]:
+def _missing(rows: Sequence[Row], options: StudyOptions) -> list[RunSpec]:
     """The runs to execute, in order: those asked for that are not finished."""
-    wanted = [row.spec for row in rows if row.result is None]
+    specs = [row.spec for row in rows if row.result is None]
     for field in ("method", "setting"):
         asked = getattr(options, f"{field}s")
-        there = sorted({getattr(row.spec, field) for row in rows})
-        unknown = sorted(set(asked) - set(there))
+        planned = sorted({getattr(row.spec, field) for row in rows})
+        unknown = sorted(set(asked) - set(planned))
         if unknown:
             raise SystemExit(
-                f"`--{field}s` {unknown} must be of this study's {there}: change them."
+                f"`--{field}s` {unknown} must be of this study's {planned}: change "
+                "them."
             )
-        wanted = [s for s in wanted if not asked or getattr(s, field) in asked]
-    return in_order(wanted)
-
-
-def _line(spec: RunSpec, numbers: dict[str, float], columns: Sequence[Column]) -> str:
-    parts = [
-        f"{column.heading} {format(numbers[column.name], column.form)}"
-        for column in columns
-        if column.name in numbers
-    ]
-    return f"{spec.name}: {', '.join(parts)}"
+        specs = [s for s in specs if not asked or getattr(s, field) in asked]
+    return in_order(specs)
 
 
 def _num_workers(asked: int | None) -> int:

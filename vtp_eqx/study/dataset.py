@@ -4,8 +4,6 @@ from collections.abc import Callable
 import dataclasses
 import logging
 from pathlib import Path
-import secrets
-import shutil
 
 from jaxtyping import Int, UInt8
 import numpy as np
@@ -13,7 +11,8 @@ import numpy as np
 from vtp_eqx.config import require
 from vtp_eqx.data.sources import load_arrays, TfdsSource
 from vtp_eqx.data.text.caption_bpe import CaptionTokenizer, train_tokenizer
-from vtp_eqx.scenes.render import COLORS, GROUP, NAMES
+from vtp_eqx.files import exclusive_folder
+from vtp_eqx.scenes.render import COLORS, NAMES
 from vtp_eqx.scenes.tfds_builder import prepare_scenes
 from vtp_eqx.study.run_spec import Labels, RunSpec
 
@@ -41,37 +40,29 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Both splits, what their captions are encoded with, and the size of a group."""
+    """Both splits, and what their captions are encoded with."""
 
     train: Split
     validation: Split
     words: CaptionTokenizer
-    group: int = GROUP
 
 
 def prepare(spec: RunSpec, folder: Path, say: Callable[[str], None]) -> None:
     """Renders the scenes of a run and learns their vocabulary, where not yet done.
 
-    `folder` appears when it is complete; of two studies that prepare the same scenes at
-    once, the later one takes what the earlier one made.
+    Of two studies that prepare the same scenes at once, the later one waits, and takes
+    what the earlier one made. The vocabulary is written last.
     """
-    if folder.exists():
+    if (folder / WORDS).exists():
         return
     # What TensorFlow Datasets has to say there is not for the reader of a study.
     logging.getLogger("absl").setLevel(logging.ERROR)
     count = spec.data.num_train + spec.data.num_validation
     say(f"Rendering {count:,} scenes of {spec.data.size} pixels into {folder} ...")
-    unfinished = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    try:
-        captions = _arrays(spec, unfinished, "train")["caption"].tolist()
-        _arrays(spec, unfinished, "validation")
-        train_tokenizer(captions, VOCABULARY).save(unfinished / WORDS)
-        unfinished.rename(folder)
-    except OSError:
-        if not folder.exists():
-            raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with exclusive_folder(folder):
+        if not (folder / WORDS).exists():
+            captions = _arrays(spec, folder, "train")["caption"].tolist()
+            train_tokenizer(captions, VOCABULARY).save(folder / WORDS)
 
 
 def load_dataset(spec: RunSpec, folder: Path) -> Dataset:

@@ -1,6 +1,7 @@
 """The figures of a study: quality along a curve, and generation against pixels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+import itertools
 from pathlib import Path
 
 import matplotlib
@@ -24,7 +25,7 @@ import numpy as np
 
 from vtp_eqx.files import atomic_path
 from vtp_eqx.study.measure import at_budget
-from vtp_eqx.study.statistics import BASELINE, Group, mean
+from vtp_eqx.study.statistics import BASELINE, Group
 from vtp_eqx.study.table import finished_rows, groups, methods, real_distance, Row
 
 
@@ -32,13 +33,11 @@ COLORS = (
     "#0b5fa5", "#d1495b", "#2e8b57", "#edae49", "#6a4c93", "#555555",
     "#00a6a6", "#b5651d", "#e377c2", "#9acd32", "#17202a", "#ff7f50",
 )  # fmt: skip
-# Methods that several figures show look alike in all of them.
-METHOD_COLORS = {"AE": COLORS[0], "VTP": COLORS[1]}
+FIRST_METHODS = ("AE", "VTP")  # of the first colors in every figure
 LABELS = {
     "FD-scenes": "FD-scenes of samples (lower is better)",
     "class accuracy": "samples of the class asked for (higher is better)",
     "PSNR": "PSNR of reconstructions, dB (higher is better)",
-    "probe latents shape": "shape read off latents (higher is better)",
 }
 
 
@@ -55,20 +54,29 @@ def curves_figure(
     A method is a curve of means over seeds, a run is a dot, a bar spans the seeds. A
     shaded band spans the runs of `band`, those of an earlier study.
     """
-    settings = list(dict.fromkeys(row.spec.setting for row in [*rows, *band]))
+    settings = _settings([*rows, *band])
     names = ("FD-scenes", "class accuracy", "PSNR")
-    figure, axes = _panels(len(names))
+    figure, axes = _panels(names)
     for axis, name in zip(axes, names, strict=True):
-        for method in methods(rows):
-            color = _color(rows, method)
-            _draw_band(axis, band, method, name, settings, color)
-            _draw_curve(axis, rows, method, name, settings, color)
+        for method, color in _colors(rows).items():
+            committed = _points(band, method, name, settings)
+            if committed:
+                x = [settings.index(setting) for setting in committed]
+                low, high = _ends(_seeds(committed, name))
+                axis.fill_between(
+                    x, low, high, color=color, alpha=0.18, linewidth=0,
+                    label=f"{method}, committed runs",
+                )  # fmt: skip
+            points = _points(rows, method, name, settings)
+            x = [settings.index(setting) for setting in points]
+            seeds = _seeds(points, name)
+            _draw_curve(axis, x, seeds, color, method, marker="")
+            for at, values in zip(x, seeds, strict=True):
+                axis.scatter([at] * len(values), values, color=color, s=16, zorder=3)
         axis.set_xticks(range(len(settings)), settings)
         axis.set_xlim(-0.3, len(settings) - 0.7)
         axis.set_xlabel(x_label)
-        axis.set_ylabel(LABELS.get(name, name))
-    _draw_floor(axes, names, rows)
-    _show_shares(axes, names)
+    _draw_floor(axes[0], rows)
     _write(figure, path, title)
 
 
@@ -78,40 +86,31 @@ def frontier_figure(
     title: str,
     *,
     names: Sequence[str] = ("FD-scenes", "class accuracy"),
-    labels: Sequence[str] = (),
 ) -> None:
     """Writes generation against PSNR to `path`: a curve a method, a point a setting.
 
     Points are means over seeds, bars span the seeds. Settings are written beside the
-    points of the first method.
+    points of the first method. `names` are the numbers that are drawn against PSNR.
     """
-    figure, axes = _panels(len(names))
-    found = groups(rows)
-    texts = labels or [LABELS.get(name, name) for name in names]
-    for axis, name, text in zip(axes, names, texts, strict=True):
-        for method in methods(rows):
-            own = [
-                (setting, group)
-                for (of, setting), group in found.items()
-                if of == method and _has(group, name)
-            ]
-            if not own:
+    figure, axes = _panels(names)
+    for axis, name in zip(axes, names, strict=True):
+        for method, color in _colors(rows).items():
+            points = _points(rows, method, name, _settings(rows))
+            if not points:
                 continue
-            color = _color(rows, method)
-            x = [mean(group, "PSNR") for _, group in own]
-            y = [mean(group, name) for _, group in own]
-            axis.plot(x, y, color=color, marker="o", markersize=5, label=method)
-            for (setting, group), at_x, at_y in zip(own, x, y, strict=True):
-                _draw_bars(axis, group, name, at_x, at_y, color)
-                if method == methods(rows)[0]:
+            across = _seeds(points, "PSNR")
+            x = [float(np.mean(values)) for values in across]
+            y = _draw_curve(axis, x, _seeds(points, name), color, method)
+            axis.hlines(y, *_ends(across), color=color, linewidth=1)
+            if method == methods(rows)[0]:
+                for setting, at_x, at_y in zip(points, x, y, strict=True):
                     axis.annotate(
                         setting, (at_x, at_y), xytext=(6, 5), fontsize=8,
                         textcoords="offset points", color=color,
                     )  # fmt: skip
         axis.set_xlabel(LABELS["PSNR"])
-        axis.set_ylabel(text)
-    _draw_floor(axes, names, rows)
-    _show_shares(axes, names)
+        if name.startswith("FD-scenes"):
+            _draw_floor(axis, rows)
     _write(figure, path, title)
 
 
@@ -123,149 +122,120 @@ def convergence_figure(rows: Sequence[Row], path: Path, title: str) -> None:
     that the baseline ends with.
     """
     names, budgets = ("FD-scenes", "FD-scenes", "class accuracy"), rows[0].spec.budgets
-    figure, axes = _panels(len(names))
+    figure, axes = _panels(names)
     for axis, name in zip(axes, names, strict=True):
         axis.set_xscale("log")
-        _plain_ticks(axis.xaxis, FixedLocator(budgets))
+        _set_plain_ticks(axis.xaxis, FixedLocator(budgets))
         axis.set_xlabel("generator steps")
-        axis.set_ylabel(LABELS[name])
         if name == "FD-scenes":
             axis.set_yscale("log")
-            _plain_ticks(axis.yaxis, LogLocator(subs=(1, 2, 3, 5)))
+            _set_plain_ticks(axis.yaxis, LogLocator(subs=(1, 2, 3, 5)))
         for (method, _), group in groups(rows).items():
-            color = _color(rows, method)
-            seeds = np.array(
-                [[one[at_budget(name, n)] for n in budgets] for one in group.values()]
-            )
-            means = seeds.mean(axis=0)
-            axis.plot(budgets, means, color=color, marker="o", ms=4, label=method)
-            if len(seeds) > 1:
-                reach = [means - seeds.min(axis=0), seeds.max(axis=0) - means]
-                axis.errorbar(
-                    budgets, means, reach, fmt="none", ecolor=color, capsize=3
-                )
+            color = _colors(rows)[method]
+            at_each = [at_budget(name, steps) for steps in budgets]
+            seeds = [[numbers[at] for numbers in group.values()] for at in at_each]
+            *_, last = _draw_curve(axis, budgets, seeds, color, method)
             if (method, name) == (BASELINE, "FD-scenes"):
                 axis.axhline(
-                    means[-1], color=color, linestyle="--", linewidth=1, alpha=0.6,
+                    last, color=color, linestyle="--", linewidth=1, alpha=0.6,
                     label=f"{BASELINE} at its end",
                 )  # fmt: skip
     axes[1].set_ylabel("FD-scenes, enlarged (lower is better)")
-    _draw_floor(axes[:1], names[:1], rows)
-    _show_shares(axes, names)
+    _draw_floor(axes[0], rows)
     _write(figure, path, title)
 
 
-def _plain_ticks(axis: Axis, ticks: Locator) -> None:
+def _settings(rows: Sequence[Row]) -> list[str]:
+    """Every setting once, in the order of the plan."""
+    return list(dict.fromkeys(row.spec.setting for row in rows))
+
+
+def _colors(rows: Sequence[Row]) -> dict[str, str]:
+    """A color for each method; of more methods than colors, the first come again."""
+    names = dict.fromkeys([*FIRST_METHODS, *methods(rows)])
+    colors = dict(zip(names, itertools.cycle(COLORS), strict=False))
+    return {method: colors[method] for method in methods(rows)}
+
+
+def _points(
+    rows: Sequence[Row], method: str, name: str, settings: Sequence[str]
+) -> dict[str, Group]:
+    """The finished runs of a method by setting, of those that have the number."""
+    found = groups(rows)
+    return {
+        setting: group
+        for setting in settings
+        if (group := found.get((method, setting)))
+        and all(name in numbers for numbers in group.values())
+    }
+
+
+def _seeds(points: Mapping[str, Group], name: str) -> list[list[float]]:
+    """A number of each point, seed by seed."""
+    return [[one[name] for one in group.values()] for group in points.values()]
+
+
+def _ends(seeds: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
+    """The lowest and the highest number of each point."""
+    return [*map(min, seeds)], [*map(max, seeds)]
+
+
+def _draw_curve(
+    axis: Axes,
+    x: Sequence[float],
+    seeds: Sequence[Sequence[float]],
+    color: str,
+    label: str,
+    marker: str = "o",
+) -> list[float]:
+    """Draws means over seeds, and a bar from end to end; returns the means."""
+    y = [float(np.mean(values)) for values in seeds]
+    axis.plot(x, y, color=color, marker=marker, markersize=5, label=label)
+    axis.vlines(x, *_ends(seeds), color=color, linewidth=1)
+    return y
+
+
+def _draw_floor(axis: Axes, rows: Sequence[Row]) -> None:
+    """A line at the FD-scenes that training scenes have."""
+    if not finished_rows(rows):
+        return
+    axis.axhline(
+        real_distance(rows), color="gray", linestyle=":",
+        label="training scenes: the floor",
+    )  # fmt: skip
+    if axis.get_yscale() == "linear":
+        axis.set_ylim(bottom=0)
+
+
+def _panels(names: Sequence[str]) -> tuple[Figure, list[Axes]]:
+    """A panel for each number, side by side; shares are in percent."""
+    size = (5.2 * len(names), 4.4)
+    figure, grid = plt.subplots(
+        1, len(names), figsize=size, layout="constrained", squeeze=False
+    )
+    axes = list(grid[0])
+    for axis, name in zip(axes, names, strict=True):
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+        quantity, _, steps = name.partition(" @")
+        after = f", after {steps} steps" if steps else ""
+        axis.set_ylabel(LABELS.get(quantity, quantity) + after)
+        if "accuracy" in name:
+            axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    return figure, axes
+
+
+def _set_plain_ticks(axis: Axis, ticks: Locator) -> None:
     """Numbers at `ticks` of a logarithmic axis, not powers of ten."""
     axis.set_major_locator(ticks)
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())
 
 
-def _show_shares(axes: Sequence[Axes], names: Sequence[str]) -> None:
-    """Shares are written in percent."""
-    for axis, name in zip(axes, names, strict=True):
-        if "accuracy" in name or name.startswith("probe"):
-            axis.yaxis.set_major_formatter(PercentFormatter(1.0))
-
-
-def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
-    size = (5.2 * count, 4.4)
-    figure, axes = plt.subplots(1, count, figsize=size, layout="constrained")
-    axes = list(np.atleast_1d(axes))
-    for axis in axes:
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _has(group: Group, name: str) -> bool:
-    return all(name in numbers for numbers in group.values())
-
-
-def _color(rows: Sequence[Row], method: str) -> str:
-    """One for each method; of more than there are, the first come again."""
-    free = [color for color in COLORS if color not in METHOD_COLORS.values()]
-    others = [name for name in methods(rows) if name not in METHOD_COLORS]
-    if method in METHOD_COLORS:
-        return METHOD_COLORS[method]
-    return free[others.index(method) % len(free)]
-
-
-def _draw_curve(
-    axis: Axes,
-    rows: Sequence[Row],
-    method: str,
-    name: str,
-    settings: Sequence[str],
-    color: str,
-) -> None:
-    points = []
-    for (of, setting), group in groups(rows).items():
-        if of != method or not _has(group, name):
-            continue
-        at = settings.index(setting)
-        values = [numbers[name] for numbers in group.values()]
-        axis.scatter([at] * len(values), values, color=color, s=16, zorder=3)
-        if len(values) > 1:
-            axis.vlines(at, min(values), max(values), color=color, linewidth=1)
-        points.append((at, mean(group, name)))
-    points.sort()
-    x, y = zip(*points, strict=True) if points else ((), ())
-    axis.plot(x, y, color=color, label=method)
-
-
-def _draw_band(
-    axis: Axes,
-    band: Sequence[Row],
-    method: str,
-    name: str,
-    settings: Sequence[str],
-    color: str,
-) -> None:
-    spans = sorted(
-        (settings.index(setting), [numbers[name] for numbers in group.values()])
-        for (of, setting), group in groups(band).items()
-        if of == method and _has(group, name)
-    )
-    if not spans:
-        return
-    x = [at for at, _ in spans]
-    low, high = ([end(values) for _, values in spans] for end in (min, max))
-    axis.fill_between(
-        x, low, high, color=color, alpha=0.18, linewidth=0,
-        label=f"{method}, committed runs",
-    )  # fmt: skip
-
-
-def _draw_bars(
-    axis: Axes, group: Group, name: str, at_x: float, at_y: float, color: str
-) -> None:
-    values = [numbers[name] for numbers in group.values()]
-    across = [numbers["PSNR"] for numbers in group.values()]
-    if len(values) > 1:
-        axis.vlines(at_x, min(values), max(values), color=color, linewidth=1)
-        axis.hlines(at_y, min(across), max(across), color=color, linewidth=1)
-
-
-def _draw_floor(
-    axes: Sequence[Axes], names: Sequence[str], rows: Sequence[Row]
-) -> None:
-    if not finished_rows(rows):
-        return
-    for axis, name in zip(axes, names, strict=True):
-        if name.startswith("FD-scenes"):
-            axis.axhline(
-                real_distance(rows), color="gray", linestyle=":",
-                label="training scenes: the floor",
-            )  # fmt: skip
-            if axis.get_yscale() == "linear":
-                axis.set_ylim(bottom=0)
-    axes[0].legend(frameon=False, fontsize=8)
-
-
 def _write(figure: Figure, path: Path, title: str) -> None:
     figure.suptitle(title)
+    if figure.axes[0].lines:
+        figure.axes[0].legend(frameon=False, fontsize=8)
     with atomic_path(path) as unfinished:
         figure.savefig(unfinished, format="png", dpi=130)
     plt.close(figure)

@@ -49,6 +49,7 @@ from vtp_eqx.models.generator import Generator, generator_hash
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.pictures import save_grid
 from vtp_eqx.scenes.captions import COLORS, NAMES, prompts
+from vtp_eqx.scenes.render import GROUP
 from vtp_eqx.study.checkout import commit
 from vtp_eqx.study.dataset import Dataset
 from vtp_eqx.study.run_spec import RunSpec
@@ -59,7 +60,7 @@ PROMPTS = 64  # captions averaged for one class embedding; CLIP has 80
 SAMPLE_BATCH = 240
 BATCH = 240  # of all else that tokenizers do
 IN_MEMORY = BatchConfig(batch_size=BATCH, mesh=None)
-PICTURES = 8  # images in a row of a grid
+PAIRS = 16  # of scenes and their reconstructions in a grid, in two rows
 # The attributes that probes and zero-shot are asked for.
 PROBED = ("shape", "color", "position")
 # The feature network of results that do not name theirs.
@@ -139,13 +140,15 @@ def measure(
     latents = encode_images(tokenizer, images, batch_size=BATCH)
     # As many real images as samples, because a distance falls with their number; one of
     # each group, because those of a group are alike.
-    others = data.train.image[:: data.group][: spec.num_samples]
+    others = data.train.image[::GROUP][: spec.num_samples]
     numbers = {
         **rebuilt.numbers,
         "Geary's C": float(jnp.mean(smoothness_loss(jnp.asarray(latents)))),
         "FD(train, validation)": frechet_distance(
             scene_moments(read, others), rebuilt.real
         ),
+        **probe_numbers(tokenizer, data, latents),
+        **zero_shot_numbers(tokenizer, data),
     }
     card = EvaluationCard(
         num_samples=len(images),
@@ -159,10 +162,7 @@ def measure(
         feature_origin=network.origin,
         protocol=BYTES,
     )
-    numbers |= probe_numbers(tokenizer, data, latents)
-    numbers |= zero_shot_numbers(tokenizer, data)
-    path = folder / "card_reconstruction.json"
-    write(path, numbers, card, num_evaluated=len(images))
+    write(folder / "card_reconstruction.json", numbers, card, num_evaluated=len(images))
     labels = np.arange(spec.num_samples) % spec.generate.dit.num_classes
     for steps in spec.budgets:
         generator = generators[steps]
@@ -184,13 +184,10 @@ def measure(
         write(path, generated, generating, num_evaluated=len(samples))
         columns = 2 * len(COLORS)
         save_grid(_by_label(samples, labels), folder / f"samples_{steps}.png", columns)
-    chosen = np.arange(2 * PICTURES) * (len(images) // (2 * PICTURES))
+    chosen = np.arange(PAIRS) * (len(images) // PAIRS)
     pairs = np.stack([images[chosen], rebuilt.image[chosen]], axis=1)
-    save_grid(
-        pairs.reshape(-1, *images.shape[1:]),
-        folder / "reconstructions.png",
-        2 * PICTURES,
-    )
+    pairs = pairs.reshape(-1, *images.shape[1:])
+    save_grid(pairs, folder / "reconstructions.png", PAIRS)
     result = RunResult(
         numbers=numbers,
         commit=commit(),
@@ -243,13 +240,11 @@ def probe_numbers(
     }  # fmt: skip
     labels = {name: data.train.attributes[name][:PROBE_IMAGES] for name in PROBED}
     answers = {name: data.validation.attributes[name] for name in PROBED}
-    return {
-        f"probe {of} {name}": accuracy
-        for of, (of_train, of_test) in rows.items()
-        for name, accuracy in probe_attributes(
-            of_train, labels, of_test, answers
-        ).items()
-    }
+    numbers = {}
+    for of, (of_train, of_test) in rows.items():
+        accuracy = probe_attributes(of_train, labels, of_test, answers)
+        numbers |= {f"probe {of} {name}": accuracy[name] for name in accuracy}
+    return numbers
 
 
 def zero_shot_numbers(tokenizer: Tokenizer, data: Dataset) -> dict[str, float]:

@@ -28,6 +28,9 @@ from vtp_eqx.study.run_spec import dit_for, Labels, RunSpec
 from vtp_eqx.training.flops import train_flops
 
 
+Scale = Literal["smoke", "laptop", "workstation"]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
     """How a tokenizer is pre-trained: the weight of each objective, and controls.
@@ -201,7 +204,7 @@ SMOKE = dataclasses.replace(
     budgets=(3, 6),
     num_samples=480,
 )
-RECIPES: Mapping[str, Recipe] = {
+RECIPES: Mapping[Scale, Recipe] = {
     "smoke": SMOKE,
     "laptop": LAPTOP,
     "workstation": WORKSTATION,
@@ -209,27 +212,23 @@ RECIPES: Mapping[str, Recipe] = {
 
 
 def run(
-    recipe: Recipe, method: str, setting: str, seed: int, **changes: Any
+    recipe: Recipe,
+    method: str,
+    setting: str,
+    seed: int,
+    *,
+    objectives: Method | None = None,
+    **changes: Any,
 ) -> RunSpec:
     """One run: a tokenizer of a method, and the generator trained on its latents.
 
     `setting` is what tables and figures call the run's place on the curve of its
-    method, and `changes` replace values of the recipe.
+    method, `objectives` are in place of those of `METHODS`, and `changes` replace
+    values of the recipe.
     """
-    return run_of(recipe, METHODS[method], method, setting, seed, **changes)
-
-
-def run_of(
-    recipe: Recipe,
-    method: Method,
-    name: str,
-    setting: str,
-    seed: int,
-    **changes: Any,
-) -> RunSpec:
-    """`run` for a method that is not in `METHODS`."""
+    how = objectives or METHODS[method]
     recipe = dataclasses.replace(recipe, **changes)
-    pretrain = pretrain_config(recipe, method, seed)
+    pretrain = pretrain_config(recipe, how, seed)
     decode = DecodeConfig(
         decoder=DECODER,
         reconstruction=PIXELS,
@@ -243,10 +242,10 @@ def run_of(
     last = recipe.budgets[-1]
     tokenizer = pretrain.tokenizer
     vision = None
-    if method.alignment > 0:
+    if how.alignment > 0:
         vision = pretrain_config(recipe, METHODS["CLIP+SSL"], seed)
     return RunSpec(
-        method=name,
+        method=method,
         setting=setting,
         data=recipe.data,
         pretrain=pretrain,
@@ -267,7 +266,7 @@ def run_of(
         num_samples=recipe.num_samples,
         labels=recipe.labels,
         budgets=recipe.budgets,
-        rotation=seed if method.rotated else None,
+        rotation=seed if how.rotated else None,
         vision=vision,
     )
 
@@ -307,10 +306,7 @@ def pretrain_config(recipe: Recipe, method: Method, seed: int) -> PretrainConfig
             else AlignmentConfig()
         ),
         optimizer=_optimizer(
-            rate,
-            recipe.tokenizer_steps,
-            warmup_steps=warmup_steps,
-            weight_decay=0.05,
+            rate, recipe.tokenizer_steps, warmup_steps=warmup_steps, weight_decay=0.05
         ),
         contrast_weight=method.contrast,
         distillation_weight=method.distillation,
@@ -340,11 +336,6 @@ def compute_matched_steps(recipe: Recipe, method: str) -> int:
 
 def _optimizer(rate: float, num_steps: int, **changes: Any) -> OptimizerConfig:
     """AdamW for a short training of a small network."""
-    values = dict(
-        learning_rate=rate,
-        warmup_steps=min(100, num_steps // 2),
-        b2=0.95,
-        eps=1e-8,
-        weight_decay=0.0,
-    )
-    return OptimizerConfig(**{**values, **changes})
+    warmup_steps = min(100, num_steps // 2)
+    values = dict(warmup_steps=warmup_steps, b2=0.95, eps=1e-8, weight_decay=0.0)
+    return OptimizerConfig(learning_rate=rate, **{**values, **changes})

@@ -1,6 +1,6 @@
 """The report of a study: how it was made, its tables and pictures, and all numbers."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import json
 import os
@@ -14,10 +14,12 @@ from typing import Any
 from vtp_eqx.config import as_json
 from vtp_eqx.files import atomic_path
 from vtp_eqx.study.checkout import commit
-from vtp_eqx.study.measure import FIRST_NETWORK, RunResult
+from vtp_eqx.study.measure import RunResult
+from vtp_eqx.study.recipe import Scale
 from vtp_eqx.study.run_spec import RunPaths, RunSpec, spec_hash, vision_flops
 from vtp_eqx.study.table import (
     Column,
+    COLUMNS,
     differences_table,
     finished_rows,
     means_table,
@@ -39,47 +41,52 @@ DEFINITIONS = """\
 - **shape read off latents**: held-out accuracy of a linear classifier on the mean
   latent of an image (chance 25%).
 - `@2000`: after 2,000 steps of the generator's training; without it: after all."""
-# What a record says of a run, beside its numbers.
-DESCRIPTION = ("method", "setting", "seed", "hash", "commit", "date", "feature_hash")
+# What a record says of a run, and of when it was measured and how; numbers follow.
+RUN = ("method", "setting", "seed", "hash")
+MEASURED = ("commit", "date", "feature_hash")
 # Their names in reports of earlier versions.
 FORMER_NAMES = {"size": "setting", "judge": "feature_hash"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Origin:
-    """How a report was made: the command, and the seconds it took."""
+class Study:
+    """What is asked, by which runs, and how the answer is drawn and summarized."""
 
-    command: str
-    seconds: float
+    name: str
+    title: str
+    question: str
+    plan: Callable[[Scale, Sequence[int]], list[RunSpec]]
+    figure: Callable[[Sequence[Row], Path, str], None]
+    summary: Callable[[Sequence[Row]], list[str]]
+    columns: Sequence[Column] = COLUMNS
 
 
 def write_report(
+    study: Study,
     rows: Sequence[Row],
     paths: RunPaths,
     out: Path,
     *,
-    title: str,
-    question: str,
-    summary: Sequence[str],
-    columns: Sequence[Column],
-    figure: Path,
-    origin: Origin,
+    command: str,
+    seconds: float,
 ) -> None:
-    """Writes `report.md` to `out`, copies each setting's grids beside it.
+    """Writes `report.md` to `out`, with the study's figure and grids of its runs.
 
-    `figure` is a picture in `out` that is there already. `runs.json` there has every
-    number, for figures of one's own and `read_records`.
+    `runs.json` there has every number, for figures of one's own and `read_records`.
+    `command` made the report, and took so many `seconds`.
     """
+    figure = out / "figures" / f"{study.name}.png"
+    study.figure(rows, figure, study.title)
     differences = differences_table(rows)
     parts = [
-        f"# {title}",
-        question,
-        _made_by(origin, rows),
-        f"![{title}]({figure.relative_to(out)})",
-        "\n".join(f"- {sentence}" for sentence in summary),
+        f"# {study.title}",
+        study.question,
+        _origin(rows, command, seconds),
+        f"![{study.title}]({figure.relative_to(out)})",
+        "\n".join(f"- {sentence}" for sentence in study.summary(rows)),
         "## Means over seeds",
         "± is half the range over seeds.",
-        means_table(rows, columns),
+        means_table(rows, study.columns),
         DEFINITIONS,
     ]
     if differences:
@@ -92,7 +99,7 @@ def write_report(
         ]
     parts += [
         "## Every run",
-        runs_table(rows, columns),
+        runs_table(rows, study.columns),
         unfinished_runs(rows),
         "## Pictures",
         "Pairs of held-out scenes and their reconstructions; samples in the order of "
@@ -102,10 +109,13 @@ def write_report(
         "<details><summary>Config of the first run</summary>\n\n```json\n"
         f"{as_json(rows[0].spec)}\n```\n\n</details>",
     ]
-    with atomic_path(out / "report.md") as unfinished:
-        unfinished.write_text("\n\n".join(part for part in parts if part) + "\n")
-    with atomic_path(out / "runs.json") as unfinished:
-        unfinished.write_text(json.dumps(_records(rows), indent=1) + "\n")
+    records = json.dumps([*map(_record, rows)], indent=1)
+    for name, text in (
+        ("report.md", "\n\n".join(part for part in parts if part)),
+        ("runs.json", records),
+    ):
+        with atomic_path(out / name) as unfinished:
+            unfinished.write_text(text + "\n")
 
 
 def rows_of(
@@ -116,7 +126,6 @@ def rows_of(
     """Every run with its result and its training FLOPs, where it is finished.
 
     "FLOPs" are all that made its tokenizer, "frozen FLOPs" what a frozen network took.
-
     What `paths` does not have may be `known` by the hash of a run.
     """
     rows = []
@@ -124,15 +133,14 @@ def rows_of(
         result = RunResult.read(paths.result(spec), spec)
         if result is None and known is not None:
             result = known.get(spec_hash(spec))
-        if result is not None and not result.is_comparable(spec):
-            result = None
-        if result is not None:
-            flops = {"FLOPs": run_flops(spec.pretrain)}
-            if spec.vision is not None:
-                flops["frozen FLOPs"] = vision_flops(spec)
-            numbers = result.numbers | flops | {"FLOPs": sum(flops.values())}
-            result = dataclasses.replace(result, numbers=numbers)
-        rows.append(Row(spec, result))
+        if result is None or not result.is_comparable(spec):
+            rows.append(Row(spec, None))
+            continue
+        numbers, frozen = dict(result.numbers), vision_flops(spec)
+        if spec.vision is not None:
+            numbers["frozen FLOPs"] = frozen
+        numbers["FLOPs"] = run_flops(spec.pretrain) + frozen
+        rows.append(Row(spec, dataclasses.replace(result, numbers=numbers)))
     return rows
 
 
@@ -152,11 +160,14 @@ def read_records(paths: Iterable[Path]) -> dict[str, RunResult]:
             if not isinstance(records, list):
                 raise TypeError("no list of runs")
             for record in records:
-                record = {
+                numbers: dict[str, Any] = {
                     FORMER_NAMES.get(str(k), str(k)): v for k, v in record.items()
                 }
-                if "commit" in record:
-                    found.setdefault(record["hash"], _result(record))
+                if "commit" in numbers:
+                    run = {name: numbers.pop(name) for name in RUN}
+                    measured = {n: numbers.pop(n) for n in MEASURED if n in numbers}
+                    result = RunResult(numbers=numbers, **measured)
+                    found.setdefault(run["hash"], result)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise RecordsError(
                 f"`--reuse-results` {path} is not a `runs.json` that a study wrote "
@@ -165,78 +176,55 @@ def read_records(paths: Iterable[Path]) -> dict[str, RunResult]:
     return found
 
 
-def _made_by(origin: Origin, rows: Sequence[Row]) -> str:
-    done = finished_rows(rows)
-    made = [row.result for row in done if row.result]
+def _origin(rows: Sequence[Row], command: str, seconds: float) -> str:
+    """A paragraph that says by what, where and when a report was made."""
+    machine = f"{os.cpu_count()} cores of {platform.machine()}, {platform.system()}"
     line = (
-        f"`{origin.command}`, drawn at commit `{commit()}`, {_machine()}, "
-        f"{time.strftime('%Y-%m-%d')}: {num_runs(done)} of {num_runs(rows)} runs, "
-        f"{origin.seconds / 60:.0f} minutes in this call (finished runs are reused)."
+        f"`{command}`, drawn at commit `{commit()}`, {machine}, "
+        f"{time.strftime('%Y-%m-%d')}: {num_runs(finished_rows(rows))} of "
+        f"{num_runs(rows)} runs, {seconds / 60:.0f} minutes in this call (finished "
+        "runs are reused)."
     )
-    if made:
-        commits = ", ".join(sorted({f"`{result.commit}`" for result in made}))
-        dates = sorted({result.date for result in made})
+    results = [row.result for row in rows if row.result]
+    if results:
+        commits = ", ".join(sorted({f"`{result.commit}`" for result in results}))
+        dates = sorted({result.date for result in results})
         line += f" Runs were measured at {commits}, {dates[0]} to {dates[-1]}."
     return line
 
 
-def _machine() -> str:
-    return f"{os.cpu_count()} cores of {platform.machine()}, {platform.system()}"
-
-
-def _records(rows: Sequence[Row]) -> list[dict[str, object]]:
-    return [
-        {
-            "method": row.spec.method,
-            "setting": row.spec.setting,
-            "seed": row.spec.seed,
-            "hash": spec_hash(row.spec),
-            **({} if row.result is None else _flat(row.result)),
-        }
-        for row in rows
-    ]
-
-
-def _flat(result: RunResult) -> dict[str, object]:
-    return {
-        "commit": result.commit,
-        "date": result.date,
-        "feature_hash": result.feature_hash,
-        **result.numbers,
-    }
-
-
-def _result(record: Mapping[str, Any]) -> RunResult:
-    return RunResult(
-        numbers={name: record[name] for name in record if name not in DESCRIPTION},
-        commit=record["commit"],
-        date=record["date"],
-        feature_hash=record.get("feature_hash", FIRST_NETWORK),
-    )
+def _record(row: Row) -> dict[str, Any]:
+    """A run in `runs.json`; what is not finished has no numbers."""
+    spec, result = row
+    names = (spec.method, spec.setting, spec.seed, spec_hash(spec))
+    record: dict[str, Any] = dict(zip(RUN, names, strict=True))
+    if result is None:
+        return record
+    measured = {name: getattr(result, name) for name in MEASURED}
+    return record | measured | result.numbers
 
 
 def _pictures(rows: Sequence[Row], paths: RunPaths, out: Path) -> list[str]:
-    """One run of each method and setting: more would be no more to look at."""
+    """The grids of one run of each method and setting, of which there are any."""
     parts: dict[tuple[str, str], str] = {}
     for row in finished_rows(rows):
         name = row.spec.method, row.spec.setting
-        # None where a run's numbers alone are known.
         if name not in parts and (lines := _grids(row.spec, paths, out)):
             parts[name] = "\n\n".join([f"### {row.spec.name}", *lines])
     return list(parts.values())
 
 
 def _grids(spec: RunSpec, paths: RunPaths, out: Path) -> list[str]:
-    """The grids of a run that are at hand, copied to `out` or there already."""
+    """The grids of a run, copied to `out` or there already; none of a known result."""
     words = f"{spec.method} {spec.setting} {spec_hash(spec)[:6]}"
     name = re.sub(r"[^\w.+-]+", "_", words)
     lines = []
     for kind, file in (
-        ("reconstructions", "reconstructions"),
-        ("samples", f"samples_{spec.budgets[-1]}"),
+        ("reconstructions", "reconstructions.png"),
+        ("samples", f"samples_{spec.budgets[-1]}.png"),
     ):
         target = out / "figures" / f"{name}_{kind}.png"
-        source = paths.result(spec) / f"{file}.png"
+        source = paths.result(spec) / file
         if source.exists():
             shutil.copyfile(source, target)
         if target.exists():

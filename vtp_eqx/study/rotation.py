@@ -20,24 +20,17 @@ def rotate_latents(tokenizer: Tokenizer, *, key: PRNGKeyArray) -> Tokenizer:
     reconstructions and embeddings are the same up to rounding. Latent statistics must
     be measured again: they become those of a new tokenizer, 0 and 1.
     """
-    config = tokenizer.config
-    turn = random_rotation(config.latent_width, key=key)
+    width = tokenizer.config.latent_width
+    turn = random_rotation(width, key=key)
     rotated = eqx.tree_at(
-        lambda tokenizer: (
-            tokenizer.bottleneck.weight,
-            tokenizer.decoder.embed.weight,
-            tokenizer.latent_mean,
-            tokenizer.latent_std,
-        ),
-        tokenizer,
+        lambda tokenizer: (tokenizer.bottleneck.weight, tokenizer.decoder.embed.weight),
+        tokenizer.with_statistics(jnp.zeros(width), jnp.ones(width)),
         (
             _product(turn, tokenizer.bottleneck.weight),
             _product(tokenizer.decoder.embed.weight, turn.T),
-            jnp.zeros(config.latent_width, jnp.float32),
-            jnp.ones(config.latent_width, jnp.float32),
         ),
     )
-    if tokenizer.projection is None or config.heads_input == "full":
+    if tokenizer.projection is None or tokenizer.config.heads_input == "full":
         return rotated
     return eqx.tree_at(
         lambda tokenizer: tokenizer.projection.weight,

@@ -2,14 +2,13 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from vtp_eqx.config import (
     DecodeConfig,
     DiTConfig,
     GenerateConfig,
     PretrainConfig,
-    Remat,
     require,
     SamplerConfig,
     short_hash,
@@ -91,24 +90,13 @@ class RunSpec:
         return f"{self.method}, {self.setting}, seed {self.seed}"
 
 
-def dit_for(
-    tokenizer: TokenizerConfig,
-    labels: Labels,
-    *,
-    width: int,
-    depth: int,
-    num_heads: int,
-    remat: Remat = "none",
-) -> DiTConfig:
-    """A transformer of this shape for a tokenizer's latents of scenes."""
+def dit_for(tokenizer: TokenizerConfig, labels: Labels, **shape: Any) -> DiTConfig:
+    """A transformer for a tokenizer's latents; `shape` has its width, depth, ..."""
     return DiTConfig(
-        width=width,
-        depth=depth,
-        num_heads=num_heads,
-        remat=remat,
         latent_size=tokenizer.image_size // tokenizer.patch_size,
         latent_width=tokenizer.latent_width,
         num_classes=NUM_LABELS[labels],
+        **shape,
     )
 
 

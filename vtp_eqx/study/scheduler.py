@@ -1,7 +1,11 @@
-"""Runs as parallel processes on all cores, with their progress."""
+"""Runs as parallel processes on all cores, with their progress.
+
+A worker writes its progress to a small file, which the study's display reads.
+"""
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import json
 import os
 from pathlib import Path
 import subprocess
@@ -14,13 +18,64 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from vtp_eqx.config import as_json
 from vtp_eqx.files import atomic_path
-from vtp_eqx.study.progress import read_progress, StageProgress
 from vtp_eqx.study.run_spec import RunPaths, RunSpec, spec_hash
 
 
 POLL_SECONDS = 0.5
 LINE_SECONDS = 60.0  # between lines where there is no terminal
 SECONDS_TO_SAVE = 30.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageProgress:
+    """`done` of `total` steps of `stage`, which was begun `seconds` ago."""
+
+    stage: str
+    done: int
+    total: int
+    seconds: float
+
+    @property
+    def seconds_left(self) -> float | None:
+        """The stage's time left at its pace so far, or `None` before the first step."""
+        if self.done == 0:
+            return None
+        return self.seconds / self.done * (self.total - self.done)
+
+
+class ProgressWriter:
+    """Writes a worker's progress, at most twice a second."""
+
+    def __init__(self, path: Path):
+        self._path, self._stage = path, ""
+        self._begun = self._written = 0.0
+        self._first = 0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Reports `done` of `total` in `stage`; a new name begins a new stage."""
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._begun, self._first = stage, now, done
+        elif now - self._written < 0.5 and done < total:
+            return
+        self._written = now
+        # A resumed stage is timed from where it resumed.
+        progress = StageProgress(
+            stage=stage,
+            done=done - self._first,
+            total=total - self._first,
+            seconds=now - self._begun,
+        )
+        with atomic_path(self._path) as unfinished:
+            unfinished.write_text(json.dumps(dataclasses.asdict(progress)))
+
+
+def read_progress(path: Path) -> StageProgress | None:
+    """What the worker last reported, or `None` where it has not yet."""
+    try:
+        return StageProgress(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
 
 
 @dataclasses.dataclass
@@ -87,13 +142,9 @@ def execute_runs(
                 left = clock.time_left([worker.begun for worker in workers])
                 bars.update(overall, completed=done, note=left)
                 if not console.is_terminal and clock.is_line_due():
-                    notes = [
-                        _progress_note(read_progress(worker.progress))
-                        for worker in workers
-                    ]
                     now = "; ".join(
-                        f"{worker.spec.name}: {note}"
-                        for worker, note in zip(workers, notes, strict=True)
+                        f"{one.spec.name}: {_note(read_progress(one.progress))}"
+                        for one in workers
                     )
                     console.print(
                         f"{done} of {len(specs)} runs done, {clock.elapsed()} gone"
@@ -214,14 +265,10 @@ def _progress_bar(path: Path) -> dict[str, Any]:
     if progress is None:
         return {}
     total = max(progress.total, 1)
-    return {
-        "completed": progress.done,
-        "total": total,
-        "note": _progress_note(progress),
-    }
+    return {"completed": progress.done, "total": total, "note": _note(progress)}
 
 
-def _progress_note(progress: StageProgress | None) -> str:
+def _note(progress: StageProgress | None) -> str:
     if progress is None:
         return "starting"
     left = progress.seconds_left

@@ -1,9 +1,11 @@
 """From a run specification to its numbers: tokenizer, latents, generator, results.
 
 Every stage leaves its result in a folder of its own and is skipped where that exists.
+Another study may be making the same: a stage waits for it, and uses what it made.
 """
 
 from collections.abc import Callable
+import dataclasses
 import functools
 from pathlib import Path
 import shutil
@@ -26,8 +28,9 @@ from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.pretrain import pretrain
 from vtp_eqx.runs.train_decoder import train_decoder
 from vtp_eqx.runs.train_generator import train_generator
+from vtp_eqx.scenes.render import GROUP
 from vtp_eqx.study.dataset import Dataset, load_dataset
-from vtp_eqx.study.measure import BATCH, measure, RunResult
+from vtp_eqx.study.measure import BATCH, measure, Report, RunResult
 from vtp_eqx.study.rotation import rotate_latents
 from vtp_eqx.study.run_spec import RunPaths, RunSpec
 from vtp_eqx.tensor_files import CONFIG_FILE
@@ -35,7 +38,6 @@ from vtp_eqx.tokenizer import load, save
 from vtp_eqx.training.terms.alignment import FeatureGrid
 
 
-Report = Callable[[str, int, int], None]
 Encoded = Callable[[], np.ndarray]  # the raw latents of the training images
 
 
@@ -47,25 +49,21 @@ def execute_run(spec: RunSpec, paths: RunPaths, report: Report) -> RunResult:
         return result
     report("data", 0, 1)
     data = load_dataset(spec, paths.data(spec))
-    tokenizer = encoder = _tokenizer(spec, paths, data, report)
-    encoded = _encode_once(encoder, data)
+    stages = _Stages(spec, paths, data, report)
+    tokenizer = encoder = stages.tokenizer()
+    encoded = stages.encoded(encoder)
     if spec.decode is not None:
-        with exclusive_folder(paths.decoder(spec)):
-            tokenizer = _decoded(
-                spec, spec.decode, paths, tokenizer, data, encoded, report
-            )
+        tokenizer = stages.decoder(spec.decode, encoder, encoded)
         require(
             latents_hash(tokenizer) == latents_hash(encoder),
             f"The decoder in {paths.decoder(spec)} was trained after another "
             "tokenizer: remove that folder, and run again.",
         )
     if spec.rotation is not None:
-        key = jr.key(spec.rotation)
-        tokenizer = rotate_latents(tokenizer, key=key)
-        encoded = _encode_once(tokenizer, data)
+        tokenizer = rotate_latents(tokenizer, key=jr.key(spec.rotation))
+        encoded = stages.encoded(tokenizer)
         tokenizer = with_latent_statistics(tokenizer, data, paths.generator(spec))
-    with exclusive_folder(paths.generator(spec)):
-        generators = _generators(spec, paths, tokenizer, data, encoded, report)
+    generators = stages.generators(tokenizer, encoded)
     with exclusive_folder(folder):
         result = RunResult.read(folder, spec)
         if result is not None:
@@ -82,99 +80,90 @@ def with_latent_statistics(
     return measure_latents(tokenizer, source, folder, mesh=data_mesh(1))[0]
 
 
-def _encode_once(tokenizer: Tokenizer, data: Dataset) -> Encoded:
-    """A function that encodes the training images when it is first called."""
-    images = data.train.image
-    return functools.cache(
-        functools.partial(encode_images, tokenizer, images, batch_size=BATCH)
-    )
+@dataclasses.dataclass(frozen=True)
+class _Stages:
+    """The trainings of a run, each made or found."""
 
+    spec: RunSpec
+    paths: RunPaths
+    data: Dataset
+    report: Report
 
-def _tokenizer(
-    spec: RunSpec,
-    paths: RunPaths,
-    data: Dataset,
-    report: Report,
-    stage: str = "tokenizer",
-) -> Tokenizer:
-    """The tokenizer with its latent statistics, trained or found.
+    def encoded(self, tokenizer: Tokenizer) -> Encoded:
+        """A function that encodes the training images when it is first called."""
+        images = self.data.train.image
+        return functools.cache(
+            lambda: encode_images(tokenizer, images, batch_size=BATCH)
+        )
 
-    Before it the frozen network that its latents are aligned with, if they are.
-    """
-    folder = paths.tokenizer(spec)
-    saved = folder / "tokenizer"
-    # Another study may be making the same: wait for it, and use what it made.
-    with exclusive_folder(folder):
-        if _is_whole(saved):
-            return load(saved)
-        vision = None
-        if spec.vision_run is not None:
-            seen = _tokenizer(spec.vision_run, paths, data, report, "frozen network")
-            grid_of = spec.pretrain.tokenizer
-            vision = FeatureGrid.for_latents(FrozenEncoder.of(seen), grid_of)
-        arrays = {"image": data.train.image}
-        if data.train.caption_ids is not None:
-            arrays["caption"] = data.train.caption_ids
-        tokenizer = pretrain(
-            spec.pretrain, arrays, folder=folder, group=data.group, vision=vision,
-            progress=lambda done, total, metrics: report(stage, done, total),
-        )  # fmt: skip
-        tokenizer = with_latent_statistics(tokenizer, data, folder)
-        save(tokenizer, saved)
-        return tokenizer
+    def tokenizer(self, stage: str = "tokenizer") -> Tokenizer:
+        """The tokenizer with its latent statistics.
 
+        Before it the frozen network that its latents are aligned with, if they are.
+        """
+        spec, images = self.spec, self.data.train
+        folder = self.paths.tokenizer(spec)
+        with exclusive_folder(folder):
+            if _is_whole(folder / "tokenizer"):
+                return load(folder / "tokenizer")
+            vision = None
+            if spec.vision_run is not None:
+                frozen = dataclasses.replace(self, spec=spec.vision_run)
+                network = FrozenEncoder.of(frozen.tokenizer("frozen network"))
+                vision = FeatureGrid.for_latents(network, spec.pretrain.tokenizer)
+            arrays = {"image": images.image}
+            if images.caption_ids is not None:
+                arrays["caption"] = images.caption_ids
+            tokenizer = pretrain(
+                spec.pretrain, arrays, folder=folder, group=GROUP, vision=vision,
+                progress=lambda done, total, metrics: self.report(stage, done, total),
+            )  # fmt: skip
+            tokenizer = with_latent_statistics(tokenizer, self.data, folder)
+            save(tokenizer, folder / "tokenizer")
+            return tokenizer
 
-def _decoded(
-    spec: RunSpec,
-    config: DecodeConfig,
-    paths: RunPaths,
-    tokenizer: Tokenizer,
-    data: Dataset,
-    encoded: Encoded,
-    report: Report,
-) -> Tokenizer:
-    """The tokenizer with a decoder trained on its frozen latents, trained or found."""
-    folder = paths.decoder(spec)
-    saved = folder / "tokenizer"
-    if _is_whole(saved):
-        return load(saved)
-    tokenizer = train_decoder(
-        config, tokenizer, data.train.image, encoded(), folder=folder,
-        progress=lambda done, total, metrics: report("decoder", done, total),
-    )  # fmt: skip
-    save(tokenizer, saved)
-    return tokenizer
+    def decoder(
+        self, config: DecodeConfig, tokenizer: Tokenizer, encoded: Encoded
+    ) -> Tokenizer:
+        """The tokenizer with a decoder trained on its frozen latents."""
+        folder = self.paths.decoder(self.spec)
+        with exclusive_folder(folder):
+            if _is_whole(folder / "tokenizer"):
+                return load(folder / "tokenizer")
+            images, report = self.data.train.image, self.report
+            tokenizer = train_decoder(
+                config, tokenizer, images, encoded(), folder=folder,
+                progress=lambda done, total, metrics: report("decoder", done, total),
+            )  # fmt: skip
+            save(tokenizer, folder / "tokenizer")
+            return tokenizer
 
+    def generators(
+        self, tokenizer: Tokenizer, encoded: Encoded
+    ) -> dict[int, Generator]:
+        """The generator after each of `spec.budgets` steps."""
+        spec, report, folder = self.spec, self.report, self.paths.generator(self.spec)
+        saved = {n: folder / f"generator-{n}.safetensors" for n in spec.budgets}
+        with exclusive_folder(folder):
+            is_there = [path.exists() for path in saved.values()]
+            if not all(is_there):
+                if is_there != sorted(is_there, reverse=True):
+                    # A later one is there: the training is past the one that was lost.
+                    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+                report("latents", 0, 1)
+                latents = tokenizer.normalize_latents(jnp.asarray(encoded()))
+                of = latents_hash(tokenizer)
 
-def _generators(
-    spec: RunSpec,
-    paths: RunPaths,
-    tokenizer: Tokenizer,
-    data: Dataset,
-    encoded: Encoded,
-    report: Report,
-) -> dict[int, Generator]:
-    """The generator after each of `spec.budgets` steps, trained or found."""
-    folder = paths.generator(spec)
-    saved = {steps: folder / f"generator-{steps}.safetensors" for steps in spec.budgets}
-    is_there = [saved[steps].exists() for steps in spec.budgets]
-    if not all(is_there):
-        if is_there != sorted(is_there, reverse=True):
-            # A later one is there: the training is past the one that was lost.
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        report("latents", 0, 1)
-        latents = np.asarray(tokenizer.normalize_latents(jnp.asarray(encoded())))
-        of = latents_hash(tokenizer)
+                def keep(step: int, dit: DiT) -> None:
+                    save_generator(Generator(dit, of), saved[step])
 
-        def keep(step: int, dit: DiT) -> None:
-            save_generator(Generator(dit, of), saved[step])
-
-        keep(spec.budgets[-1], train_generator(
-            spec.generate, latents, data.train.labels(spec.labels),
-            folder=folder, snapshot=keep, snapshot_steps=spec.budgets,
-            progress=lambda done, total, metrics: report("generator", done, total),
-        ))  # fmt: skip
-    return {steps: load_generator(path, tokenizer) for steps, path in saved.items()}
+                keep(spec.budgets[-1], train_generator(
+                    spec.generate, np.asarray(latents),
+                    self.data.train.labels(spec.labels), folder=folder,
+                    snapshot=keep, snapshot_steps=spec.budgets,
+                    progress=lambda done, total, _: report("generator", done, total),
+                ))  # fmt: skip
+            return {n: load_generator(path, tokenizer) for n, path in saved.items()}
 
 
 def _is_whole(saved: Path) -> bool:

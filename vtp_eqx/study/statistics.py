@@ -31,13 +31,11 @@ def paired_differences(
     group: Group, base: Group, name: str, *, sign: float = 1.0
 ) -> list[float]:
     """`sign` times `group` minus `base` in a number, for each shared seed."""
-    shared = sorted(group.keys() & base.keys())
-    both = [
-        (group[seed][name], base[seed][name])
-        for seed in shared
+    return [
+        sign * (group[seed][name] - base[seed][name])
+        for seed in sorted(group.keys() & base.keys())
         if name in group[seed] and name in base[seed]
     ]
-    return [sign * (ours - theirs) for ours, theirs in both]
 
 
 def confidence_interval(values: Sequence[float]) -> tuple[float, float] | None:
@@ -46,6 +44,16 @@ def confidence_interval(values: Sequence[float]) -> tuple[float, float] | None:
         return None
     reach = sem(values) * student.ppf(0.975, len(values) - 1)
     return float(np.mean(values) - reach), float(np.mean(values) + reach)
+
+
+def format_mean(values: Sequence[float], form: str = "+.1f") -> str:
+    """The mean of differences, with its 95% interval where there are three or more."""
+    text = format(float(np.mean(values)), form)
+    bounds = confidence_interval(values)
+    if bounds is None or len(values) < 3:
+        return text
+    low, high = (format(bound, form) for bound in bounds)
+    return f"{text} ({low} to {high})"
 
 
 def seed_deviation(group: Group, base: Group, name: str) -> float | None:
@@ -63,7 +71,7 @@ def interpolated(x: Sequence[float], y: Sequence[float], at: float) -> float | N
     """`y` at `at` on the polyline through the points; `None` beyond its ends in `x`."""
     order = np.argsort(x)
     xs, ys = np.asarray(x, float)[order], np.asarray(y, float)[order]
-    if not xs[0] <= at <= xs[-1]:
+    if not len(xs) or not xs[0] <= at <= xs[-1]:
         return None
     return float(np.interp(at, xs, ys))
 

@@ -2,26 +2,18 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from vtp_eqx.study.measure import at_budget
 from vtp_eqx.study.statistics import (
     BASELINE,
     confidence_interval,
-    Groups,
+    format_mean,
     interpolated,
     mean,
     paired_differences,
     pairs,
     steps_to_reach,
 )
-from vtp_eqx.study.table import (
-    finished_rows,
-    groups,
-    num_runs,
-    real_distance,
-    Row,
-)
+from vtp_eqx.study.table import finished_rows, groups, num_runs, real_distance, Row
 
 
 def progress_sentence(rows: Sequence[Row]) -> list[str]:
@@ -32,28 +24,29 @@ def progress_sentence(rows: Sequence[Row]) -> list[str]:
     return [f"{done} of {planned} runs are finished; what follows is about those."]
 
 
-def baseline_sentences(rows: Sequence[Row], method: str) -> list[str]:
-    """A method beside the baseline at each setting, in two numbers."""
-    found = groups(rows)
-    parts = []
-    for name, setting, group, base in pairs(found):
-        if name != method:
-            continue
-        ahead = paired_differences(group, base, "FD-scenes", sign=-1)
-        part = (
-            f"{setting}: {mean(group, 'FD-scenes'):.1f} against "
-            f"{mean(base, 'FD-scenes'):.1f}, {_verdict(ahead)}"
-        )
-        right = paired_differences(group, base, "class accuracy", sign=100)
-        if right:
-            part += f", class right {_signed(right)} points"
-        parts.append(part)
-    if not parts:
-        return []
-    return [
-        f"FD-scenes of {method} beside {BASELINE} (lower is better; real scenes have "
-        f"{real_distance(rows):.1f}): {'; '.join(parts)}."
-    ]
+def baseline_sentences(rows: Sequence[Row], *methods: str) -> list[str]:
+    """Each method beside the baseline at each setting, in two numbers."""
+    sentences = []
+    for method in methods:
+        parts = []
+        for name, setting, group, base in pairs(groups(rows)):
+            if name != method:
+                continue
+            gains = paired_differences(group, base, "FD-scenes", sign=-1)
+            part = (
+                f"{setting}: {mean(group, 'FD-scenes'):.1f} against "
+                f"{mean(base, 'FD-scenes'):.1f}, {_verdict(gains)}"
+            )
+            right = paired_differences(group, base, "class accuracy", sign=100)
+            if right:
+                part += f", class right {format_mean(right)} points"
+            parts.append(part)
+        if parts:
+            sentences.append(
+                f"FD-scenes of {method} beside {BASELINE} (lower is better; real "
+                f"scenes have {real_distance(rows):.1f}): {'; '.join(parts)}."
+            )
+    return sentences
 
 
 def trend_sentence(
@@ -68,11 +61,11 @@ def trend_sentence(
             continue
         first, last = found[method, settings[0]], found[method, settings[-1]]
         distance = paired_differences(last, first, "FD-scenes")
-        pixels = paired_differences(last, first, "PSNR")
+        psnr = paired_differences(last, first, "PSNR")
         if distance:
             parts.append(
-                f"{method}: FD-scenes {_signed(distance)}, PSNR {_signed(pixels)} dB "
-                f"from {settings[0]} to {settings[-1]}"
+                f"{method}: FD-scenes {format_mean(distance)}, PSNR "
+                f"{format_mean(psnr)} dB from {settings[0]} to {settings[-1]}"
             )
     return [f"Along {along}: {'; '.join(parts)}."] if parts else []
 
@@ -80,22 +73,20 @@ def trend_sentence(
 def frontier_sentence(rows: Sequence[Row], method: str) -> list[str]:
     """The baseline's FD minus a method's at equal PSNR, seed by seed."""
     found = groups(rows)
-    base = _curves(found, BASELINE)
-    ours = _curves(found, method)
+    baselines = [group for (of, _), group in found.items() if of == BASELINE]
     parts = []
-    for setting in [setting for of, setting in found if of == method]:
-        gaps = []
-        for seed, points in ours.items():
-            if setting not in points or seed not in base:
-                continue
-            psnr, distance = points[setting]
-            x, y = zip(*base[seed].values(), strict=True)
-            theirs = interpolated(x, y, psnr)
+    for (of, setting), group in found.items():
+        gains = []
+        for seed, numbers in group.items() if of == method else ():
+            curve = [base[seed] for base in baselines if seed in base]
+            psnr, distance = ([one[n] for one in curve] for n in ("PSNR", "FD-scenes"))
+            theirs = interpolated(psnr, distance, numbers["PSNR"])
             if theirs is not None:
-                gaps.append(theirs - distance)
-        if gaps:
-            at = mean(found[method, setting], "PSNR")
-            parts.append(f"{setting} ({at:.1f} dB): {_signed(gaps)}")
+                gains.append(theirs - numbers["FD-scenes"])
+        if gains:
+            parts.append(
+                f"{setting} ({mean(group, 'PSNR'):.1f} dB): {format_mean(gains)}"
+            )
     if not parts:
         return []
     return [
@@ -105,30 +96,30 @@ def frontier_sentence(rows: Sequence[Row], method: str) -> list[str]:
 
 
 def convergence_sentence(rows: Sequence[Row], goal: str) -> list[str]:
-    """After how many generator steps others have the FD-scenes that `goal` ends with.
+    """The generator steps after which others have the FD-scenes that `goal` ends with.
 
     Of the same seed: a method's range over seeds, and how many times fewer steps.
     """
-    budgets = rows[0].spec.budgets
+    budgets, found = rows[0].spec.budgets, groups(rows)
     ends = {
-        row.spec.seed: row.result.numbers["FD-scenes"]
-        for row in finished_rows(rows)
-        if row.spec.method == goal and row.result is not None
+        seed: numbers["FD-scenes"]
+        for (method, _), group in found.items()
+        if method == goal
+        for seed, numbers in group.items()
     }
     parts = []
-    for (method, _), group in groups(rows).items():
-        shared = sorted(group.keys() & ends.keys())
-        if method == goal or not shared:
-            continue
+    for (method, _), group in found.items():
         reached = [
             steps_to_reach(
                 budgets,
-                [group[seed][at_budget("FD-scenes", steps)] for steps in budgets],
+                [numbers[at_budget("FD-scenes", steps)] for steps in budgets],
                 ends[seed],
             )
-            for seed in shared
+            for seed, numbers in group.items()
+            if seed in ends
         ]
-        parts.append(f"{method} {_reached(reached, budgets)}")
+        if reached and method != goal:
+            parts.append(f"{method} {_reached(reached, budgets)}")
     if not parts:
         return []
     return [
@@ -142,39 +133,20 @@ def _reached(steps: Sequence[float | None], budgets: Sequence[int]) -> str:
     if not found:
         return "not reached"
     few, many = found[0], found[-1]
-    least = "at most " if few == budgets[0] else ""
+    at_most = "at most " if few == budgets[0] else ""
     text = f"{few:.0f} to {many:.0f}" if few < many else f"{few:.0f}"
-    fast = [f"{budgets[-1] / one:.1f}" for one in (many, few)]
-    times = fast[0] if fast[0] == fast[1] else " to ".join(fast)
-    count = f", in {len(found)} of {len(steps)} seeds"
-    some = count if len(found) < len(steps) else ""
-    return f"{least}{text} ({times} times as fast){some}"
+    speedups = dict.fromkeys(f"{budgets[-1] / one:.1f}" for one in (many, few))
+    text = f"{at_most}{text} ({' to '.join(speedups)} times as fast)"
+    if len(found) < len(steps):
+        text += f", in {len(found)} of {len(steps)} seeds"
+    return text
 
 
-def _curves(found: Groups, method: str) -> dict[int, dict[str, tuple[float, float]]]:
-    """PSNR and FD-scenes of a method, by seed and setting."""
-    curves: dict[int, dict[str, tuple[float, float]]] = {}
-    for (of, setting), group in found.items():
-        if of == method:
-            for seed, numbers in group.items():
-                point = numbers["PSNR"], numbers["FD-scenes"]
-                curves.setdefault(seed, {})[setting] = point
-    return curves
-
-
-def _verdict(differences: Sequence[float]) -> str:
+def _verdict(gains: Sequence[float]) -> str:
     """Better or worse, where 0 is outside the 95% interval of the mean."""
-    bounds = confidence_interval(differences)
+    bounds = confidence_interval(gains)
     if bounds is None:
         return "one seed"
     if bounds[0] > 0:
         return "better"
     return "worse" if bounds[1] < 0 else "no significant difference"
-
-
-def _signed(values: Sequence[float]) -> str:
-    text = f"{np.mean(values):+.1f}"
-    bounds = confidence_interval(values)
-    if bounds is None or len(values) < 3:
-        return text
-    return f"{text} ({bounds[0]:+.1f} to {bounds[1]:+.1f})"

@@ -1,6 +1,6 @@
 """The tables of a study: means over seeds, paired differences, and every run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,10 +10,9 @@ from vtp_eqx.study.measure import RunResult
 from vtp_eqx.study.run_spec import RunSpec, spec_hash
 from vtp_eqx.study.statistics import (
     BASELINE,
-    confidence_interval,
+    format_mean,
     Group,
     Groups,
-    mean,
     paired_differences,
     pairs,
     seed_deviation,
@@ -28,11 +27,15 @@ class Row(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A number of the table: its heading, its name in a result, how it is written."""
+    """A number of the table: its heading, its name in a result, and its format.
+
+    A difference in it is multiplied by `sign`, so that positive is better.
+    """
 
     heading: str
     name: str
     form: str
+    sign: float = 1.0
 
 
 COLUMNS = (
@@ -42,12 +45,10 @@ COLUMNS = (
     Column("color right", "color accuracy", ".0%"),
     Column("shape read off latents", "probe latents shape", ".0%"),
 )
-# A number, how a difference in it is written, and its sign where more is better.
 DIFFERENCES = (
-    Column("FD-scenes", "FD-scenes", "+.1f"),
-    Column("class right, points", "class accuracy", "+.1f"),
+    Column("FD-scenes", "FD-scenes", "+.1f", -1.0),
+    Column("class right, points", "class accuracy", "+.1f", 100.0),
 )
-SIGNS = {"FD-scenes": -1.0, "class accuracy": 100.0}
 
 
 def finished_rows(rows: Sequence[Row]) -> list[Row]:
@@ -56,7 +57,7 @@ def finished_rows(rows: Sequence[Row]) -> list[Row]:
 
 
 def num_runs(rows: Sequence[Row]) -> int:
-    """How many different runs these are: a plan may name one twice."""
+    """The number of different runs: a plan may name one twice."""
     return len({spec_hash(row.spec) for row in rows})
 
 
@@ -77,77 +78,73 @@ def methods(rows: Sequence[Row]) -> list[str]:
 
 def real_distance(rows: Sequence[Row]) -> float:
     """FD-scenes of training to validation scenes, its floor, of finished runs."""
-    return float(
-        np.mean(
-            [row.result.numbers["FD(train, validation)"] for row in rows if row.result]
-        )
-    )
+    numbers = [row.result.numbers for row in rows if row.result]
+    return float(np.mean([one["FD(train, validation)"] for one in numbers]))
 
 
 def terminal_table(
     rows: Sequence[Row], title: str, columns: Sequence[Column] = COLUMNS
 ) -> Table:
     """Means over seeds as rich draws them: at most two columns more than `columns`."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("method")
-    table.add_column("setting")
+    table = Table("method", "setting", title=title, title_justify="left")
     for column in columns:
         table.add_column(column.heading, justify="right")
     for (method, setting), group in groups(rows).items():
-        table.add_row(method, setting, *(mean_cell(group, one) for one in columns))
+        table.add_row(method, setting, *_means(group, columns))
     return table
 
 
 def means_table(rows: Sequence[Row], columns: Sequence[Column] = COLUMNS) -> str:
     """A row for each method and setting: mean over seeds ± half of their range."""
-    lines = [_heading("method", "setting", "seeds", *(one.heading for one in columns))]
-    for (method, setting), group in groups(rows).items():
-        cells = [mean_cell(group, column) for column in columns]
-        lines.append(_line(method, setting, str(len(group)), *cells))
-    return "\n".join(lines)
+    return _markdown(
+        ("method", "setting", "seeds", *(column.heading for column in columns)),
+        (
+            (method, setting, str(len(group)), *_means(group, columns))
+            for (method, setting), group in groups(rows).items()
+        ),
+    )
+
+
+def runs_table(rows: Sequence[Row], columns: Sequence[Column] = COLUMNS) -> str:
+    """Every finished run: "-" where a number does not exist."""
+    return _markdown(
+        ("method", "setting", "seed", *(column.heading for column in columns)),
+        (
+            (
+                spec.method,
+                spec.setting,
+                str(spec.seed),
+                *_means({spec.seed: result.numbers}, columns),
+            )
+            for spec, result in rows
+            if result is not None
+        ),
+    )
 
 
 def differences_table(rows: Sequence[Row]) -> str:
     """A row for each method beside the baseline: paired differences by seed.
 
     Positive is better than the baseline. With three pairs or more, their 95% interval
-    by Student's t; and the difference of means in deviations of seeds.
+    by Student's t; and the difference of means in deviations of seeds. Empty where the
+    baseline has no pair.
     """
-    found = groups(rows)
-    headings = [
-        heading
-        for column in DIFFERENCES
-        for heading in (
+    headings = ["method", "setting", "pairs"]
+    for column in DIFFERENCES:
+        headings += [
             f"{column.heading}: difference to {BASELINE}",
             "in deviations of seeds",
+        ]
+    lines = [
+        (
+            method,
+            setting,
+            str(len(group)),
+            *(cell for one in DIFFERENCES for cell in _difference(group, base, one)),
         )
+        for method, setting, group, base in pairs(groups(rows))
     ]
-    lines = [_heading("method", "setting", "pairs", *headings)]
-    for method, setting, group, base in pairs(found):
-        cells = []
-        for column in DIFFERENCES:
-            ours = paired_differences(group, base, column.name, sign=SIGNS[column.name])
-            if not ours:
-                cells += ["-", "-"]
-                continue
-            deviation = seed_deviation(group, base, column.name)
-            scale = abs(SIGNS[column.name]) * deviation if deviation else None
-            cells.append(_difference(ours, column.form))
-            cells.append(f"{np.mean(ours) / scale:+.1f}" if scale else "-")
-        lines.append(_line(method, setting, str(len(group)), *cells))
-    return "\n".join(lines) if len(lines) > 1 else ""
-
-
-def runs_table(rows: Sequence[Row], columns: Sequence[Column] = COLUMNS) -> str:
-    """Every finished run: "-" where a number does not exist."""
-    headings = [column.heading for column in columns]
-    lines = [_heading("method", "setting", "seed", *headings)]
-    for row in finished_rows(rows):
-        spec = row.spec
-        group = {spec.seed: row.result.numbers} if row.result else {}
-        cells = [mean_cell(group, one) for one in columns]
-        lines.append(_line(spec.method, spec.setting, str(spec.seed), *cells))
-    return "\n".join(lines)
+    return _markdown(headings, lines) if lines else ""
 
 
 def unfinished_runs(rows: Sequence[Row]) -> str:
@@ -166,33 +163,34 @@ def unfinished_runs(rows: Sequence[Row]) -> str:
     return f"Planned and not finished: {'. '.join(parts)}."
 
 
-def mean_cell(group: Group, column: Column) -> str:
-    """A mean over seeds and half of their range, or "-" without the number."""
-    values = [
-        numbers[column.name] for numbers in group.values() if column.name in numbers
-    ]
-    if not values:
-        return "-"
-    text = format(mean(group, column.name), column.form)
-    if len(values) == 1:
-        return text
-    half = format((max(values) - min(values)) / 2, column.form)
-    return f"{text} ± {half}"
+def _means(group: Group, columns: Sequence[Column]) -> list[str]:
+    """Means over seeds and half of their range, or "-" without the number."""
+    cells = []
+    for _, name, form, _ in columns:
+        values = [numbers[name] for numbers in group.values() if name in numbers]
+        text = format(float(np.mean(values)), form) if values else "-"
+        if len(values) > 1:
+            text += f" ± {format((max(values) - min(values)) / 2, form)}"
+        cells.append(text)
+    return cells
 
 
-def _difference(values: Sequence[float], form: str) -> str:
-    text = format(float(np.mean(values)), form)
-    bounds = confidence_interval(values)
-    if len(values) < 3 or bounds is None:
-        each = ", ".join(format(value, form) for value in values)
-        return text if len(values) == 1 else f"{text} ({each})"
-    low, high = (format(bound, form) for bound in bounds)
-    return f"{text} ({low} to {high})"
+def _difference(group: Group, base: Group, column: Column) -> tuple[str, str]:
+    """A difference to the baseline, and the same in deviations of seeds."""
+    _, name, form, sign = column
+    ours = paired_differences(group, base, name, sign=sign)
+    if not ours:
+        return "-", "-"
+    text = format_mean(ours, form)
+    if len(ours) == 2:
+        text += f" ({', '.join(format(value, form) for value in ours)})"
+    deviation = seed_deviation(group, base, name)
+    if deviation is None:
+        return text, "-"
+    return text, f"{np.mean(ours) / (abs(sign) * deviation):+.1f}"
 
 
-def _heading(*names: str) -> str:
-    return f"{_line(*names)}\n{'|---' * len(names)}|"
-
-
-def _line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
+def _markdown(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    ruler = f"{'|---' * len(headings)}|"
+    head, *body = [f"| {' | '.join(cells)} |" for cells in (headings, *lines)]
+    return "\n".join([head, ruler, *body])

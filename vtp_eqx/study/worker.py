@@ -13,9 +13,8 @@ import time
 
 from vtp_eqx.config import from_dict
 from vtp_eqx.study.checkout import commit
-from vtp_eqx.study.progress import ProgressWriter
 from vtp_eqx.study.run_spec import RunPaths, RunSpec
-from vtp_eqx.study.scheduler import SECONDS_TO_SAVE
+from vtp_eqx.study.scheduler import ProgressWriter, SECONDS_TO_SAVE
 from vtp_eqx.study.stages import execute_run
 
 
@@ -23,7 +22,7 @@ def main(root: str, folder: str, study: str, core: str | None = None) -> None:
     """Executes the run described by `spec.json` in `folder`, on one core if given.
 
     Ends with the process `study` that started it, however that ended: a worker that
-    went on alone would be in the way of the next call.
+    went on alone would compete with those of the next call.
     """
     watcher = threading.Thread(target=_end_after, args=[int(study)], daemon=True)
     watcher.start()

@@ -81,20 +81,15 @@ def write_model(
     tensors: Mapping[str, Tensor],
     description: dict[str, Any],
 ) -> None:
-    """Writes `config.json` and a safetensors file, each whole or not at all."""
-    with atomic_path(folder / CONFIG_FILE) as config:
-        config.write_text(_as_text(description))
-        write_tensors(folder / weights_file, tensors, {"format": "pt"})
+    """Writes a safetensors file and then `config.json`, each whole or not at all."""
+    write_tensors(folder / weights_file, tensors, {"format": "pt"})
+    write_config(folder, description)
 
 
 def write_config(folder: Path, description: dict[str, Any]) -> None:
-    """Writes the `config.json` of weights that are in another kind of file."""
+    """Writes the `config.json` of weights."""
     with atomic_path(folder / CONFIG_FILE) as config:
-        config.write_text(_as_text(description))
-
-
-def _as_text(description: dict[str, Any]) -> str:
-    return json.dumps(description, indent=1, sort_keys=True)
+        config.write_text(json.dumps(description, indent=1, sort_keys=True))
 
 
 def as_float32(tensor: Tensor, name: str) -> Shaped[np.ndarray, "..."]:

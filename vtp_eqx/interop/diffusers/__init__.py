@@ -6,6 +6,7 @@ them: `autoencoder_vtp.py`, which nothing in this library imports.
 """
 
 from vtp_eqx.interop.diffusers.checkpoint import (
+    autoencoder_outputs as autoencoder_outputs,
     tokenizer_from_diffusers as tokenizer_from_diffusers,
     tokenizer_to_diffusers as tokenizer_to_diffusers,
 )
@@ -14,7 +15,5 @@ from vtp_eqx.interop.diffusers.files import (
     DIFFUSERS_WEIGHTS as DIFFUSERS_WEIGHTS,
     is_diffusers as is_diffusers,
     read_diffusers as read_diffusers,
-    read_diffusers_weights as read_diffusers_weights,
     save_diffusers as save_diffusers,
 )
-from vtp_eqx.interop.diffusers.outputs import autoencoder_outputs as autoencoder_outputs

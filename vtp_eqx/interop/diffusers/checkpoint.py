@@ -3,7 +3,10 @@
 from typing import Any
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import jax.random as jr
+from jaxtyping import Array, Shaped
 import numpy as np
 
 from vtp_eqx.config import require, TokenizerConfig
@@ -13,12 +16,14 @@ from vtp_eqx.interop.diffusers.settings import (
     ORIGIN,
     STATISTICS,
 )
-from vtp_eqx.interop.statistics import read_statistic
+from vtp_eqx.interop.settings import read_statistic
 from vtp_eqx.models.arrays import named_arrays, with_arrays
 from vtp_eqx.models.input_checks import check_measured
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.tensor_files.name_table import in_blocks, Layout, Names, NameTable, Tensors
 
+
+Arrays = dict[str, Shaped[Array, "..."]]
 
 _OUTSIDE: Names = {
     "encoder.embed": "encoder.patch_embed",
@@ -91,6 +96,23 @@ def tokenizer_to_diffusers(tokenizer: Tokenizer) -> tuple[Tensors, dict[str, Any
     if tokenizer.origin:
         settings[ORIGIN] = tokenizer.origin
     return _name_table(tokenizer).write(named_arrays(tokenizer)), settings
+
+
+def autoencoder_outputs(tokenizer: Tokenizer) -> tuple[Arrays, Arrays]:
+    """Images as the PyTorch file takes them, and our latents and images of them.
+
+    In [-1, 1] and with channels first.
+    """
+    size = tokenizer.config.image_size
+    images = jr.uniform(jr.key(0), (2, size, size, 3))
+    latents = jax.vmap(tokenizer.encode)(images)
+    decoded = jax.vmap(tokenizer.decode)(latents)
+    inputs = {"images": jnp.moveaxis(2 * images - 1, -1, 1)}
+    outputs = {
+        "latents": jnp.moveaxis(latents, -1, 1),
+        "decoded": jnp.moveaxis(2 * decoded - 1, -1, 1),
+    }
+    return inputs, outputs
 
 
 def _statistics(settings: dict[str, Any], width: int) -> Tensors:

@@ -17,7 +17,7 @@ MODULE = Path(__file__).with_name("autoencoder_vtp.py")
 
 def is_diffusers(where: Path) -> bool:
     """Whether a folder, or that of a file, has the config of a diffusers model."""
-    config = (where.parent if where.is_file() else where) / CONFIG_FILE
+    config = _folder(where) / CONFIG_FILE
     return config.is_file() and describes_diffusers(read_object(config))
 
 
@@ -28,13 +28,8 @@ def describes_diffusers(settings: Mapping[str, Any]) -> bool:
 
 def read_diffusers(where: Path) -> tuple[Tensors, dict[str, Any]]:
     """The tensors and settings of a folder, or of a file with its config beside it."""
-    folder = where.parent if where.is_file() else where
-    return read_diffusers_weights(where), read_object(folder / CONFIG_FILE)
-
-
-def read_diffusers_weights(where: Path) -> Tensors:
-    """The tensors of a folder or a file."""
-    return read_tensors(where if where.is_file() else where / DIFFUSERS_WEIGHTS)
+    weights = where if where.is_file() else where / DIFFUSERS_WEIGHTS
+    return read_tensors(weights), read_object(_folder(where) / CONFIG_FILE)
 
 
 def save_diffusers(tokenizer: Tokenizer, folder: Path) -> None:
@@ -43,3 +38,7 @@ def save_diffusers(tokenizer: Tokenizer, folder: Path) -> None:
     with atomic_path(folder / MODULE.name) as unfinished:
         unfinished.write_bytes(MODULE.read_bytes())
     write_model(folder, DIFFUSERS_WEIGHTS, tensors, settings)
+
+
+def _folder(where: Path) -> Path:
+    return where.parent if where.is_file() else where

@@ -100,6 +100,5 @@ def _read_torch(path: Path, part: Part) -> tuple[Tensors, dict[str, Any] | None]
         training = content.get("config")
         beside = (path.parent / CONFIG_FILE).is_file()
         config = config_from_training(training) if training and not beside else None
-        return {
-            name: file.read(tensor, name) for name, tensor in stored.items()
-        }, config
+        tensors = {name: file.read(tensor, name) for name, tensor in stored.items()}
+        return tensors, config

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from vtp_eqx.config import DiTConfig, require
-from vtp_eqx.tensor_files import LARGEST_SIZE
+from vtp_eqx.interop.settings import check_setting
 
 
 # Published config key -> field of `DiTConfig`.
@@ -20,9 +20,10 @@ FIELDS = {
     "use_rmsnorm": "rmsnorm",
     "use_rope": "rope",
     "use_swiglu": "swiglu",
+    "mlp_ratio": "mlp_ratio",
+    "class_dropout_prob": "label_drop_rate",
 }
-# The same, of keys that may be left out.
-OPTIONAL_FIELDS = {"mlp_ratio": "mlp_ratio", "class_dropout_prob": "label_drop_rate"}
+OPTIONAL = {"mlp_ratio", "class_dropout_prob"}  # keys that may be left out
 # Ours, beside the published keys: of the latents that the model was trained on.
 LATENTS_HASH = "latents_hash"
 SIZES = {  # published name of a model -> width, depth, heads
@@ -36,29 +37,17 @@ SIZES = {  # published name of a model -> width, depth, heads
 
 def config_from_published(config: dict[str, Any]) -> DiTConfig:
     """The shape that published configuration keys describe."""
-    missing = sorted({*FIELDS, "wo_shift"} - config.keys())
+    missing = sorted({*FIELDS, "wo_shift"} - OPTIONAL - config.keys())
     require(not missing, f"A published config has every shape key; missing: {missing}.")
     require(
         not config.get("learn_sigma", False),
         "A flow model predicts a velocity and no variance; got `learn_sigma` true: "
         "use a checkpoint without it.",
     )
-    fields = {name: field for name, field in FIELDS.items()} | {
-        name: field for name, field in OPTIONAL_FIELDS.items() if name in config
-    }
+    fields = {n: field for n, field in FIELDS.items() if n in config}
     for name in (*fields, "wo_shift"):
-        value = config[name]
-        if name.startswith(("use_", "wo_")):
-            kind, fits = "true or false", isinstance(value, bool)
-        elif name in OPTIONAL_FIELDS:
-            fits = type(value) in (int, float) and 0 < value <= LARGEST_SIZE
-            kind = "a positive number"
-        else:
-            fits = type(value) is int and 0 < value <= LARGEST_SIZE
-            kind = "a positive whole number"
-        require(
-            fits, f"The published key `{name}` is {kind}; got {value!r}: correct it."
-        )
+        is_flag = name.startswith(("use_", "wo_"))
+        check_setting(name, config[name], is_flag or (1.0 if name in OPTIONAL else 1))
     return DiTConfig(
         **{field: config[name] for name, field in fields.items()},
         shift=not config["wo_shift"],
@@ -67,20 +56,13 @@ def config_from_published(config: dict[str, Any]) -> DiTConfig:
 
 def config_to_published(config: DiTConfig) -> dict[str, Any]:
     """The published keys of a shape; those that may be left out, where they differ."""
-    usual = {
-        field.name: field.default
-        for field in dataclasses.fields(DiTConfig)
-        if field.name in OPTIONAL_FIELDS.values()
+    usual = {field.name: field.default for field in dataclasses.fields(DiTConfig)}
+    settings = {
+        name: getattr(config, field)
+        for name, field in FIELDS.items()
+        if name not in OPTIONAL or getattr(config, field) != usual[field]
     }
-    return {
-        **{name: getattr(config, field) for name, field in FIELDS.items()},
-        **{
-            name: getattr(config, field)
-            for name, field in OPTIONAL_FIELDS.items()
-            if getattr(config, field) != usual[field]
-        },
-        "wo_shift": not config.shift,
-    }
+    return {**settings, "wo_shift": not config.shift}
 
 
 def latents_hash_of(config: dict[str, Any]) -> str:
@@ -102,12 +84,9 @@ def config_from_training(training: dict[str, Any]) -> dict[str, Any]:
         )
         width, depth, num_heads = SIZES[size]
         ratio = training["vae"].get("downsample_ratio", 16)
+        flags = [name for name in FIELDS if name.startswith("use_")]
         return {
-            **{
-                name: model.get(name, False)
-                for name in FIELDS
-                if name.startswith("use_")
-            },
+            **{name: model.get(name, False) for name in flags},
             "hidden_size": width,
             "depth": depth,
             "num_heads": num_heads,
@@ -118,12 +97,8 @@ def config_from_training(training: dict[str, Any]) -> dict[str, Any]:
             "wo_shift": model.get("wo_shift", False),
         }
     except (
-        LookupError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-        ValueError,
-    ) as error:
+        LookupError, TypeError, AttributeError, ArithmeticError, ValueError
+    ) as error:  # fmt: skip
         raise ValueError(
             "Settings inside a checkpoint are those of LightningDiT's training; got "
             f"others ({type(error).__name__}: {error}): put a config.json beside it."

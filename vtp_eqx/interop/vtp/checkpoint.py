@@ -14,7 +14,7 @@ import numpy as np
 
 from vtp_eqx.config import Precision, require, TokenizerConfig
 from vtp_eqx.interop.passthrough import origin_of, read_origin
-from vtp_eqx.interop.statistics import read_statistic
+from vtp_eqx.interop.settings import read_statistic
 from vtp_eqx.interop.vtp.settings import config_from_published, config_to_published
 from vtp_eqx.models.arrays import named_arrays, STATISTICS, with_arrays
 from vtp_eqx.models.tokenizer import Tokenizer
@@ -195,9 +195,11 @@ def _stored_precision(tensors: Tensors, config: TokenizerConfig) -> Precision:
     for name, exact in _periods(dataclasses.replace(config, rope="float32")).items():
         # By value, for a file of bfloat16 periods may have been saved as float32.
         stored = tensors.get(name)
-        if stored is None or stored.dtype == ml_dtypes.bfloat16:
-            return "bfloat16"
-        if not _same(stored, exact):
+        if (
+            stored is None
+            or stored.dtype == ml_dtypes.bfloat16
+            or not _same(stored, exact)
+        ):
             return "bfloat16"
     return "float32"
 

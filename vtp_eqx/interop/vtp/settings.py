@@ -13,7 +13,7 @@ from vtp_eqx.config import (
     TokenizerConfig,
     VTP_B,
 )
-from vtp_eqx.tensor_files import LARGEST_SIZE
+from vtp_eqx.interop.settings import check_setting
 
 
 # Published setting and our field. Decoders have no setting for the MLP's ratio.
@@ -98,7 +98,8 @@ def config_from_published(config: dict[str, Any]) -> TokenizerConfig:
     )
     defaults = config_to_published(VTP_B)
     for name in defaults.keys() & config.keys():
-        _check_kind(name, config[name], defaults[name])
+        example = None if name in _MAY_BE_NULL else defaults[name]
+        check_setting(name, config[name], example)
     config = {**defaults, **config}
     for name, choices in _CHOICES.items():
         require(
@@ -169,24 +170,3 @@ def config_to_published(config: TokenizerConfig) -> dict[str, Any]:
         "train_clip": contrast,
         "vision_bottleneck_ae_only": config.heads_input == "full",
     }
-
-
-def _check_kind(name: str, value: Any, default: Any) -> None:
-    if name in _MAY_BE_NULL:
-        kind, fits = "a number or null", value is None or _is_real(value)
-    elif isinstance(default, bool):
-        kind, fits = "true or false", isinstance(value, bool)
-    elif isinstance(default, str):
-        kind, fits = "a text", isinstance(value, str)
-    elif isinstance(default, float):
-        kind, fits = "a positive number", _is_real(value) and value > 0
-    else:
-        kind = "a positive whole number" if default else "a whole number"
-        fits = type(value) is int and min(default, 1) <= value <= LARGEST_SIZE
-    require(
-        fits, f"The published setting `{name}` is {kind}; got {value!r}: correct it."
-    )
-
-
-def _is_real(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= LARGEST_SIZE

@@ -1,21 +1,19 @@
-"""The programs that `benchmarks.accelerator` times, in order of value."""
+"""Programs to time: steps of trainings, sampling, encoding; and how they are timed."""
 
 from collections.abc import Callable
 import dataclasses
 import functools
+import time
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 import numpy as np
 
 from vtp_eqx.config import (
-    Attention,
-    DIT_B,
-    DIT_XL,
     DiTConfig,
     GenerateConfig,
     OptimizerConfig,
@@ -24,16 +22,19 @@ from vtp_eqx.config import (
     published,
     SamplerConfig,
     TextConfig,
+    TokenizerConfig,
     ViewsConfig,
     VIT_FEMTO,
 )
-from vtp_eqx.config.presets import PRETRAIN_B, PRETRAIN_L, PRETRAIN_S, with_batch
-from vtp_eqx.flow import euler, sample, time_grid
+from vtp_eqx.flow import euler, heun, sample, time_grid
 from vtp_eqx.frozen.lpips import blank_perceptual, Perceptual
+from vtp_eqx.mesh import REPLICATED
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import guided_velocity
+from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.training.flops import generator_flops, train_flops
 from vtp_eqx.training.generate import init_generator_training, LatentBatch
+from vtp_eqx.training.parameter_counts import decoder_flops, encoder_flops
 from vtp_eqx.training.precision import cast_params
 from vtp_eqx.training.pretrain import (
     initial_state,
@@ -45,18 +46,13 @@ from vtp_eqx.training.pretrain import (
 from vtp_eqx.training.pretrain_views import CaptionedBatch, pretrain_views
 
 
+OBJECTIVES = ("contrast", "distillation", "reconstruction")
 SMALL_DIT = DiTConfig(
     width=48, depth=2, num_heads=2, latent_width=8, latent_size=4, num_classes=10
 )
-SAMPLING_STEPS = 20  # the rate of one step counts
+TIMED_SECONDS = 4.0  # of each program
 
-
-@dataclasses.dataclass
-class Started:
-    """Arguments of the first call, and the jitted function that takes them."""
-
-    arguments: Any
-    step: Any
+Started = tuple[Any, Any]  # arguments of the first call, and the jitted function
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,37 +72,6 @@ class Work:
     traced: bool = False
 
 
-def works(*, tiny: bool) -> list[Work]:
-    """All programs; `tiny` ones compute in float32 and take a CPU minutes."""
-    if tiny:
-        small = small_config()
-        dit = SMALL_DIT
-        return [
-            joint("joint step", small),
-            generator_step("DiT step", dit, 8, "float32"),
-            sampling("sampling DiT", dit, 8, "float32"),
-            views_alone("views alone", small),
-        ]
-    s = _joint(PRETRAIN_S, 512)
-    plain = _joint(PRETRAIN_S, 512, "plain")
-    return [
-        joint("VTP-S", s, traced=True),
-        joint("VTP-B", _joint(PRETRAIN_B, 256)),
-        joint("VTP-L", _joint(PRETRAIN_L, 256)),
-        generator_step("DiT-XL", _remat(DIT_XL), 128, traced=True),
-        generator_step("DiT-B", DIT_B, 256),
-        sampling("sampling DiT-XL", DIT_XL, 128),
-        sampling("sampling DiT-XL", DIT_XL, 512),
-        views_alone("views of VTP-S alone", s),
-        joint("VTP-S, plain attention", plain),
-        generator_step("DiT-XL, plain attention", _remat(DIT_XL), 128, "plain"),
-        joint("VTP-S, contrast only", _only("contrast", s)),
-        joint("VTP-S, distillation only", _only("distillation", s)),
-        joint("VTP-S, reconstruction only", _only("reconstruction", s)),
-        sampling("sampling DiT-XL, plain attention", DIT_XL, 128, "plain"),
-    ]
-
-
 def joint(name: str, config: PretrainConfig, *, traced: bool = False) -> Work:
     """A pre-training step, from images on the device to the next state."""
 
@@ -116,9 +81,7 @@ def joint(name: str, config: PretrainConfig, *, traced: bool = False) -> Work:
     def start(mesh: Mesh) -> Started:
         state = initial_state(config, None)
         step: Any = pretrain_step(config, state, mesh, perceptual)
-        return Started(
-            (eqx.filter(state, eqx.is_array), random_batch(config)), step.compiled
-        )
+        return (eqx.filter(state, eqx.is_array), random_batch(config)), step.compiled
 
     size = config.batch_size
     return Work(name, size, size, train_flops(config), start, traced=traced)
@@ -129,52 +92,124 @@ def views_alone(name: str, config: PretrainConfig) -> Work:
     prepare = pretrain_views(config, needs_of(pretrain_terms(config)))
 
     def start(mesh: Mesh) -> Started:
-        return Started((random_batch(config), jr.key(1)), jax.jit(prepare))
+        return (random_batch(config), jr.key(1)), jax.jit(prepare)
 
     crops = config.distillation_batch * (2 + config.views.num_local)
     size = config.batch_size
     return Work(name, size, size + crops, 0.0, start, carries=False)
 
 
-def generator_step(
-    name: str, dit: DiTConfig, batch: int, attention: str = "fused", *, traced=False
-) -> Work:
+def generator_step(name: str, config: GenerateConfig, *, traced: bool = False) -> Work:
     """A training step of a generator on latents on the device."""
-    dit, precision = _kind(dit, attention)
-    config = GenerateConfig(dit=dit, batch_size=batch, precision=precision)
+    dit, batch = config.dit, config.batch_size
 
     def start(mesh: Mesh) -> Started:
         state, step = init_generator_training(config, mesh)
-        return Started(
-            (eqx.filter(state, eqx.is_array), random_latents(dit, batch)), step.compiled
-        )
+        arrays = eqx.filter(state, eqx.is_array)
+        return (arrays, random_latents(dit, batch)), step.compiled
 
     flops = 3.0 * batch * generator_flops(dit)
     return Work(name, batch, batch, flops, start, traced=traced)
 
 
-def sampling(name: str, dit: DiTConfig, batch: int, attention: str = "fused") -> Work:
-    """Euler steps without guidance; an image counts as whole after all of them."""
-    dit, precision = _kind(dit, attention)
+def sampling(name: str, config: GenerateConfig, sampler: SamplerConfig) -> Work:
+    """Samples without guidance; an image counts as whole after all evaluations."""
+    dit, batch = config.dit, config.batch_size
+    solver, calls = {"euler": (euler, 1), "heun": (heun, 2)}[sampler.solver]
+    evaluations = calls * sampler.num_steps
 
     def start(mesh: Mesh) -> Started:
-        model = cast_params(DiT(dit, key=jr.key(0)), precision)
+        model = cast_params(DiT(dit, key=jr.key(0)), config.precision)
         arrays, static = eqx.partition(model, eqx.is_array)
         latents = random_latents(dit, batch)
 
         @jax.jit
         def run(arrays, labels, noise):
-            velocity = guided_velocity(
-                eqx.combine(arrays, static), labels, SamplerConfig()
-            )
-            return sample(velocity, noise, time_grid(SAMPLING_STEPS), euler)
+            velocity = guided_velocity(eqx.combine(arrays, static), labels, sampler)
+            return sample(velocity, noise, time_grid(sampler.num_steps), solver)
 
-        return Started((arrays, latents.label, latents.latents), run)
+        return (arrays, latents.label, latents.latents), run
 
-    flops = float(batch * SAMPLING_STEPS * generator_flops(dit))
-    return Work(
-        f"{name}, {SAMPLING_STEPS} steps", batch, batch, flops, start, carries=False
+    flops = float(batch * evaluations * generator_flops(dit))
+    name = f"{name}, {evaluations} evaluations"
+    return Work(name, batch, batch, flops, start, carries=False)
+
+
+def coding(config: TokenizerConfig, batch: int) -> list[Work]:
+    """Encoding and decoding a batch of images."""
+    grid = config.image_size // config.patch_size
+    image = (batch, config.image_size, config.image_size, 3)
+    latents = (batch, grid, grid, config.latent_width)
+
+    def work(name: str, shape: tuple[int, ...], flops: float) -> Work:
+        def start(mesh: Mesh) -> Started:
+            tokenizer = Tokenizer(config, key=jr.key(0))
+            arrays, static = eqx.partition(tokenizer, eqx.is_array)
+            run = lambda arrays, rows: jax.vmap(
+                getattr(eqx.combine(arrays, static), name)
+            )(rows)
+            return (arrays, jr.uniform(jr.key(1), shape)), jax.jit(run)
+
+        return Work(name, batch, batch, batch * flops, start, carries=False)
+
+    return [
+        work("encode", image, encoder_flops(config, config.image_size)),
+        work("decode", latents, decoder_flops(config)),
+    ]
+
+
+@dataclasses.dataclass
+class Compiled:
+    """A program ready to run."""
+
+    start: Any
+    step: Any
+    seconds: float
+
+
+def compiled(work: Work, mesh: Mesh) -> Compiled:
+    """The first arguments of `work` as a program, and its step as another."""
+    begun = time.monotonic()
+    functions = []
+
+    def start():
+        arguments, function = work.start(mesh)
+        functions.append(function)
+        return arguments
+
+    traced = jax.jit(start).trace()
+    whole = NamedSharding(mesh, REPLICATED)
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
+        traced.out_info,
     )
+    step = functions[-1].lower(*shapes).compile()
+    first = traced.lower().compile()
+    return Compiled(first, step, time.monotonic() - begun)
+
+
+def timed(
+    work: Work, ready: Compiled, mesh: Mesh
+) -> tuple[float, Callable[[], Any], dict[str, float]]:
+    """Median seconds of a call, the call, and the metrics of the last one."""
+    held = [jax.device_put(ready.start(), NamedSharding(mesh, REPLICATED))]
+
+    def call() -> Any:
+        found = ready.step(*held[0])
+        if work.carries:
+            held[0] = (found[0], *held[0][1:])
+            found = found[1]
+        return jax.block_until_ready(found)
+
+    for _ in range(2):
+        found = call()
+    seconds: list[float] = []
+    while len(seconds) < 3 or (sum(seconds) < TIMED_SECONDS and len(seconds) < 50):
+        begun = time.perf_counter()
+        found = call()
+        seconds.append(time.perf_counter() - begun)
+    numbers = found if isinstance(found, dict) else {}
+    return float(np.median(seconds)), call, {k: float(v) for k, v in numbers.items()}
 
 
 def small_config() -> PretrainConfig:
@@ -215,34 +250,14 @@ def random_latents(dit: DiTConfig, batch: int) -> LatentBatch:
 def random_perceptual(config: PretrainConfig) -> Perceptual | None:
     """LPIPS with random weights, where `config` learns from it."""
     learns_pixels = "reconstruction" in config.term_weights
-    looks = learns_pixels and config.reconstruction.uses_perceptual
-    return _drawn_perceptual() if looks else None
+    uses_it = learns_pixels and config.reconstruction.uses_perceptual
+    return _drawn_perceptual() if uses_it else None
 
 
-def _joint(
-    config: PretrainConfig, batch: int, attention: Attention = "fused"
-) -> PretrainConfig:
-    kind = lambda part: dataclasses.replace(part, attention=attention)
-    tokenizer = config.tokenizer
-    tokenizer = dataclasses.replace(
-        tokenizer, encoder=kind(tokenizer.encoder), decoder=kind(tokenizer.decoder)
-    )
-    return with_batch(config, batch, tokenizer=tokenizer, accumulate=1, sharding="none")
-
-
-def _only(name: str, config: PretrainConfig) -> PretrainConfig:
-    others = {"contrast", "distillation", "reconstruction"} - {name}
-    return dataclasses.replace(config, **{f"{other}_weight": 0.0 for other in others})
-
-
-def _remat(dit: DiTConfig) -> DiTConfig:
-    return dataclasses.replace(dit, remat="dots")
-
-
-def _kind(dit: DiTConfig, attention: str) -> tuple[DiTConfig, Any]:
-    if attention == "float32":
-        return dit, "float32"
-    return dataclasses.replace(dit, attention=attention), "bfloat16"
+def only(name: str, config: PretrainConfig) -> PretrainConfig:
+    """`config` with one of its objectives alone."""
+    others = {f"{other}_weight": 0.0 for other in OBJECTIVES if other != name}
+    return dataclasses.replace(config, **others)
 
 
 @functools.cache
