@@ -18,7 +18,7 @@ from jaxtyping import Float32, Int, Shaped
 import numpy as np
 
 from vtp_eqx.config import require
-from vtp_eqx.files import atomic_path
+from vtp_eqx.files import atomic_path, write_text
 
 
 FORMAT = "vtp_eqx latents 1"
@@ -48,8 +48,7 @@ class ShardRecord:
 
     def write(self, path: Path) -> None:
         """Writes the record, which makes the shard a finished one."""
-        with atomic_path(path) as unfinished:
-            unfinished.write_text(json.dumps(dataclasses.asdict(self)))
+        write_text(path, json.dumps(dataclasses.asdict(self)))
 
     @classmethod
     def read(cls, path: Path) -> "ShardRecord | None":
@@ -103,8 +102,7 @@ class LatentIndex:
 
     def write(self, folder: Path) -> None:
         """Writes `index.json`."""
-        with atomic_path(folder / INDEX) as unfinished:
-            unfinished.write_text(json.dumps(dataclasses.asdict(self), indent=1))
+        write_text(folder / INDEX, json.dumps(dataclasses.asdict(self), indent=1))
 
     @classmethod
     def read(cls, folder: Path) -> "LatentIndex | None":

@@ -15,11 +15,11 @@ from vtp_eqx.config import require
 from vtp_eqx.data.example_texts import clean_caption
 from vtp_eqx.data.folders import ARCHIVES, FolderSource, image_files
 from vtp_eqx.data.images import decode_image, UnreadableImageError
-from vtp_eqx.data.loader import Batch, Source, stack_examples
+from vtp_eqx.data.loader import Batch, Source
 from vtp_eqx.data.tar_paths import tars_in
 from vtp_eqx.data.tars import TarSource
-from vtp_eqx.file_kinds import describe_file, NPZ_ERRORS, npz_fault
-from vtp_eqx.files import atomic_path, require_local
+from vtp_eqx.file_kinds import describe_file, open_npz, UnreadableNpzError
+from vtp_eqx.files import require_local, write_npz
 
 
 class TfdsSource:
@@ -209,14 +209,12 @@ def _check_no_images(folder: Path, tars: Sequence[Path]) -> None:
 def _open_npz(path: Path) -> ArraySource:
     fields = {"arr_0": "image", "arr_1": "label"}
     try:
-        # Opened here, because `np.load` leaves a damaged file open.
-        with path.open("rb") as file, np.load(file) as content:
+        with open_npz(path) as content:
             names = sorted(content)
             arrays = {fields[name]: content[name] for name in names if name in fields}
-    except NPZ_ERRORS as error:
-        fault = npz_fault(path, error)
+    except UnreadableNpzError as error:
         raise ValueError(
-            f"An .npz of images is a whole file; got {path} ({fault}): check the path, "
+            f"An .npz of images is a whole file; got {path} ({error}): check the path, "
             "or copy it again."
         ) from error
     require(
@@ -257,10 +255,13 @@ def load_arrays(source: TfdsSource) -> Batch:
     """
     path = source.folder / f"arrays-{source.fingerprint}.npz"
     try:
-        with path.open("rb") as file, np.load(file) as cached:
-            return dict(cached)
-    except NPZ_ERRORS:
-        arrays = stack_examples([source[row] for row in range(len(source))])
-    with atomic_path(path) as unfinished, unfinished.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+        with open_npz(path) as content:
+            return dict(content)
+    except UnreadableNpzError:
+        examples = [source[row] for row in range(len(source))]
+    arrays = {
+        name: np.stack([np.asarray(example[name]) for example in examples])
+        for name in examples[0]
+    }
+    write_npz(path, **arrays)
     return arrays

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from vtp_eqx.config import require, SamplerConfig
 from vtp_eqx.evaluation.extract import ExtractConfig, FeatureTable
 from vtp_eqx.evaluation.images import Images
-from vtp_eqx.files import atomic_path
+from vtp_eqx.files import write_text
 from vtp_eqx.models.arrays import latents_hash, weights_hash
 from vtp_eqx.models.tokenizer import Tokenizer
 
@@ -168,8 +168,7 @@ def write(
         "card": dataclasses.asdict(card),
         "skipped": dict(skipped or {}),
     }
-    with atomic_path(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=1) + "\n")
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, float], EvaluationCard]:

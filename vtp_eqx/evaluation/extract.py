@@ -31,8 +31,8 @@ from vtp_eqx.evaluation.images import (
     read_square,
 )
 from vtp_eqx.evaluation.labels import check_classes, require_labels
-from vtp_eqx.file_kinds import NPZ_ERRORS
-from vtp_eqx.files import atomic_path
+from vtp_eqx.file_kinds import open_npz, UnreadableNpzError
+from vtp_eqx.files import write_npz, write_text
 from vtp_eqx.mesh import data_mesh, replicate
 from vtp_eqx.models.arrays import weights_hash
 from vtp_eqx.models.tokenizer import Tokenizer
@@ -220,11 +220,7 @@ def extract_features(
             place.report(stage, done, len(rows))
         arrays = _merge(parts)
         if paths:
-            with (
-                atomic_path(paths[start]) as unfinished,
-                unfinished.open("wb") as file,
-            ):
-                np.savez(file, allow_pickle=False, **arrays)
+            write_npz(paths[start], **arrays)
     seen = FeatureTable(tuple(paths.values()), None if paths else arrays or None)
     require(
         len(seen.skipped) < len(rows),
@@ -279,8 +275,7 @@ def _cache_folder(
     text = json.dumps(description, indent=1, sort_keys=True) + "\n"
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     folder = folder / f"survey-{digest}"
-    with atomic_path(folder / "description.json") as unfinished:
-        unfinished.write_text(text)
+    write_text(folder / "description.json", text)
     return folder
 
 
@@ -326,9 +321,8 @@ def _digest(image: np.ndarray) -> np.ndarray:
 
 def _is_complete(path: Path) -> bool:
     try:
-        # Opened here, because `np.load` leaves a damaged file open.
-        with path.open("rb") as file, np.load(file) as content:
+        with open_npz(path) as content:
             # Reading an array checks its sum.
             return "skipped" in {name for name in content if content[name].size}
-    except NPZ_ERRORS:
+    except UnreadableNpzError:
         return False

@@ -1,8 +1,6 @@
 """Images to be evaluated: of arrays or of a source, read ahead of use by threads."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import functools
 import itertools
@@ -16,13 +14,12 @@ from vtp_eqx.data.changes import last_changes
 from vtp_eqx.data.crops import CenterCrop, Crop
 from vtp_eqx.data.images import UnreadableImageError
 from vtp_eqx.data.labels import label_of, NO_LABEL
-from vtp_eqx.data.loader import Source
+from vtp_eqx.data.loader import read_ahead, Source
 from vtp_eqx.data.mixture import example_name
 from vtp_eqx.data.sources import ArraySource
 
 
 Key = TypeVar("Key")
-Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 
@@ -126,21 +123,3 @@ def read_blocks(
             min(batch_size, len(rows) - i) for i in range(0, len(rows), batch_size)
         ]
         yield key, ([*itertools.islice(examples, count)] for count in counts)
-
-
-def read_ahead(
-    read: Callable[[Item], Value],
-    items: Iterable[Item],
-    *,
-    num_threads: int,
-    num_ahead: int,
-) -> Iterator[Value]:
-    """`map(read, items)` in threads, with at most `num_ahead` values before use."""
-    with ThreadPoolExecutor(num_threads) as pool:
-        waiting = deque()
-        for item in items:
-            waiting.append(pool.submit(read, item))
-            if len(waiting) > num_ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()

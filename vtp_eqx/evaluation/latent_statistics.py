@@ -28,7 +28,7 @@ from vtp_eqx.data.crops import CenterCrop
 from vtp_eqx.data.loader import Source
 from vtp_eqx.evaluation.batches import in_batches
 from vtp_eqx.evaluation.images import Images, read_blocks, read_square
-from vtp_eqx.files import atomic_path
+from vtp_eqx.files import write_text
 from vtp_eqx.mesh import data_mesh, gather_texts, local_mesh, REPLICATED
 from vtp_eqx.models.arrays import weights_hash
 from vtp_eqx.models.tokenizer import Tokenizer
@@ -229,8 +229,7 @@ def _own_sums(
                 sums += LatentSums.of(latents)
             done += len(batch)
             progress(done, total)
-        with atomic_path(path) as unfinished:
-            unfinished.write_text(sums.as_json())
+        write_text(path, sums.as_json())
         found[path] = sums
     return sum((sums for sums in found.values() if sums), LatentSums())
 

@@ -32,15 +32,15 @@ import optax
 from vtp_eqx.config import as_json, require
 from vtp_eqx.data.crops import RandomCrop
 from vtp_eqx.data.images import UnreadableImageError
-from vtp_eqx.data.loader import rows_at
+from vtp_eqx.data.loader import read_ahead, rows_at
 from vtp_eqx.evaluation.batches import in_batches
 from vtp_eqx.evaluation.card import Numbers, settings, tokenizer_card, write_numbers
 from vtp_eqx.evaluation.extract import extract_features, ExtractConfig, feature_shapes
-from vtp_eqx.evaluation.images import Images, read_ahead
+from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.labels import check_classes, require_label
 from vtp_eqx.evaluation.linear_probe import ProbeFeatures, READERS
-from vtp_eqx.file_kinds import NPZ_ERRORS
-from vtp_eqx.files import atomic_path
+from vtp_eqx.file_kinds import open_npz, UnreadableNpzError
+from vtp_eqx.files import write_npz, write_text
 from vtp_eqx.mesh import replicate, shard_batch
 from vtp_eqx.models.arrays import named_arrays, weights_hash
 from vtp_eqx.models.tokenizer import Tokenizer
@@ -244,8 +244,7 @@ def probe_sweep(
             scores.append(accuracies(sweep, config, features, labels))
             save(path, sweep, scores)
 
-    with atomic_path(place.folder / "probe.json") as unfinished:
-        unfinished.write_text(json.dumps(scores, indent=1) + "\n")
+    write_text(place.folder / "probe.json", json.dumps(scores, indent=1) + "\n")
     card = dataclasses.replace(
         tokenizer_card(tokenizer, seen, test, sweep_settings(reads, config, train)),
         num_reference=len(train.rows),
@@ -355,18 +354,15 @@ def cached_batches(
 def save(path: Path, sweep: Sweep, scores: list[dict[str, float]]) -> None:
     """Writes what `restore` reads."""
     arrays = {name: np.asarray(leaf) for name, leaf in named_arrays(sweep).items()}
-    with atomic_path(path) as unfinished, unfinished.open("wb") as file:
-        np.savez(
-            file, allow_pickle=False, scores=np.array(json.dumps(scores)), **arrays
-        )
+    write_npz(path, scores=np.array(json.dumps(scores)), **arrays)
 
 
 def restore(path: Path, fresh: Sweep) -> tuple[Sweep, list[dict[str, float]]]:
     """A saved sweep and its scores, or `fresh` and none where there is no whole one."""
     try:
-        with path.open("rb") as file, np.load(file) as content:
+        with open_npz(path) as content:
             arrays = [jnp.asarray(content[name]) for name in named_arrays(fresh)]
             scores = json.loads(str(content["scores"]))
-    except NPZ_ERRORS:
+    except UnreadableNpzError:
         return fresh, []
     return jax.tree.unflatten(jax.tree.structure(fresh), arrays), scores

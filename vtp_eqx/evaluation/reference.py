@@ -21,8 +21,8 @@ from vtp_eqx.evaluation.extract import extract_features, ExtractConfig
 from vtp_eqx.evaluation.frechet import Moments
 from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.networks import FeatureNetwork, network_outputs, output_names
-from vtp_eqx.file_kinds import NPZ_ERRORS, npz_fault
-from vtp_eqx.files import atomic_path
+from vtp_eqx.file_kinds import open_npz, UnreadableNpzError
+from vtp_eqx.files import write_npz
 from vtp_eqx.models.arrays import arrays_hash
 
 
@@ -108,8 +108,7 @@ def write_reference(path: str | Path, reference: Reference) -> None:
         arrays["sigma_s"] = reference.spatial.covariance
     if reference.features is not None:
         arrays["features"] = reference.features
-    with atomic_path(path) as unfinished, unfinished.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+    write_npz(path, **arrays)
 
 
 def read_reference(
@@ -127,12 +126,12 @@ def read_reference(
             "with `evaluate.py reference`, or check the path."
         )
     try:
-        with path.open("rb") as file, np.load(file) as content:
+        with open_npz(path) as content:
             arrays = {name: content[name] for name in content if name != "arr_0"}
-    except NPZ_ERRORS as error:
+    except UnreadableNpzError as error:
         raise ValueError(
             f"Reference statistics are a whole .npz file; got a damaged {path} "
-            f"({npz_fault(path, error)}): copy it again."
+            f"({error}): copy it again."
         ) from error
     require(
         {"mu", "sigma"} <= arrays.keys(),
@@ -171,7 +170,7 @@ def add_image_features(
 
     For precision and recall. A `ValueError` where they are no images.
     """
-    with np.load(path) as content:
+    with open_npz(path) as content:
         if reference.features is not None or "arr_0" not in content:
             return reference
     source = open_source(path)

@@ -13,7 +13,7 @@ from beartype.door import is_bearable
 
 from vtp_eqx.config import from_dict, Precision, require, SamplerConfig
 from vtp_eqx.evaluation.card import LabelPolicy
-from vtp_eqx.files import atomic_path
+from vtp_eqx.files import write_text
 from vtp_eqx.models.arrays import latents_hash, weights_hash
 from vtp_eqx.models.generator import Generator, generator_hash
 from vtp_eqx.models.tokenizer import Tokenizer
@@ -113,8 +113,8 @@ class SampleRecord:
 def write_sample_record(folder: str | Path, record: SampleRecord) -> None:
     """Writes `samples.json` into the folder of its samples, whole or not at all."""
     content = {"format": FORMAT, **dataclasses.asdict(record)}
-    with atomic_path(Path(folder) / RECORD_FILE) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    text = json.dumps(content, indent=1, sort_keys=True) + "\n"
+    write_text(Path(folder) / RECORD_FILE, text)
 
 
 def read_sample_record(samples: str | Path) -> SampleRecord:

@@ -15,7 +15,7 @@ import numpy as np
 from tokenizers import decoders, models, pre_tokenizers, Tokenizer, trainers
 
 from vtp_eqx.config import require
-from vtp_eqx.files import atomic_path
+from vtp_eqx.files import write_text
 
 
 PAD = "<|pad|>"
@@ -79,8 +79,7 @@ class CaptionTokenizer:
 
     def save(self, path: str | Path) -> None:
         """Writes the vocabulary to one JSON file."""
-        with atomic_path(path) as unfinished:
-            unfinished.write_text(self.pieces.to_str(), encoding="utf-8")
+        write_text(path, self.pieces.to_str())
 
     @classmethod
     def load(cls, path: str | Path) -> "CaptionTokenizer":
