@@ -34,7 +34,7 @@ from vtp_eqx.evaluation.labels import check_classes, require_labels
 from vtp_eqx.file_kinds import open_npz, UnreadableNpzError
 from vtp_eqx.files import write_npz, write_text
 from vtp_eqx.mesh import data_mesh, replicate
-from vtp_eqx.models.arrays import weights_hash
+from vtp_eqx.models.arrays import arrays_hash, named_arrays
 from vtp_eqx.models.tokenizer import Tokenizer
 
 
@@ -110,9 +110,9 @@ class FeatureTable:
         return any(name in content for content in self.contents())
 
     def parts(self, name: str) -> Iterator[Shaped[np.ndarray, "some ..."]]:
-        """The same, a file at a time."""
+        """The values of a column, a file at a time."""
         for content in self.contents():
-            if "row" not in content:  # none of its images could be read
+            if [*content] == ["skipped"]:  # none of its images could be read
                 continue
             require(
                 name in content,
@@ -181,19 +181,18 @@ def extract_features(
     place: BatchConfig = IN_MEMORY,
     *,
     stage: str = "features",
-    of: Mapping[str, str] | None = None,
 ) -> FeatureTable:
     """`function(model, image)`, arrays by name, of every image that can be read.
 
     `function` is one defined in a module (what it compiles is kept by it) and takes
-    floats in [0, 1]. `of` names what features depend on beside the images, such as the
-    hash of the weights: another value is another cache, in a folder of its own. There
-    is one where `place` has a folder.
+    floats in [0, 1]. Where `place` has a folder, features are kept there; other arrays
+    in `model`, other images or another batch size have a cache of their own. `stage`
+    is what the progress is called.
     """
     rows = images.rows
     blocks, paths = {0: rows}, {}
     if isinstance(place, ExtractConfig):
-        folder = _cache_folder(place.folder, function, images, place, of or {})
+        folder = _cache_folder(function, model, images, place)
         size = place.batch_size * max(1, FILE_IMAGES // place.batch_size)
         blocks = {
             start: rows[start : start + size] for start in range(0, len(rows), size)
@@ -241,11 +240,8 @@ def train_and_test_features(
 ) -> tuple[FeatureTable, FeatureTable]:
     """Features of two sets with the same classes; `num_samples` is of the test set."""
     check_classes(train, test)
-    of = {"tokenizer": weights_hash(tokenizer)}
     of_train, of_test = (
-        extract_features(
-            function, tokenizer, images, place, stage=f"{name} features", of=of
-        )
+        extract_features(function, tokenizer, images, place, stage=f"{name} features")
         for name, images in (("training", train), ("test", test))
     )
     of_test.check_count(num_samples)
@@ -259,22 +255,18 @@ def feature_shapes(function: Function, model: Any, size: int) -> dict[str, Any]:
 
 
 def _cache_folder(
-    folder: Path,
-    function: Function,
-    images: Images,
-    place: ExtractConfig,
-    of: Mapping[str, str],
+    function: Function, model: Any, images: Images, place: ExtractConfig
 ) -> Path:
     """The folder of this extraction, with the description that names it."""
     description = {
         "function": f"{function.__module__}.{function.__qualname__}",
-        "of": dict(of),
+        "model": arrays_hash(named_arrays(eqx.filter(model, eqx.is_array))),
         "images": images.description,
         "batch_size": place.batch_size,
     }
     text = json.dumps(description, indent=1, sort_keys=True) + "\n"
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    folder = folder / f"survey-{digest}"
+    folder = place.folder / f"features-{digest}"
     write_text(folder / "description.json", text)
     return folder
 
@@ -288,15 +280,15 @@ def _features(
     if not good:
         return {}, skipped
     images = np.stack([one.image for one in good if one.image is not None])
-    columns = dict(
-        in_batches(
-            function, model, images, batch_size=place.batch_size, mesh=place.mesh
-        )
+    columns = in_batches(
+        function, model, images, batch_size=place.batch_size, mesh=place.mesh
     )
-    columns["row"] = np.array([one.row for one in good])
-    columns["digest"] = np.stack([_digest(image) for image in images])
-    columns["label"] = np.array([one.label for one in good])
-    return columns, skipped
+    return {
+        **columns,
+        "row": np.array([one.row for one in good]),
+        "digest": np.stack([_digest(image) for image in images]),
+        "label": np.array([one.label for one in good]),
+    }, skipped
 
 
 def _merge(

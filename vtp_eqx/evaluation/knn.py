@@ -1,7 +1,6 @@
 """Nearest-neighbor classification in frozen features, and its protocol over images."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from jaxtyping import Float, Int
 import numpy as np
@@ -10,6 +9,7 @@ from vtp_eqx.evaluation.accuracy import check_rows, unit
 from vtp_eqx.evaluation.card import Numbers, settings, tokenizer_card, write_numbers
 from vtp_eqx.evaluation.extract import ExtractConfig, train_and_test_features
 from vtp_eqx.evaluation.images import Images
+from vtp_eqx.evaluation.linear_probe import last
 from vtp_eqx.models.tokenizer import Tokenizer
 
 
@@ -28,29 +28,20 @@ def neighbors(
     In the summary of the last block, at norm 1: DINOv2's evaluation.
     """
     of_train, of_test = train_and_test_features(
-        summary, tokenizer, train, test, place, num_samples=num_samples
+        last, tokenizer, train, test, place, num_samples=num_samples
     )
     labels, test_labels = of_train.labels(train), of_test.labels(test)
     protocol = settings(temperature=temperature)
-    card = tokenizer_card(tokenizer, of_test, test, protocol, of_train)
-    bank = of_train.column("summary")
+    card = tokenizer_card(tokenizer, of_test, test, protocol, reference=of_train)
+    bank, rows = of_train.column("summary"), of_test.column("summary")
     numbers = {
         f"{count} nearest neighbors": neighbor_accuracy(
-            bank,
-            labels,
-            of_test.column("summary"),
-            test_labels,
-            num_neighbors=count,
-            temperature=temperature,
+            bank, labels, rows, test_labels,
+            num_neighbors=count, temperature=temperature,
         )
         for count in counts
-    }
+    }  # fmt: skip
     return write_numbers(numbers, card, of_test, place, "neighbors")
-
-
-def summary(tokenizer: Tokenizer, image: Any) -> dict[str, Any]:
-    """The summary of one image."""
-    return {"summary": tokenizer.features(image)[-1].cls}
 
 
 def neighbor_accuracy(

@@ -50,14 +50,18 @@ MAX_PROBED = 4096  # ours: numbers an image, beyond which only their mean is pro
 class Diagnosis:
     """What was measured by name, why others were not, and what to know beside them.
 
-    And what the picture shows: the standardized latents, their spectra by what they are
-    over, the mean energy of a number by frequency, and the mean cosine of two cells of
-    an image by distance (no curves where latents have one cell).
+    `mean` and `deviation` of each channel standardized the latents; a deviation of 0 is
+    that of a channel that was left out. And what the picture shows: those latents,
+    their spectra by what they are over, the mean energy of a number by frequency, and
+    the mean cosine of two cells of an image by distance (no curves where latents have
+    one cell).
     """
 
     panel: dict[str, Estimate]
     omitted: dict[str, str]
     notes: tuple[str, ...]
+    mean: Float[np.ndarray, " channels"]
+    deviation: Float[np.ndarray, " channels"]
     latents: Latents
     spectra: dict[str, Spectrum]
     energy: Float[np.ndarray, " frequencies"] | None
@@ -78,7 +82,7 @@ def diagnose_latents(
     `labels`, of two classes or more, or `masks` of the foreground is left out without
     them. A `ValueError` where a latent is not finite or there are too few images.
     """
-    mean, deviation = statistics(latents, mean, deviation)
+    mean, deviation = _statistics(latents, mean, deviation)
     alive = deviation > 0
     standardized = (latents[..., alive] - mean[alive]) / deviation[alive]
     standardized = standardized.astype(np.float32)
@@ -110,11 +114,12 @@ def diagnose_latents(
     if labels is not None:
         _label_measures(standardized, labels, grid, panel)
     return Diagnosis(
-        panel, omitted, tuple(notes), standardized, spectra, energy, similarity
-    )
+        panel, omitted, tuple(notes), mean, deviation, standardized, spectra, energy,
+        similarity,
+    )  # fmt: skip
 
 
-def statistics(
+def _statistics(
     latents: Latents,
     mean: Float[np.ndarray, " channels"] | None,
     deviation: Float[np.ndarray, " channels"] | None,

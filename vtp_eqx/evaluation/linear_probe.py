@@ -98,7 +98,7 @@ def probe(
         reads=reads, fit="L-BFGS", penalties=PENALTIES,
         selected="on held-out training images",
     )  # fmt: skip
-    card = tokenizer_card(tokenizer, of_test, test, protocol, of_train)
+    card = tokenizer_card(tokenizer, of_test, test, protocol, reference=of_train)
     return write_numbers(numbers, card, of_test, place, "probe")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import sys
 from typing import Annotated, Literal, TypeVar
 
+import numpy as np
 from rich.console import Console
 import tyro
 
@@ -24,12 +25,12 @@ from vtp_eqx.evaluation import card, frechet
 from vtp_eqx.evaluation.console import list_names, numbers_table, progress
 from vtp_eqx.evaluation.extract import ExtractConfig
 from vtp_eqx.evaluation.images import Images
-from vtp_eqx.evaluation.labels import first_labels
 from vtp_eqx.evaluation.linear_probe import ProbeFeatures
 from vtp_eqx.evaluation.networks import (
     feature_network,
     FeatureNetwork,
     lpips,
+    NetworkName,
     PerceptualNetwork,
 )
 from vtp_eqx.evaluation.prompts import (
@@ -44,13 +45,12 @@ from vtp_eqx.evaluation.reference import (
     Reference,
 )
 from vtp_eqx.evaluation.sample_record import OWN_FILES, read_sample_record
-from vtp_eqx.evaluation.sample_sets import sample_table, SampleSet, skipped_files
+from vtp_eqx.evaluation.samples import SampleSet
 from vtp_eqx.evaluation.zero_shot import TextIds
 from vtp_eqx.files import require_local_fields
 from vtp_eqx.mesh import data_mesh
 
 
-NetworkName = Literal["scene-network", "inception-v3", "dinov2"]
 T = TypeVar("T")
 Flat = Annotated[T, tyro.conf.arg(name="")]  # options without a prefix
 console = Console(width=None if sys.stdout.isatty() else 120)
@@ -114,13 +114,7 @@ class EvaluationOptions:
         frechet.self_test()
         with self.place() as place:
             numbers = protocol(place)
-        path = self.out / f"card_{name}.json"
-        console.print(numbers_table(numbers, card.read(path)[1]))
-        skipped = json.loads(path.read_text())["skipped"]
-        if skipped:
-            lines = [f"{name} ({reason})" for name, reason in skipped.items()]
-            console.print(list_names("files could not be read", lines), markup=False)
-        console.print(f"Card: {path}")
+        show_numbers([("value", numbers)], [self.out / f"card_{name}.json"])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -193,7 +187,7 @@ class ZeroShotOptions(TokenizerOptions):
     def show_classes(self, names: Sequence[str], images: Images) -> None:
         """Prints which names are the first and the last class of the images."""
         folders = getattr(images.source, "class_names", ())
-        check_class_names(names, first_labels(images), folders)
+        check_class_names(names, np.zeros(0, np.int64), folders)  # no label seen yet
         console.print(describe_classes(names, folders), markup=False, highlight=False)
 
 
@@ -307,8 +301,23 @@ def show_sample_sets(
     results: Sequence[Mapping[str, float]],
     place: ExtractConfig,
 ) -> None:
-    """Prints the numbers of sets, what was left out, and where the cards are."""
-    console.print(sample_table(sets, results, place))
-    if skipped := skipped_files(sets, place):
+    """Prints the numbers of sets side by side, what was left out, and their cards."""
+    titles = [samples.title for samples in sets]
+    cards = [place.folder / samples.name / "card_generation.json" for samples in sets]
+    show_numbers([*zip(titles, results, strict=True)], cards)
+
+
+def show_numbers(
+    columns: Sequence[tuple[str, Mapping[str, float]]], cards: Sequence[Path]
+) -> None:
+    """Prints numbers side by side, the files that could not be read, and the cards."""
+    console.print(numbers_table(columns, card.read(cards[0])[1]))
+    skipped = [
+        f"{name} ({reason})"
+        for path in cards
+        for name, reason in json.loads(path.read_text())["skipped"].items()
+    ]
+    if skipped:
         console.print(list_names("files could not be read", skipped), markup=False)
-    console.print(f"Cards: card_generation.json in {place.folder} and its folders")
+    for path in cards:
+        console.print(f"Card: {path}")

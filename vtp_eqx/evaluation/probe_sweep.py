@@ -32,12 +32,13 @@ import optax
 from vtp_eqx.config import as_json, require
 from vtp_eqx.data.crops import RandomCrop
 from vtp_eqx.data.images import UnreadableImageError
+from vtp_eqx.data.labels import label_of
 from vtp_eqx.data.loader import read_ahead, rows_at
 from vtp_eqx.evaluation.batches import in_batches
 from vtp_eqx.evaluation.card import Numbers, settings, tokenizer_card, write_numbers
 from vtp_eqx.evaluation.extract import extract_features, ExtractConfig, feature_shapes
 from vtp_eqx.evaluation.images import Images
-from vtp_eqx.evaluation.labels import check_classes, require_label
+from vtp_eqx.evaluation.labels import check_classes, require_labels
 from vtp_eqx.evaluation.linear_probe import ProbeFeatures, READERS
 from vtp_eqx.file_kinds import open_npz, UnreadableNpzError
 from vtp_eqx.files import write_npz, write_text
@@ -204,8 +205,8 @@ def probe_sweep(
             "`mesh` (None) must be the devices that a sweep learns on: give the place "
             "a `data_mesh()`."
         )
-    read, of = READERS[reads], {"tokenizer": weights_hash(tokenizer)}
-    seen = extract_features(read, tokenizer, test, place, stage="test features", of=of)
+    read = READERS[reads]
+    seen = extract_features(read, tokenizer, test, place, stage="test features")
     seen.check_count(num_samples)
     labels = seen.labels(test)
     names = getattr(test.source, "class_names", None)
@@ -215,7 +216,7 @@ def probe_sweep(
     features = {kind: seen.column(kind) for kind in widths}
 
     described = {
-        **of,
+        "tokenizer": weights_hash(tokenizer),
         "reads": reads,
         "config": json.loads(as_json(config)),
         "train": train.description,
@@ -245,12 +246,11 @@ def probe_sweep(
             save(path, sweep, scores)
 
     write_text(place.folder / "probe.json", json.dumps(scores, indent=1) + "\n")
-    card = dataclasses.replace(
-        tokenizer_card(tokenizer, seen, test, sweep_settings(reads, config, train)),
-        num_reference=len(train.rows),
-        reference_hash=train.description["source"],
+    card = tokenizer_card(
+        tokenizer, seen, test, sweep_settings(reads, config, train),
+        num_reference=len(train.rows), reference_hash=train.description["source"],
         seed=config.seed,
-    )
+    )  # fmt: skip
     return write_numbers(best(scores, [*widths]), card, seen, place, "probe")
 
 
@@ -301,7 +301,8 @@ def augmented_batches(
             with contextlib.suppress(UnreadableImageError):
                 other = int(rows[(row + step_aside) % len(rows)])
                 example = train.source[other]
-                label = require_label(train, other, example)
+                label = label_of(example)
+                require_labels(train, np.array([other]), np.array([label]))
                 return crop(example["image"], rng), label
         raise ValueError(
             f"A probe learns from images that can be read; got {MAX_TRIES} in a row "
@@ -338,14 +339,11 @@ def cached_batches(
     first_step: int,
 ) -> Batches:
     """Features of the training images as `train.crop` shows them, read only once."""
-    of = {"tokenizer": weights_hash(tokenizer)}
     read = READERS[reads]
-    seen = extract_features(
-        read, tokenizer, train, place, stage="training features", of=of
-    )
+    seen = extract_features(read, tokenizer, train, place, stage="training features")
     labels = seen.labels(train)
-    shapes = feature_shapes(read, tokenizer, train.crop.size)
-    columns = {kind: seen.column(kind) for kind in shapes}
+    kinds = feature_shapes(read, tokenizer, train.crop.size)
+    columns = {kind: seen.column(kind) for kind in kinds}
     for now in range(first_step, config.num_steps):
         rows = rows_at(now, seen.count, config.batch_size, seed=config.seed)
         yield {kind: values[rows] for kind, values in columns.items()}, labels[rows]

@@ -20,7 +20,7 @@ from vtp_eqx.data.sources import open_source
 from vtp_eqx.evaluation.extract import extract_features, ExtractConfig
 from vtp_eqx.evaluation.frechet import Moments
 from vtp_eqx.evaluation.images import Images
-from vtp_eqx.evaluation.networks import FeatureNetwork, network_outputs, output_names
+from vtp_eqx.evaluation.networks import FeatureNetwork, network_outputs
 from vtp_eqx.file_kinds import open_npz, UnreadableNpzError
 from vtp_eqx.files import write_npz
 from vtp_eqx.models.arrays import arrays_hash
@@ -75,15 +75,11 @@ def make_reference(
     `keep_features` keeps those of every image, for precision and recall.
     """
     network.check_size(images.crop.size)
-    of = {"network": network.hash}
-    seen = extract_features(
-        network_outputs, network, images, place, stage="reference", of=of
-    )
+    seen = extract_features(network_outputs, network, images, place, stage="reference")
     seen.check_count(num_samples)
-    has_spatial = "spatial" in output_names(network, images.crop.size)
     return Reference(
         moments=seen.moments("features"),
-        spatial=seen.moments("spatial") if has_spatial else None,
+        spatial=seen.moments("spatial") if seen.has("spatial") else None,
         features=seen.column("features") if keep_features else None,
         network=network.name,
         network_hash=network.hash,
@@ -177,9 +173,8 @@ def add_image_features(
     images = Images(source=source, crop=CenterCrop(source[0]["image"].shape[0]))
     check = dataclasses.replace(reference, image_size=images.crop.size)
     check.check_network(network.name, network.hash)
-    of = {"network": network.hash}
     seen = extract_features(
-        network_outputs, network, images, place, stage="reference images", of=of
+        network_outputs, network, images, place, stage="reference images"
     )
     return dataclasses.replace(check, features=seen.column("features"))
 
