@@ -91,7 +91,12 @@ def describe_file(path: str | os.PathLike[str]) -> str:
     except IsADirectoryError:
         return "a folder"
     except OSError as error:
-        return error.strerror or type(error).__name__
+        return describe_error(error)
+
+
+def describe_error(error: OSError) -> str:
+    """The system's reason, such as "Permission denied", without the file's name."""
+    return error.strerror or str(error) or type(error).__name__
 
 
 class UnreadableNpzError(ValueError):

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from vtp_eqx.config import require
-from vtp_eqx.file_kinds import describe_content
+from vtp_eqx.file_kinds import describe_content, describe_error
 
 
 SUFFIXES = frozenset(
@@ -52,8 +52,7 @@ def read_file(path: Path, name: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:  # also a file that was there when the folder was listed
-        reason = error.strerror or type(error).__name__
-        raise UnreadableImageError(name, reason) from error
+        raise UnreadableImageError(name, describe_error(error)) from error
 
 
 def decode_image(

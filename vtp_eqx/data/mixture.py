@@ -110,9 +110,7 @@ def read_encoded(source: Source, row: int) -> Mapping[str, Any]:
 
 def example_name(source: Source, row: int) -> str:
     """The name of a row of a source, for messages."""
-    names = getattr(source, "names", None)
-    named = getattr(source, "name", names.__getitem__ if names else "row {}".format)
-    return named(row)
+    return getattr(source, "name", "row {}".format)(row)
 
 
 def source_fingerprint(source: Source) -> str:

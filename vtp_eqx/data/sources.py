@@ -4,7 +4,7 @@ An example is a flat dict: `image` (uint8 `[H, W, 3]`), and where the data set h
 `caption` (str), `label` (int), `id` (int) and attributes by name.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 
 from vtp_eqx.config import require
 from vtp_eqx.data.example_texts import clean_caption
-from vtp_eqx.data.folders import ARCHIVES, FolderSource, image_files
+from vtp_eqx.data.folders import ARCHIVES, FolderSource, list_folder
 from vtp_eqx.data.images import decode_image, UnreadableImageError
 from vtp_eqx.data.loader import Batch, Source
 from vtp_eqx.data.tar_paths import tars_in
@@ -179,7 +179,13 @@ def open_source(
     if path.suffix == ".npz" and not path.is_dir():
         return _open_npz(path)
     if tars := tars_in(path):
-        _check_no_images(path, tars)
+        images = list_folder(path).images
+        require(
+            not images,
+            f"`data` ({path}) could be {len(tars)} tars (such as {tars[0].name}) or "
+            f"{len(images)} image files (such as {images[:1]}): name the tars as "
+            f"'{path}/*.tar', or move them elsewhere to read the images.",
+        )
     if tars or path.suffix == ".tar":
         return TarSource(path, progress=progress)
     require(
@@ -193,17 +199,6 @@ def open_source(
         f"in .tar or an .npz; got {describe_file(path)}: name one of these.",
     )
     return FolderSource(path)
-
-
-def _check_no_images(folder: Path, tars: Sequence[Path]) -> None:
-    """A `ValueError` where a folder of tars has image files too."""
-    images = image_files(folder)
-    require(
-        not images,
-        f"`data` ({folder}) could be {len(tars)} tars (such as {tars[0].name}) or "
-        f"{len(images)} image files (such as {images[:1]}): name the tars as "
-        f"'{folder}/*.tar', or move them elsewhere to read the images.",
-    )
 
 
 def _open_npz(path: Path) -> ArraySource:

@@ -190,25 +190,25 @@ def extract_features(
     is what the progress is called.
     """
     rows = images.rows
-    blocks, paths = {0: rows}, {}
+    blocks: dict[Path | None, np.ndarray] = {None: rows}
     if isinstance(place, ExtractConfig):
         folder = _cache_folder(function, model, images, place)
         size = place.batch_size * max(1, FILE_IMAGES // place.batch_size)
         blocks = {
-            start: rows[start : start + size] for start in range(0, len(rows), size)
+            folder / f"rows-{start:08d}.npz": rows[start : start + size]
+            for start in range(0, len(rows), size)
         }
-        paths = {start: folder / f"rows-{start:08d}.npz" for start in blocks}
     missing = {
-        start: block
-        for start, block in blocks.items()
-        if start not in paths or not _is_complete(paths[start])
+        path: block
+        for path, block in blocks.items()
+        if path is None or not _is_complete(path)
     }
     done = len(rows) - sum(map(len, missing.values()))
     place.report(stage, done, len(rows))
     if missing and place.mesh is not None:
         model = replicate(model, place.mesh)
     arrays: dict[str, np.ndarray] = {}
-    for start, batches in read_blocks(
+    for path, batches in read_blocks(
         functools.partial(read_square, images), missing,
         batch_size=place.batch_size, num_threads=place.num_threads,
     ):  # fmt: skip
@@ -218,9 +218,10 @@ def extract_features(
             done += len(batch)
             place.report(stage, done, len(rows))
         arrays = _merge(parts)
-        if paths:
-            write_npz(paths[start], **arrays)
-    seen = FeatureTable(tuple(paths.values()), None if paths else arrays or None)
+        if path is not None:
+            write_npz(path, **arrays)
+    files = tuple(path for path in blocks if path is not None)
+    seen = FeatureTable(files, None if files else arrays)
     require(
         len(seen.skipped) < len(rows),
         f"Features need images that can be read; got none of {len(rows)}, such as "

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jaxtyping import Float, Int
 import numpy as np
 
-from vtp_eqx.evaluation.accuracy import check_rows, unit
+from vtp_eqx.evaluation.accuracy import check_rows, nearest_rows, unit
 from vtp_eqx.evaluation.card import Numbers, settings, tokenizer_card, write_numbers
 from vtp_eqx.evaluation.extract import ExtractConfig, train_and_test_features
 from vtp_eqx.evaluation.images import Images
@@ -66,15 +66,10 @@ def neighbor_accuracy(
             f"got {num_neighbors}: ask for fewer."
         )
     num_classes = 1 + int(max(train_labels.max(), test_labels.max()))
-    bank, right = unit(train), 0
-    for start in range(0, len(test), 1024):
-        similarity = unit(test[start : start + 1024]) @ bank.T
-        nearest = np.argpartition(-similarity, num_neighbors - 1, axis=1)
-        nearest = nearest[:, :num_neighbors]
-        votes = np.exp((np.take_along_axis(similarity, nearest, 1) - 1) / temperature)
-        scores = np.zeros((len(similarity), num_classes))
-        np.add.at(
-            scores, (np.arange(len(similarity))[:, None], train_labels[nearest]), votes
-        )
-        right += int((scores.argmax(1) == test_labels[start : start + 1024]).sum())
+    right = 0
+    for block, nearest, cosine in nearest_rows(unit(test), unit(train), num_neighbors):
+        scores = np.zeros((len(nearest), num_classes))
+        voted = np.arange(len(nearest))[:, None], train_labels[nearest]
+        np.add.at(scores, voted, np.exp((cosine - 1) / temperature))
+        right += int((scores.argmax(1) == test_labels[block]).sum())
     return right / len(test)

@@ -5,6 +5,7 @@ are given, else with their own. Channels that hardly vary are left out and count
 """
 
 import dataclasses
+import functools
 
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
@@ -17,8 +18,10 @@ from vtp_eqx.evaluation.latent_covariance import (
     class_covariances,
     FEW,
     MIN_CLASS,
+    participation_ratio,
     Spectrum,
     spectrum,
+    velocity_variance,
 )
 from vtp_eqx.evaluation.latent_structure import (
     cell_masks,
@@ -183,16 +186,17 @@ def _covariance_measures(
             if classes.least < FEW:
                 notes.append(f"VIV: a class has only {classes.least} images")
         within = spectrum(tokens, labels, is_exact=False)
-        panel["VIV, classes pooled"] = within.velocity_variance()
+        panel["VIV, classes pooled"] = within.estimate(velocity_variance)
         if is_exact:
             within = spectrum(tokens, labels, is_exact=True)
-            panel["VIV exact, classes pooled"] = within.velocity_variance()
+            panel["VIV exact, classes pooled"] = within.estimate(velocity_variance)
         spectra["within classes"] = within
     # The lowest loss of a flow model that knows the covariance, and at most the class.
+    flow_loss = functools.partial(velocity_variance, times=TIMES)
     for name, eigenvalues in spectra.items():
         given = ", class known" if name == "within classes" else ""
-        panel[f"Gaussian flow loss{given}"] = eigenvalues.velocity_variance(times=TIMES)
-    panel["effective rank"] = spectra["all images"].participation_ratio()
+        panel[f"Gaussian flow loss{given}"] = eigenvalues.estimate(flow_loss)
+    panel["effective rank"] = spectra["all images"].estimate(participation_ratio)
     covariance = "full" if is_exact else "a product of positions and channels"
     notes.append(f"covariance of all images: {covariance}")
     return spectra

@@ -174,15 +174,11 @@ class ZeroShotOptions(TokenizerOptions):
             "`words` (None) must be the vocabulary that this text tower was trained "
             "with: name the words.json of its run (--words).",
         )
-        return (
-            clip_tokenizer()
-            if self.words is None
-            else CaptionTokenizer.load(self.words),
-            read_class_names(self.classes),
-            IMAGENET_TEMPLATES
-            if self.templates is None
-            else read_templates(self.templates),
-        )
+        words = CaptionTokenizer.load(self.words) if self.words else clip_tokenizer()
+        templates = IMAGENET_TEMPLATES
+        if self.templates is not None:
+            templates = read_templates(self.templates)
+        return words, read_class_names(self.classes), templates
 
     def show_classes(self, names: Sequence[str], images: Images) -> None:
         """Prints which names are the first and the last class of the images."""

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 import numpy as np
+from scipy.special import rel_entr, softmax
 
 from vtp_eqx.config import require
 
@@ -29,14 +30,10 @@ def inception_score(
     """
     scores = []
     for start in range(0, len(logits), split_size):
-        rows = np.asarray(logits[start : start + split_size], dtype=np.float64)
-        rows = rows - rows.max(axis=1, keepdims=True)
-        log_shares = rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
-        shares = np.exp(log_shares)
-        mean = shares.mean(axis=0)
-        # A class of mean 0 has no share in any row.
-        log_mean = np.log(np.where(mean > 0, mean, 1))
-        scores.append(np.exp((shares * (log_shares - log_mean)).sum(axis=1).mean()))
+        rows = logits[start : start + split_size].astype(np.float64)
+        shares = softmax(rows, axis=1)
+        divergence = rel_entr(shares, shares.mean(axis=0)).sum(axis=1)
+        scores.append(np.exp(divergence.mean()))
     return float(np.mean(scores))
 
 

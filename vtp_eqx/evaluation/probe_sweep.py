@@ -251,20 +251,16 @@ def probe_sweep(
         num_reference=len(train.rows), reference_hash=train.description["source"],
         seed=config.seed,
     )  # fmt: skip
-    return write_numbers(best(scores, [*widths]), card, seen, place, "probe")
-
-
-def best(scores: list[dict[str, float]], kinds: list[str]) -> Numbers:
-    """The largest accuracy of each kind of features, over rates and epochs."""
-    return {
+    best = {
         f"linear probe, {kind}": max(
             value
             for after_epoch in scores
             for name, value in after_epoch.items()
             if name.startswith(f"{kind}, ")
         )
-        for kind in kinds
+        for kind in widths
     }
+    return write_numbers(best, card, seen, place, "probe")
 
 
 def sweep_settings(reads: str, config: SweepConfig, train: Images) -> str:

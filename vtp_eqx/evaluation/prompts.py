@@ -4,6 +4,7 @@ Zero-shot classes of an evaluation and of a training come from here, so that a f
 one takes the other takes too, and a mistake is found before the first image.
 """
 
+import codecs
 from collections.abc import Sequence
 import json
 from pathlib import Path
@@ -12,9 +13,6 @@ from jaxtyping import Int
 import numpy as np
 
 from vtp_eqx.config import require
-
-
-_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
 
 
 def read_class_names(path: str | Path) -> list[str]:
@@ -123,11 +121,9 @@ def _read_lines(path: str | Path, option: str) -> list[str]:
             "there: check the path."
         )
     content = path.read_bytes()
-    codec = next(
-        (name for mark, name in _MARKS.items() if content.startswith(mark)), ""
-    )
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        text = content.decode(codec or "utf-8")
+        text = content.decode("utf-16" if is_utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(
