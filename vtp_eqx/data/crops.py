@@ -71,7 +71,7 @@ class Resize:
 class ResizeCenterCrop:
     """The short side to `short` by bicubic, then the middle: as DINOv2's probe.
 
-    `ShortSideCrop(256, 224)` is the usual one; sides round as in torchvision.
+    `ResizeCenterCrop(256, 224)` is the usual one; sides round as in torchvision.
     """
 
     short: int

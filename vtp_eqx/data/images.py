@@ -1,9 +1,9 @@
 """Decoding of image files to 8-bit RGB, as an image viewer shows them.
 
 Images are rotated as EXIF says, their colors converted to sRGB from the ICC profile of
-the file, and transparency is laid on white. The published
-evaluations drop transparency and ignore EXIF and profiles; their data sets have next to
-none of these. The gamma of a PNG without a profile is not applied.
+the file, and transparency is laid on white. The published evaluations drop transparency
+and ignore EXIF and profiles; their data sets have next to none of these. The gamma of a
+PNG without a profile is not applied.
 """
 
 import functools
@@ -27,6 +27,7 @@ MAX_PIXELS = 2**26  # 67 megapixels: more, read by several threads, fill the mem
 TOO_LARGE = f"more than the limit of {MAX_PIXELS:,} pixels: make it smaller"
 _PROFILES = 64  # conversions that are kept; ours: a folder has a few cameras
 _SAME = 2  # levels; ours: a profile that shifts no color by more is sRGB
+Conversions = dict[str, ImageCms.ImageCmsTransform]
 _KINDS = {b"GRAY": "L", b"RGB ": "RGB", b"CMYK": "CMYK"}  # of a profile, and Pillow's
 
 
@@ -107,7 +108,11 @@ def _simple_jpeg(
     Pillow.
     """
     decoder = _simplejpeg()
-    if decoder is None or "exif" in image.info or _profile_of(image) is not None:
+    if (
+        decoder is None
+        or "exif" in image.info
+        or _conversions(image.info.get("icc_profile")) is not None
+    ):
         return None
     try:
         return decoder.decode_jpeg(content, "RGB", min_height=least, min_width=least)
@@ -148,17 +153,17 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         image.mode != "F",
         "floating-point pixels, which have no known range: convert them to 8 bits",
     )
-    profile = _profile_of(image)
+    conversions = _conversions(image.info.get("icc_profile"))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         alpha, image = image.getchannel("A"), image.convert("RGB")
-        image = _converted(image, profile)
+        image = _converted(image, conversions)
         image.putalpha(alpha)
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     if image.mode not in _KINDS.values():
         image = image.convert("RGB")
-    return _converted(image, profile)
+    return _converted(image, conversions)
 
 
 def _as_gray(image: Image.Image) -> Image.Image:
@@ -186,9 +191,7 @@ def _as_gray(image: Image.Image) -> Image.Image:
     return found
 
 
-def _converted(
-    image: Image.Image, conversions: dict[str, ImageCms.ImageCmsTransform] | None
-) -> Image.Image:
+def _converted(image: Image.Image, conversions: Conversions | None) -> Image.Image:
     """`image` in sRGB; by a profile of its own kind of colors, where it has one."""
     if conversions is None or image.mode not in conversions:
         return image.convert("RGB")
@@ -200,19 +203,14 @@ def _converted(
     return found
 
 
-def _profile_of(
-    image: Image.Image,
-) -> dict[str, ImageCms.ImageCmsTransform] | None:
+@functools.lru_cache(_PROFILES)
+def _conversions(profile: bytes | None) -> Conversions | None:
     """The conversion to sRGB from the profile of a file, by the mode that it is of.
 
     `None` where there is no profile, where it is damaged, or where it is of sRGB.
     """
-    profile = image.info.get("icc_profile")
-    return _conversion(profile) if profile else None
-
-
-@functools.lru_cache(_PROFILES)
-def _conversion(profile: bytes) -> dict[str, ImageCms.ImageCmsTransform] | None:
+    if not profile:
+        return None
     try:
         mode = _KINDS[profile[16:20]]
         conversion = ImageCms.buildTransform(

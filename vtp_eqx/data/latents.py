@@ -65,13 +65,8 @@ class ShardRecord:
         """A record from its JSON."""
         files = {name: tuple(known) for name, known in fields["files"].items()}
         lists = ("offset", "scale", "squared_error")
-        return cls(
-            **{
-                **fields,
-                "files": files,
-                **{name: tuple(fields[name]) for name in lists},
-            }
-        )
+        tuples = {name: tuple(fields[name]) for name in lists}
+        return cls(**{**fields, **tuples, "files": files})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,9 +153,9 @@ class NpyShard:
     ) -> Latents:
         """The raw latents of one view of each of some images."""
         stored = self.array[places, views]
-        return restored(stored, self.offset, self.scale) if self.scale else (
-            np.asarray(stored, np.float32)
-        )  # fmt: skip
+        if self.scale:
+            return restored(stored, self.offset, self.scale)
+        return np.asarray(stored, np.float32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -229,14 +224,11 @@ def open_npy_latents(folder: Path, index: LatentIndex) -> LatentCache:
     check_complete(folder, index)
     for record in index.shards:
         latents, examples = record.files  # in this order
-        shards.append(
-            NpyShard(
-                path=folder / latents,
-                count=record.count,
-                offset=record.offset,
-                scale=record.scale,
-            )
-        )
+        shard = NpyShard(
+            path=folder / latents, count=record.count,
+            offset=record.offset, scale=record.scale,
+        )  # fmt: skip
+        shards.append(shard)
         labels.append(np.load(folder / examples)[:, 1])
     _, views, height, width, channels = shards[0].array.shape
     return LatentCache(

@@ -188,10 +188,17 @@ class Prefetcher(Iterator[ExampleBatch]):
             "more: raise them.",
         )
         positions = reader.sampler.positions(shard)
-        chunks = min(num_workers, len(positions))
-        self._chunks = np.array_split(positions, chunks)
+        self._chunks = np.array_split(positions, min(num_workers, len(positions)))
         self._log = BadExampleLog(None) if log is None else log
-        self._read, self._pool = _workers(reader, num_workers, processes)
+        self._read: Callable[[int, np.ndarray], ExampleBatch]
+        self._pool: Executor
+        if processes:
+            self._read, self._pool = _read_in_worker, ProcessPoolExecutor(
+                num_workers, _WorkerContext(),
+                initializer=_init_worker, initargs=(reader,),
+            )  # fmt: skip
+        else:
+            self._read, self._pool = reader.read, ThreadPoolExecutor(num_workers)
         self._step = start_step  # the next one that workers begin
         self._num_ahead = num_ahead
         self._pending: deque[Sequence[Future[ExampleBatch]]] = deque()
@@ -234,18 +241,6 @@ def _concatenate(parts: Sequence[ExampleBatch]) -> ExampleBatch:
         tokens=None if parts[0].tokens is None else join("tokens"),
         bad_examples=tuple(bad for part in parts for bad in part.bad_examples),
     )
-
-
-def _workers(
-    reader: ExampleReader, count: int, processes: bool
-) -> tuple[Callable[[int, np.ndarray], ExampleBatch], Executor]:
-    """The pool of workers, threads or processes."""
-    if not processes:
-        return reader.read, ThreadPoolExecutor(count)
-    pool = ProcessPoolExecutor(
-        count, _WorkerContext(), initializer=_init_worker, initargs=(reader,)
-    )
-    return _read_in_worker, pool
 
 
 class _Worker(SpawnProcess):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 import numpy as np
 
+from vtp_eqx.config import require
 from vtp_eqx.evaluation.batches import BYTES, reconstruct
 from vtp_eqx.evaluation.card import Numbers, settings, tokenizer_card, write_numbers
 from vtp_eqx.evaluation.extract import extract_features, ExtractConfig, FeatureTable
@@ -52,11 +53,11 @@ def ssim(
     Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861, equation 13.
     """
     height, width, _ = image.shape
-    if min(height, width) < WINDOW:
-        raise ValueError(
-            f"SSIM takes images of at least {WINDOW} x {WINDOW} pixels; got "
-            f"{height} x {width}: enlarge both images."
-        )
+    require(
+        min(height, width) >= WINDOW,
+        f"SSIM takes images of at least {WINDOW} x {WINDOW} pixels; got "
+        f"{height} x {width}: enlarge both images.",
+    )
     down, across = window_rows(height), window_rows(width)
 
     def windowed(pixels: Array) -> Array:

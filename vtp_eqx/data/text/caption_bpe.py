@@ -108,10 +108,8 @@ def encode_rows(
 ) -> Int32[np.ndarray, "n {context}"]:
     """Start, words, end and zeros for each text, whose ids are `words`.
 
-    Start and end are the last two tokens of the vocabulary.
-
-    Raises `ValueError` where a text does not fit into `context` tokens, unless
-    `truncate`: then its last words go, and the end token stays.
+    Start and end are the last two tokens of the vocabulary. For `truncate` see
+    `CaptionTokenizer.encode`.
     """
     require(
         context >= 2,
