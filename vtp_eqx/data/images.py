@@ -108,11 +108,8 @@ def _simple_jpeg(
     Pillow.
     """
     decoder = _simplejpeg()
-    if (
-        decoder is None
-        or "exif" in image.info
-        or _conversions(image.info.get("icc_profile")) is not None
-    ):
+    is_converted = _conversions(image.info.get("icc_profile")) is not None
+    if decoder is None or "exif" in image.info or is_converted:
         return None
     try:
         return decoder.decode_jpeg(content, "RGB", min_height=least, min_width=least)
