@@ -35,11 +35,7 @@ class BadExampleLog:
     """
 
     def __init__(
-        self,
-        path: Path | None,
-        *,
-        start_step: int = 0,
-        max_skip_rate: float = 0.1,
+        self, path: Path | None, *, start_step: int = 0, max_skip_rate: float = 0.1
     ):
         """Without a `path`, bad examples are counted and not written."""
         require(

@@ -12,12 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from vtp_eqx.config import require
 from vtp_eqx.data.example_texts import read_texts, TEXT_PARTS
-from vtp_eqx.data.images import (
-    decode_image,
-    read_file,
-    SUFFIXES,
-    UnreadableImageError,
-)
+from vtp_eqx.data.images import decode_image, read_file, SUFFIXES, UnreadableImageError
 from vtp_eqx.data.skipped import Skipped, SYSTEM_NAMES
 from vtp_eqx.file_kinds import describe_error, describe_file
 from vtp_eqx.files import require_local

@@ -71,8 +71,7 @@ def decode_image(
         with Image.open(io.BytesIO(content)) as image:
             width, height = image.size
             require(
-                width * height <= MAX_PIXELS,
-                f"{width} x {height} pixels, {TOO_LARGE}",
+                width * height <= MAX_PIXELS, f"{width} x {height} pixels, {TOO_LARGE}"
             )
             require(
                 min(width, height) >= min_side,

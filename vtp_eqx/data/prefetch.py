@@ -17,12 +17,7 @@ by a few levels, so runs are equal bit for bit on equal installations.
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import (
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-)
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 import dataclasses
 import multiprocessing
 from multiprocessing.connection import wait

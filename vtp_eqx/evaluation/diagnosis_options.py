@@ -19,12 +19,7 @@ from vtp_eqx.evaluation.options import console, ReconstructionOptions
 from vtp_eqx.file_kinds import open_npz, UnreadableNpzError
 from vtp_eqx.frozen.scene_network import shipped, SHIPPED_SIZES
 from vtp_eqx.models.tokenizer import Tokenizer
-from vtp_eqx.scenes.render import (
-    object_masks,
-    render,
-    SceneConfig,
-    STUDY_DIFFICULTY,
-)
+from vtp_eqx.scenes.render import object_masks, render, SceneConfig, STUDY_DIFFICULTY
 
 
 BUILT_IN = Path("built-in scenes")

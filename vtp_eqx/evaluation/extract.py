@@ -24,12 +24,7 @@ from vtp_eqx.config import require
 from vtp_eqx.data.labels import NO_LABEL
 from vtp_eqx.evaluation.batches import in_batches
 from vtp_eqx.evaluation.frechet import Moments
-from vtp_eqx.evaluation.images import (
-    Example,
-    Images,
-    read_blocks,
-    read_square,
-)
+from vtp_eqx.evaluation.images import Example, Images, read_blocks, read_square
 from vtp_eqx.evaluation.labels import check_classes, require_labels
 from vtp_eqx.file_kinds import open_npz, UnreadableNpzError
 from vtp_eqx.files import write_npz, write_text

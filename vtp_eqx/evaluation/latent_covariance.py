@@ -169,10 +169,7 @@ class Spectrum:
 
 
 def spectrum(
-    tokens: Tokens,
-    labels: Int[np.ndarray, " count"] | None = None,
-    *,
-    is_exact: bool,
+    tokens: Tokens, labels: Int[np.ndarray, " count"] | None = None, *, is_exact: bool
 ) -> Spectrum:
     """The spectrum of all latents, or of what stays of them without their class means.
 

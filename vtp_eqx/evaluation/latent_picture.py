@@ -80,10 +80,7 @@ def component_colors(
 
 
 def _draw_images(
-    axes: np.ndarray,
-    latents: np.ndarray,
-    rows: np.ndarray,
-    images: np.ndarray,
+    axes: np.ndarray, latents: np.ndarray, rows: np.ndarray, images: np.ndarray
 ) -> None:
     colors = component_colors(latents, latents[rows], 0, 6)
     lines = (

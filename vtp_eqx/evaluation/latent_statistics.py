@@ -120,9 +120,7 @@ class LatentSums:
         return cls(**fields)
 
 
-def exact_sums(
-    values: Float64[np.ndarray, "rows columns"],
-) -> tuple[Fraction, ...]:
+def exact_sums(values: Float64[np.ndarray, "rows columns"]) -> tuple[Fraction, ...]:
     """The sum of each column, without rounding; of float32 values or their squares.
 
     Each value is cut into slices of `SLICE_BITS` bits from the largest one of its

@@ -95,8 +95,7 @@ def far_distance(height: int, width: int) -> int:
 
 
 def object_similarity(
-    latents: Latents,
-    foreground: Bool[np.ndarray, "count height width"],
+    latents: Latents, foreground: Bool[np.ndarray, "count height width"]
 ) -> PerImage:
     """SRSS: whether cells of an object are like one another, and not like what is far.
 
@@ -135,8 +134,7 @@ def cell_masks(
 
 
 def pooled(
-    latents: Latents,
-    foreground: Bool[np.ndarray, "count height width"] | None = None,
+    latents: Latents, foreground: Bool[np.ndarray, "count height width"] | None = None
 ) -> Float[np.ndarray, "count channels"]:
     """The mean cell of each image, or its mean foreground cell where it has one."""
     if foreground is None:

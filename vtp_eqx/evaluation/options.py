@@ -39,11 +39,7 @@ from vtp_eqx.evaluation.prompts import (
     read_class_names,
     read_templates,
 )
-from vtp_eqx.evaluation.reference import (
-    add_image_features,
-    read_reference,
-    Reference,
-)
+from vtp_eqx.evaluation.reference import add_image_features, read_reference, Reference
 from vtp_eqx.evaluation.sample_record import OWN_FILES, read_sample_record
 from vtp_eqx.evaluation.samples import SampleSet
 from vtp_eqx.evaluation.zero_shot import TextIds

@@ -18,11 +18,7 @@ from vtp_eqx.evaluation.extract import (
 )
 from vtp_eqx.evaluation.frechet import frechet_distance
 from vtp_eqx.evaluation.images import Images
-from vtp_eqx.evaluation.networks import (
-    DISTANCE_NAMES,
-    FeatureNetwork,
-    network_outputs,
-)
+from vtp_eqx.evaluation.networks import DISTANCE_NAMES, FeatureNetwork, network_outputs
 from vtp_eqx.evaluation.precision_recall import inception_score, precision_and_recall
 from vtp_eqx.evaluation.reference import Reference
 from vtp_eqx.evaluation.sample_record import SampleRecord

@@ -87,11 +87,7 @@ def contrast_view(
 
 
 def random_resized_crop(
-    planes: Planes,
-    size: int,
-    scale: Range,
-    aspect: Range,
-    draws: Float[Array, " 22"],
+    planes: Planes, size: int, scale: Range, aspect: Range, draws: Float[Array, " 22"]
 ) -> Float[Array, "3 {size} {size}"]:
     """A random box of the image, resized to a square by antialiased bicubic filtering.
 
