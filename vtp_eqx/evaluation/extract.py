@@ -193,25 +193,16 @@ def extract_features(
             folder / f"rows-{start:08d}.npz": rows[start : start + size]
             for start in range(0, len(rows), size)
         }
-    missing = {
-        path: block
-        for path, block in blocks.items()
-        if path is None or not _is_complete(path)
-    }
-    done = len(rows) - sum(map(len, missing.values()))
-    place.report(stage, done, len(rows))
-    if missing and place.mesh is not None:
+    finished = {path for path in blocks if path is not None and _is_complete(path)}
+    if place.mesh is not None and len(finished) < len(blocks):
         model = replicate(model, place.mesh)
     arrays: dict[str, np.ndarray] = {}
     for path, batches in read_blocks(
-        functools.partial(read_square, images), missing,
+        functools.partial(read_square, images), blocks,
         batch_size=place.batch_size, num_threads=place.num_threads,
+        finished=finished, report=functools.partial(place.report, stage),
     ):  # fmt: skip
-        parts = []
-        for batch in batches:
-            parts.append(_features(function, model, batch, place))
-            done += len(batch)
-            place.report(stage, done, len(rows))
+        parts = [_features(function, model, batch, place) for batch in batches]
         arrays = _merge(parts)
         if path is not None:
             write_npz(path, **arrays)

@@ -1,6 +1,6 @@
 """Images to be evaluated: of arrays or of a source, read ahead of use by threads."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 import dataclasses
 import functools
 import itertools
@@ -107,19 +107,33 @@ def read_blocks(
     *,
     batch_size: int,
     num_threads: int,
+    finished: Collection[Key] = (),
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[tuple[Key, Iterator[list[Value]]]]:
     """Each block of rows, `read` ahead by threads (`read_square`, say), in batches.
 
-    The batches of a block are to be used up before the next block is asked for.
+    All but the `finished` ones. The batches of a block are to be used up before the
+    next block is asked for. `report` is told how many rows of all blocks are done: once
+    before the first batch, and after each.
     """
+    missing = {key: rows for key, rows in blocks.items() if key not in finished}
+    total = sum(map(len, blocks.values()))
+    done = total - sum(map(len, missing.values()))
     examples = read_ahead(
         lambda row: read(int(row)),
-        itertools.chain.from_iterable(blocks.values()),
+        itertools.chain.from_iterable(missing.values()),
         num_threads=num_threads,
         num_ahead=2 * batch_size,
     )
-    for key, rows in blocks.items():
-        counts = [
-            min(batch_size, len(rows) - i) for i in range(0, len(rows), batch_size)
-        ]
-        yield key, ([*itertools.islice(examples, count)] for count in counts)
+
+    def batches(count: int) -> Iterator[list[Value]]:
+        nonlocal done
+        for start in range(0, count, batch_size):
+            batch = [*itertools.islice(examples, min(batch_size, count - start))]
+            yield batch
+            done += len(batch)
+            report(done, total)
+
+    report(done, total)
+    for key, rows in missing.items():
+        yield key, batches(len(rows))

@@ -205,15 +205,14 @@ def _own_sums(
         for start in range(index * BLOCK_IMAGES, len(rows), count * BLOCK_IMAGES)
     }
     found = {path: _read_sums(path) for path in blocks}
-    missing = {path: blocks[path] for path in blocks if found[path] is None}
-    total = sum(map(len, blocks.values()))
-    done = total - sum(map(len, missing.values()))
+    finished = {path for path, sums in found.items() if sums is not None}
     batch_size = DEVICE_IMAGES * mesh.devices.size
-    if missing:
+    if len(finished) < len(blocks):
         tokenizer = jax.device_put(tokenizer, NamedSharding(mesh, REPLICATED))
     for path, batches in read_blocks(
-        functools.partial(read_square, images), missing,
+        functools.partial(read_square, images), blocks,
         batch_size=batch_size, num_threads=num_threads,
+        finished=finished, report=progress,
     ):  # fmt: skip
         sums = LatentSums()
         for batch in batches:
@@ -225,8 +224,6 @@ def _own_sums(
                     batch_size=batch_size, mesh=mesh, one_at_a_time=True,
                 )  # fmt: skip
                 sums += LatentSums.of(latents)
-            done += len(batch)
-            progress(done, total)
         write_text(path, sums.as_json())
         found[path] = sums
     return sum((sums for sums in found.values() if sums), LatentSums())

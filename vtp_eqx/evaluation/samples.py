@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
-from vtp_eqx.config import require, SamplerConfig
+from vtp_eqx.config import require
 from vtp_eqx.evaluation.card import EvaluationCard, network_fields, write_numbers
 from vtp_eqx.evaluation.extract import (
     extract_features,
@@ -37,10 +37,20 @@ class SampleSet:
 
     @property
     def title(self) -> str:
-        """How they were guided, or else their origin."""
+        """How they were guided, in a few words, or else their origin."""
         if isinstance(self.record, str):
             return self.record
-        return guidance_title(self.record.sampler)
+        sampler = self.record.sampler
+        if sampler.guidance == 1:
+            return "unguided"
+        words = [f"guided by {sampler.guidance:g}"]
+        if sampler.guide == "generator":
+            words[0] += " from a weaker generator"
+        if (sampler.guidance_start, sampler.guidance_end) != (0, 1):
+            words.append(f"t {sampler.guidance_start:g} to {sampler.guidance_end:g}")
+        if sampler.guided_channels is not None:
+            words.append(f"{sampler.guided_channels} channels")
+        return ", ".join(words)
 
 
 def evaluate_sample_sets(
@@ -181,17 +191,3 @@ def _made_by(record: SampleRecord | str) -> dict[str, Any]:
     return {
         name: value for name, value in vars(record).items() if name not in no_fields
     }
-
-
-def guidance_title(sampler: SamplerConfig) -> str:
-    """How samples were guided, in a few words."""
-    if sampler.guidance == 1:
-        return "unguided"
-    words = [f"guided by {sampler.guidance:g}"]
-    if sampler.guide == "generator":
-        words[0] += " from a weaker generator"
-    if (sampler.guidance_start, sampler.guidance_end) != (0, 1):
-        words.append(f"t {sampler.guidance_start:g} to {sampler.guidance_end:g}")
-    if sampler.guided_channels is not None:
-        words.append(f"{sampler.guided_channels} channels")
-    return ", ".join(words)
