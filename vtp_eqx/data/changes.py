@@ -24,7 +24,7 @@ _NUM_THREADS = 16  # ours: a network file system answers each after a while
 
 
 def last_changes(source: Source) -> str:
-    """Twelve hexadecimal digits that are others once a file was written; "" of arrays.
+    """Twelve hexadecimal digits that change with any file; "" for arrays in memory.
 
     Of every file its size and its time of change, which no program can set back, and
     which stays when folders are moved.

@@ -34,7 +34,7 @@ class CenterCrop:
     """The middle square: halves by boxes while large, then bicubic, then cuts.
 
     The crop of ADM (Dhariwal and Nichol 2021, https://arxiv.org/abs/2105.05233), with
-    which VTP judges reconstructions and generators are trained. An image that is that
+    which VTP measures reconstructions and generators are trained. An image that is that
     square already passes unchanged.
     """
 

@@ -34,7 +34,7 @@ _KINDS = {b"GRAY": "L", b"RGB ": "RGB", b"CMYK": "CMYK"}  # of a profile, and Pi
 class UnreadableImageError(ValueError):
     """A file that cannot be shown as an image: `name` and `reason` say which and why.
 
-    Who reads many files counts these and goes on.
+    A reader of many files counts these and goes on.
     """
 
     def __init__(self, name: str, reason: str):
@@ -49,7 +49,7 @@ class UnreadableImageError(ValueError):
 
 
 def read_file(path: Path, name: str) -> bytes:
-    """The content of a file; `UnreadableImageError`, by `name`, where it has none."""
+    """The content of a file; `UnreadableImageError` where it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:  # also a file that was there when the folder was listed
@@ -165,7 +165,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 def _as_gray(image: Image.Image) -> Image.Image:
     """Gray of 16 or 32 bits as 8, and white where a 16-bit color is transparent.
 
-    16 bits are a whole range, 65535 / 257 = 255. Of 32 bits nobody knows what is white:
+    16 bits are a whole range, 65535 / 257 = 255. What is white in 32 bits is unknown:
     pixels up to 255 are taken for 8 bits, those up to 65535 for 16, and other ones are
     refused.
     """

@@ -64,7 +64,7 @@ class ExampleBatch:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExampleReader:
-    """Reads examples by their positions in batches; a value that goes to any worker."""
+    """Reads the examples at positions of a batch; can be pickled, for any worker."""
 
     source: Source
     sampler: ShardedSampler
@@ -267,7 +267,7 @@ def _init_worker(reader: ExampleReader) -> None:
     # A cluster tells all processes to end. The run still needs its batches, to get to
     # its checkpoint, and ends the workers itself.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # A parent that is killed tells nobody: without this, its workers wait for ever.
+    # A parent that is killed ends no worker: without this, its workers wait for ever.
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 

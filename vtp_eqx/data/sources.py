@@ -34,7 +34,7 @@ class TfdsSource:
 
     def __init__(self, folder: str | Path, split: str):
         """`folder` holds `dataset_info.json`; `split` as in `"train[:50%]"`."""
-        import tensorflow_datasets as tfds  # takes seconds: only for who reads a disk
+        import tensorflow_datasets as tfds  # takes seconds
 
         self.folder = Path(folder)
         self.split = split
@@ -155,7 +155,8 @@ def open_source(
     `FOLDER:SPLIT`); a tar, a folder with tars in it, or a pattern of tars such as
     `shards/{00000..00099}.tar` (see `TarSource`); any other folder (image files, see
     `FolderSource`); or an `.npz` of images, named `arr_0` and `arr_1` (labels) as ADM
-    publishes them. `progress` is told how many tars of how many are known.
+    publishes them. `progress(done, total)` is called when
+    the index of a tar is there.
 
     A `ValueError` where `path` is none of these, or where it could be two: a folder of
     tars and of images.

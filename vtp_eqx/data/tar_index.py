@@ -52,8 +52,8 @@ _NUM_NAMES, _NAME_LENGTH = 5, 200  # of members that are left out, kept in an in
 class TarHead:
     """The first line of an index: the tar it is of, and what was found in it.
 
-    `lost` counts the members that the scan met and that are not whole; how many lay
-    behind them nobody knows, but `lost_bytes` of the file were not understood.
+    `lost` counts the members that the scan met and that are not whole. More may have
+    come after them: `lost_bytes` of the file were not understood.
     """
 
     size: int
@@ -139,7 +139,7 @@ def scan(tar: Path) -> tuple[TarHead, Records]:
     ignored: list[bytes] = []
     lost = lost_bytes = 0
     damage = ""
-    # The buffer holds a caption and the header behind it, and little of an image.
+    # The buffer holds a caption and the header after it, and little of an image.
     with tar.open("rb", buffering=8192) as file:
         status = os.fstat(file.fileno())
         place = 0
@@ -271,7 +271,7 @@ def _members(file: BinaryIO, end: int, digest: Any) -> Iterator[_Member]:
         file.seek(place)
         header = file.read(_BLOCK)
         if ended := not header.strip(b"\0"):
-            place += _BLOCK  # the end mark; behind it another tar may have been joined
+            place += _BLOCK  # the end mark; after it another tar may have been joined
             continue
         digest.update(header)
         info = _parsed(header, place)

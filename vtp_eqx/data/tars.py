@@ -235,8 +235,8 @@ class _OpenTar:
     """A tar that is read at any place by any thread, and closes with its last user.
 
     What fails is tried again with a new descriptor: that of a network file system may
-    be stale for ever. After a tar has failed to the end nobody waits for it again
-    until it has been read.
+    be stale for ever. Once all tries of a tar have failed, later reads try once, until
+    one succeeds.
     """
 
     def __init__(self, path: Path, head: TarHead):

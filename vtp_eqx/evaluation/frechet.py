@@ -115,7 +115,7 @@ def self_test() -> None:
     """Raises `ArithmeticError` where this machine gets known distances wrong.
 
     Linear algebra libraries have returned wrong roots without an error (LightningDiT
-    issue 97), so that whoever prints a distance asks first: a set to itself, two
+    issue 97), so that this is called before a distance is printed: a set to itself, two
     Gaussians worked by hand, and covariances of lower rank than their width.
     """
     rng = np.random.default_rng(0)

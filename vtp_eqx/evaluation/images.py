@@ -113,8 +113,8 @@ def read_blocks(
     """Each block of rows, `read` ahead by threads (`read_square`, say), in batches.
 
     All but the `finished` ones. The batches of a block are to be used up before the
-    next block is asked for. `report` is told how many rows of all blocks are done: once
-    before the first batch, and after each.
+    next block is asked for. `report(done, total)` counts the rows of all blocks: it is
+    called before the first batch, and after each.
     """
     missing = {key: rows for key, rows in blocks.items() if key not in finished}
     total = sum(map(len, blocks.values()))

@@ -13,6 +13,9 @@ from vtp_eqx.evaluation.linear_probe import last
 from vtp_eqx.models.tokenizer import Tokenizer
 
 
+TEMPERATURE = 0.07  # DINO
+
+
 def neighbors(
     tokenizer: Tokenizer,
     train: Images,
@@ -20,27 +23,25 @@ def neighbors(
     place: ExtractConfig,
     *,
     counts: Sequence[int] = (10, 20, 100, 200),
-    temperature: float = 0.07,
     num_samples: int | None = None,
 ) -> Numbers:
     """Accuracy of votes among the nearest training images, for each count of them.
 
-    In the summary of the last block, at norm 1: DINOv2's evaluation.
+    In the class token of the last block, at norm 1: DINOv2's evaluation.
     """
     of_train, of_test = train_and_test_features(
         last, tokenizer, train, test, place, num_samples=num_samples
     )
     labels, test_labels = of_train.labels(train), of_test.labels(test)
-    protocol = settings(temperature=temperature)
+    protocol = settings(temperature=TEMPERATURE)
     card = tokenizer_card(tokenizer, of_test, test, protocol, reference=of_train)
     bank, rows = of_train.column("summary"), of_test.column("summary")
     numbers = {
         f"{count} nearest neighbors": neighbor_accuracy(
-            bank, labels, rows, test_labels,
-            num_neighbors=count, temperature=temperature,
+            bank, labels, rows, test_labels, num_neighbors=count
         )
         for count in counts
-    }  # fmt: skip
+    }
     return write_numbers(numbers, card, of_test, place, "neighbors")
 
 
@@ -51,7 +52,7 @@ def neighbor_accuracy(
     test_labels: Int[np.ndarray, " test"],
     *,
     num_neighbors: int = 20,
-    temperature: float = 0.07,
+    temperature: float = TEMPERATURE,
 ) -> float:
     """Accuracy of a vote among nearest training rows by cosine similarity.
 

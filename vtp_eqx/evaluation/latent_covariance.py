@@ -64,7 +64,7 @@ def kronecker_eigenvalues(centered: Tokens, freedom: float) -> Eigenvalues:
 def velocity_variance(
     eigenvalues: Eigenvalues, *, times: tuple[float, float] | None = None
 ) -> float:
-    """What of a velocity's square stays unknown, the mean over all numbers of a latent.
+    """The part of a squared velocity that stays unknown, averaged over its numbers.
 
     `times` are uniform where `None`, else logit-normal of this mean and deviation.
     At most `pi / 2` for uniform times where the mean eigenvalue is 1.

@@ -51,7 +51,7 @@ MAX_PROBED = 4096  # ours: numbers an image, beyond which only their mean is pro
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """What was measured by name, why others were not, and what to know beside them.
+    """The numbers by name, those left out with reasons, and notes.
 
     `mean` and `deviation` of each channel standardized the latents; a deviation of 0 is
     that of a channel that was left out. And what the picture shows: those latents,

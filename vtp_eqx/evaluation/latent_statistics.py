@@ -161,7 +161,7 @@ def measure_latents(
     there is a `folder`, it gets a file of sums for every `BLOCK_IMAGES` images, from
     which a call that was killed continues. Images that cannot be read are left out and
     counted; a `ValueError` where none can be, or where a latent is not finite.
-    `progress` is told how many images of this process are done, and of how many.
+    `progress(done, total)` counts the images of this process.
     """
     mesh = data_mesh() if mesh is None else mesh
     limit = None if max_images is None else min(max_images, len(source))

@@ -33,25 +33,25 @@ HELD_OUT = 10  # ours: every tenth training row chooses the penalty
 
 
 def joined(features: Sequence[Features]) -> Float[Array, " joined"]:
-    """Summaries of several blocks, joined with the mean patch of the last one."""
+    """Class tokens of several blocks, joined with the mean patch of the last one."""
     patches = jnp.mean(features[-1].patches, axis=0)
     return jnp.concatenate([*[block.cls for block in features], patches])
 
 
 def last_block(tokenizer: Tokenizer, image: Any) -> dict[str, Any]:
-    """Summary and mean patch of the last block: full-width features of the encoder."""
+    """Class token and mean patch of the last block, at the encoder's full width."""
     return {"1 blocks": joined(tokenizer.features(image))}
 
 
 def blocks(tokenizer: Tokenizer, image: Any) -> dict[str, Any]:
-    """Summaries of the last block, and of the last four, with the mean last patch."""
+    """Class tokens of the last block and of the last four, with the mean patch."""
     features = tokenizer.features(image, min(4, tokenizer.config.encoder.depth))
     counts = {1, len(features)}
     return {f"{count} blocks": joined(features[-count:]) for count in counts}
 
 
 def last(tokenizer: Tokenizer, image: Any) -> dict[str, Any]:
-    """The summary of the last block, and its mean patch, each alone."""
+    """The class token of the last block (`summary`) and its mean patch, each alone."""
     features = tokenizer.features(image)[-1]
     return {"summary": features.cls, "mean patch": jnp.mean(features.patches, axis=0)}
 

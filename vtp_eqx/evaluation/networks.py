@@ -108,8 +108,8 @@ def scene_features(folder: Path | None = None) -> FeatureNetwork:
 def feature_network(name: NetworkName, weights: Path | None) -> FeatureNetwork:
     """A feature network, with the published file of its weights; the first has its own.
 
-    DINOv2's is told by its name, `dinov2_vitl14_pretrain.pth` say. An error where the
-    file is missing or is another than the published one.
+    DINOv2 is recognized by the name of its file, such as `dinov2_vitl14_pretrain.pth`.
+    An error where the file is missing or is another than the published one.
     """
     if name == "scene-network":
         require(

@@ -154,8 +154,8 @@ def reconstruction(
     models = MeasuredTokenizer(tokenizer, network, perceptual)
     seen = extract_features(compare, models, images, place, stage="reconstruction")
     seen.check_count(num_samples)
-    judge = "" if perceptual is None else f"{perceptual.hash} {perceptual.origin}"
-    protocol = f"{BYTES}, {settings(perceptual=judge.rstrip())}".removesuffix(", ")
+    lpips = "" if perceptual is None else f"{perceptual.hash} {perceptual.origin}"
+    protocol = f"{BYTES}, {settings(perceptual=lpips.rstrip())}".removesuffix(", ")
     card = tokenizer_card(tokenizer, seen, images, protocol, network=network)
     numbers = reconstruction_numbers(seen, models)
     return write_numbers(numbers, card, seen, place, "reconstruction")

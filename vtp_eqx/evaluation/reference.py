@@ -1,10 +1,10 @@
 """Statistics of real images as `.npz`: our own, and those that others publish.
 
-The keys that everybody reads are `mu` and `sigma` (mean and covariance of features) and
-`mu_s` and `sigma_s` (of spatial features, for sFID). Ours tell besides what they were
-taken from; files of others do not, and whoever uses one has to say it. Those of ADM,
-which LightningDiT uses too, are known by name and shape, and have 10,000 of the images
-themselves (`arr_0`) for precision and recall.
+The keys that all evaluators read are `mu` and `sigma` (mean and covariance of features)
+and `mu_s` and `sigma_s` (of spatial features, for sFID). Our files also hold what they
+were computed from; files of others do not, and it has to be given with them. Those of
+ADM, which LightningDiT uses too, are known by name and shape, and have 10,000 of the
+images themselves (`arr_0`) for precision and recall.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """`samples.json`: the generator, tokenizer and settings that made some samples.
 
-Whoever samples writes it, and whoever measures the samples reads it, so that a number
-never depends on something that nobody wrote down.
+Sampling writes it and evaluation reads it, so that everything a number depends on is
+written down.
 """
 
 import dataclasses
@@ -120,7 +120,7 @@ def write_sample_record(folder: str | Path, record: SampleRecord) -> None:
 def read_sample_record(samples: str | Path) -> SampleRecord:
     """The record of a folder of samples, or of an `.npz` in one.
 
-    A `FileNotFoundError` where there is none: nobody knows what made these images. A
+    A `FileNotFoundError` where there is none: it is unknown what made these images. A
     `ValueError` where the file is damaged, or a field is missing, unknown or wrong.
     """
     samples = Path(samples)

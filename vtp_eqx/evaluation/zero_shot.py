@@ -81,7 +81,7 @@ def embed_classes(
     """One unit-norm embedding a class."""
     require(
         tokenizer.config.text is not None,
-        "Zero-shot classes are texts; got a tokenizer without a text tower: judge one "
+        "Zero-shot classes are texts; got a tokenizer without a text tower: take one "
         "that was trained with captions.",
     )
     prompts = fill_templates(class_names, templates)

@@ -151,5 +151,5 @@ def train_tokenizer(captions: Iterable[str], vocabulary: int) -> CaptionTokenize
         show_progress=False,
     )
     pieces.train_from_iterator((clean(text) for text in captions), trainer)
-    pieces.add_special_tokens([START, END])  # behind everything learned
+    pieces.add_special_tokens([START, END])  # after everything learned
     return CaptionTokenizer(pieces)
