@@ -14,7 +14,6 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from vtp_eqx.data.skipped import Skipped
 from vtp_eqx.evaluation.card import EvaluationCard
 from vtp_eqx.evaluation.extract import Report
 
@@ -56,8 +55,3 @@ def numbers_table(
         cells = ["" if value is None else f"{value:.4f}" for value in found]
         table.add_row(name, *cells)
     return table
-
-
-def list_names(what: str, names: Sequence[str]) -> str:
-    """A line that counts files and names the first of them."""
-    return str(Skipped(what, len(names), names))

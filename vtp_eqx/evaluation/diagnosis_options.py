@@ -10,12 +10,11 @@ from rich.table import Table
 from vtp_eqx.config import require
 from vtp_eqx.data.crops import CenterCrop
 from vtp_eqx.data.sources import ArraySource
-from vtp_eqx.evaluation.console import list_names
 from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.latent_diagnosis import better, CARD, diagnose, PICTURE
 from vtp_eqx.evaluation.latent_panel import Diagnosis
 from vtp_eqx.evaluation.networks import FeatureNetwork, scene_features
-from vtp_eqx.evaluation.options import console, ReconstructionOptions
+from vtp_eqx.evaluation.options import console, ReconstructionOptions, show_names
 from vtp_eqx.file_kinds import open_npz, UnreadableNpzError
 from vtp_eqx.frozen.scene_network import shipped, SHIPPED_SIZES
 from vtp_eqx.models.tokenizer import Tokenizer
@@ -114,7 +113,6 @@ class DiagnosisOptions(ReconstructionOptions):
         console.print(table)
         for note in diagnosis.notes:
             console.print(note)
-        lines = [f"{name} ({why})" for name, why in diagnosis.omitted.items()]
-        if lines:
-            console.print(list_names("numbers were left out", lines), markup=False)
+        omitted = [f"{name} ({why})" for name, why in diagnosis.omitted.items()]
+        show_names("numbers were left out", omitted)
         console.print(f"Card: {self.out / CARD}\nPicture: {self.out / PICTURE}")

@@ -34,6 +34,8 @@ from vtp_eqx.models.tokenizer import Tokenizer
 
 
 Report = Callable[[str, int, int], None]
+# Columns beside those of the function; `skipped` is no column, but names with reasons.
+COLUMNS = frozenset({"row", "digest", "label", "skipped"})
 FILE_IMAGES = 1024  # ours: images a file, about; what a kill may cost
 Function = Callable[[Any, Any], Mapping[str, Any]]  # of a model and one image
 
@@ -103,6 +105,11 @@ class FeatureTable:
     def has(self, name: str) -> bool:
         """Whether images have a value of that name."""
         return any(name in content for content in self.contents())
+
+    def features(self) -> dict[str, Shaped[np.ndarray, "count ..."]]:
+        """What the function gave for each image that was read, by name."""
+        names = {name for content in self.contents() for name in content}
+        return {name: self.column(name) for name in sorted(names - COLUMNS)}
 
     def parts(self, name: str) -> Iterator[Shaped[np.ndarray, "some ..."]]:
         """The values of a column, a file at a time."""

@@ -15,11 +15,7 @@ import scipy.optimize
 
 from vtp_eqx.evaluation.accuracy import check_rows, top_accuracy
 from vtp_eqx.evaluation.card import Numbers, settings, tokenizer_card, write_numbers
-from vtp_eqx.evaluation.extract import (
-    ExtractConfig,
-    feature_shapes,
-    train_and_test_features,
-)
+from vtp_eqx.evaluation.extract import ExtractConfig, train_and_test_features
 from vtp_eqx.evaluation.images import Images
 from vtp_eqx.models.encoder import Features
 from vtp_eqx.models.tokenizer import Tokenizer
@@ -88,11 +84,10 @@ def probe(
         READERS[reads], tokenizer, train, test, place, num_samples=num_samples
     )
     labels, test_labels = of_train.labels(train), of_test.labels(test)
+    rows = of_train.features()
     numbers = {
-        f"linear probe, {kind}": linear_probe(
-            of_train.column(kind), labels, of_test.column(kind), test_labels
-        )
-        for kind in sorted(feature_shapes(READERS[reads], tokenizer, test.crop.size))
+        f"linear probe, {kind}": linear_probe(rows[kind], labels, tested, test_labels)
+        for kind, tested in of_test.features().items()
     }
     protocol = settings(
         reads=reads, fit="L-BFGS", penalties=PENALTIES,

@@ -16,13 +16,13 @@ import tyro
 from vtp_eqx.config import Precision, require, TextConfig
 from vtp_eqx.data.crops import CenterCrop, Crop, ResizeCenterCrop
 from vtp_eqx.data.loader import Source
-from vtp_eqx.data.skipped import skipped_of
+from vtp_eqx.data.skipped import Skipped, skipped_of
 from vtp_eqx.data.sources import open_source
 from vtp_eqx.data.text.caption_bpe import CaptionTokenizer
 from vtp_eqx.data.text.clip_bpe import clip_tokenizer
 from vtp_eqx.data.text.prompt_templates import IMAGENET_TEMPLATES
 from vtp_eqx.evaluation import card, frechet
-from vtp_eqx.evaluation.console import list_names, numbers_table, progress
+from vtp_eqx.evaluation.console import numbers_table, progress
 from vtp_eqx.evaluation.extract import ExtractConfig
 from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.linear_probe import ProbeFeatures
@@ -58,9 +58,6 @@ def opened(path: Path, split: str) -> Source:
     for skipped in skipped_of(source):
         if (missed := skipped.without(OWN_FILES)).count:
             console.print(f"{path}: {missed}", markup=False, soft_wrap=True)
-    if damaged := getattr(source, "damaged", None):
-        lines = [f"{name} ({what})" for name, what in damaged.items()]
-        console.print(list_names("tars are damaged", lines), markup=False)
     return source
 
 
@@ -309,7 +306,12 @@ def show_numbers(
         for path in cards
         for name, reason in json.loads(path.read_text())["skipped"].items()
     ]
-    if skipped:
-        console.print(list_names("files could not be read", skipped), markup=False)
+    show_names("files could not be read", skipped)
     for path in cards:
         console.print(f"Card: {path}")
+
+
+def show_names(what: str, names: Sequence[str]) -> None:
+    """Prints how many names there are, and the first of them; nothing for none."""
+    if names:
+        console.print(str(Skipped(what, len(names), names)), markup=False)

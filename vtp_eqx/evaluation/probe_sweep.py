@@ -36,7 +36,7 @@ from vtp_eqx.data.labels import label_of
 from vtp_eqx.data.loader import read_ahead, rows_at
 from vtp_eqx.evaluation.batches import in_batches
 from vtp_eqx.evaluation.card import Numbers, settings, tokenizer_card, write_numbers
-from vtp_eqx.evaluation.extract import extract_features, ExtractConfig, feature_shapes
+from vtp_eqx.evaluation.extract import extract_features, ExtractConfig
 from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.labels import check_classes, require_labels
 from vtp_eqx.evaluation.linear_probe import ProbeFeatures, READERS
@@ -211,9 +211,8 @@ def probe_sweep(
     labels = seen.labels(test)
     names = getattr(test.source, "class_names", None)
     num_classes = len(names) if names else 1 + int(labels.max())
-    shapes = feature_shapes(read, tokenizer, test.crop.size)
-    widths = {kind: shapes[kind].shape[0] for kind in sorted(shapes)}
-    features = {kind: seen.column(kind) for kind in widths}
+    features = seen.features()
+    widths = {kind: rows.shape[1] for kind, rows in features.items()}
 
     described = {
         "tokenizer": weights_hash(tokenizer),
@@ -337,9 +336,7 @@ def cached_batches(
     """Features of the training images as `train.crop` shows them, read only once."""
     read = READERS[reads]
     seen = extract_features(read, tokenizer, train, place, stage="training features")
-    labels = seen.labels(train)
-    kinds = feature_shapes(read, tokenizer, train.crop.size)
-    columns = {kind: seen.column(kind) for kind in kinds}
+    labels, columns = seen.labels(train), seen.features()
     for now in range(first_step, config.num_steps):
         rows = rows_at(now, seen.count, config.batch_size, seed=config.seed)
         yield {kind: values[rows] for kind, values in columns.items()}, labels[rows]
