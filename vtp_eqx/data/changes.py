@@ -55,12 +55,12 @@ def _files(source: Source) -> Iterable[str | Path]:
 
 
 def _stamps(paths: list[str | Path]) -> str:
-    return "".join(f"{_stamp(path)}\n" for path in paths)
-
-
-def _stamp(path: str | Path) -> str:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return "gone"
-    return f"{status.st_size} {status.st_ctime_ns} {status.st_mtime_ns}"
+    lines = []
+    for path in paths:
+        try:
+            status = os.stat(path)
+            times = f"{status.st_ctime_ns} {status.st_mtime_ns}"
+            lines.append(f"{status.st_size} {times}\n")
+        except OSError:
+            lines.append("gone\n")
+    return "".join(lines)

@@ -61,18 +61,16 @@ def check_class_names(
     - `labels`: those that were seen so far.
     - `folders`: the names of class folders in the order of labels, where there are any.
     """
-    require(
-        len(folders) in (0, len(class_names)),
-        f"Every class has one name, in the order of labels; got {len(class_names)} "
-        f"names and {len(folders)} class folders: use the list that belongs to these "
-        "images.",
-    )
     largest = int(labels.max(initial=-1))
-    require(
-        largest < len(class_names),
-        f"Every class has one name, in the order of labels; got {len(class_names)} "
-        f"names and the label {largest}: use the list that belongs to these images.",
-    )
+    for is_possible, seen in (
+        (len(folders) in (0, len(class_names)), f"{len(folders)} class folders"),
+        (largest < len(class_names), f"the label {largest}"),
+    ):
+        require(
+            is_possible,
+            f"Every class has one name, in the order of labels; got {len(class_names)} "
+            f"names and {seen}: use the list that belongs to these images.",
+        )
     plain = lambda names: [name.casefold().replace("_", " ") for name in names]
     of_folders, of_file = plain(folders), plain(class_names)
     wrong = [

@@ -141,7 +141,7 @@ def read_reference(
         network = "inception-v3"
     if path.name.startswith(ADM_PREFIX) and count is None:
         count = ADM_COUNT
-    size = _mismatch(path, "count", arrays.get("count"), count)
+    size = _agreed(path, "count", arrays.get("count"), count)
     spatial = None
     if {"mu_s", "sigma_s"} <= arrays.keys():
         spatial = Moments.from_statistics(arrays["mu_s"], arrays["sigma_s"], int(size))
@@ -149,7 +149,7 @@ def read_reference(
         moments=Moments.from_statistics(arrays["mu"], arrays["sigma"], int(size)),
         spatial=spatial,
         features=arrays.get("features"),
-        network=str(_mismatch(path, "network", arrays.get("network"), network)),
+        network=str(_agreed(path, "network", arrays.get("network"), network)),
         network_hash=str(arrays.get("network_hash", "")),
         image_size=int(arrays.get("image_size", 0)) or None,
         crop=str(arrays.get("crop", "")),
@@ -198,7 +198,7 @@ def _check_arrays(path: Path, arrays: dict[str, Any]) -> None:
         )
 
 
-def _mismatch(path: Path, name: str, by_file: Any, by_caller: Any) -> Any:
+def _agreed(path: Path, name: str, by_file: Any, by_caller: Any) -> Any:
     """The value in the file, or the caller's; an error where neither or both differ."""
     require(
         by_file is not None or by_caller is not None,
