@@ -90,7 +90,7 @@ def test_devices_and_threads_change_no_answer(num_devices, tmp_path):
 
 
 @pytest.mark.parametrize("killed_at", [0, 4, 8, 13, 20])
-def test_a_killed_survey_goes_on_and_ends_equal(killed_at, tmp_path):
+def test_a_killed_extraction_goes_on_and_ends_equal(killed_at, tmp_path):
     source = Counted(noise(21))
     whole = look(images_of(noise(21)), place(tmp_path / "whole"))
 
@@ -132,7 +132,7 @@ def test_arrays_are_taken_as_they_are():
     np.testing.assert_allclose(seen.column("first"), first, rtol=1e-6)
 
 
-def test_a_finished_survey_is_not_taken_again(tmp_path):
+def test_a_finished_extraction_is_not_taken_again(tmp_path):
     source = Counted(noise(9))
     look(images_of(source), place(tmp_path))
     source.read.clear()

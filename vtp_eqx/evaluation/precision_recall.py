@@ -89,7 +89,7 @@ def within(
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def _kth(block: Array, rows: Array, start: int, num_neighbors: int) -> Array:
+def _kth(block: Array, rows: Array, start: Array, num_neighbors: int) -> Array:
     """As `radii`, of a block of rows that begins at row `start`."""
     each = jnp.arange(len(block))
     squared = _squared_distances(block, rows).at[each, start + each].set(jnp.inf)
