@@ -18,7 +18,8 @@ from vtp_eqx.config import require
 
 
 Batch = dict[str, np.ndarray]
-Item, Value = TypeVar("Item"), TypeVar("Value")
+Item = TypeVar("Item")
+Value = TypeVar("Value")
 
 
 @runtime_checkable
