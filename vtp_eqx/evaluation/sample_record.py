@@ -80,33 +80,25 @@ class SampleRecord:
         tokenizer: Tokenizer,
         sampler: SamplerConfig,
         *,
-        num_samples: int,
-        labels: LabelPolicy,
-        seed: int,
         guide: Generator | None = None,
-        labels_hash: str = "",
-        group_size: int | None = None,
+        **fields: Any,
     ) -> "SampleRecord":
         """The record of samples that `tokenizer` decodes from those of `generator`.
 
-        Reads all weights: call it once. A `ValueError` where the two do not belong
-        together, `guide` generates other latents, or the tokenizer's were never
-        measured.
+        `fields` are those that networks do not tell, such as the `seed`. Reads all
+        weights: call it once. A `ValueError` where the two do not belong together,
+        `guide` generates other latents, or the tokenizer's were never measured.
         """
         weaker = None if guide is None else generator.check_guide(guide)
         return cls(
-            num_samples=num_samples,
             sampler=sampler,
-            labels=labels,
-            seed=seed,
             precision=cast(Precision, tokenizer.precision),
             tokenizer_hash=weights_hash(tokenizer),
             latents_hash=latents_hash(tokenizer),
             generator_hash=generator_hash(generator),
             generator_latents_hash=generator.latents_hash,
             guide_hash="" if weaker is None else generator_hash(weaker),
-            labels_hash=labels_hash,
-            group_size=group_size,
+            **fields,
         )
 
 
