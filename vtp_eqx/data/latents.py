@@ -6,7 +6,7 @@ each image) and `shard-*.json`, which appears last; and `index.json`, which name
 the latents are of. Everything is a function of source and tokenizer alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import functools
 import hashlib
@@ -154,7 +154,7 @@ class NpyShard:
         """The raw latents of one view of each of some images."""
         stored = self.array[places, views]
         if self.scale:
-            return restored(stored, self.offset, self.scale)
+            return dequantize(stored, self.offset, self.scale)
         return np.asarray(stored, np.float32)
 
 
@@ -301,8 +301,8 @@ def write_npy_shard(
     """
     stored, offset, scale = latents, (), ()
     if dtype == "uint8":
-        stored, offset, scale = as_bytes(latents)
-        again = restored(stored, offset, scale)
+        stored, offset, scale = quantize(latents)
+        again = dequantize(stored, offset, scale)
     else:
         stored = cast(latents, dtype)
         again = stored.astype(np.float32)
@@ -322,9 +322,7 @@ def write_npy_shard(
     )
 
 
-def file_records(
-    folder: Path, names: Sequence[str] | Mapping[str, Any]
-) -> dict[str, tuple[int, str]]:
+def file_records(folder: Path, names: Iterable[str]) -> dict[str, tuple[int, str]]:
     """Size and checksum of some files."""
     return {
         name: ((folder / name).stat().st_size, _checksum(folder / name))
@@ -350,10 +348,10 @@ def squared_error(latents: Views, again: Views) -> tuple[float, ...]:
     return tuple(np.sum(difference**2, axis=(0, 1, 2, 3)).tolist())
 
 
-def as_bytes(
+def quantize(
     latents: Views,
 ) -> tuple[Shaped[np.ndarray, "..."], tuple[float, ...], tuple[float, ...]]:
-    """Whole levels of each channel's range over a shard, and its offset and scale."""
+    """Levels 0 to 255 of each channel's range over a shard, its offset and scale."""
     low, high = latents.min(axis=(0, 1, 2, 3)), latents.max(axis=(0, 1, 2, 3))
     scale = (high - low) / np.float32(LEVELS)
     scale = np.where(scale > 0, scale, np.float32(1))
@@ -361,12 +359,12 @@ def as_bytes(
     return levels, tuple(low.tolist()), tuple(scale.tolist())
 
 
-def restored(
+def dequantize(
     levels: Shaped[np.ndarray, "*axes channels"],
     offset: Sequence[float],
     scale: Sequence[float],
 ) -> Float32[np.ndarray, "*axes channels"]:
-    """Floats from the whole levels of `as_bytes`, half a level off at most."""
+    """The floats that `quantize` took, half a level off at most."""
     low, step = np.array(offset, np.float32), np.array(scale, np.float32)
     return low + step * levels.astype(np.float32)
 
