@@ -70,11 +70,11 @@ class EvaluationOptions:
     split: str = ""
     """Of a prepared data set, such as 'validation'."""
     limit: int | None = None
-    """Judge this many images, evenly spread; by default all."""
+    """Evaluate this many images, evenly spread; by default all."""
     num_samples: int | None = None
     """Stop with an error where another number of images could be read."""
     out: Path = Path("runs/evaluate")
-    """Where the numbers, their card, and what they are continued from go."""
+    """Folder of numbers, their card, and features by which a killed run continues."""
     batch_size: int = 64
     threads: int = 8
     devices: int | None = None
