@@ -119,8 +119,8 @@ class TarSource:
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
-        """Members that belong to no example, and the tars that are damaged."""
-        members, keys, damaged = [], [], self.damaged
+        """Members that belong to no example; see `damaged` for what is cut."""
+        members, keys = [], []
         for name, head in zip(self._tar_names, self._heads, strict=True):
             members += [f"{name}/{member}" for member in head.ignored_names]
             keys += [f"{name}/{key}" for key in head.imageless_names]
@@ -135,11 +135,21 @@ class TarSource:
                 sum(head.imageless for head in self._heads),
                 keys,
             ),
-            Skipped(
-                "tars are damaged",
-                len(damaged),
-                [f"{name} ({damage})" for name, damage in damaged.items()],
-            ),
+        )
+
+    @property
+    def losses(self) -> str:
+        """The missing parts of damaged tars in one line; "" where all are whole."""
+        damaged = self.damaged
+        if not damaged:
+            return ""
+        lost = sum(head.lost for head in self._heads)
+        lost_bytes = sum(head.lost_bytes for head in self._heads)
+        name, damage = next(iter(damaged.items()))
+        return (
+            f"{len(damaged)} of {len(self.paths)} tars are damaged: "
+            f"{lost} examples are cut and {lost_bytes} bytes not understood; "
+            f"the first is {name} ({damage})."
         )
 
     @property
@@ -153,7 +163,7 @@ class TarSource:
     def _nothing(self) -> str:
         """Why there are no images, and what to do."""
         path, head = self.paths[0], self._heads[0]
-        members, keys, _ = self.skipped
+        members, keys = self.skipped
         seen = [str(one) for one in (members, keys) if one.count]
         fix = "check the path"
         if kind := _kind(path, head):

@@ -152,9 +152,10 @@ def open_sources(
         for path, lacks in zip(paths, lacking, strict=True)
     ]
     for path, source in zip(paths, sources, strict=True):
-        for skipped in skipped_of(source):
-            if is_main_process():
-                say(f"{path}: {skipped}")
+        losses = getattr(source, "losses", "")
+        for missing in (losses, *map(str, skipped_of(source))):
+            if missing and is_main_process():
+                say(f"{path}: {missing}")
     return sources[0] if len(sources) == 1 else Mixture(sources, weights or None)
 
 
