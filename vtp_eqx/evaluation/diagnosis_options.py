@@ -9,12 +9,13 @@ from rich.table import Table
 
 from vtp_eqx.config import require
 from vtp_eqx.data.crops import CenterCrop
+from vtp_eqx.data.skipped import Skipped
 from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.latent_diagnosis import better, CARD, diagnose, PICTURE
 from vtp_eqx.evaluation.latent_panel import Diagnosis
 from vtp_eqx.evaluation.networks import FeatureNetwork, scene_features
-from vtp_eqx.evaluation.options import console, ReconstructionOptions, show_names
+from vtp_eqx.evaluation.options import console, ReconstructionOptions
 from vtp_eqx.file_kinds import open_npz, UnreadableNpzError
 from vtp_eqx.frozen.scene_network import shipped, SHIPPED_SIZES
 from vtp_eqx.models.tokenizer import Tokenizer
@@ -114,5 +115,7 @@ class DiagnosisOptions(ReconstructionOptions):
         for note in diagnosis.notes:
             console.print(note)
         omitted = [f"{name} ({why})" for name, why in diagnosis.omitted.items()]
-        show_names("numbers were left out", omitted)
+        if omitted:
+            left_out = Skipped("numbers were left out", len(omitted), omitted)
+            console.print(str(left_out), markup=False)
         console.print(f"Card: {self.out / CARD}\nPicture: {self.out / PICTURE}")

@@ -8,7 +8,7 @@ compare at like PSNR, and on the same images.
 
 import dataclasses
 
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 import numpy as np
 
 from vtp_eqx.config import require
@@ -20,7 +20,7 @@ from vtp_eqx.evaluation.equivariance import (
     probed_latents,
     TRANSFORMS,
 )
-from vtp_eqx.evaluation.extract import extract_features, ExtractConfig
+from vtp_eqx.evaluation.extract import extract_features, ExtractConfig, FeatureTable
 from vtp_eqx.evaluation.images import Images, read_square
 from vtp_eqx.evaluation.intervals import flat_numbers, ratio
 from vtp_eqx.evaluation.latent_panel import diagnose_latents, Diagnosis
@@ -68,12 +68,11 @@ def diagnose(
     seen = extract_features(probed_latents, tokenizer, images, place, stage="latents")
     seen.check_count(num_samples)
     latents, rows = seen.column("latents"), seen.column("row")
-    labels = seen.labels_or_none()
     diagnosis = diagnose_latents(
         latents,
         np.asarray(tokenizer.latent_mean) if tokenizer.is_measured else None,
         np.asarray(tokenizer.latent_std) if tokenizer.is_measured else None,
-        labels=None if (labels == NO_LABEL).any() else labels,
+        labels=_labels(seen),
         masks=None if masks is None else masks[rows].astype(bool),
     )
     panel = {"PSNR": ratio(seen.column("PSNR")), **diagnosis.panel}
@@ -115,6 +114,12 @@ def diagnose(
     readable = np.stack([square for square in squares if square is not None])
     save_picture(diagnosis, pictured, readable, place.folder / PICTURE)
     return diagnosis
+
+
+def _labels(seen: FeatureTable) -> Int[np.ndarray, " count"] | None:
+    """The classes, or `None` where an image has none."""
+    labels = seen.labels_or_none()
+    return None if (labels == NO_LABEL).any() else labels
 
 
 def better(name: str) -> str:
