@@ -63,8 +63,8 @@ class Diagnosis:
     panel: dict[str, Estimate]
     omitted: dict[str, str]
     notes: tuple[str, ...]
-    mean: Float[np.ndarray, " channels"]
-    deviation: Float[np.ndarray, " channels"]
+    mean: Float[np.ndarray, " all_channels"]
+    deviation: Float[np.ndarray, " all_channels"]
     latents: Latents
     spectra: dict[str, Spectrum]
     energy: Float[np.ndarray, " frequencies"] | None
