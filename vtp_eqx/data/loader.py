@@ -96,7 +96,7 @@ def read_ahead(
         while pending:
             yield pending.popleft().result()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
 
 
 @functools.lru_cache(maxsize=2)
