@@ -116,6 +116,6 @@ class DiagnosisOptions(ReconstructionOptions):
             console.print(note)
         omitted = [f"{name} ({why})" for name, why in diagnosis.omitted.items()]
         if omitted:
-            left_out = Skipped("numbers were left out", len(omitted), omitted)
-            console.print(str(left_out), markup=False)
+            skipped = Skipped("numbers were left out", len(omitted), omitted)
+            console.print(str(skipped), markup=False)
         console.print(f"Card: {self.out / CARD}\nPicture: {self.out / PICTURE}")
