@@ -42,7 +42,7 @@ from vtp_eqx.evaluation import (
 from vtp_eqx.evaluation.diagnosis_options import DiagnosisOptions
 from vtp_eqx.evaluation.options import Flat
 from vtp_eqx.evaluation.probe_sweep import probe_sweep, SweepConfig
-from vtp_eqx.evaluation.sample_sets import evaluate_sample_sets
+from vtp_eqx.evaluation.samples import evaluate_sample_sets
 from vtp_eqx.evaluation.smoke import TOKENIZER, write_smoke_files
 from vtp_eqx.runs.command import exit_with_message
 from vtp_eqx.tokenizer import load, save, Tokenizer

@@ -1,14 +1,20 @@
 """What a file holds, in words, whatever its name says: for errors that help."""
 
+import codecs
+from collections.abc import Iterator
+import contextlib
 import os
 from pathlib import Path
 import re
+from typing import Any
 import zipfile
 import zlib
 
+import numpy as np
+
 
 # What NumPy raises that reads an .npz which is missing, cut short, or another's.
-NPZ_ERRORS = (
+_NPZ_ERRORS = (
     OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, RuntimeError,
     MemoryError, OverflowError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
@@ -85,11 +91,33 @@ def describe_file(path: str | os.PathLike[str]) -> str:
     except IsADirectoryError:
         return "a folder"
     except OSError as error:
-        return error.strerror or type(error).__name__
+        return describe_error(error)
 
 
-def npz_fault(path: str | os.PathLike[str], error: BaseException) -> str:
-    """Why an .npz could not be read, in words; `error` is one of `NPZ_ERRORS`."""
+def describe_error(error: OSError) -> str:
+    """The system's reason, such as "Permission denied", without the file's name."""
+    return error.strerror or str(error) or type(error).__name__
+
+
+class UnreadableNpzError(ValueError):
+    """An .npz that is missing, cut short or something else; `str` says which."""
+
+
+@contextlib.contextmanager
+def open_npz(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """The arrays of an .npz by name, each read when it is asked for.
+
+    `UnreadableNpzError` where the file cannot be opened, or an array not be read.
+    """
+    try:
+        # Opened here, because `np.load` leaves a damaged file open.
+        with Path(path).open("rb") as file, np.load(file) as content:
+            yield content
+    except _NPZ_ERRORS as error:
+        raise UnreadableNpzError(_npz_fault(path, error)) from error
+
+
+def _npz_fault(path: str | os.PathLike[str], error: BaseException) -> str:
     kind = describe_file(path)
     if isinstance(error, OSError) or kind != "a zip archive":
         return kind
@@ -99,10 +127,11 @@ def npz_fault(path: str | os.PathLike[str], error: BaseException) -> str:
 
 
 def _described_text(text: bytes) -> str:
-    """The beginning of a text; "" for what is none."""
+    """The beginning of a text in UTF-8; "" for what is none."""
     line = text.partition(b"\n")[0][:40]
     try:
-        words = line.decode().strip()
+        # Incremental: the last character may have been cut in two.
+        words = codecs.getincrementaldecoder("utf-8")().decode(line).strip()
     except UnicodeDecodeError:
         return ""
     return f"text that begins with {words!r}" if words.isprintable() and words else ""

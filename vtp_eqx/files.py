@@ -12,6 +12,9 @@ from pathlib import Path
 import re
 import secrets
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 
 # `gs://`, `s3://`, `https://`, ...; `Path` leaves one slash of two. A split of a
 # prepared data set (`FOLDER:train`) has none, and a drive (`C:/`) is one letter.
@@ -82,6 +85,18 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a text file in UTF-8, whole or not at all."""
+    with atomic_path(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def write_npz(path: str | os.PathLike[str], **arrays: ArrayLike) -> None:
+    """Writes arrays by name, whole or not; `file_kinds.open_npz` reads them."""
+    with atomic_path(path) as unfinished, unfinished.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 @contextlib.contextmanager

@@ -3,10 +3,10 @@ import pytest
 
 from vtp_eqx.data.latent_batches import latent_batches
 from vtp_eqx.data.latents import (
-    as_bytes,
+    dequantize,
     LatentCache,
     NpyShard,
-    restored,
+    quantize,
 )
 
 
@@ -80,8 +80,8 @@ def test_bytes_are_half_a_level_off_at_most():
     draw = np.random.default_rng(0)
     latents = draw.normal(size=(5, 2, 3, 3, 4)).astype(np.float32) * [1, 5, 0.1, 0]
     latents = latents.astype(np.float32)
-    levels, offset, scale = as_bytes(latents)
+    levels, offset, scale = quantize(latents)
     assert levels.dtype == np.uint8
-    error = np.abs(restored(levels, offset, scale) - latents)
+    error = np.abs(dequantize(levels, offset, scale) - latents)
     assert (error.max(axis=(0, 1, 2, 3)) <= 0.501 * np.array(scale)).all()
     assert error[..., 3].max() == 0

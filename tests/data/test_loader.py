@@ -5,21 +5,11 @@ from hypothesis import given, strategies as st
 import numpy as np
 import pytest
 
-from vtp_eqx.data.loader import batches, rows_at, stack_examples
+from vtp_eqx.data.loader import batches, read_ahead, rows_at
 
 
 SEEDS = st.integers(0, 2**31 - 1)
 ARRAYS = {"image": np.arange(48).reshape(24, 2), "label": np.arange(24)}
-
-
-class Rows:
-    """The same examples as `ARRAYS`, one at a time."""
-
-    def __len__(self):
-        return 24
-
-    def __getitem__(self, row):
-        return {name: values[row] for name, values in ARRAYS.items()}
 
 
 def _first(count, *arguments, **options):
@@ -32,18 +22,6 @@ def test_a_resumed_run_reads_what_it_would_have_read(seed, start, group):
     whole = _first(15, ARRAYS, 8, seed=seed, group=group)
     rest = _first(15 - start, ARRAYS, 8, seed=seed, group=group, start_step=start)
     np.testing.assert_equal(rest, whole[start:])
-
-
-@given(seed=SEEDS, step=st.integers(0, 50), group=st.sampled_from([1, 4]))
-def test_shards_are_disjoint_and_make_up_the_batch(seed, step, group):
-    whole = rows_at(step, 40, 16, seed=seed, group=group)
-    for count in (2, 4):
-        shards = [
-            rows_at(step, 40, 16, seed=seed, group=group, shard=(index, count))
-            for index in range(count)
-        ]
-        assert {len(shard) for shard in shards} == {16 // count}
-        np.testing.assert_array_equal(np.concatenate(shards), whole)
 
 
 @given(seed=SEEDS, epoch=st.integers(0, 5), group=st.sampled_from([1, 2]))
@@ -67,23 +45,16 @@ def test_epochs_and_seeds_have_different_orders():
     assert (first != other).any()
 
 
-def test_a_source_on_disk_gives_the_batches_of_arrays_in_memory():
-    arrays = _first(7, ARRAYS, 8, seed=3, group=2, start_step=2)
-    source = _first(7, Rows(), 8, seed=3, group=2, start_step=2, num_threads=2)
-    np.testing.assert_equal(source, arrays)
-
-
 @pytest.mark.parametrize("num_threads", [1, 2, 5])
-def test_the_number_of_threads_changes_no_batch(num_threads):
-    options = {"seed": 3, "start_step": 1}
-    expected = _first(9, ARRAYS, 8, **options)
-    found = _first(9, Rows(), 8, **options, num_threads=num_threads)
-    np.testing.assert_equal(found, expected)
+def test_the_number_of_threads_changes_no_order(num_threads):
+    read = lambda item: 3 * item
+    found = read_ahead(read, range(20), num_threads=num_threads, num_ahead=4)
+    assert [*found] == [3 * item for item in range(20)]
 
 
-def test_threads_end_with_the_batches():
+def test_threads_end_with_the_reading():
     before = {*threading.enumerate()}
-    reading = batches(Rows(), 8, seed=0, num_threads=3)
+    reading = read_ahead(str, itertools.count(), num_threads=3, num_ahead=6)
     next(reading)
     readers = {*threading.enumerate()} - before
     assert readers
@@ -93,29 +64,21 @@ def test_threads_end_with_the_batches():
         assert not reader.is_alive()
 
 
-def test_an_example_that_cannot_be_read_is_an_error_of_its_batch():
-    class Damaged(Rows):
-        def __getitem__(self, row):
-            if row == 7:
-                raise OSError("row 7")
-            return super().__getitem__(row)
+def test_an_item_that_cannot_be_read_is_an_error_where_it_comes():
+    def read(item):
+        if item == 7:
+            raise OSError("item 7")
+        return item
 
-    bad = next(step for step in range(3) if 7 in rows_at(step, 24, 8, seed=0))
-    reading = batches(Damaged(), 8, seed=0, num_threads=2)
-    for _ in range(bad):
-        next(reading)
-    with pytest.raises(OSError, match="row 7"):
+    reading = read_ahead(read, itertools.count(), num_threads=2, num_ahead=4)
+    assert [*itertools.islice(reading, 7)] == [*range(7)]
+    with pytest.raises(OSError, match="item 7"):
         next(reading)
 
 
-def test_no_threads_are_refused_at_once():
+def test_no_threads_are_refused():
     with pytest.raises(ValueError, match=r"`num_threads` \(0\) must be positive"):
-        batches(Rows(), 8, seed=0, num_threads=0)
-
-
-def test_texts_are_stacked_whatever_their_length():
-    batch = stack_examples([{"caption": "a"}, {"caption": "a red star"}])
-    assert batch["caption"].tolist() == ["a", "a red star"]
+        next(read_ahead(str, range(8), num_threads=0, num_ahead=4))
 
 
 @pytest.mark.parametrize(
@@ -124,8 +87,6 @@ def test_texts_are_stacked_whatever_their_length():
         ({"batch_size": 48}, "48 of 24"),
         ({"batch_size": 0}, "0 of 24"),
         ({"batch_size": 6, "group": 4}, "whole groups"),
-        ({"batch_size": 8, "shard": (2, 2)}, "shard 2 of 2"),
-        ({"batch_size": 8, "shard": (0, 3)}, "evenly"),
     ],
 )
 def test_an_impossible_batch_is_refused_at_once(options, message):

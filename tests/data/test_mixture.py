@@ -46,6 +46,11 @@ def test_rows_run_through_one_source_after_the_other(arrays, tars):
             mixture[row]
 
 
+def test_a_source_may_come_twice(arrays):
+    mixture = Mixture([arrays, arrays])
+    assert [mixture[row]["label"] for row in (1, 7, 11)] == [1, 1, 5]
+
+
 def test_the_order_of_a_mixture_keeps_its_weights_and_its_tars_together(arrays, tars):
     mixture = Mixture([arrays, tars], weights=[1, 3])
     order = make_sampler(mixture, 8, seed=0, window=1)

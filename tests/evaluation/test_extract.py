@@ -59,10 +59,8 @@ def images_of(source, **changes):
     return Images(source=source, crop=CenterCrop(SIZE), **changes)
 
 
-def look(images, where, scale=2.0, of="a"):
-    return extract_features(
-        colors, jnp.array(scale), images, where, stage="x", of={"scale": of}
-    )
+def look(images, where, scale=2.0):
+    return extract_features(colors, jnp.array(scale), images, where, stage="x")
 
 
 def test_every_image_has_its_answer_in_order(tmp_path):
@@ -92,7 +90,7 @@ def test_devices_and_threads_change_no_answer(num_devices, tmp_path):
 
 
 @pytest.mark.parametrize("killed_at", [0, 4, 8, 13, 20])
-def test_a_killed_survey_goes_on_and_ends_equal(killed_at, tmp_path):
+def test_a_killed_extraction_goes_on_and_ends_equal(killed_at, tmp_path):
     source = Counted(noise(21))
     whole = look(images_of(noise(21)), place(tmp_path / "whole"))
 
@@ -134,7 +132,7 @@ def test_arrays_are_taken_as_they_are():
     np.testing.assert_allclose(seen.column("first"), first, rtol=1e-6)
 
 
-def test_a_finished_survey_is_not_taken_again(tmp_path):
+def test_a_finished_extraction_is_not_taken_again(tmp_path):
     source = Counted(noise(9))
     look(images_of(source), place(tmp_path))
     source.read.clear()
@@ -153,18 +151,18 @@ def test_a_damaged_file_is_taken_again(tmp_path):
     np.testing.assert_array_equal(after.column("row"), np.arange(21))
 
 
-def test_other_answers_are_another_survey(tmp_path):
+def test_other_answers_are_another_cache(tmp_path):
     source = noise(9)
     first = look(images_of(source), place(tmp_path))
-    for images, scale, of in (
-        (images_of(source), 3.0, "b"),
-        (images_of(source, limit=5), 2.0, "a"),
-        (Images(source=source, crop=CenterCrop(4)), 2.0, "a"),
-        (images_of(noise(10)), 2.0, "a"),
+    for images, scale in (
+        (images_of(source), 3.0),
+        (images_of(source, limit=5), 2.0),
+        (Images(source=source, crop=CenterCrop(4)), 2.0),
+        (images_of(noise(10)), 2.0),
     ):
-        other = look(images, place(tmp_path), scale, of)
+        other = look(images, place(tmp_path), scale)
         assert not {*first.files} & {*other.files}
-    again = look(images_of(source), place(tmp_path), 2.0, "a")
+    again = look(images_of(source), place(tmp_path), 2.0)
     assert first.files == again.files
 
 
@@ -227,7 +225,7 @@ def test_an_image_that_no_crop_takes_is_left_out(tmp_path):
     crop = CenterCrop(64)
     seen = extract_features(
         colors, jnp.array(1.0), Images(source=source, crop=crop),
-        place(tmp_path / "out"), stage="x", of={},
+        place(tmp_path / "out"), stage="x",
     )  # fmt: skip
     assert "too long" in seen.skipped["03.png"]
     assert seen.count == 19

@@ -35,7 +35,7 @@ def brightness(scale, image):
 
 
 def seen(images, place):
-    return extract_features(brightness, jnp.array(1.0), images, place, of={})
+    return extract_features(brightness, jnp.array(1.0), images, place)
 
 
 # In batches of two, so that some have no label at all, some first and some last.

@@ -167,7 +167,7 @@ def test_the_interval_of_a_spectrum_holds_the_truth():
     found = []
     for _ in range(20):
         images = draw.normal(size=(1200, 1, 2)) * deviations
-        of = spectrum(images, is_exact=True).velocity_variance()
+        of = spectrum(images, is_exact=True).estimate(velocity_variance)
         found.append(of.low <= velocity_variance(deviations**2) <= of.high)
     assert np.mean(found) >= 0.8
 
@@ -176,7 +176,7 @@ def test_few_images_lower_the_loss_and_that_is_taken_out():
     draw = np.random.default_rng(9)
     found = [spectrum(draw.normal(size=(160, 5, 8)), is_exact=True) for _ in range(5)]
     naive = np.mean([velocity_variance(of.all) for of in found])
-    corrected = np.mean([of.velocity_variance().value for of in found])
+    corrected = np.mean([of.estimate(velocity_variance).value for of in found])
     # With images 4 times the numbers, mean roots of eigenvalues lack about 1 / 32.
     assert naive == pytest.approx(np.pi / 2 * (1 - 1 / 32), rel=0.01)
     assert corrected == pytest.approx(np.pi / 2, rel=0.01)

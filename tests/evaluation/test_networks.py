@@ -3,13 +3,13 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
+from vtp_eqx.evaluation.extract import feature_shapes
 from vtp_eqx.evaluation.networks import (
     feature_network,
     FeatureNetwork,
     lpips,
     network_outputs,
     NetworkOutputs,
-    output_names,
     scene_features,
 )
 
@@ -24,7 +24,8 @@ def test_a_network_says_what_it_has_and_nothing_else():
     seen = network_outputs(network, image)
     assert seen.keys() == {"features", "spatial"}
     assert seen["features"].tolist() == [0.5, 0.5, 0.5]
-    assert output_names(network, 4) == ["features", "spatial"]
+    shapes = feature_shapes(network_outputs, network, 4)
+    assert [*shapes] == ["features", "spatial"]
 
 
 def test_a_network_of_one_size_refuses_others():

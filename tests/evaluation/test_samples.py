@@ -9,6 +9,7 @@ from vtp_eqx.config import SamplerConfig
 from vtp_eqx.data.crops import CenterCrop
 from vtp_eqx.data.folders import FolderSource
 from vtp_eqx.evaluation.card import read
+from vtp_eqx.evaluation.console import numbers_table
 from vtp_eqx.evaluation.extract import ExtractConfig
 from vtp_eqx.evaluation.frechet import Moments
 from vtp_eqx.evaluation.images import Images
@@ -19,12 +20,11 @@ from vtp_eqx.evaluation.sample_record import (
     SampleRecord,
     write_sample_record,
 )
-from vtp_eqx.evaluation.sample_sets import (
+from vtp_eqx.evaluation.samples import (
     evaluate_sample_sets,
-    sample_table,
+    evaluate_samples,
     SampleSet,
 )
-from vtp_eqx.evaluation.samples import evaluate_samples
 from vtp_eqx.mesh import data_mesh
 
 
@@ -157,7 +157,8 @@ def test_unguided_and_guided_samples_are_shown_side_by_side(samples, reference, 
         numbers, card = read(place.folder / name / "card_generation.json")
         assert numbers == results[0]
         assert card.sampler.guidance == guidance
-    table = sample_table(sets, results, place)
+    titles = [samples.title for samples in sets]
+    table = numbers_table([*zip(titles, results, strict=True)], card)
     titles = [column.header for column in table.columns]
     assert titles == ["number", "unguided", "guided by 2.5, t 0.1 to 1, 3 channels"]
     assert [*table.columns[0].cells] == ["gFD-scenes", "precision", "recall"]

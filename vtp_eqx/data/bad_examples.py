@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from vtp_eqx.config import require
 
@@ -36,11 +35,7 @@ class BadExampleLog:
     """
 
     def __init__(
-        self,
-        path: Path | None,
-        *,
-        start_step: int = 0,
-        max_skip_rate: float = 0.1,
+        self, path: Path | None, *, start_step: int = 0, max_skip_rate: float = 0.1
     ):
         """Without a `path`, bad examples are counted and not written."""
         require(
@@ -121,16 +116,13 @@ def _lines(path: Path) -> Iterator[tuple[BadExample, int]]:
     with path.open("rb") as file:
         for line in file:
             try:
-                bad = _from_fields(json.loads(line))
+                fields = json.loads(line)
+                if "place" in fields:  # as `position` was called before
+                    fields["position"] = fields.pop("place")
+                bad = BadExample(**fields)
             except (ValueError, TypeError):
                 return
             if not line.endswith(b"\n"):
                 return
             end += len(line)
             yield bad, end
-
-
-def _from_fields(fields: dict[str, Any]) -> BadExample:
-    """A bad example from its JSON; `position` was called `place` before."""
-    position = {"position": fields.pop("place")} if "place" in fields else {}
-    return BadExample(**fields, **position)

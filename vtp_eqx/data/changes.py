@@ -24,7 +24,7 @@ _NUM_THREADS = 16  # ours: a network file system answers each after a while
 
 
 def last_changes(source: Source) -> str:
-    """Twelve hexadecimal digits that are others once a file was written; "" of arrays.
+    """Twelve hexadecimal digits that change with any file; "" for arrays in memory.
 
     Of every file its size and its time of change, which no program can set back, and
     which stays when folders are moved.
@@ -55,12 +55,12 @@ def _files(source: Source) -> Iterable[str | Path]:
 
 
 def _stamps(paths: list[str | Path]) -> str:
-    return "".join(f"{_stamp(path)}\n" for path in paths)
-
-
-def _stamp(path: str | Path) -> str:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return "gone"
-    return f"{status.st_size} {status.st_ctime_ns} {status.st_mtime_ns}"
+    lines = []
+    for path in paths:
+        try:
+            status = os.stat(path)
+            times = f"{status.st_ctime_ns} {status.st_mtime_ns}"
+            lines.append(f"{status.st_size} {times}\n")
+        except OSError:
+            lines.append("gone\n")
+    return "".join(lines)

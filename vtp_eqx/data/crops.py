@@ -34,7 +34,7 @@ class CenterCrop:
     """The middle square: halves by boxes while large, then bicubic, then cuts.
 
     The crop of ADM (Dhariwal and Nichol 2021, https://arxiv.org/abs/2105.05233), with
-    which VTP judges reconstructions and generators are trained. An image that is that
+    which VTP measures reconstructions and generators are trained. An image that is that
     square already passes unchanged.
     """
 
@@ -71,7 +71,7 @@ class Resize:
 class ResizeCenterCrop:
     """The short side to `short` by bicubic, then the middle: as DINOv2's probe.
 
-    `ShortSideCrop(256, 224)` is the usual one; sides round as in torchvision.
+    `ResizeCenterCrop(256, 224)` is the usual one; sides round as in torchvision.
     """
 
     short: int

@@ -15,6 +15,7 @@ import zlib
 from PIL import Image, ImageDraw
 
 from vtp_eqx.config import require
+from vtp_eqx.file_kinds import describe_error
 
 
 Vendor = Literal["google", "twitter", "facebook"]
@@ -126,7 +127,7 @@ def fetch_package(folder: Path, vendor: str) -> Path:
                 errors = [line for line in lines if "err" in line.lower()]
                 reason = errors[0] if errors else f"exit status {done.returncode}"
         except OSError as error:
-            found, reason = [], error.strerror or str(error)
+            found, reason = [], describe_error(error)
         require(
             not reason,
             f"{package} is not in {folder}, and npm cannot fetch it ({reason}): run "
@@ -148,11 +149,9 @@ def write_made_up_package(folder: Path, vendor: str, count: int = 24) -> None:
         tones = {"1F3FB": {}, "1F3FC-1F3FF": {}} if number == 0 else {}
         entry = names | {"category": "Discs", "short_names": [names["short_name"]]}
         entry |= {"subcategory": f"disc-{number % 4}", "skin_variations": tones}
-        for drawing, code in [
-            (entry, ""),
-            *((tones[tone], f"-{tone}") for tone in tones),
-        ]:
-            code = f"{number:04X}{code}"
+        drawings = {"": entry} | {f"-{tone}": tones[tone] for tone in tones}
+        for suffix, drawing in drawings.items():
+            code = f"{number:04X}{suffix}"
             drawing |= {"unified": code, "image": f"{code.lower()}.png"}
             drawing |= {f"has_img_{vendor}": number > 0 or vendor != "facebook"}
             image = Image.new("RGBA", (64, 64))
@@ -170,22 +169,16 @@ def write_made_up_package(folder: Path, vendor: str, count: int = 24) -> None:
 
 def _package_files(path: Path, images: str) -> dict[str, bytes]:
     """The tables and images of a package by their paths in it."""
-    wanted = lambda name: (
-        name in ("package.json", "emoji.json")
-        or (name.startswith(images) and name.endswith(".png"))
-    )
+    tables = ("package.json", "emoji.json")
     if path.is_dir():
-        found = [
-            path / "package.json",
-            path / "emoji.json",
-            *path.glob(f"{images}*.png"),
-        ]
+        found = [*(path / table for table in tables), *path.glob(f"{images}*.png")]
         return {file.relative_to(path).as_posix(): file.read_bytes() for file in found}
     files = {}
     with tarfile.open(path) as tar:
         for member in tar:
             name = member.name.removeprefix("package/")
-            if wanted(name) and (content := tar.extractfile(member)):
+            is_image = name.startswith(images) and name.endswith(".png")
+            if (is_image or name in tables) and (content := tar.extractfile(member)):
                 files[name] = content.read()
     return files
 

@@ -2,25 +2,19 @@
 
 from collections import deque
 from collections.abc import Sequence
-import dataclasses
 import hashlib
 import itertools
 import os
 from pathlib import Path
 import re
 import stat
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from vtp_eqx.config import require
 from vtp_eqx.data.example_texts import read_texts, TEXT_PARTS
-from vtp_eqx.data.images import (
-    decode_image,
-    read_file,
-    SUFFIXES,
-    UnreadableImageError,
-)
+from vtp_eqx.data.images import decode_image, read_file, SUFFIXES, UnreadableImageError
 from vtp_eqx.data.skipped import Skipped, SYSTEM_NAMES
-from vtp_eqx.file_kinds import describe_file
+from vtp_eqx.file_kinds import describe_error, describe_file
 from vtp_eqx.files import require_local
 
 
@@ -59,7 +53,7 @@ class FolderSource:
             f"Images are read from a folder; got {self.folder} "
             f"({describe_file(self.folder)}): check the path.",
         )
-        listing = _list(self.folder)
+        listing = list_folder(self.folder)
         self.names, others = listing.images, listing.others
         keys = {name.rpartition(".")[0] for name in self.names} if others else set()
         is_text = lambda name: name.endswith(_TEXTS) and name.rpartition(".")[0] in keys
@@ -75,11 +69,15 @@ class FolderSource:
             )
         )
         if not self.names:  # no `require`: the advice looks at every name
+            others = f"{len(self.ignored)} others"
+            if self.ignored:
+                others += f" (such as {self.ignored[0]})"
+            if listing.unread:
+                others += f", and folders that could not be read: {listing.unread[0]}"
             raise ValueError(
                 "A folder of images has files ending in "
                 f"{', '.join(sorted(SUFFIXES))}; found none in {self.folder}, and "
-                f"{len(self.ignored)} others{_and_what(self.ignored, listing)}: "
-                f"{_advice(self.ignored)}."
+                f"{others}: {_advice(self.ignored)}."
             )
         loose = [name for name in self.names if "/" not in name]
         require(
@@ -96,7 +94,11 @@ class FolderSource:
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         example = self.encoded(row)
-        return {**example, "image": decode_image(example["image"], self.names[row])}
+        return {**example, "image": decode_image(example["image"], self.name(row))}
+
+    def name(self, row: int) -> str:
+        """The name of `row`, for messages."""
+        return self.names[row]
 
     def encoded(self, row: int) -> dict[str, Any]:
         """The same, with `image` as the bytes of its file."""
@@ -143,38 +145,30 @@ class FolderSource:
         return digest.hexdigest()[:12]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Listing:
+class Listing(NamedTuple):
     """What lies in a folder, by names from there with `/`; folders end in one."""
 
-    images: list[str] = dataclasses.field(default_factory=list)
-    classes: list[str] = dataclasses.field(
-        default_factory=list
-    )  # folders directly in it
-    others: list[str] = dataclasses.field(default_factory=list)
-    system: list[str] = dataclasses.field(default_factory=list)  # or hidden
-    unread: list[str] = dataclasses.field(default_factory=list)  # with reasons
-    repeated: list[str] = dataclasses.field(default_factory=list)  # links to folders
+    images: list[str]
+    classes: list[str]  # folders directly in it
+    others: list[str]
+    system: list[str]  # or hidden
+    unread: list[str]  # with reasons
+    repeated: list[str]  # links to folders
 
 
-def image_files(folder: Path) -> list[str]:
-    """The names of all image files that a `FolderSource` would read."""
-    return _list(folder).images
-
-
-def _list(folder: Path) -> _Listing:
+def list_folder(folder: Path) -> Listing:
     """All files below `folder`, each of its folders once.
 
     Links come last, so that a folder is read by its own name where that is below
     `folder` too. A link to a folder that holds `folder` is not followed at all.
     """
-    found = _Listing()
+    found = Listing(*([] for _ in Listing._fields))
     real, links = deque([("", os.path.realpath(folder))]), deque[tuple[str, str]]()
     read: set[str] = set()
     root = real[0][1]
     while real or links:
         name, target = real.popleft() if real else links.popleft()
-        if target in read or (target != root and _is_inside(root, target)):
+        if target in read or (target != root and Path(root).is_relative_to(target)):
             found.repeated.append(name)
             continue
         read.add(target)
@@ -184,8 +178,7 @@ def _list(folder: Path) -> _Listing:
             with os.scandir(folder / name) as entries:
                 inside = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
-            reason = error.strerror or type(error).__name__
-            found.unread.append(f"{name or folder} ({reason})")
+            found.unread.append(f"{name or folder} ({describe_error(error)})")
             continue
         for entry in inside:
             inner = f"{name}/{entry.name}" if name else entry.name
@@ -219,18 +212,6 @@ def _kind(entry: os.DirEntry[str]) -> Literal["file", "folder", "special"]:
         return "file" if stat.S_ISREG(entry.stat().st_mode) else "special"
     except OSError:
         return "file"
-
-
-def _is_inside(path: str, folder: str) -> bool:
-    return path.startswith(folder.rstrip(os.sep) + os.sep)
-
-
-def _and_what(ignored: list[str], listing: _Listing) -> str:
-    """What was seen in a folder that has no image."""
-    words = f" (such as {ignored[0]})" if ignored else ""
-    if listing.unread:
-        words += f", and folders that could not be read: {listing.unread[0]}"
-    return words
 
 
 def _advice(ignored: list[str]) -> str:

@@ -1,9 +1,9 @@
 """Decoding of image files to 8-bit RGB, as an image viewer shows them.
 
 Images are rotated as EXIF says, their colors converted to sRGB from the ICC profile of
-the file, and transparency is laid on white. The published
-evaluations drop transparency and ignore EXIF and profiles; their data sets have next to
-none of these. The gamma of a PNG without a profile is not applied.
+the file, and transparency is laid on white. The published evaluations drop transparency
+and ignore EXIF and profiles; their data sets have next to none of these. The gamma of a
+PNG without a profile is not applied.
 """
 
 import functools
@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from vtp_eqx.config import require
-from vtp_eqx.file_kinds import describe_content
+from vtp_eqx.file_kinds import describe_content, describe_error
 
 
 SUFFIXES = frozenset(
@@ -27,13 +27,14 @@ MAX_PIXELS = 2**26  # 67 megapixels: more, read by several threads, fill the mem
 TOO_LARGE = f"more than the limit of {MAX_PIXELS:,} pixels: make it smaller"
 _PROFILES = 64  # conversions that are kept; ours: a folder has a few cameras
 _SAME = 2  # levels; ours: a profile that shifts no color by more is sRGB
+Conversions = dict[str, ImageCms.ImageCmsTransform]
 _KINDS = {b"GRAY": "L", b"RGB ": "RGB", b"CMYK": "CMYK"}  # of a profile, and Pillow's
 
 
 class UnreadableImageError(ValueError):
     """A file that cannot be shown as an image: `name` and `reason` say which and why.
 
-    Who reads many files counts these and goes on.
+    A reader of many files counts these and goes on.
     """
 
     def __init__(self, name: str, reason: str):
@@ -48,12 +49,11 @@ class UnreadableImageError(ValueError):
 
 
 def read_file(path: Path, name: str) -> bytes:
-    """The content of a file; `UnreadableImageError`, by `name`, where it has none."""
+    """The content of a file; `UnreadableImageError` where it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:  # also a file that was there when the folder was listed
-        reason = error.strerror or type(error).__name__
-        raise UnreadableImageError(name, reason) from error
+        raise UnreadableImageError(name, describe_error(error)) from error
 
 
 def decode_image(
@@ -71,8 +71,7 @@ def decode_image(
         with Image.open(io.BytesIO(content)) as image:
             width, height = image.size
             require(
-                width * height <= MAX_PIXELS,
-                f"{width} x {height} pixels, {TOO_LARGE}",
+                width * height <= MAX_PIXELS, f"{width} x {height} pixels, {TOO_LARGE}"
             )
             require(
                 min(width, height) >= min_side,
@@ -108,7 +107,8 @@ def _simple_jpeg(
     Pillow.
     """
     decoder = _simplejpeg()
-    if decoder is None or "exif" in image.info or _profile_of(image) is not None:
+    is_converted = _conversions(image.info.get("icc_profile")) is not None
+    if decoder is None or "exif" in image.info or is_converted:
         return None
     try:
         return decoder.decode_jpeg(content, "RGB", min_height=least, min_width=least)
@@ -149,23 +149,23 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         image.mode != "F",
         "floating-point pixels, which have no known range: convert them to 8 bits",
     )
-    profile = _profile_of(image)
+    conversions = _conversions(image.info.get("icc_profile"))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         alpha, image = image.getchannel("A"), image.convert("RGB")
-        image = _converted(image, profile)
+        image = _converted(image, conversions)
         image.putalpha(alpha)
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     if image.mode not in _KINDS.values():
         image = image.convert("RGB")
-    return _converted(image, profile)
+    return _converted(image, conversions)
 
 
 def _as_gray(image: Image.Image) -> Image.Image:
     """Gray of 16 or 32 bits as 8, and white where a 16-bit color is transparent.
 
-    16 bits are a whole range, 65535 / 257 = 255. Of 32 bits nobody knows what is white:
+    16 bits are a whole range, 65535 / 257 = 255. What is white in 32 bits is unknown:
     pixels up to 255 are taken for 8 bits, those up to 65535 for 16, and other ones are
     refused.
     """
@@ -187,9 +187,7 @@ def _as_gray(image: Image.Image) -> Image.Image:
     return found
 
 
-def _converted(
-    image: Image.Image, conversions: dict[str, ImageCms.ImageCmsTransform] | None
-) -> Image.Image:
+def _converted(image: Image.Image, conversions: Conversions | None) -> Image.Image:
     """`image` in sRGB; by a profile of its own kind of colors, where it has one."""
     if conversions is None or image.mode not in conversions:
         return image.convert("RGB")
@@ -201,19 +199,14 @@ def _converted(
     return found
 
 
-def _profile_of(
-    image: Image.Image,
-) -> dict[str, ImageCms.ImageCmsTransform] | None:
+@functools.lru_cache(_PROFILES)
+def _conversions(profile: bytes | None) -> Conversions | None:
     """The conversion to sRGB from the profile of a file, by the mode that it is of.
 
     `None` where there is no profile, where it is damaged, or where it is of sRGB.
     """
-    profile = image.info.get("icc_profile")
-    return _conversion(profile) if profile else None
-
-
-@functools.lru_cache(_PROFILES)
-def _conversion(profile: bytes) -> dict[str, ImageCms.ImageCmsTransform] | None:
+    if not profile:
+        return None
     try:
         mode = _KINDS[profile[16:20]]
         conversion = ImageCms.buildTransform(

@@ -20,9 +20,8 @@ def label_of(example: Mapping[str, Any]) -> int:
     if value.size != 1 or value.dtype.kind not in "buif":
         return NO_LABEL
     number = value.item()
-    return (
-        int(number) if 0 <= number < LABEL_LIMIT and number == int(number) else NO_LABEL
-    )
+    is_label = 0 <= number < LABEL_LIMIT and number == int(number)
+    return int(number) if is_label else NO_LABEL
 
 
 def describe_label(example: Mapping[str, Any]) -> str:

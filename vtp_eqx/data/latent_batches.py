@@ -1,13 +1,14 @@
 """Batches of a cache of latents, whose order is a function of (seed, step)."""
 
 from collections.abc import Iterator
+import itertools
 
 from jaxtyping import Int
 import numpy as np
 
 from vtp_eqx.data.counter_rng import CounterRNG
 from vtp_eqx.data.latents import LatentCache, Latents
-from vtp_eqx.data.loader import steps_read_ahead
+from vtp_eqx.data.loader import read_ahead
 from vtp_eqx.data.sampler import ShardedSampler
 
 
@@ -40,4 +41,10 @@ def latent_batches(
         latents = (cache.read(rows, views) - cache.mean) / cache.std
         return latents, cache.labels[rows]
 
-    return steps_read_ahead(read, start_step, num_threads)
+    # Threads work on different batches, so that each needs several in flight.
+    return read_ahead(
+        read,
+        itertools.count(start_step),
+        num_threads=num_threads,
+        num_ahead=2 * num_threads,
+    )

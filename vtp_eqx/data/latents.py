@@ -6,7 +6,7 @@ each image) and `shard-*.json`, which appears last; and `index.json`, which name
 the latents are of. Everything is a function of source and tokenizer alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import functools
 import hashlib
@@ -18,7 +18,7 @@ from jaxtyping import Float32, Int, Shaped
 import numpy as np
 
 from vtp_eqx.config import require
-from vtp_eqx.files import atomic_path
+from vtp_eqx.files import atomic_path, write_text
 
 
 FORMAT = "vtp_eqx latents 1"
@@ -48,8 +48,7 @@ class ShardRecord:
 
     def write(self, path: Path) -> None:
         """Writes the record, which makes the shard a finished one."""
-        with atomic_path(path) as unfinished:
-            unfinished.write_text(json.dumps(dataclasses.asdict(self)))
+        write_text(path, json.dumps(dataclasses.asdict(self)))
 
     @classmethod
     def read(cls, path: Path) -> "ShardRecord | None":
@@ -66,13 +65,8 @@ class ShardRecord:
         """A record from its JSON."""
         files = {name: tuple(known) for name, known in fields["files"].items()}
         lists = ("offset", "scale", "squared_error")
-        return cls(
-            **{
-                **fields,
-                "files": files,
-                **{name: tuple(fields[name]) for name in lists},
-            }
-        )
+        tuples = {name: tuple(fields[name]) for name in lists}
+        return cls(**{**fields, **tuples, "files": files})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,8 +97,7 @@ class LatentIndex:
 
     def write(self, folder: Path) -> None:
         """Writes `index.json`."""
-        with atomic_path(folder / INDEX) as unfinished:
-            unfinished.write_text(json.dumps(dataclasses.asdict(self), indent=1))
+        write_text(folder / INDEX, json.dumps(dataclasses.asdict(self), indent=1))
 
     @classmethod
     def read(cls, folder: Path) -> "LatentIndex | None":
@@ -160,9 +153,9 @@ class NpyShard:
     ) -> Latents:
         """The raw latents of one view of each of some images."""
         stored = self.array[places, views]
-        return restored(stored, self.offset, self.scale) if self.scale else (
-            np.asarray(stored, np.float32)
-        )  # fmt: skip
+        if self.scale:
+            return dequantize(stored, self.offset, self.scale)
+        return np.asarray(stored, np.float32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -231,14 +224,11 @@ def open_npy_latents(folder: Path, index: LatentIndex) -> LatentCache:
     check_complete(folder, index)
     for record in index.shards:
         latents, examples = record.files  # in this order
-        shards.append(
-            NpyShard(
-                path=folder / latents,
-                count=record.count,
-                offset=record.offset,
-                scale=record.scale,
-            )
-        )
+        shard = NpyShard(
+            path=folder / latents, count=record.count,
+            offset=record.offset, scale=record.scale,
+        )  # fmt: skip
+        shards.append(shard)
         labels.append(np.load(folder / examples)[:, 1])
     _, views, height, width, channels = shards[0].array.shape
     return LatentCache(
@@ -311,8 +301,8 @@ def write_npy_shard(
     """
     stored, offset, scale = latents, (), ()
     if dtype == "uint8":
-        stored, offset, scale = as_bytes(latents)
-        again = restored(stored, offset, scale)
+        stored, offset, scale = quantize(latents)
+        again = dequantize(stored, offset, scale)
     else:
         stored = cast(latents, dtype)
         again = stored.astype(np.float32)
@@ -332,9 +322,7 @@ def write_npy_shard(
     )
 
 
-def file_records(
-    folder: Path, names: Sequence[str] | Mapping[str, Any]
-) -> dict[str, tuple[int, str]]:
+def file_records(folder: Path, names: Iterable[str]) -> dict[str, tuple[int, str]]:
     """Size and checksum of some files."""
     return {
         name: ((folder / name).stat().st_size, _checksum(folder / name))
@@ -360,10 +348,10 @@ def squared_error(latents: Views, again: Views) -> tuple[float, ...]:
     return tuple(np.sum(difference**2, axis=(0, 1, 2, 3)).tolist())
 
 
-def as_bytes(
+def quantize(
     latents: Views,
 ) -> tuple[Shaped[np.ndarray, "..."], tuple[float, ...], tuple[float, ...]]:
-    """Whole levels of each channel's range over a shard, and its offset and scale."""
+    """Levels 0 to 255 of each channel's range over a shard, its offset and scale."""
     low, high = latents.min(axis=(0, 1, 2, 3)), latents.max(axis=(0, 1, 2, 3))
     scale = (high - low) / np.float32(LEVELS)
     scale = np.where(scale > 0, scale, np.float32(1))
@@ -371,12 +359,12 @@ def as_bytes(
     return levels, tuple(low.tolist()), tuple(scale.tolist())
 
 
-def restored(
+def dequantize(
     levels: Shaped[np.ndarray, "*axes channels"],
     offset: Sequence[float],
     scale: Sequence[float],
 ) -> Float32[np.ndarray, "*axes channels"]:
-    """Floats from the whole levels of `as_bytes`, half a level off at most."""
+    """The floats that `quantize` took, half a level off at most."""
     low, step = np.array(offset, np.float32), np.array(scale, np.float32)
     return low + step * levels.astype(np.float32)
 

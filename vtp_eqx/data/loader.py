@@ -1,15 +1,14 @@
 """Batches whose order is a function of (seed, step).
 
 There is no iterator state to save: a run that stopped before step `s` continues with
-`start_step=s` and sees what it would have seen, on any number of processes.
+`start_step=s` and sees what it would have seen.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 import functools
 import itertools
-import sys
 from typing import Any, Protocol, runtime_checkable, TypeVar
 
 from jaxtyping import Int
@@ -20,6 +19,7 @@ from vtp_eqx.config import require
 
 Batch = dict[str, np.ndarray]
 Item = TypeVar("Item")
+Value = TypeVar("Value")
 
 
 @runtime_checkable
@@ -32,98 +32,71 @@ class Source(Protocol):
 
 
 def rows_at(
-    step: int,
-    num_examples: int,
-    batch_size: int,
-    *,
-    seed: int,
-    group: int = 1,
-    shard: tuple[int, int] = (0, 1),
-) -> Int[np.ndarray, " local"]:
+    step: int, num_examples: int, batch_size: int, *, seed: int, group: int = 1
+) -> Int[np.ndarray, " batch"]:
     """The positions of the examples that step `step` reads.
 
     Every epoch visits the groups in a new random order and drops what does not fill a
-    batch. Shard `(i, n)` reads the `i`-th of `n` equal contiguous parts of the batch,
-    so all shards together read the batch of one.
-
-    **Arguments:**
-
-    - `batch_size`: examples in the batch of all shards together.
-    - `group`: this many consecutive examples stay together and in order.
+    batch. `group`: this many consecutive examples stay together and in order.
     """
-    _check(num_examples, batch_size, group, shard)
-    groups_per_batch = batch_size // group
-    num_groups = num_examples // group
-    epoch, place = divmod(step, num_groups // groups_per_batch)
+    _check(num_examples, batch_size, group)
+    per_batch, num_groups = batch_size // group, num_examples // group
+    epoch, batch = divmod(step, num_groups // per_batch)
     order = _epoch_order(num_groups, seed, epoch)
-    chosen = order[place * groups_per_batch : (place + 1) * groups_per_batch]
-    rows = (chosen[:, None] * group + np.arange(group)).reshape(-1)
-    index, count = shard
-    local = batch_size // count
-    return rows[index * local : (index + 1) * local]
+    chosen = order[batch * per_batch : (batch + 1) * per_batch]
+    return (chosen[:, None] * group + np.arange(group)).reshape(-1)
 
 
 def batches(
-    source: Mapping[str, np.ndarray] | Source,
+    arrays: Mapping[str, np.ndarray],
     batch_size: int,
     *,
     seed: int,
     start_step: int = 0,
     group: int = 1,
-    shard: tuple[int, int] = (0, 1),
-    num_threads: int = 8,
 ) -> Iterator[Batch]:
-    """Batches from step `start_step` on, without end; see `rows_at` for their order.
+    """Batches of equally long arrays from step `start_step` on, without end.
 
-    A mapping of arrays (equally long) is indexed at once. Any other source is read
-    example by example in `num_threads` threads, a few batches ahead.
+    See `rows_at` for their order.
     """
-    arrays = isinstance(source, Mapping)
-    num_examples = _length(source) if arrays else len(source)
-    _check(num_examples, batch_size, group, shard)
+    lengths = {name: len(values) for name, values in arrays.items()}
+    require(
+        len(set(lengths.values())) == 1,
+        f"All fields must be equally long; got {lengths}: cut or drop the odd one.",
+    )
+    num_examples = next(iter(lengths.values()))
+    _check(num_examples, batch_size, group)
 
     def read(step: int) -> Batch:
-        rows = rows_at(
-            step, num_examples, batch_size, seed=seed, group=group, shard=shard
-        )
-        if isinstance(source, Mapping):
-            return {name: values[rows] for name, values in source.items()}
-        return stack_examples([source[int(row)] for row in rows])
+        rows = rows_at(step, num_examples, batch_size, seed=seed, group=group)
+        return {name: values[rows] for name, values in arrays.items()}
 
-    if arrays:
-        return map(read, range(start_step, sys.maxsize))
+    return map(read, itertools.count(start_step))
 
+
+def read_ahead(
+    read: Callable[[Item], Value],
+    items: Iterable[Item],
+    *,
+    num_threads: int,
+    num_ahead: int,
+) -> Iterator[Value]:
+    """`map(read, items)` by threads, with at most `num_ahead` values before use."""
     require(
         num_threads > 0,
         f"`num_threads` ({num_threads}) must be positive: use 1 or more threads.",
     )
-    return steps_read_ahead(read, start_step, num_threads)
-
-
-def steps_read_ahead(
-    read: Callable[[int], Item], start_step: int, num_threads: int
-) -> Iterator[Item]:
-    """`read(step)` of all steps from `start_step` on, in order, by threads."""
     pool = ThreadPoolExecutor(num_threads)
-    submit = lambda step: pool.submit(read, step)
-    steps = itertools.count(start_step)
-    # Threads work on different batches, so that each needs several in flight.
-    ahead = deque(map(submit, itertools.islice(steps, 2 * num_threads)))
+    pending = deque()
     try:
-        while True:
-            batch = ahead.popleft().result()
-            ahead.append(submit(next(steps)))
-            yield batch
+        for item in items:
+            pending.append(pool.submit(read, item))
+            if len(pending) > num_ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def stack_examples(examples: list[Mapping[str, Any]]) -> Batch:
-    """One array for each field, with a leading axis over `examples`."""
-    return {
-        name: np.stack([np.asarray(example[name]) for example in examples])
-        for name in examples[0]
-    }
+        pool.shutdown(cancel_futures=True)
 
 
 @functools.lru_cache(maxsize=2)
@@ -133,24 +106,7 @@ def _epoch_order(num_groups: int, seed: int, epoch: int) -> Int[np.ndarray, " gr
     return order
 
 
-def _length(arrays: Mapping[str, np.ndarray]) -> int:
-    lengths = {name: len(values) for name, values in arrays.items()}
-    require(
-        len(set(lengths.values())) == 1,
-        f"All fields must be equally long; got {lengths}: cut or drop the odd one.",
-    )
-    return next(iter(lengths.values()))
-
-
-def _check(
-    num_examples: int, batch_size: int, group: int, shard: tuple[int, int]
-) -> None:
-    index, count = shard
-    require(
-        0 <= index < count and batch_size % count == 0,
-        "The shards must split the batch evenly; got shard "
-        f"{index} of {count} and `batch_size` {batch_size}: change either.",
-    )
+def _check(num_examples: int, batch_size: int, group: int) -> None:
     require(
         batch_size % group == 0 and num_examples % group == 0,
         "Batch and data must be made of whole groups; got "

@@ -62,9 +62,9 @@ class Mixture:
     def _source_and_row(self, row: int) -> tuple[Source, int]:
         if not 0 <= row < len(self):
             raise IndexError(f"The mixture has {len(self)} rows; got {row}.")
-        source = self.sources[int(np.searchsorted(self._ends, row, side="right"))]
-        before = self._ends[self.sources.index(source)] - len(source)
-        return source, int(row - before)
+        number = int(np.searchsorted(self._ends, row, side="right"))
+        source = self.sources[number]
+        return source, int(row - self._ends[number] + len(source))
 
 
 def make_sampler(
@@ -110,9 +110,7 @@ def read_encoded(source: Source, row: int) -> Mapping[str, Any]:
 
 def example_name(source: Source, row: int) -> str:
     """The name of a row of a source, for messages."""
-    names = getattr(source, "names", None)
-    named = getattr(source, "name", names.__getitem__ if names else "row {}".format)
-    return named(row)
+    return getattr(source, "name", "row {}".format)(row)
 
 
 def source_fingerprint(source: Source) -> str:

@@ -17,12 +17,7 @@ by a few levels, so runs are equal bit for bit on equal installations.
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import (
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-)
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 import dataclasses
 import multiprocessing
 from multiprocessing.connection import wait
@@ -69,7 +64,7 @@ class ExampleBatch:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExampleReader:
-    """Reads examples by their positions in batches; a value that goes to any worker."""
+    """Reads the examples at positions of a batch; can be pickled, for any worker."""
 
     source: Source
     sampler: ShardedSampler
@@ -188,10 +183,17 @@ class Prefetcher(Iterator[ExampleBatch]):
             "more: raise them.",
         )
         positions = reader.sampler.positions(shard)
-        chunks = min(num_workers, len(positions))
-        self._chunks = np.array_split(positions, chunks)
+        self._chunks = np.array_split(positions, min(num_workers, len(positions)))
         self._log = BadExampleLog(None) if log is None else log
-        self._read, self._pool = _workers(reader, num_workers, processes)
+        self._read: Callable[[int, np.ndarray], ExampleBatch]
+        self._pool: Executor
+        if processes:
+            self._read, self._pool = _read_in_worker, ProcessPoolExecutor(
+                num_workers, _WorkerContext(),
+                initializer=_init_worker, initargs=(reader,),
+            )  # fmt: skip
+        else:
+            self._read, self._pool = reader.read, ThreadPoolExecutor(num_workers)
         self._step = start_step  # the next one that workers begin
         self._num_ahead = num_ahead
         self._pending: deque[Sequence[Future[ExampleBatch]]] = deque()
@@ -236,18 +238,6 @@ def _concatenate(parts: Sequence[ExampleBatch]) -> ExampleBatch:
     )
 
 
-def _workers(
-    reader: ExampleReader, count: int, processes: bool
-) -> tuple[Callable[[int, np.ndarray], ExampleBatch], Executor]:
-    """The pool of workers, threads or processes."""
-    if not processes:
-        return reader.read, ThreadPoolExecutor(count)
-    pool = ProcessPoolExecutor(
-        count, _WorkerContext(), initializer=_init_worker, initargs=(reader,)
-    )
-    return _read_in_worker, pool
-
-
 class _Worker(SpawnProcess):
     """A process that ignores SIGTERM: when a pool is broken, it is killed."""
 
@@ -277,7 +267,7 @@ def _init_worker(reader: ExampleReader) -> None:
     # A cluster tells all processes to end. The run still needs its batches, to get to
     # its checkpoint, and ends the workers itself.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # A parent that is killed tells nobody: without this, its workers wait for ever.
+    # A parent that is killed ends no worker: without this, its workers wait for ever.
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 

@@ -85,8 +85,18 @@ class ShardedSampler:
             f"`weights` ({shares}) must be positive, one for each of {len(totals)} "
             "sources: leave out what is not to be read.",
         )
-        if one_shard_batches:
-            _check_one_shard(shards, batch_size, window)
+        require(
+            not one_shard_batches or (len(shards) == 1 and window == 1),
+            "`one_shard_batches` needs one source in windows of 1 shard; got "
+            f"{len(shards)} sources and `window` {window}: set `window` to 1, or leave "
+            "it out.",
+        )
+        require(
+            not one_shard_batches or bool((shards[0] >= batch_size).all()),
+            f"`one_shard_batches` needs shards of `batch_size` ({batch_size}) rows or "
+            f"more; the smallest has {shards[0].min()}: make batches smaller, or "
+            "shards larger.",
+        )
         self.batch_size, self.seed, self.group = batch_size, seed, group
         self.window = window
         self._sizes = [counts // group for counts in shards]  # in groups, as all below
@@ -189,23 +199,6 @@ class ShardedSampler:
     def __reduce__(self) -> Any:  # without its caches
         arguments, options = self._arguments
         return functools.partial(ShardedSampler, **options), arguments
-
-
-def _check_one_shard(
-    shards: Sequence[np.ndarray], batch_size: int, window: int
-) -> None:
-    require(
-        len(shards) == 1 and window == 1,
-        "`one_shard_batches` needs one source in windows of 1 shard; got "
-        f"{len(shards)} sources and `window` {window}: set `window` to 1, or leave it "
-        "out.",
-    )
-    require(
-        bool((shards[0] >= batch_size).all()),
-        f"`one_shard_batches` needs shards of `batch_size` ({batch_size}) rows or "
-        f"more; the smallest has {shards[0].min()}: make batches smaller, or "
-        "shards larger.",
-    )
 
 
 def _source_pattern(

@@ -1,4 +1,4 @@
-"""What of a data set is not read, so that nothing is left out without a word."""
+"""Files of a data set that are not read, counted and named by reason."""
 
 from collections.abc import Collection, Sequence
 import dataclasses
@@ -24,7 +24,7 @@ class Skipped:
     names: Sequence[str]
 
     def without(self, names: Collection[str]) -> "Skipped":
-        """The same but for some names, which nobody misses."""
+        """The same without some names."""
         left = [name for name in self.names if name not in names]
         return Skipped(self.reason, self.count - len(self.names) + len(left), left)
 
@@ -35,5 +35,5 @@ class Skipped:
 
 
 def skipped_of(source: object) -> tuple[Skipped, ...]:
-    """What a source left out, if it says so; reasons that have no files are not in."""
+    """The files that a source leaves out, by reason; none where it does not say."""
     return tuple(one for one in getattr(source, "skipped", ()) if one.count)

@@ -4,7 +4,7 @@ An example is a flat dict: `image` (uint8 `[H, W, 3]`), and where the data set h
 `caption` (str), `label` (int), `id` (int) and attributes by name.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ import numpy as np
 
 from vtp_eqx.config import require
 from vtp_eqx.data.example_texts import clean_caption
-from vtp_eqx.data.folders import ARCHIVES, FolderSource, image_files
+from vtp_eqx.data.folders import ARCHIVES, FolderSource, list_folder
 from vtp_eqx.data.images import decode_image, UnreadableImageError
-from vtp_eqx.data.loader import Batch, Source, stack_examples
+from vtp_eqx.data.loader import Batch, Source
 from vtp_eqx.data.tar_paths import tars_in
 from vtp_eqx.data.tars import TarSource
-from vtp_eqx.file_kinds import describe_file, NPZ_ERRORS, npz_fault
-from vtp_eqx.files import atomic_path, require_local
+from vtp_eqx.file_kinds import describe_file, open_npz, UnreadableNpzError
+from vtp_eqx.files import require_local, write_npz
 
 
 class TfdsSource:
@@ -34,7 +34,7 @@ class TfdsSource:
 
     def __init__(self, folder: str | Path, split: str):
         """`folder` holds `dataset_info.json`; `split` as in `"train[:50%]"`."""
-        import tensorflow_datasets as tfds  # takes seconds: only for who reads a disk
+        import tensorflow_datasets as tfds  # takes seconds
 
         self.folder = Path(folder)
         self.split = split
@@ -155,7 +155,8 @@ def open_source(
     `FOLDER:SPLIT`); a tar, a folder with tars in it, or a pattern of tars such as
     `shards/{00000..00099}.tar` (see `TarSource`); any other folder (image files, see
     `FolderSource`); or an `.npz` of images, named `arr_0` and `arr_1` (labels) as ADM
-    publishes them. `progress` is told how many tars of how many are known.
+    publishes them. `progress(done, total)` is called when
+    the index of a tar is there.
 
     A `ValueError` where `path` is none of these, or where it could be two: a folder of
     tars and of images.
@@ -179,7 +180,13 @@ def open_source(
     if path.suffix == ".npz" and not path.is_dir():
         return _open_npz(path)
     if tars := tars_in(path):
-        _check_no_images(path, tars)
+        images = list_folder(path).images
+        require(
+            not images,
+            f"`data` ({path}) could be {len(tars)} tars (such as {tars[0].name}) or "
+            f"{len(images)} image files (such as {images[:1]}): name the tars as "
+            f"'{path}/*.tar', or move them elsewhere to read the images.",
+        )
     if tars or path.suffix == ".tar":
         return TarSource(path, progress=progress)
     require(
@@ -195,28 +202,15 @@ def open_source(
     return FolderSource(path)
 
 
-def _check_no_images(folder: Path, tars: Sequence[Path]) -> None:
-    """A `ValueError` where a folder of tars has image files too."""
-    images = image_files(folder)
-    require(
-        not images,
-        f"`data` ({folder}) could be {len(tars)} tars (such as {tars[0].name}) or "
-        f"{len(images)} image files (such as {images[:1]}): name the tars as "
-        f"'{folder}/*.tar', or move them elsewhere to read the images.",
-    )
-
-
 def _open_npz(path: Path) -> ArraySource:
     fields = {"arr_0": "image", "arr_1": "label"}
     try:
-        # Opened here, because `np.load` leaves a damaged file open.
-        with path.open("rb") as file, np.load(file) as content:
+        with open_npz(path) as content:
             names = sorted(content)
             arrays = {fields[name]: content[name] for name in names if name in fields}
-    except NPZ_ERRORS as error:
-        fault = npz_fault(path, error)
+    except UnreadableNpzError as error:
         raise ValueError(
-            f"An .npz of images is a whole file; got {path} ({fault}): check the path, "
+            f"An .npz of images is a whole file; got {path} ({error}): check the path, "
             "or copy it again."
         ) from error
     require(
@@ -257,10 +251,13 @@ def load_arrays(source: TfdsSource) -> Batch:
     """
     path = source.folder / f"arrays-{source.fingerprint}.npz"
     try:
-        with path.open("rb") as file, np.load(file) as cached:
-            return dict(cached)
-    except NPZ_ERRORS:
-        arrays = stack_examples([source[row] for row in range(len(source))])
-    with atomic_path(path) as unfinished, unfinished.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+        with open_npz(path) as content:
+            return dict(content)
+    except UnreadableNpzError:
+        examples = [source[row] for row in range(len(source))]
+    arrays = {
+        name: np.stack([np.asarray(example[name]) for example in examples])
+        for name in examples[0]
+    }
+    write_npz(path, **arrays)
     return arrays

@@ -22,10 +22,10 @@ from typing import Any, BinaryIO
 from jaxtyping import Shaped
 import numpy as np
 
-from vtp_eqx.config import require
 from vtp_eqx.data.example_texts import TEXT_PARTS
 from vtp_eqx.data.images import SUFFIXES
 from vtp_eqx.data.skipped import SYSTEM_NAMES
+from vtp_eqx.file_kinds import describe_error
 from vtp_eqx.files import atomic_path
 
 
@@ -52,8 +52,8 @@ _NUM_NAMES, _NAME_LENGTH = 5, 200  # of members that are left out, kept in an in
 class TarHead:
     """The first line of an index: the tar it is of, and what was found in it.
 
-    `lost` counts the members that the scan met and that are not whole; how many lay
-    behind them nobody knows, but `lost_bytes` of the file were not understood.
+    `lost` counts the members that the scan met and that are not whole. More may have
+    come after them: `lost_bytes` of the file were not understood.
     """
 
     size: int
@@ -100,27 +100,27 @@ def load_index(tar: Path, folders: Sequence[Path]) -> tuple[TarHead, Path]:
     in its own way.
     """
     paths = [folder / f"{tar.name}.index" for folder in folders]
-    known = [(read_head(path), path) for path in paths]
+    known = [(line[0], path) for path in paths if (line := _read_line(path))]
+    status = None
     try:
         status = tar.stat()
-    except OSError as error:
         for head, path in known:
-            if head is not None:
+            if (head.size, head.mtime_ns) == (status.st_size, status.st_mtime_ns):
                 return head, path
-        raise _unread(tar, error) from error
-    for head, path in known:
-        if head and (head.size, head.mtime_ns) == (status.st_size, status.st_mtime_ns):
-            return head, path
-    try:
         head, records = scan(tar)
     except OSError as error:
-        raise _unread(tar, error) from error
+        if status is None and known:
+            return known[0]
+        raise OSError(
+            "A tar is read once for its index; got one that cannot be: "
+            f"{tar} ({describe_error(error)}): try again, or leave it out."
+        ) from error
     refused = []
     for path in paths:
         try:
             write_index(path, head, records)
         except OSError as error:
-            refused.append(f"{path.parent} ({_reason(error)})")
+            refused.append(f"{path.parent} ({describe_error(error)})")
         else:
             return head, path
     raise ValueError(
@@ -139,7 +139,7 @@ def scan(tar: Path) -> tuple[TarHead, Records]:
     ignored: list[bytes] = []
     lost = lost_bytes = 0
     damage = ""
-    # The buffer holds a caption and the header behind it, and little of an image.
+    # The buffer holds a caption and the header after it, and little of an image.
     with tar.open("rb", buffering=8192) as file:
         status = os.fstat(file.fileno())
         place = 0
@@ -219,32 +219,29 @@ def write_index(path: Path, head: TarHead, records: Records) -> None:
         file.write(records.tobytes())
 
 
-def read_head(path: Path) -> TarHead | None:
-    """The first line of an index; nothing where it is missing, torn or of old."""
-    opened = _read_line(path)
-    return None if opened is None else opened[0]
-
-
 def map_records(path: Path) -> Records:
     """The records of an index, left on disk until they are looked at.
 
     Fields are `key` (bytes) and for each of `PARTS` the offset and the size of its
     content; both are 0 where the example has no such part.
     """
-    opened = _read_line(path)
-    require(
-        opened is not None,
-        f"An index must be whole; got a damaged one in {path}: open the source again.",
-    )
-    assert opened is not None
-    head, dtype, offset = opened
+    line = _read_line(path)
+    if line is None:
+        raise ValueError(
+            f"An index must be whole; got a damaged one in {path}: open the source "
+            "again."
+        )
+    head, dtype, offset = line
     if not head.count:  # nothing cannot be mapped
         return np.zeros(0, dtype)
     return np.memmap(path, dtype, mode="r", offset=offset, shape=(head.count,))
 
 
 def _read_line(path: Path) -> tuple[TarHead, np.dtype, int] | None:
-    """The head of an index, the type of its records, and where they begin."""
+    """The head of an index, the type of its records, and where they begin.
+
+    `None` where the index is missing, torn or of another version.
+    """
     try:
         with path.open("rb") as file:
             line = file.readline(65_536)
@@ -274,7 +271,7 @@ def _members(file: BinaryIO, end: int, digest: Any) -> Iterator[_Member]:
         file.seek(place)
         header = file.read(_BLOCK)
         if ended := not header.strip(b"\0"):
-            place += _BLOCK  # the end mark; behind it another tar may have been joined
+            place += _BLOCK  # the end mark; after it another tar may have been joined
             continue
         digest.update(header)
         info = _parsed(header, place)
@@ -378,14 +375,3 @@ def _first(names: list[bytes]) -> tuple[str, ...]:
 
 def _text(name: bytes) -> str:
     return name.decode("utf-8", "replace")
-
-
-def _unread(tar: Path, error: OSError) -> OSError:
-    return OSError(
-        "A tar is read once for its index; got one that cannot be: "
-        f"{tar} ({_reason(error)}): try again, or leave it out."
-    )
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or type(error).__name__

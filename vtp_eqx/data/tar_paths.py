@@ -24,12 +24,12 @@ def expand(tars: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:
         return tuple(path for one in tars for path in expand(one))
     require_local(tars, "tars")
     path = Path(tars)
+    found: list[str | Path] = []
     if path.is_dir():
-        found = tars_in(path)
-    elif path.exists() or not _is_pattern(path):
-        found = [path] if path.exists() else []
-    else:
-        found = []
+        found += tars_in(path)
+    elif path.exists():
+        found = [path]
+    elif _BRACES.search(str(path)) or glob.has_magic(str(path)):
         for word in _braced(str(path)):
             found += sorted(glob.glob(word)) if glob.has_magic(word) else [word]
     require(
@@ -48,10 +48,6 @@ def tars_in(folder: Path) -> list[Path]:
     return sorted(
         path for path in folder.glob("*.tar") if not path.name.startswith(".")
     )
-
-
-def _is_pattern(path: Path) -> bool:
-    return bool(_BRACES.search(str(path))) or glob.has_magic(str(path))
 
 
 def _braced(pattern: str) -> Iterator[str]:

@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 import tarfile
 
-from vtp_eqx.files import atomic_path
+from vtp_eqx.files import write_text
 
 
 def add_example(tar: tarfile.TarFile, key: str, files: Mapping[str, bytes]) -> None:
@@ -21,5 +21,4 @@ def write_prompts(
 ) -> None:
     """Writes `classes.txt` and `templates.txt`, a line each."""
     for name, lines in (("classes", classes), ("templates", templates)):
-        with atomic_path(folder / f"{name}.txt") as unfinished:
-            unfinished.write_text("\n".join(lines) + "\n")
+        write_text(folder / f"{name}.txt", "\n".join(lines) + "\n")

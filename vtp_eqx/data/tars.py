@@ -21,7 +21,7 @@ from vtp_eqx.data.images import decode_image, UnreadableImageError
 from vtp_eqx.data.skipped import Skipped
 from vtp_eqx.data.tar_index import load_index, map_records, PARTS, TarHead
 from vtp_eqx.data.tar_paths import expand
-from vtp_eqx.file_kinds import describe_file
+from vtp_eqx.file_kinds import describe_error, describe_file
 from vtp_eqx.files import cache_folder
 
 
@@ -96,14 +96,9 @@ class TarSource:
         try:
             contents = self._read(shard, self._records(shard)[place])
         except OSError as error:
-            reason = error.strerror or str(error)
+            reason = describe_error(error)
             raise UnreadableImageError(self.name(row), reason) from error
         return {"id": row, "image": contents["image"], **read_texts(contents)}
-
-    @property
-    def names(self) -> "Names":
-        """`TAR/KEY` of each row, looked up on demand."""
-        return Names(self)
 
     def name(self, row: int) -> str:
         """`TAR/KEY` of `row`."""
@@ -148,18 +143,14 @@ class TarSource:
         damaged = self.damaged
         if not damaged:
             return ""
+        lost = sum(head.lost for head in self._heads)
         lost_bytes = sum(head.lost_bytes for head in self._heads)
         name, damage = next(iter(damaged.items()))
         return (
             f"{len(damaged)} of {len(self.paths)} tars are damaged: "
-            f"{self.num_lost} examples are cut and {lost_bytes} bytes not understood; "
+            f"{lost} examples are cut and {lost_bytes} bytes not understood; "
             f"the first is {name} ({damage})."
         )
-
-    @property
-    def num_lost(self) -> int:
-        """How many examples are known to be cut; more may have lain behind them."""
-        return sum(head.lost for head in self._heads)
 
     @property
     def fingerprint(self) -> str:
@@ -240,27 +231,12 @@ class TarSource:
         self._open_caches()
 
 
-class Names(Sequence):
-    """The names of all rows, none of which is in memory."""
-
-    def __init__(self, source: TarSource):
-        self._source = source
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, row: Any) -> Any:
-        if isinstance(row, slice):
-            return [self[one] for one in range(*row.indices(len(self)))]
-        return self._source.name(row)
-
-
 class _OpenTar:
     """A tar that is read at any place by any thread, and closes with its last user.
 
     What fails is tried again with a new descriptor: that of a network file system may
-    be stale for ever. After a tar has failed to the end nobody waits for it again
-    until it has been read.
+    be stale for ever. Once all tries of a tar have failed, later reads try once, until
+    one succeeds.
     """
 
     def __init__(self, path: Path, head: TarHead):

@@ -15,20 +15,14 @@ from typing import Any, Literal
 from vtp_eqx.config import require, SamplerConfig
 from vtp_eqx.evaluation.extract import ExtractConfig, FeatureTable
 from vtp_eqx.evaluation.images import Images
-from vtp_eqx.files import atomic_path
+from vtp_eqx.evaluation.networks import DISTANCE_NAMES, FeatureNetwork, NetworkName
+from vtp_eqx.files import write_text
 from vtp_eqx.models.arrays import latents_hash, weights_hash
 from vtp_eqx.models.tokenizer import Tokenizer
 
 
-NetworkName = Literal["none", "scene-network", "inception-v3", "dinov2"]
 LabelPolicy = Literal["none", "uniform", "balanced", "reference", "given"]
 Numbers = dict[str, float]
-
-DISTANCE_NAMES = {
-    "scene-network": "FD-scenes",
-    "inception-v3": "FID",
-    "dinov2": "FD-DINOv2",
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +41,7 @@ class EvaluationCard:
     latents_hash: str  # of encoder and latent statistics; "": never measured
     precision: str  # of the networks' arithmetic, such as "float32"
     latents_of: str = ""  # the images that those statistics are over, where known
-    feature_network: NetworkName = "none"
+    feature_network: NetworkName | Literal["none"] = "none"
     feature_hash: str = ""  # of the feature network's weights
     feature_origin: str = ""  # whose weights, and how images are prepared for them
     sampler: SamplerConfig | None = None
@@ -168,8 +162,7 @@ def write(
         "card": dataclasses.asdict(card),
         "skipped": dict(skipped or {}),
     }
-    with atomic_path(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=1) + "\n")
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, float], EvaluationCard]:
@@ -194,11 +187,18 @@ def tokenizer_card(
     seen: FeatureTable,
     images: Images,
     protocol: str,
+    *,
     reference: FeatureTable | None = None,
+    network: FeatureNetwork | None = None,
+    **fields: Any,
 ) -> EvaluationCard:
-    """A card of images that are compared with `reference`, or else with themselves."""
+    """A card of images that are compared with `reference`, or else with themselves.
+
+    `network` is the one whose features are compared, and `fields` are others of the
+    card, or take the place of those that are filled in here.
+    """
     reference = reference or seen
-    return EvaluationCard(
+    card = EvaluationCard(
         num_samples=seen.count,
         num_reference=reference.count,
         reference_hash=reference.images_hash,
@@ -210,7 +210,20 @@ def tokenizer_card(
         crop=repr(images.crop),
         images_hash=seen.images_hash,
         num_skipped=len(seen.skipped),
+        **network_fields(network),
     )
+    return dataclasses.replace(card, **fields)
+
+
+def network_fields(network: FeatureNetwork | None) -> dict[str, Any]:
+    """The fields of a card that name the feature network."""
+    if network is None:
+        return {}
+    return {
+        "feature_network": network.name,
+        "feature_hash": network.hash,
+        "feature_origin": network.origin,
+    }
 
 
 def write_numbers(
@@ -220,7 +233,7 @@ def write_numbers(
     place: ExtractConfig,
     name: str,
 ) -> Numbers:
-    """Writes `numbers` with their card, and returns them."""
+    """Writes `numbers` with their card to `card_NAME.json`, and returns them."""
     path = place.folder / f"card_{name}.json"
     write(path, numbers, card, num_evaluated=seen.count, skipped=seen.skipped)
     return dict(numbers)

@@ -14,7 +14,6 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from vtp_eqx.data.skipped import Skipped
 from vtp_eqx.evaluation.card import EvaluationCard
 from vtp_eqx.evaluation.extract import Report
 
@@ -43,16 +42,16 @@ def progress(console: Console) -> Iterator[Report]:
         yield report
 
 
-def numbers_table(numbers: Mapping[str, float], card: EvaluationCard) -> Table:
-    """The numbers, with how many images they are of."""
-    table = Table(title=f"{card.num_samples} images against {card.num_reference}")
-    table.add_column("number")
-    table.add_column("value", justify="right")
-    for name, value in numbers.items():
-        table.add_row(name, f"{value:.4f}")
+def numbers_table(
+    columns: Sequence[tuple[str, Mapping[str, float]]], card: EvaluationCard
+) -> Table:
+    """Sets of numbers by their titles, side by side, and the counts of images."""
+    title = f"{card.num_samples} images against {card.num_reference}"
+    table = Table("number", title=title)
+    for heading, _ in columns:
+        table.add_column(heading, justify="right")
+    for name in dict.fromkeys(name for _, numbers in columns for name in numbers):
+        found = [numbers.get(name) for _, numbers in columns]
+        cells = ["" if value is None else f"{value:.4f}" for value in found]
+        table.add_row(name, *cells)
     return table
-
-
-def list_names(what: str, names: Sequence[str]) -> str:
-    """A line that counts files and names the first of them."""
-    return str(Skipped(what, len(names), names))

@@ -49,10 +49,9 @@ class Continuity(eqx.Module):
 
 def continuity_distances(models: Continuity, latents: Any) -> dict[str, Any]:
     """Distances of `latents[1:]` from the first, decoded and clipped: one image's."""
-    first, *rest = jnp.split(latents, [1])
     decoded = lambda grid: jnp.clip(models.decode(grid), 0, 1)
-    image = decoded(first[0])
-    return lax.map(lambda grid: models.distances(image, decoded(grid)), rest[0])
+    image = decoded(latents[0])
+    return lax.map(lambda grid: models.distances(image, decoded(grid)), latents[1:])
 
 
 def pushed_latents(

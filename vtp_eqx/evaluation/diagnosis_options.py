@@ -9,22 +9,17 @@ from rich.table import Table
 
 from vtp_eqx.config import require
 from vtp_eqx.data.crops import CenterCrop
+from vtp_eqx.data.skipped import Skipped
 from vtp_eqx.data.sources import ArraySource
-from vtp_eqx.evaluation.console import list_names
 from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.latent_diagnosis import better, CARD, diagnose, PICTURE
 from vtp_eqx.evaluation.latent_panel import Diagnosis
 from vtp_eqx.evaluation.networks import FeatureNetwork, scene_features
 from vtp_eqx.evaluation.options import console, ReconstructionOptions
-from vtp_eqx.file_kinds import NPZ_ERRORS, npz_fault
+from vtp_eqx.file_kinds import open_npz, UnreadableNpzError
 from vtp_eqx.frozen.scene_network import shipped, SHIPPED_SIZES
 from vtp_eqx.models.tokenizer import Tokenizer
-from vtp_eqx.scenes.render import (
-    object_masks,
-    render,
-    SceneConfig,
-    STUDY_DIFFICULTY,
-)
+from vtp_eqx.scenes.render import object_masks, render, SceneConfig, STUDY_DIFFICULTY
 
 
 BUILT_IN = Path("built-in scenes")
@@ -88,13 +83,12 @@ class DiagnosisOptions(ReconstructionOptions):
         if self.masks is None:
             return None
         try:
-            # Opened here, because `np.load` leaves a damaged file open.
-            with self.masks.open("rb") as file, np.load(file) as content:
+            with open_npz(self.masks) as content:
                 masks = content["arr_0"] if "arr_0" in content else np.zeros(0)
-        except NPZ_ERRORS as error:
+        except UnreadableNpzError as error:
             raise ValueError(
-                f"`masks` ({self.masks}) must be a whole .npz "
-                f"({npz_fault(self.masks, error)}): write it again."
+                f"`masks` ({self.masks}) must be a whole .npz ({error}): write it "
+                "again."
             ) from error
         require(
             masks.ndim == 3,
@@ -120,7 +114,8 @@ class DiagnosisOptions(ReconstructionOptions):
         console.print(table)
         for note in diagnosis.notes:
             console.print(note)
-        lines = [f"{name} ({why})" for name, why in diagnosis.omitted.items()]
-        if lines:
-            console.print(list_names("numbers were left out", lines), markup=False)
+        omitted = [f"{name} ({why})" for name, why in diagnosis.omitted.items()]
+        if omitted:
+            skipped = Skipped("numbers were left out", len(omitted), omitted)
+            console.print(str(skipped), markup=False)
         console.print(f"Card: {self.out / CARD}\nPicture: {self.out / PICTURE}")

@@ -24,21 +24,18 @@ from vtp_eqx.config import require
 from vtp_eqx.data.labels import NO_LABEL
 from vtp_eqx.evaluation.batches import in_batches
 from vtp_eqx.evaluation.frechet import Moments
-from vtp_eqx.evaluation.images import (
-    Example,
-    Images,
-    read_blocks,
-    read_square,
-)
+from vtp_eqx.evaluation.images import Example, Images, read_blocks, read_square
 from vtp_eqx.evaluation.labels import check_classes, require_labels
-from vtp_eqx.file_kinds import NPZ_ERRORS
-from vtp_eqx.files import atomic_path
+from vtp_eqx.file_kinds import open_npz, UnreadableNpzError
+from vtp_eqx.files import write_npz, write_text
 from vtp_eqx.mesh import data_mesh, replicate
-from vtp_eqx.models.arrays import weights_hash
+from vtp_eqx.models.arrays import arrays_hash, named_arrays
 from vtp_eqx.models.tokenizer import Tokenizer
 
 
 Report = Callable[[str, int, int], None]
+# Columns beside those of the function; `skipped` is no column, but names with reasons.
+COLUMNS = frozenset({"row", "digest", "label", "skipped"})
 FILE_IMAGES = 1024  # ours: images a file, about; what a kill may cost
 Function = Callable[[Any, Any], Mapping[str, Any]]  # of a model and one image
 
@@ -109,10 +106,15 @@ class FeatureTable:
         """Whether images have a value of that name."""
         return any(name in content for content in self.contents())
 
+    def features(self) -> dict[str, Shaped[np.ndarray, "count ..."]]:
+        """What the function gave for each image that was read, by name."""
+        names = {name for content in self.contents() for name in content}
+        return {name: self.column(name) for name in sorted(names - COLUMNS)}
+
     def parts(self, name: str) -> Iterator[Shaped[np.ndarray, "some ..."]]:
-        """The same, a file at a time."""
+        """The values of a column, a file at a time."""
         for content in self.contents():
-            if "row" not in content:  # none of its images could be read
+            if [*content] == ["skipped"]:  # none of its images could be read
                 continue
             require(
                 name in content,
@@ -181,51 +183,38 @@ def extract_features(
     place: BatchConfig = IN_MEMORY,
     *,
     stage: str = "features",
-    of: Mapping[str, str] | None = None,
 ) -> FeatureTable:
     """`function(model, image)`, arrays by name, of every image that can be read.
 
     `function` is one defined in a module (what it compiles is kept by it) and takes
-    floats in [0, 1]. `of` names what features depend on beside the images, such as the
-    hash of the weights: another value is another cache, in a folder of its own. There
-    is one where `place` has a folder.
+    floats in [0, 1]. Where `place` has a folder, features are kept there; other arrays
+    in `model`, other images or another batch size have a cache of their own. `stage`
+    is what the progress is called.
     """
     rows = images.rows
-    blocks, paths = {0: rows}, {}
+    blocks: dict[Path | None, np.ndarray] = {None: rows}
     if isinstance(place, ExtractConfig):
-        folder = _cache_folder(place.folder, function, images, place, of or {})
+        folder = _cache_folder(function, model, images, place)
         size = place.batch_size * max(1, FILE_IMAGES // place.batch_size)
         blocks = {
-            start: rows[start : start + size] for start in range(0, len(rows), size)
+            folder / f"rows-{start:08d}.npz": rows[start : start + size]
+            for start in range(0, len(rows), size)
         }
-        paths = {start: folder / f"rows-{start:08d}.npz" for start in blocks}
-    missing = {
-        start: block
-        for start, block in blocks.items()
-        if start not in paths or not _is_complete(paths[start])
-    }
-    done = len(rows) - sum(map(len, missing.values()))
-    place.report(stage, done, len(rows))
-    if missing and place.mesh is not None:
+    finished = {path for path in blocks if path is not None and _is_complete(path)}
+    if place.mesh is not None and len(finished) < len(blocks):
         model = replicate(model, place.mesh)
     arrays: dict[str, np.ndarray] = {}
-    for start, batches in read_blocks(
-        functools.partial(read_square, images), missing,
+    for path, batches in read_blocks(
+        functools.partial(read_square, images), blocks,
         batch_size=place.batch_size, num_threads=place.num_threads,
+        finished=finished, report=functools.partial(place.report, stage),
     ):  # fmt: skip
-        parts = []
-        for batch in batches:
-            parts.append(_features(function, model, batch, place))
-            done += len(batch)
-            place.report(stage, done, len(rows))
+        parts = [_features(function, model, batch, place) for batch in batches]
         arrays = _merge(parts)
-        if paths:
-            with (
-                atomic_path(paths[start]) as unfinished,
-                unfinished.open("wb") as file,
-            ):
-                np.savez(file, allow_pickle=False, **arrays)
-    seen = FeatureTable(tuple(paths.values()), None if paths else arrays or None)
+        if path is not None:
+            write_npz(path, **arrays)
+    files = tuple(path for path in blocks if path is not None)
+    seen = FeatureTable(files, None if files else arrays)
     require(
         len(seen.skipped) < len(rows),
         f"Features need images that can be read; got none of {len(rows)}, such as "
@@ -245,11 +234,8 @@ def train_and_test_features(
 ) -> tuple[FeatureTable, FeatureTable]:
     """Features of two sets with the same classes; `num_samples` is of the test set."""
     check_classes(train, test)
-    of = {"tokenizer": weights_hash(tokenizer)}
     of_train, of_test = (
-        extract_features(
-            function, tokenizer, images, place, stage=f"{name} features", of=of
-        )
+        extract_features(function, tokenizer, images, place, stage=f"{name} features")
         for name, images in (("training", train), ("test", test))
     )
     of_test.check_count(num_samples)
@@ -263,24 +249,19 @@ def feature_shapes(function: Function, model: Any, size: int) -> dict[str, Any]:
 
 
 def _cache_folder(
-    folder: Path,
-    function: Function,
-    images: Images,
-    place: ExtractConfig,
-    of: Mapping[str, str],
+    function: Function, model: Any, images: Images, place: ExtractConfig
 ) -> Path:
     """The folder of this extraction, with the description that names it."""
     description = {
         "function": f"{function.__module__}.{function.__qualname__}",
-        "of": dict(of),
+        "model": arrays_hash(named_arrays(eqx.filter(model, eqx.is_array))),
         "images": images.description,
         "batch_size": place.batch_size,
     }
     text = json.dumps(description, indent=1, sort_keys=True) + "\n"
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    folder = folder / f"survey-{digest}"
-    with atomic_path(folder / "description.json") as unfinished:
-        unfinished.write_text(text)
+    folder = place.folder / f"features-{digest}"
+    write_text(folder / "description.json", text)
     return folder
 
 
@@ -293,15 +274,15 @@ def _features(
     if not good:
         return {}, skipped
     images = np.stack([one.image for one in good if one.image is not None])
-    columns = dict(
-        in_batches(
-            function, model, images, batch_size=place.batch_size, mesh=place.mesh
-        )
+    columns = in_batches(
+        function, model, images, batch_size=place.batch_size, mesh=place.mesh
     )
-    columns["row"] = np.array([one.row for one in good])
-    columns["digest"] = np.stack([_digest(image) for image in images])
-    columns["label"] = np.array([one.label for one in good])
-    return columns, skipped
+    return {
+        **columns,
+        "row": np.array([one.row for one in good]),
+        "digest": np.stack([_digest(image) for image in images]),
+        "label": np.array([one.label for one in good]),
+    }, skipped
 
 
 def _merge(
@@ -326,9 +307,8 @@ def _digest(image: np.ndarray) -> np.ndarray:
 
 def _is_complete(path: Path) -> bool:
     try:
-        # Opened here, because `np.load` leaves a damaged file open.
-        with path.open("rb") as file, np.load(file) as content:
+        with open_npz(path) as content:
             # Reading an array checks its sum.
             return "skipped" in {name for name in content if content[name].size}
-    except NPZ_ERRORS:
+    except UnreadableNpzError:
         return False

@@ -10,6 +10,8 @@ import dataclasses
 from jaxtyping import Float
 import numpy as np
 
+from vtp_eqx.config import require
+
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
@@ -27,12 +29,12 @@ class Moments:
     def of(cls, features: Float[np.ndarray, "count width"]) -> "Moments":
         """Moments of the rows of `features`. An error where a value is not finite."""
         rows = np.asarray(features, dtype=np.float64)
-        if not np.isfinite(rows).all():
-            bad = int((~np.isfinite(rows)).any(axis=1).sum())
-            raise ValueError(
-                f"Features must be finite; got {bad} rows of {len(rows)} with NaN or "
-                "infinity: look at the images they come from."
-            )
+        bad = int((~np.isfinite(rows)).any(axis=1).sum())
+        require(
+            bad == 0,
+            f"Features must be finite; got {bad} rows of {len(rows)} with NaN or "
+            "infinity: look at the images they come from.",
+        )
         if len(rows) == 0:
             width = rows.shape[1]
             return cls(0, np.zeros(width), np.zeros((width, width)))
@@ -48,24 +50,21 @@ class Moments:
         count: int,
     ) -> "Moments":
         """The moments of `count` vectors with this mean and unbiased covariance."""
-        mean, covariance = (
-            np.asarray(array, dtype=np.float64) for array in (mean, covariance)
+        covariance = covariance.astype(np.float64)
+        require(
+            bool(np.isfinite(mean).all() and np.isfinite(covariance).all()),
+            "Statistics must be finite; got NaN or infinity: check their file.",
         )
-        if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-            raise ValueError("Statistics must be finite; got NaN or infinity.")
-        if not np.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6):
-            raise ValueError(
-                "A covariance is symmetric; got one that is not: check its file."
-            )
-        return cls(count, mean, (covariance + covariance.T) / 2 * (count - 1))
+        require(
+            np.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6),
+            "A covariance is symmetric; got one that is not: check its file.",
+        )
+        scatter = (covariance + covariance.T) / 2 * (count - 1)
+        return cls(count, mean.astype(np.float64), scatter)
 
     def __add__(self, other: "Moments") -> "Moments":
         """Moments of the union of both sets."""
-        if self.mean.shape != other.mean.shape:
-            raise ValueError(
-                "Moments merge where their features have one width; got "
-                f"{self.mean.size} and {other.mean.size}: use one feature network."
-            )
+        _check_widths(self, other)
         count = self.count + other.count
         if count == 0:
             return self
@@ -80,11 +79,11 @@ class Moments:
     @property
     def covariance(self) -> Float[np.ndarray, "width width"]:
         """The unbiased covariance. An error below two vectors."""
-        if self.count < 2:
-            raise ValueError(
-                f"A covariance takes at least 2 feature vectors; got {self.count}: "
-                "evaluate more images."
-            )
+        require(
+            self.count > 1,
+            f"A covariance takes at least 2 feature vectors; got {self.count}: "
+            "evaluate more images.",
+        )
         return self.scatter / (self.count - 1)
 
 
@@ -95,11 +94,7 @@ def frechet_distance(first: Moments, second: Moments) -> float:
     `C = F F'`. Unlike a root of the product, that needs neither full rank nor an offset
     on the diagonal, and a null space costs nothing.
     """
-    if first.mean.shape != second.mean.shape:
-        raise ValueError(
-            "Distances are between features of one width; got "
-            f"{first.mean.size} and {second.mean.size}: use one feature network."
-        )
+    _check_widths(first, second)
     left, right = factor(first.covariance), factor(second.covariance)
     overlap = np.linalg.svd(left.T @ right, compute_uv=False).sum()
     spread = np.trace(first.covariance) + np.trace(second.covariance) - 2 * overlap
@@ -108,11 +103,19 @@ def frechet_distance(first: Moments, second: Moments) -> float:
     return float(max(shift + spread, 0.0))
 
 
+def _check_widths(first: Moments, second: Moments) -> None:
+    require(
+        first.mean.size == second.mean.size,
+        f"Features must have one width; got {first.mean.size} and {second.mean.size}: "
+        "use one feature network.",
+    )
+
+
 def self_test() -> None:
     """Raises `ArithmeticError` where this machine gets known distances wrong.
 
     Linear algebra libraries have returned wrong roots without an error (LightningDiT
-    issue 97), so that whoever prints a distance asks first: a set to itself, two
+    issue 97), so that this is called before a distance is printed: a set to itself, two
     Gaussians worked by hand, and covariances of lower rank than their width.
     """
     rng = np.random.default_rng(0)

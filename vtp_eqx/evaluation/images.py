@@ -1,8 +1,6 @@
 """Images to be evaluated: of arrays or of a source, read ahead of use by threads."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Mapping
 import dataclasses
 import functools
 import itertools
@@ -16,13 +14,12 @@ from vtp_eqx.data.changes import last_changes
 from vtp_eqx.data.crops import CenterCrop, Crop
 from vtp_eqx.data.images import UnreadableImageError
 from vtp_eqx.data.labels import label_of, NO_LABEL
-from vtp_eqx.data.loader import Source
+from vtp_eqx.data.loader import read_ahead, Source
 from vtp_eqx.data.mixture import example_name
 from vtp_eqx.data.sources import ArraySource
 
 
 Key = TypeVar("Key")
-Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 
@@ -110,37 +107,33 @@ def read_blocks(
     *,
     batch_size: int,
     num_threads: int,
+    finished: Collection[Key] = (),
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[tuple[Key, Iterator[list[Value]]]]:
     """Each block of rows, `read` ahead by threads (`read_square`, say), in batches.
 
-    The batches of a block are to be used up before the next block is asked for.
+    All but the `finished` ones. The batches of a block are to be used up before the
+    next block is asked for. `report(done, total)` counts the rows of all blocks: it is
+    called before the first batch, and after each.
     """
+    missing = {key: rows for key, rows in blocks.items() if key not in finished}
+    total = sum(map(len, blocks.values()))
+    done = total - sum(map(len, missing.values()))
     examples = read_ahead(
         lambda row: read(int(row)),
-        itertools.chain.from_iterable(blocks.values()),
+        itertools.chain.from_iterable(missing.values()),
         num_threads=num_threads,
         num_ahead=2 * batch_size,
     )
-    for key, rows in blocks.items():
-        counts = [
-            min(batch_size, len(rows) - i) for i in range(0, len(rows), batch_size)
-        ]
-        yield key, ([*itertools.islice(examples, count)] for count in counts)
 
+    def batches(count: int) -> Iterator[list[Value]]:
+        nonlocal done
+        for start in range(0, count, batch_size):
+            batch = [*itertools.islice(examples, min(batch_size, count - start))]
+            yield batch
+            done += len(batch)
+            report(done, total)
 
-def read_ahead(
-    read: Callable[[Item], Value],
-    items: Iterable[Item],
-    *,
-    num_threads: int,
-    num_ahead: int,
-) -> Iterator[Value]:
-    """`map(read, items)` in threads, with at most `num_ahead` values before use."""
-    with ThreadPoolExecutor(num_threads) as pool:
-        waiting = deque()
-        for item in items:
-            waiting.append(pool.submit(read, item))
-            if len(waiting) > num_ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    report(done, total)
+    for key, rows in missing.items():
+        yield key, batches(len(rows))

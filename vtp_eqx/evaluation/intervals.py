@@ -15,7 +15,7 @@ GROUPS = 10  # ours: that a jackknife leaves out, one after another
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A number, where it lies with 95%, and how many images or classes it is over."""
+    """A number with its 95% interval, and how many images or classes it is over."""
 
     value: float
     low: float

@@ -1,16 +1,19 @@
 """Nearest-neighbor classification in frozen features, and its protocol over images."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from jaxtyping import Float, Int
 import numpy as np
 
-from vtp_eqx.evaluation.accuracy import check_rows, unit
+from vtp_eqx.evaluation.accuracy import check_rows, nearest_rows, unit
 from vtp_eqx.evaluation.card import Numbers, settings, tokenizer_card, write_numbers
 from vtp_eqx.evaluation.extract import ExtractConfig, train_and_test_features
 from vtp_eqx.evaluation.images import Images
+from vtp_eqx.evaluation.linear_probe import last
 from vtp_eqx.models.tokenizer import Tokenizer
+
+
+TEMPERATURE = 0.07  # DINO
 
 
 def neighbors(
@@ -20,37 +23,26 @@ def neighbors(
     place: ExtractConfig,
     *,
     counts: Sequence[int] = (10, 20, 100, 200),
-    temperature: float = 0.07,
     num_samples: int | None = None,
 ) -> Numbers:
     """Accuracy of votes among the nearest training images, for each count of them.
 
-    In the summary of the last block, at norm 1: DINOv2's evaluation.
+    In the class token of the last block, at norm 1: DINOv2's evaluation.
     """
     of_train, of_test = train_and_test_features(
-        summary, tokenizer, train, test, place, num_samples=num_samples
+        last, tokenizer, train, test, place, num_samples=num_samples
     )
     labels, test_labels = of_train.labels(train), of_test.labels(test)
-    protocol = settings(temperature=temperature)
-    card = tokenizer_card(tokenizer, of_test, test, protocol, of_train)
-    bank = of_train.column("summary")
+    protocol = settings(temperature=TEMPERATURE)
+    card = tokenizer_card(tokenizer, of_test, test, protocol, reference=of_train)
+    bank, rows = of_train.column("summary"), of_test.column("summary")
     numbers = {
         f"{count} nearest neighbors": neighbor_accuracy(
-            bank,
-            labels,
-            of_test.column("summary"),
-            test_labels,
-            num_neighbors=count,
-            temperature=temperature,
+            bank, labels, rows, test_labels, num_neighbors=count
         )
         for count in counts
     }
     return write_numbers(numbers, card, of_test, place, "neighbors")
-
-
-def summary(tokenizer: Tokenizer, image: Any) -> dict[str, Any]:
-    """The summary of one image."""
-    return {"summary": tokenizer.features(image)[-1].cls}
 
 
 def neighbor_accuracy(
@@ -60,7 +52,7 @@ def neighbor_accuracy(
     test_labels: Int[np.ndarray, " test"],
     *,
     num_neighbors: int = 20,
-    temperature: float = 0.07,
+    temperature: float = TEMPERATURE,
 ) -> float:
     """Accuracy of a vote among nearest training rows by cosine similarity.
 
@@ -75,15 +67,10 @@ def neighbor_accuracy(
             f"got {num_neighbors}: ask for fewer."
         )
     num_classes = 1 + int(max(train_labels.max(), test_labels.max()))
-    bank, right = unit(train), 0
-    for start in range(0, len(test), 1024):
-        similarity = unit(test[start : start + 1024]) @ bank.T
-        nearest = np.argpartition(-similarity, num_neighbors - 1, axis=1)
-        nearest = nearest[:, :num_neighbors]
-        votes = np.exp((np.take_along_axis(similarity, nearest, 1) - 1) / temperature)
-        scores = np.zeros((len(similarity), num_classes))
-        np.add.at(
-            scores, (np.arange(len(similarity))[:, None], train_labels[nearest]), votes
-        )
-        right += int((scores.argmax(1) == test_labels[start : start + 1024]).sum())
+    right = 0
+    for block, nearest, cosine in nearest_rows(unit(test), unit(train), num_neighbors):
+        scores = np.zeros((len(nearest), num_classes))
+        voted = np.arange(len(nearest))[:, None], train_labels[nearest]
+        np.add.at(scores, voted, np.exp((cosine - 1) / temperature))
+        right += int((scores.argmax(1) == test_labels[block]).sum())
     return right / len(test)

@@ -1,8 +1,5 @@
 """The classes of images that are evaluated, for what cannot do without them."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from jaxtyping import Int
 import numpy as np
 
@@ -60,26 +57,12 @@ def require_labels(
 ) -> None:
     """A `ValueError` that counts `rows` without a label, and shows the first one."""
     without = rows[labels == NO_LABEL]
-    if len(without):
-        row = int(without[0])
-        example = read_encoded(images.source, row)
-        raise _no_label(images, row, example, f"{len(without)} of {len(rows)}")
-
-
-def require_label(images: Images, row: int, example: Mapping[str, Any]) -> int:
-    """The label of the example in `row`; a `ValueError` where it has none."""
-    label = label_of(example)
-    if label == NO_LABEL:
-        raise _no_label(images, row, example, f"1 or more of {len(images.rows)}")
-    return label
-
-
-def _no_label(
-    images: Images, row: int, example: Mapping[str, Any], count: str
-) -> ValueError:
-    name = example_name(images.source, row)
-    return ValueError(
-        f"`label` ({describe_label(example)}, of {name}) must be an integer from 0 in "
-        f"every image, and {count} images have none: leave those out, or give labels, "
-        "such as by class folders."
+    if not len(without):
+        return
+    row = int(without[0])
+    label = describe_label(read_encoded(images.source, row))
+    raise ValueError(
+        f"`label` ({label}, of {example_name(images.source, row)}) must be an integer "
+        f"from 0 in every image, and {len(without)} of {len(rows)} images have none: "
+        "leave those out, or give labels, such as by class folders."
     )

@@ -11,13 +11,13 @@ irreducible variance of "Diffusing in the Right Space" (2606.03578), is that err
 uniform times with the covariance within a class, averaged over classes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 import dataclasses
 
 from jaxtyping import Float, Float64, Int
 import numpy as np
 
-from vtp_eqx.evaluation.intervals import Estimate, GROUPS, jackknife, resampled
+from vtp_eqx.evaluation.intervals import Estimate, GROUPS, jackknife, ratio, resampled
 
 
 Tokens = Float[np.ndarray, "count positions channels"]
@@ -64,7 +64,7 @@ def kronecker_eigenvalues(centered: Tokens, freedom: float) -> Eigenvalues:
 def velocity_variance(
     eigenvalues: Eigenvalues, *, times: tuple[float, float] | None = None
 ) -> float:
-    """What of a velocity's square stays unknown, the mean over all numbers of a latent.
+    """The part of a squared velocity that stays unknown, averaged over its numbers.
 
     `times` are uniform where `None`, else logit-normal of this mean and deviation.
     At most `pi / 2` for uniform times where the mean eigenvalue is 1.
@@ -105,18 +105,14 @@ class ClassCovariances:
         directions, where the shape is 1 if it is equally far in all.
         """
         columns = np.stack([self.variance, self.spread], axis=1)
-        factor = lambda means: np.pi / 2 * np.sqrt(means[..., 1])
+        shape = lambda means: means[..., 0] / (np.pi / 2 * np.sqrt(means[..., 1]))
         panel = {
-            "VIV": resampled(lambda means: means[..., 0], columns),
-            "VIV spread": resampled(lambda means: means[..., 1], columns),
-            "VIV shape": resampled(
-                lambda means: means[..., 0] / factor(means), columns
-            ),
+            "VIV": ratio(self.variance),
+            "VIV spread": ratio(self.spread),
+            "VIV shape": resampled(shape, columns),
         }
         if self.exact is not None:
-            panel["VIV exact"] = resampled(
-                lambda means: means[..., 0], self.exact[:, None]
-            )
+            panel["VIV exact"] = ratio(self.exact)
         return panel
 
 
@@ -166,25 +162,14 @@ class Spectrum:
     without: list[Eigenvalues]
     count: int
 
-    def velocity_variance(
-        self, *, times: tuple[float, float] | None = None
-    ) -> Estimate:
-        """That of these eigenvalues, with the interval of a jackknife."""
-        without = [velocity_variance(part, times=times) for part in self.without]
-        value = velocity_variance(self.all, times=times)
-        return jackknife(value, without, self.count)
-
-    def participation_ratio(self) -> Estimate:
-        """The same of the participation ratio."""
-        without = [participation_ratio(part) for part in self.without]
-        return jackknife(participation_ratio(self.all), without, self.count)
+    def estimate(self, function: Callable[[Eigenvalues], float]) -> Estimate:
+        """`function` of these eigenvalues, with the interval of a jackknife."""
+        without = [function(part) for part in self.without]
+        return jackknife(function(self.all), without, self.count)
 
 
 def spectrum(
-    tokens: Tokens,
-    labels: Int[np.ndarray, " count"] | None = None,
-    *,
-    is_exact: bool,
+    tokens: Tokens, labels: Int[np.ndarray, " count"] | None = None, *, is_exact: bool
 ) -> Spectrum:
     """The spectrum of all latents, or of what stays of them without their class means.
 
@@ -201,7 +186,9 @@ def spectrum(
     part = np.arange(len(tokens)) % GROUPS
     shares = [freedom * np.mean(part != group) for group in range(GROUPS)]
     if is_exact:
-        scatters = list(_scatters(centered, part))
+        rows = centered.reshape(len(centered), -1)
+        groups = [rows[part == group] for group in range(GROUPS)]
+        scatters = [members.T @ members for members in groups]
         total = np.sum(scatters, axis=0)
         whole = _eigenvalues(total / freedom)
         without = [
@@ -215,14 +202,6 @@ def spectrum(
             for group, share in enumerate(shares)
         ]
     return Spectrum(all=whole, without=without, count=len(tokens))
-
-
-def _scatters(
-    centered: Tokens, part: Int[np.ndarray, " count"]
-) -> Iterator[Float64[np.ndarray, "numbers numbers"]]:
-    for group in range(GROUPS):
-        rows = centered[part == group].reshape(np.sum(part == group), -1)
-        yield rows.T @ rows
 
 
 def _inverse(matrix: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 
 from vtp_eqx.config import require
 from vtp_eqx.data.labels import NO_LABEL
-from vtp_eqx.evaluation.card import EvaluationCard, settings, tokenizer_card, write
+from vtp_eqx.evaluation.card import settings, tokenizer_card, write_numbers
 from vtp_eqx.evaluation.decoder_continuity import Continuity, continuity, NUM_IMAGES
 from vtp_eqx.evaluation.equivariance import (
     equivariance_error,
@@ -23,13 +23,12 @@ from vtp_eqx.evaluation.equivariance import (
 from vtp_eqx.evaluation.extract import extract_features, ExtractConfig, FeatureTable
 from vtp_eqx.evaluation.images import Images, read_square
 from vtp_eqx.evaluation.intervals import flat_numbers, ratio
-from vtp_eqx.evaluation.latent_panel import diagnose_latents, Diagnosis, statistics
+from vtp_eqx.evaluation.latent_panel import diagnose_latents, Diagnosis
 from vtp_eqx.evaluation.networks import FeatureNetwork, PerceptualNetwork
-from vtp_eqx.models.arrays import weights_hash
 from vtp_eqx.models.tokenizer import Tokenizer
 
 
-CARD, PICTURE = "card_diagnosis.json", "diagnosis.png"
+CARD, PICTURE = "card_diagnosis.json", "diagnosis.png"  # what `diagnose` writes
 VERSION = 1  # of what is measured: numbers of another one are not comparable
 # Where generators did better, among tokenizers that reconstruct equally well.
 BETTER = {
@@ -66,29 +65,22 @@ def diagnose(
             f"`masks` ({len(masks)}) must be one for each of the {len(images.source)} "
             "images: write them in the order of the images.",
         )
-    of = {"tokenizer": weights_hash(tokenizer)}
-    seen = extract_features(
-        probed_latents, tokenizer, images, place, stage="latents", of=of
-    )
+    seen = extract_features(probed_latents, tokenizer, images, place, stage="latents")
     seen.check_count(num_samples)
-    latents = seen.column("latents")
-    given = (
-        (np.asarray(tokenizer.latent_mean), np.asarray(tokenizer.latent_std))
-        if tokenizer.is_measured
-        else (None, None)
-    )
-    mean, deviation = statistics(latents, *given)
-    rows = seen.column("row")
+    latents, rows = seen.column("latents"), seen.column("row")
     diagnosis = diagnose_latents(
-        latents, mean, deviation, labels=_labels(seen),
+        latents,
+        np.asarray(tokenizer.latent_mean) if tokenizer.is_measured else None,
+        np.asarray(tokenizer.latent_std) if tokenizer.is_measured else None,
+        labels=_labels(seen),
         masks=None if masks is None else masks[rows].astype(bool),
-    )  # fmt: skip
+    )
     panel = {"PSNR": ratio(seen.column("PSNR")), **diagnosis.panel}
     omitted = dict(diagnosis.omitted)
     for name in TRANSFORMS:
         if seen.has(f"{name} error"):
             panel[f"equivariance error, {name}"] = equivariance_error(
-                name, seen.column(f"{name} error"), latents, deviation
+                name, seen.column(f"{name} error"), latents, diagnosis.deviation
             )
         else:
             omitted[f"equivariance error, {name}"] = "the sides of the grid are odd"
@@ -101,15 +93,22 @@ def diagnose(
     spread = np.unique(np.arange(NUM_IMAGES) * len(latents) // NUM_IMAGES)
     models = Continuity(tokenizer.decode, network, perceptual)
     chosen = latents[spread]
-    for name, estimate in continuity(models, chosen, mean, deviation).items():
+    distances = continuity(models, chosen, diagnosis.mean, diagnosis.deviation)
+    for name, estimate in distances.items():
         panel[f"LPC {name}"] = estimate
     place.report("decoder continuity", 1, 1)
     diagnosis = dataclasses.replace(diagnosis, panel=panel, omitted=omitted)
-    card = _card(tokenizer, seen, images, diagnosis, network, perceptual)
-    write(
-        place.folder / CARD, flat_numbers(panel), card,
-        num_evaluated=seen.count, skipped=seen.skipped,
-    )  # fmt: skip
+    height, width, _ = diagnosis.latents.shape[1:]
+    protocol = settings(
+        version=VERSION,
+        latents=f"{height} x {width} x {tokenizer.config.latent_width}",
+        standardized="as for generators" if tokenizer.is_measured else "by themselves",
+        perceptual="" if perceptual is None else perceptual.hash,
+        notes="; ".join(diagnosis.notes),
+        omitted="; ".join(f"{name}: {why}" for name, why in omitted.items()),
+    )
+    card = tokenizer_card(tokenizer, seen, images, protocol, network=network)
+    write_numbers(flat_numbers(panel), card, seen, place, "diagnosis")
     pictured = np.arange(NUM_PICTURED) * len(latents) // NUM_PICTURED
     squares = [read_square(images, int(row)).image for row in rows[pictured]]
     readable = np.stack([square for square in squares if square is not None])
@@ -121,35 +120,6 @@ def _labels(seen: FeatureTable) -> Int[np.ndarray, " count"] | None:
     """The classes, or `None` where an image has none."""
     labels = seen.labels_or_none()
     return None if (labels == NO_LABEL).any() else labels
-
-
-def _card(
-    tokenizer: Tokenizer,
-    seen: FeatureTable,
-    images: Images,
-    diagnosis: Diagnosis,
-    network: FeatureNetwork | None,
-    perceptual: PerceptualNetwork | None,
-) -> EvaluationCard:
-    """What the panel depends on."""
-    height, width, _ = diagnosis.latents.shape[1:]
-    protocol = settings(
-        version=VERSION,
-        latents=f"{height} x {width} x {tokenizer.config.latent_width}",
-        standardized="as for generators" if tokenizer.is_measured else "by themselves",
-        perceptual="" if perceptual is None else perceptual.hash,
-        notes="; ".join(diagnosis.notes),
-        omitted="; ".join(f"{name}: {why}" for name, why in diagnosis.omitted.items()),
-    )
-    card = tokenizer_card(tokenizer, seen, images, protocol)
-    if network is None:
-        return card
-    return dataclasses.replace(
-        card,
-        feature_network=network.name,
-        feature_hash=network.hash,
-        feature_origin=network.origin,
-    )
 
 
 def better(name: str) -> str:

@@ -5,6 +5,7 @@ are given, else with their own. Channels that hardly vary are left out and count
 """
 
 import dataclasses
+import functools
 
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
@@ -17,8 +18,10 @@ from vtp_eqx.evaluation.latent_covariance import (
     class_covariances,
     FEW,
     MIN_CLASS,
+    participation_ratio,
     Spectrum,
     spectrum,
+    velocity_variance,
 )
 from vtp_eqx.evaluation.latent_structure import (
     cell_masks,
@@ -48,16 +51,20 @@ MAX_PROBED = 4096  # ours: numbers an image, beyond which only their mean is pro
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """What was measured by name, why others were not, and what to know beside them.
+    """The numbers by name, those left out with reasons, and notes.
 
-    And what the picture shows: the standardized latents, their spectra by what they are
-    over, the mean energy of a number by frequency, and the mean cosine of two cells of
-    an image by distance (no curves where latents have one cell).
+    `mean` and `deviation` of each channel standardized the latents; a deviation of 0 is
+    that of a channel that was left out. And what the picture shows: those latents,
+    their spectra by what they are over, the mean energy of a number by frequency, and
+    the mean cosine of two cells of an image by distance (no curves where latents have
+    one cell).
     """
 
     panel: dict[str, Estimate]
     omitted: dict[str, str]
     notes: tuple[str, ...]
+    mean: Float[np.ndarray, " all_channels"]
+    deviation: Float[np.ndarray, " all_channels"]
     latents: Latents
     spectra: dict[str, Spectrum]
     energy: Float[np.ndarray, " frequencies"] | None
@@ -78,7 +85,7 @@ def diagnose_latents(
     `labels`, of two classes or more, or `masks` of the foreground is left out without
     them. A `ValueError` where a latent is not finite or there are too few images.
     """
-    mean, deviation = statistics(latents, mean, deviation)
+    mean, deviation = _statistics(latents, mean, deviation)
     alive = deviation > 0
     standardized = (latents[..., alive] - mean[alive]) / deviation[alive]
     standardized = standardized.astype(np.float32)
@@ -110,11 +117,12 @@ def diagnose_latents(
     if labels is not None:
         _label_measures(standardized, labels, grid, panel)
     return Diagnosis(
-        panel, omitted, tuple(notes), standardized, spectra, energy, similarity
-    )
+        panel, omitted, tuple(notes), mean, deviation, standardized, spectra, energy,
+        similarity,
+    )  # fmt: skip
 
 
-def statistics(
+def _statistics(
     latents: Latents,
     mean: Float[np.ndarray, " channels"] | None,
     deviation: Float[np.ndarray, " channels"] | None,
@@ -178,16 +186,17 @@ def _covariance_measures(
             if classes.least < FEW:
                 notes.append(f"VIV: a class has only {classes.least} images")
         within = spectrum(tokens, labels, is_exact=False)
-        panel["VIV, classes pooled"] = within.velocity_variance()
+        panel["VIV, classes pooled"] = within.estimate(velocity_variance)
         if is_exact:
             within = spectrum(tokens, labels, is_exact=True)
-            panel["VIV exact, classes pooled"] = within.velocity_variance()
+            panel["VIV exact, classes pooled"] = within.estimate(velocity_variance)
         spectra["within classes"] = within
     # The lowest loss of a flow model that knows the covariance, and at most the class.
+    flow_loss = functools.partial(velocity_variance, times=TIMES)
     for name, eigenvalues in spectra.items():
         given = ", class known" if name == "within classes" else ""
-        panel[f"Gaussian flow loss{given}"] = eigenvalues.velocity_variance(times=TIMES)
-    panel["effective rank"] = spectra["all images"].participation_ratio()
+        panel[f"Gaussian flow loss{given}"] = eigenvalues.estimate(flow_loss)
+    panel["effective rank"] = spectra["all images"].estimate(participation_ratio)
     covariance = "full" if is_exact else "a product of positions and channels"
     notes.append(f"covariance of all images: {covariance}")
     return spectra

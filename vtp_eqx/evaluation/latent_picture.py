@@ -57,10 +57,9 @@ def save_picture(
 def component_colors(
     latents: Float[np.ndarray, "count height width channels"],
     chosen: Float[np.ndarray, "pictured height width channels"],
-    first: int,
     num: int = 3,
 ) -> Float[np.ndarray, "pictured height width {num}"]:
-    """`num` principal components of `latents`, from `first` on, of `chosen` ones.
+    """The first `num` principal components of `latents`, of `chosen` ones.
 
     Gray is the mean, and components that there are none of.
     """
@@ -69,7 +68,7 @@ def component_colors(
     cells -= mean
     covariance = cells.T @ cells / len(cells)
     values, vectors = np.linalg.eigh(covariance)
-    order = np.argsort(values)[::-1][first : first + num]
+    order = np.argsort(values)[::-1][:num]
     # The sign of a component means nothing: its largest entry is positive.
     axes = vectors[:, order]
     axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(len(order))])
@@ -80,12 +79,9 @@ def component_colors(
 
 
 def _draw_images(
-    axes: np.ndarray,
-    latents: np.ndarray,
-    rows: np.ndarray,
-    images: np.ndarray,
+    axes: np.ndarray, latents: np.ndarray, rows: np.ndarray, images: np.ndarray
 ) -> None:
-    colors = component_colors(latents, latents[rows], 0, 6)
+    colors = component_colors(latents, latents[rows], 6)
     lines = (
         ("images", images),
         ("components\n1, 2, 3", colors[..., :3]),

@@ -28,7 +28,7 @@ from vtp_eqx.data.crops import CenterCrop
 from vtp_eqx.data.loader import Source
 from vtp_eqx.evaluation.batches import in_batches
 from vtp_eqx.evaluation.images import Images, read_blocks, read_square
-from vtp_eqx.files import atomic_path
+from vtp_eqx.files import write_text
 from vtp_eqx.mesh import data_mesh, gather_texts, local_mesh, REPLICATED
 from vtp_eqx.models.arrays import weights_hash
 from vtp_eqx.models.tokenizer import Tokenizer
@@ -120,9 +120,7 @@ class LatentSums:
         return cls(**fields)
 
 
-def exact_sums(
-    values: Float64[np.ndarray, "rows columns"],
-) -> tuple[Fraction, ...]:
+def exact_sums(values: Float64[np.ndarray, "rows columns"]) -> tuple[Fraction, ...]:
     """The sum of each column, without rounding; of float32 values or their squares.
 
     Each value is cut into slices of `SLICE_BITS` bits from the largest one of its
@@ -163,7 +161,7 @@ def measure_latents(
     there is a `folder`, it gets a file of sums for every `BLOCK_IMAGES` images, from
     which a call that was killed continues. Images that cannot be read are left out and
     counted; a `ValueError` where none can be, or where a latent is not finite.
-    `progress` is told how many images of this process are done, and of how many.
+    `progress(done, total)` counts the images of this process.
     """
     mesh = data_mesh() if mesh is None else mesh
     limit = None if max_images is None else min(max_images, len(source))
@@ -207,15 +205,14 @@ def _own_sums(
         for start in range(index * BLOCK_IMAGES, len(rows), count * BLOCK_IMAGES)
     }
     found = {path: _read_sums(path) for path in blocks}
-    missing = {path: blocks[path] for path in blocks if found[path] is None}
-    total = sum(map(len, blocks.values()))
-    done = total - sum(map(len, missing.values()))
+    finished = {path for path, sums in found.items() if sums is not None}
     batch_size = DEVICE_IMAGES * mesh.devices.size
-    if missing:
+    if len(finished) < len(blocks):
         tokenizer = jax.device_put(tokenizer, NamedSharding(mesh, REPLICATED))
     for path, batches in read_blocks(
-        functools.partial(read_square, images), missing,
+        functools.partial(read_square, images), blocks,
         batch_size=batch_size, num_threads=num_threads,
+        finished=finished, report=progress,
     ):  # fmt: skip
         sums = LatentSums()
         for batch in batches:
@@ -227,10 +224,7 @@ def _own_sums(
                     batch_size=batch_size, mesh=mesh, one_at_a_time=True,
                 )  # fmt: skip
                 sums += LatentSums.of(latents)
-            done += len(batch)
-            progress(done, total)
-        with atomic_path(path) as unfinished:
-            unfinished.write_text(sums.as_json())
+        write_text(path, sums.as_json())
         found[path] = sums
     return sum((sums for sums in found.values() if sums), LatentSums())
 

@@ -12,13 +12,13 @@ import numpy as np
 from scipy.fft import dctn
 
 from vtp_eqx.config import require
-from vtp_eqx.evaluation.accuracy import check_rows, unit
+from vtp_eqx.evaluation.accuracy import check_rows, nearest_rows, unit
 
 
 Latents = Float[np.ndarray, "count height width channels"]
 PerImage = Float[np.ndarray, " count"]
 
-CHUNK = 256  # images, or rows of a comparison, that are in memory at once
+CHUNK = 256  # images whose cells are compared at once
 # iREPA's code takes cells 6 apart or more as far on a grid of 16: .375 of its height.
 FAR = 0.375
 
@@ -95,8 +95,7 @@ def far_distance(height: int, width: int) -> int:
 
 
 def object_similarity(
-    latents: Latents,
-    foreground: Bool[np.ndarray, "count height width"],
+    latents: Latents, foreground: Bool[np.ndarray, "count height width"]
 ) -> PerImage:
     """SRSS: whether cells of an object are like one another, and not like what is far.
 
@@ -135,8 +134,7 @@ def cell_masks(
 
 
 def pooled(
-    latents: Latents,
-    foreground: Bool[np.ndarray, "count height width"] | None = None,
+    latents: Latents, foreground: Bool[np.ndarray, "count height width"] | None = None
 ) -> Float[np.ndarray, "count channels"]:
     """The mean cell of each image, or its mean foreground cell where it has one."""
     if foreground is None:
@@ -171,14 +169,10 @@ def neighbor_shares(
         "evaluate more images.",
     )
     rows = unit(rows - rows.mean(axis=0))
-    parts = []
-    for start in range(0, len(rows), CHUNK):
-        similarity = rows[start : start + CHUNK] @ rows.T
-        rows_here = np.arange(len(similarity))
-        similarity[rows_here, start + rows_here] = -np.inf
-        nearest = np.argpartition(-similarity, num_neighbors - 1, axis=1)
-        is_same = labels[nearest[:, :num_neighbors]] == labels[start + rows_here, None]
-        parts.append(is_same.mean(axis=1))
+    parts = [
+        (labels[nearest] == labels[block, None]).mean(axis=1)
+        for block, nearest, _ in nearest_rows(rows, rows, num_neighbors, is_same=True)
+    ]
     _, which, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     return np.concatenate(parts), (sizes[which] - 1) / (len(rows) - 1)
 

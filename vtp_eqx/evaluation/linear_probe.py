@@ -15,11 +15,7 @@ import scipy.optimize
 
 from vtp_eqx.evaluation.accuracy import check_rows, top_accuracy
 from vtp_eqx.evaluation.card import Numbers, settings, tokenizer_card, write_numbers
-from vtp_eqx.evaluation.extract import (
-    ExtractConfig,
-    feature_shapes,
-    train_and_test_features,
-)
+from vtp_eqx.evaluation.extract import ExtractConfig, train_and_test_features
 from vtp_eqx.evaluation.images import Images
 from vtp_eqx.models.encoder import Features
 from vtp_eqx.models.tokenizer import Tokenizer
@@ -33,25 +29,25 @@ HELD_OUT = 10  # ours: every tenth training row chooses the penalty
 
 
 def joined(features: Sequence[Features]) -> Float[Array, " joined"]:
-    """Summaries of several blocks, joined with the mean patch of the last one."""
+    """Class tokens of several blocks, joined with the mean patch of the last one."""
     patches = jnp.mean(features[-1].patches, axis=0)
     return jnp.concatenate([*[block.cls for block in features], patches])
 
 
 def last_block(tokenizer: Tokenizer, image: Any) -> dict[str, Any]:
-    """Summary and mean patch of the last block: full-width features of the encoder."""
+    """Class token and mean patch of the last block, at the encoder's full width."""
     return {"1 blocks": joined(tokenizer.features(image))}
 
 
 def blocks(tokenizer: Tokenizer, image: Any) -> dict[str, Any]:
-    """Summaries of the last block, and of the last four, with the mean last patch."""
+    """Class tokens of the last block and of the last four, with the mean patch."""
     features = tokenizer.features(image, min(4, tokenizer.config.encoder.depth))
     counts = {1, len(features)}
     return {f"{count} blocks": joined(features[-count:]) for count in counts}
 
 
 def last(tokenizer: Tokenizer, image: Any) -> dict[str, Any]:
-    """The summary of the last block, and its mean patch, each alone."""
+    """The class token of the last block (`summary`) and its mean patch, each alone."""
     features = tokenizer.features(image)[-1]
     return {"summary": features.cls, "mean patch": jnp.mean(features.patches, axis=0)}
 
@@ -88,17 +84,16 @@ def probe(
         READERS[reads], tokenizer, train, test, place, num_samples=num_samples
     )
     labels, test_labels = of_train.labels(train), of_test.labels(test)
+    rows = of_train.features()
     numbers = {
-        f"linear probe, {kind}": linear_probe(
-            of_train.column(kind), labels, of_test.column(kind), test_labels
-        )
-        for kind in sorted(feature_shapes(READERS[reads], tokenizer, test.crop.size))
+        f"linear probe, {kind}": linear_probe(rows[kind], labels, tested, test_labels)
+        for kind, tested in of_test.features().items()
     }
     protocol = settings(
         reads=reads, fit="L-BFGS", penalties=PENALTIES,
         selected="on held-out training images",
     )  # fmt: skip
-    card = tokenizer_card(tokenizer, of_test, test, protocol, of_train)
+    card = tokenizer_card(tokenizer, of_test, test, protocol, reference=of_train)
     return write_numbers(numbers, card, of_test, place, "probe")
 
 

@@ -12,8 +12,6 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from vtp_eqx.config import require
-from vtp_eqx.evaluation.card import NetworkName
-from vtp_eqx.evaluation.extract import feature_shapes
 from vtp_eqx.frozen.dinov2 import DISTANCE_SIDE, load_dinov2, PUBLISHED
 from vtp_eqx.frozen.inception import INCEPTION, load_inception
 from vtp_eqx.frozen.lpips import load_perceptual
@@ -25,6 +23,13 @@ from vtp_eqx.frozen.scene_network import (
 from vtp_eqx.frozen.weights import network_hash
 
 
+NetworkName = Literal["scene-network", "inception-v3", "dinov2"]
+# What a Frechet distance between features of a network is called.
+DISTANCE_NAMES: dict[str, str] = {
+    "scene-network": "FD-scenes",
+    "inception-v3": "FID",
+    "dinov2": "FD-DINOv2",
+}
 Image = Float[Array, "height width 3"]
 
 
@@ -43,9 +48,9 @@ class NetworkOutputs(eqx.Module):
 class FeatureNetwork(eqx.Module):
     """`network(image)` of one float image in [0, 1] is what `read(model, image)` sees.
 
-    `name` is one of `card.DISTANCE_NAMES`, `hash` is of the weights, and `image_size`
-    is the side of the only images it reads, `None` where it resizes them itself.
-    `origin` tells whose the weights are, and how images are prepared for them.
+    `hash` is of the weights, and `image_size` is the side of the only images it reads,
+    `None` where it resizes them itself. `origin` tells whose the weights are, and how
+    images are prepared for them.
     """
 
     model: Any
@@ -84,18 +89,8 @@ class PerceptualNetwork(eqx.Module):
 
 def network_outputs(network: FeatureNetwork, image: Any) -> dict[str, Any]:
     """The outputs of a network for one image, without those it lacks."""
-    seen = network(image)
-    answers = {
-        "features": seen.features,
-        "spatial": seen.spatial,
-        "logits": seen.logits,
-    }
-    return {name: value for name, value in answers.items() if value is not None}
-
-
-def output_names(network: FeatureNetwork, size: int) -> list[str]:
-    """The names in what `network_outputs` returns for images of that side."""
-    return list(feature_shapes(network_outputs, network, size))
+    outputs = vars(network(image))
+    return {name: value for name, value in outputs.items() if value is not None}
 
 
 def scene_features(folder: Path | None = None) -> FeatureNetwork:
@@ -110,13 +105,11 @@ def scene_features(folder: Path | None = None) -> FeatureNetwork:
     )
 
 
-def feature_network(
-    name: Literal["scene-network", "inception-v3", "dinov2"], weights: Path | None
-) -> FeatureNetwork:
+def feature_network(name: NetworkName, weights: Path | None) -> FeatureNetwork:
     """A feature network, with the published file of its weights; the first has its own.
 
-    DINOv2's is told by its name, `dinov2_vitl14_pretrain.pth` say. An error where the
-    file is missing or is another than the published one.
+    DINOv2 is recognized by the name of its file, such as `dinov2_vitl14_pretrain.pth`.
+    An error where the file is missing or is another than the published one.
     """
     if name == "scene-network":
         require(

@@ -9,27 +9,28 @@ from pathlib import Path
 import sys
 from typing import Annotated, Literal, TypeVar
 
+import numpy as np
 from rich.console import Console
 import tyro
 
 from vtp_eqx.config import Precision, require, TextConfig
 from vtp_eqx.data.crops import CenterCrop, Crop, ResizeCenterCrop
 from vtp_eqx.data.loader import Source
-from vtp_eqx.data.skipped import skipped_of
+from vtp_eqx.data.skipped import Skipped, skipped_of
 from vtp_eqx.data.sources import open_source
 from vtp_eqx.data.text.caption_bpe import CaptionTokenizer
 from vtp_eqx.data.text.clip_bpe import clip_tokenizer
 from vtp_eqx.data.text.prompt_templates import IMAGENET_TEMPLATES
 from vtp_eqx.evaluation import card, frechet
-from vtp_eqx.evaluation.console import list_names, numbers_table, progress
+from vtp_eqx.evaluation.console import numbers_table, progress
 from vtp_eqx.evaluation.extract import ExtractConfig
 from vtp_eqx.evaluation.images import Images
-from vtp_eqx.evaluation.labels import first_labels
 from vtp_eqx.evaluation.linear_probe import ProbeFeatures
 from vtp_eqx.evaluation.networks import (
     feature_network,
     FeatureNetwork,
     lpips,
+    NetworkName,
     PerceptualNetwork,
 )
 from vtp_eqx.evaluation.prompts import (
@@ -38,19 +39,14 @@ from vtp_eqx.evaluation.prompts import (
     read_class_names,
     read_templates,
 )
-from vtp_eqx.evaluation.reference import (
-    add_image_features,
-    read_reference,
-    Reference,
-)
+from vtp_eqx.evaluation.reference import add_image_features, read_reference, Reference
 from vtp_eqx.evaluation.sample_record import OWN_FILES, read_sample_record
-from vtp_eqx.evaluation.sample_sets import sample_table, SampleSet, skipped_files
+from vtp_eqx.evaluation.samples import SampleSet
 from vtp_eqx.evaluation.zero_shot import TextIds
 from vtp_eqx.files import require_local_fields
 from vtp_eqx.mesh import data_mesh
 
 
-NetworkName = Literal["scene-network", "inception-v3", "dinov2"]
 T = TypeVar("T")
 Flat = Annotated[T, tyro.conf.arg(name="")]  # options without a prefix
 console = Console(width=None if sys.stdout.isatty() else 120)
@@ -62,9 +58,8 @@ def opened(path: Path, split: str) -> Source:
     for skipped in skipped_of(source):
         if (missed := skipped.without(OWN_FILES)).count:
             console.print(f"{path}: {missed}", markup=False, soft_wrap=True)
-    if damaged := getattr(source, "damaged", None):
-        lines = [f"{name} ({what})" for name, what in damaged.items()]
-        console.print(list_names("tars are damaged", lines), markup=False)
+    damaged = getattr(source, "damaged", {}).items()
+    show_names("tars are damaged", [f"{name} ({what})" for name, what in damaged])
     return source
 
 
@@ -77,11 +72,11 @@ class EvaluationOptions:
     split: str = ""
     """Of a prepared data set, such as 'validation'."""
     limit: int | None = None
-    """Judge this many images, evenly spread; by default all."""
+    """Evaluate this many images, evenly spread; by default all."""
     num_samples: int | None = None
     """Stop with an error where another number of images could be read."""
     out: Path = Path("runs/evaluate")
-    """Where the numbers, their card, and what they are continued from go."""
+    """Folder of numbers, their card, and features by which a killed run continues."""
     batch_size: int = 64
     threads: int = 8
     devices: int | None = None
@@ -114,13 +109,7 @@ class EvaluationOptions:
         frechet.self_test()
         with self.place() as place:
             numbers = protocol(place)
-        path = self.out / f"card_{name}.json"
-        console.print(numbers_table(numbers, card.read(path)[1]))
-        skipped = json.loads(path.read_text())["skipped"]
-        if skipped:
-            lines = [f"{name} ({reason})" for name, reason in skipped.items()]
-            console.print(list_names("files could not be read", lines), markup=False)
-        console.print(f"Card: {path}")
+        show_numbers([("value", numbers)], [self.out / f"card_{name}.json"])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,20 +169,16 @@ class ZeroShotOptions(TokenizerOptions):
             "`words` (None) must be the vocabulary that this text tower was trained "
             "with: name the words.json of its run (--words).",
         )
-        return (
-            clip_tokenizer()
-            if self.words is None
-            else CaptionTokenizer.load(self.words),
-            read_class_names(self.classes),
-            IMAGENET_TEMPLATES
-            if self.templates is None
-            else read_templates(self.templates),
-        )
+        words = CaptionTokenizer.load(self.words) if self.words else clip_tokenizer()
+        templates = IMAGENET_TEMPLATES
+        if self.templates is not None:
+            templates = read_templates(self.templates)
+        return words, read_class_names(self.classes), templates
 
     def show_classes(self, names: Sequence[str], images: Images) -> None:
         """Prints which names are the first and the last class of the images."""
         folders = getattr(images.source, "class_names", ())
-        check_class_names(names, first_labels(images), folders)
+        check_class_names(names, np.zeros(0, np.int64), folders)  # no label seen yet
         console.print(describe_classes(names, folders), markup=False, highlight=False)
 
 
@@ -307,8 +292,28 @@ def show_sample_sets(
     results: Sequence[Mapping[str, float]],
     place: ExtractConfig,
 ) -> None:
-    """Prints the numbers of sets, what was left out, and where the cards are."""
-    console.print(sample_table(sets, results, place))
-    if skipped := skipped_files(sets, place):
-        console.print(list_names("files could not be read", skipped), markup=False)
-    console.print(f"Cards: card_generation.json in {place.folder} and its folders")
+    """Prints the numbers of sets side by side, what was left out, and their cards."""
+    titles = [samples.title for samples in sets]
+    cards = [place.folder / samples.name / "card_generation.json" for samples in sets]
+    show_numbers([*zip(titles, results, strict=True)], cards)
+
+
+def show_numbers(
+    columns: Sequence[tuple[str, Mapping[str, float]]], cards: Sequence[Path]
+) -> None:
+    """Prints numbers side by side, the files that could not be read, and the cards."""
+    console.print(numbers_table(columns, card.read(cards[0])[1]))
+    skipped = [
+        f"{name} ({reason})"
+        for path in cards
+        for name, reason in json.loads(path.read_text())["skipped"].items()
+    ]
+    show_names("files could not be read", skipped)
+    for path in cards:
+        console.print(f"Card: {path}")
+
+
+def show_names(what: str, names: Sequence[str]) -> None:
+    """Prints how many names there are, and the first of them; nothing for none."""
+    if names:
+        console.print(str(Skipped(what, len(names), names)), markup=False)

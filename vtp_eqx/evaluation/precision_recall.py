@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 import numpy as np
+from scipy.special import rel_entr, softmax
 
 from vtp_eqx.config import require
 
@@ -29,14 +30,10 @@ def inception_score(
     """
     scores = []
     for start in range(0, len(logits), split_size):
-        rows = np.asarray(logits[start : start + split_size], dtype=np.float64)
-        rows = rows - rows.max(axis=1, keepdims=True)
-        log_shares = rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
-        shares = np.exp(log_shares)
-        mean = shares.mean(axis=0)
-        # A class of mean 0 has no share in any row.
-        log_mean = np.log(np.where(mean > 0, mean, 1))
-        scores.append(np.exp((shares * (log_shares - log_mean)).sum(axis=1).mean()))
+        rows = logits[start : start + split_size].astype(np.float64)
+        shares = softmax(rows, axis=1)
+        divergence = rel_entr(shares, shares.mean(axis=0)).sum(axis=1)
+        scores.append(np.exp(divergence.mean()))
     return float(np.mean(scores))
 
 
@@ -71,11 +68,10 @@ def radii(
     rows: Float[np.ndarray, "count width"], num_neighbors: int
 ) -> Float[np.ndarray, " count"]:
     """The squared distance of each row to its `num_neighbors`-th nearest other row."""
-    parts = []
-    for start in range(0, len(rows), BLOCK):
-        block = rows[start : start + BLOCK]
-        own = np.arange(start, start + len(block))
-        parts.append(np.asarray(_kth(block, rows, own, num_neighbors)))
+    parts = [
+        _kth(rows[start : start + BLOCK], rows, start, num_neighbors)
+        for start in range(0, len(rows), BLOCK)
+    ]
     return np.concatenate(parts)
 
 
@@ -86,16 +82,17 @@ def within(
 ) -> Bool[np.ndarray, " count"]:
     """Whether each row lies in the ball (squared radius `reach`) of any center."""
     parts = [
-        np.asarray(_inside(rows[start : start + BLOCK], centers, reach))
+        _inside(rows[start : start + BLOCK], centers, reach)
         for start in range(0, len(rows), BLOCK)
     ]
     return np.concatenate(parts)
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def _kth(block: Array, rows: Array, own: Array, num_neighbors: int) -> Array:
-    squared = _squared_distances(block, rows)
-    squared = squared.at[jnp.arange(len(block)), own].set(jnp.inf)
+def _kth(block: Array, rows: Array, start: Array, num_neighbors: int) -> Array:
+    """As `radii`, of a block of rows that begins at row `start`."""
+    each = jnp.arange(len(block))
+    squared = _squared_distances(block, rows).at[each, start + each].set(jnp.inf)
     return -jax.lax.top_k(-squared, num_neighbors)[0][:, -1]
 
 

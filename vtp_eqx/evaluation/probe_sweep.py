@@ -32,15 +32,16 @@ import optax
 from vtp_eqx.config import as_json, require
 from vtp_eqx.data.crops import RandomCrop
 from vtp_eqx.data.images import UnreadableImageError
-from vtp_eqx.data.loader import rows_at
+from vtp_eqx.data.labels import label_of
+from vtp_eqx.data.loader import read_ahead, rows_at
 from vtp_eqx.evaluation.batches import in_batches
 from vtp_eqx.evaluation.card import Numbers, settings, tokenizer_card, write_numbers
-from vtp_eqx.evaluation.extract import extract_features, ExtractConfig, feature_shapes
-from vtp_eqx.evaluation.images import Images, read_ahead
-from vtp_eqx.evaluation.labels import check_classes, require_label
+from vtp_eqx.evaluation.extract import extract_features, ExtractConfig
+from vtp_eqx.evaluation.images import Images
+from vtp_eqx.evaluation.labels import check_classes, require_labels
 from vtp_eqx.evaluation.linear_probe import ProbeFeatures, READERS
-from vtp_eqx.file_kinds import NPZ_ERRORS
-from vtp_eqx.files import atomic_path
+from vtp_eqx.file_kinds import open_npz, UnreadableNpzError
+from vtp_eqx.files import write_npz, write_text
 from vtp_eqx.mesh import replicate, shard_batch
 from vtp_eqx.models.arrays import named_arrays, weights_hash
 from vtp_eqx.models.tokenizer import Tokenizer
@@ -204,18 +205,17 @@ def probe_sweep(
             "`mesh` (None) must be the devices that a sweep learns on: give the place "
             "a `data_mesh()`."
         )
-    read, of = READERS[reads], {"tokenizer": weights_hash(tokenizer)}
-    seen = extract_features(read, tokenizer, test, place, stage="test features", of=of)
+    read = READERS[reads]
+    seen = extract_features(read, tokenizer, test, place, stage="test features")
     seen.check_count(num_samples)
     labels = seen.labels(test)
     names = getattr(test.source, "class_names", None)
     num_classes = len(names) if names else 1 + int(labels.max())
-    shapes = feature_shapes(read, tokenizer, test.crop.size)
-    widths = {kind: shapes[kind].shape[0] for kind in sorted(shapes)}
-    features = {kind: seen.column(kind) for kind in widths}
+    features = seen.features()
+    widths = {kind: rows.shape[1] for kind, rows in features.items()}
 
     described = {
-        **of,
+        "tokenizer": weights_hash(tokenizer),
         "reads": reads,
         "config": json.loads(as_json(config)),
         "train": train.description,
@@ -244,28 +244,22 @@ def probe_sweep(
             scores.append(accuracies(sweep, config, features, labels))
             save(path, sweep, scores)
 
-    with atomic_path(place.folder / "probe.json") as unfinished:
-        unfinished.write_text(json.dumps(scores, indent=1) + "\n")
-    card = dataclasses.replace(
-        tokenizer_card(tokenizer, seen, test, sweep_settings(reads, config, train)),
-        num_reference=len(train.rows),
-        reference_hash=train.description["source"],
+    write_text(place.folder / "probe.json", json.dumps(scores, indent=1) + "\n")
+    card = tokenizer_card(
+        tokenizer, seen, test, sweep_settings(reads, config, train),
+        num_reference=len(train.rows), reference_hash=train.description["source"],
         seed=config.seed,
-    )
-    return write_numbers(best(scores, [*widths]), card, seen, place, "probe")
-
-
-def best(scores: list[dict[str, float]], kinds: list[str]) -> Numbers:
-    """The largest accuracy of each kind of features, over rates and epochs."""
-    return {
+    )  # fmt: skip
+    best = {
         f"linear probe, {kind}": max(
             value
             for after_epoch in scores
             for name, value in after_epoch.items()
             if name.startswith(f"{kind}, ")
         )
-        for kind in kinds
+        for kind in widths
     }
+    return write_numbers(best, card, seen, place, "probe")
 
 
 def sweep_settings(reads: str, config: SweepConfig, train: Images) -> str:
@@ -302,7 +296,8 @@ def augmented_batches(
             with contextlib.suppress(UnreadableImageError):
                 other = int(rows[(row + step_aside) % len(rows)])
                 example = train.source[other]
-                label = require_label(train, other, example)
+                label = label_of(example)
+                require_labels(train, np.array([other]), np.array([label]))
                 return crop(example["image"], rng), label
         raise ValueError(
             f"A probe learns from images that can be read; got {MAX_TRIES} in a row "
@@ -339,14 +334,9 @@ def cached_batches(
     first_step: int,
 ) -> Batches:
     """Features of the training images as `train.crop` shows them, read only once."""
-    of = {"tokenizer": weights_hash(tokenizer)}
     read = READERS[reads]
-    seen = extract_features(
-        read, tokenizer, train, place, stage="training features", of=of
-    )
-    labels = seen.labels(train)
-    shapes = feature_shapes(read, tokenizer, train.crop.size)
-    columns = {kind: seen.column(kind) for kind in shapes}
+    seen = extract_features(read, tokenizer, train, place, stage="training features")
+    labels, columns = seen.labels(train), seen.features()
     for now in range(first_step, config.num_steps):
         rows = rows_at(now, seen.count, config.batch_size, seed=config.seed)
         yield {kind: values[rows] for kind, values in columns.items()}, labels[rows]
@@ -355,18 +345,15 @@ def cached_batches(
 def save(path: Path, sweep: Sweep, scores: list[dict[str, float]]) -> None:
     """Writes what `restore` reads."""
     arrays = {name: np.asarray(leaf) for name, leaf in named_arrays(sweep).items()}
-    with atomic_path(path) as unfinished, unfinished.open("wb") as file:
-        np.savez(
-            file, allow_pickle=False, scores=np.array(json.dumps(scores)), **arrays
-        )
+    write_npz(path, scores=np.array(json.dumps(scores)), **arrays)
 
 
 def restore(path: Path, fresh: Sweep) -> tuple[Sweep, list[dict[str, float]]]:
     """A saved sweep and its scores, or `fresh` and none where there is no whole one."""
     try:
-        with path.open("rb") as file, np.load(file) as content:
+        with open_npz(path) as content:
             arrays = [jnp.asarray(content[name]) for name in named_arrays(fresh)]
             scores = json.loads(str(content["scores"]))
-    except NPZ_ERRORS:
+    except UnreadableNpzError:
         return fresh, []
     return jax.tree.unflatten(jax.tree.structure(fresh), arrays), scores

@@ -4,6 +4,7 @@ Zero-shot classes of an evaluation and of a training come from here, so that a f
 one takes the other takes too, and a mistake is found before the first image.
 """
 
+import codecs
 from collections.abc import Sequence
 import json
 from pathlib import Path
@@ -12,9 +13,6 @@ from jaxtyping import Int
 import numpy as np
 
 from vtp_eqx.config import require
-
-
-_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
 
 
 def read_class_names(path: str | Path) -> list[str]:
@@ -63,18 +61,16 @@ def check_class_names(
     - `labels`: those that were seen so far.
     - `folders`: the names of class folders in the order of labels, where there are any.
     """
-    require(
-        len(folders) in (0, len(class_names)),
-        f"Every class has one name, in the order of labels; got {len(class_names)} "
-        f"names and {len(folders)} class folders: use the list that belongs to these "
-        "images.",
-    )
     largest = int(labels.max(initial=-1))
-    require(
-        largest < len(class_names),
-        f"Every class has one name, in the order of labels; got {len(class_names)} "
-        f"names and the label {largest}: use the list that belongs to these images.",
-    )
+    for is_possible, seen in (
+        (len(folders) in (0, len(class_names)), f"{len(folders)} class folders"),
+        (largest < len(class_names), f"the label {largest}"),
+    ):
+        require(
+            is_possible,
+            f"Every class has one name, in the order of labels; got {len(class_names)} "
+            f"names and {seen}: use the list that belongs to these images.",
+        )
     plain = lambda names: [name.casefold().replace("_", " ") for name in names]
     of_folders, of_file = plain(folders), plain(class_names)
     wrong = [
@@ -123,11 +119,9 @@ def _read_lines(path: str | Path, option: str) -> list[str]:
             "there: check the path."
         )
     content = path.read_bytes()
-    codec = next(
-        (name for mark, name in _MARKS.items() if content.startswith(mark)), ""
-    )
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        text = content.decode(codec or "utf-8")
+        text = content.decode("utf-16" if is_utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(

@@ -5,7 +5,6 @@ never over pooled pixels. Reconstructions are rounded to bytes before, as they w
 saved; VTP's tools do not round for PSNR and SSIM, and truncate for FID.
 """
 
-import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -14,19 +13,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 import numpy as np
 
+from vtp_eqx.config import require
 from vtp_eqx.evaluation.batches import BYTES, reconstruct
-from vtp_eqx.evaluation.card import (
-    DISTANCE_NAMES,
-    Numbers,
-    settings,
-    tokenizer_card,
-    write_numbers,
-)
+from vtp_eqx.evaluation.card import Numbers, settings, tokenizer_card, write_numbers
 from vtp_eqx.evaluation.extract import extract_features, ExtractConfig, FeatureTable
 from vtp_eqx.evaluation.frechet import frechet_distance
 from vtp_eqx.evaluation.images import Images
-from vtp_eqx.evaluation.networks import FeatureNetwork, PerceptualNetwork
-from vtp_eqx.models.arrays import weights_hash
+from vtp_eqx.evaluation.networks import (
+    DISTANCE_NAMES,
+    FeatureNetwork,
+    PerceptualNetwork,
+)
 from vtp_eqx.models.tokenizer import Tokenizer
 
 
@@ -56,11 +53,11 @@ def ssim(
     Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861, equation 13.
     """
     height, width, _ = image.shape
-    if min(height, width) < WINDOW:
-        raise ValueError(
-            f"SSIM takes images of at least {WINDOW} x {WINDOW} pixels; got "
-            f"{height} x {width}: enlarge both images."
-        )
+    require(
+        min(height, width) >= WINDOW,
+        f"SSIM takes images of at least {WINDOW} x {WINDOW} pixels; got "
+        f"{height} x {width}: enlarge both images.",
+    )
     down, across = window_rows(height), window_rows(width)
 
     def windowed(pixels: Array) -> Array:
@@ -154,24 +151,11 @@ def reconstruction(
     same images. `num_samples` is an error where another number of images was read.
     """
     network.check_size(images.crop.size)
-    of = {
-        "tokenizer": weights_hash(tokenizer),
-        "network": network.hash,
-        "perceptual": "" if perceptual is None else perceptual.hash,
-        "pixels": BYTES,
-    }
     models = MeasuredTokenizer(tokenizer, network, perceptual)
-    seen = extract_features(
-        compare, models, images, place, stage="reconstruction", of=of
-    )
+    seen = extract_features(compare, models, images, place, stage="reconstruction")
     seen.check_count(num_samples)
-    judge = "" if perceptual is None else f"{perceptual.hash} {perceptual.origin}"
-    protocol = f"{BYTES}, {settings(perceptual=judge.rstrip())}".removesuffix(", ")
-    card = dataclasses.replace(
-        tokenizer_card(tokenizer, seen, images, protocol),
-        feature_network=network.name,
-        feature_hash=network.hash,
-        feature_origin=network.origin,
-    )
+    lpips = "" if perceptual is None else f"{perceptual.hash} {perceptual.origin}"
+    protocol = f"{BYTES}, {settings(perceptual=lpips.rstrip())}".removesuffix(", ")
+    card = tokenizer_card(tokenizer, seen, images, protocol, network=network)
     numbers = reconstruction_numbers(seen, models)
     return write_numbers(numbers, card, seen, place, "reconstruction")

@@ -1,10 +1,10 @@
 """Statistics of real images as `.npz`: our own, and those that others publish.
 
-The keys that everybody reads are `mu` and `sigma` (mean and covariance of features) and
-`mu_s` and `sigma_s` (of spatial features, for sFID). Ours tell besides what they were
-taken from; files of others do not, and whoever uses one has to say it. Those of ADM,
-which LightningDiT uses too, are known by name and shape, and have 10,000 of the images
-themselves (`arr_0`) for precision and recall.
+The keys that all evaluators read are `mu` and `sigma` (mean and covariance of features)
+and `mu_s` and `sigma_s` (of spatial features, for sFID). Our files also hold what they
+were computed from; files of others do not, and it has to be given with them. Those of
+ADM, which LightningDiT uses too, are known by name and shape, and have 10,000 of the
+images themselves (`arr_0`) for precision and recall.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ from vtp_eqx.data.sources import open_source
 from vtp_eqx.evaluation.extract import extract_features, ExtractConfig
 from vtp_eqx.evaluation.frechet import Moments
 from vtp_eqx.evaluation.images import Images
-from vtp_eqx.evaluation.networks import FeatureNetwork, network_outputs, output_names
-from vtp_eqx.file_kinds import NPZ_ERRORS, npz_fault
-from vtp_eqx.files import atomic_path
+from vtp_eqx.evaluation.networks import FeatureNetwork, network_outputs
+from vtp_eqx.file_kinds import open_npz, UnreadableNpzError
+from vtp_eqx.files import write_npz
 from vtp_eqx.models.arrays import arrays_hash
 
 
@@ -75,15 +75,11 @@ def make_reference(
     `keep_features` keeps those of every image, for precision and recall.
     """
     network.check_size(images.crop.size)
-    of = {"network": network.hash}
-    seen = extract_features(
-        network_outputs, network, images, place, stage="reference", of=of
-    )
+    seen = extract_features(network_outputs, network, images, place, stage="reference")
     seen.check_count(num_samples)
-    has_spatial = "spatial" in output_names(network, images.crop.size)
     return Reference(
         moments=seen.moments("features"),
-        spatial=seen.moments("spatial") if has_spatial else None,
+        spatial=seen.moments("spatial") if seen.has("spatial") else None,
         features=seen.column("features") if keep_features else None,
         network=network.name,
         network_hash=network.hash,
@@ -108,8 +104,7 @@ def write_reference(path: str | Path, reference: Reference) -> None:
         arrays["sigma_s"] = reference.spatial.covariance
     if reference.features is not None:
         arrays["features"] = reference.features
-    with atomic_path(path) as unfinished, unfinished.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+    write_npz(path, **arrays)
 
 
 def read_reference(
@@ -127,12 +122,12 @@ def read_reference(
             "with `evaluate.py reference`, or check the path."
         )
     try:
-        with path.open("rb") as file, np.load(file) as content:
+        with open_npz(path) as content:
             arrays = {name: content[name] for name in content if name != "arr_0"}
-    except NPZ_ERRORS as error:
+    except UnreadableNpzError as error:
         raise ValueError(
             f"Reference statistics are a whole .npz file; got a damaged {path} "
-            f"({npz_fault(path, error)}): copy it again."
+            f"({error}): copy it again."
         ) from error
     require(
         {"mu", "sigma"} <= arrays.keys(),
@@ -146,7 +141,7 @@ def read_reference(
         network = "inception-v3"
     if path.name.startswith(ADM_PREFIX) and count is None:
         count = ADM_COUNT
-    size = _mismatch(path, "count", arrays.get("count"), count)
+    size = _agreed(path, "count", arrays.get("count"), count)
     spatial = None
     if {"mu_s", "sigma_s"} <= arrays.keys():
         spatial = Moments.from_statistics(arrays["mu_s"], arrays["sigma_s"], int(size))
@@ -154,7 +149,7 @@ def read_reference(
         moments=Moments.from_statistics(arrays["mu"], arrays["sigma"], int(size)),
         spatial=spatial,
         features=arrays.get("features"),
-        network=str(_mismatch(path, "network", arrays.get("network"), network)),
+        network=str(_agreed(path, "network", arrays.get("network"), network)),
         network_hash=str(arrays.get("network_hash", "")),
         image_size=int(arrays.get("image_size", 0)) or None,
         crop=str(arrays.get("crop", "")),
@@ -171,16 +166,15 @@ def add_image_features(
 
     For precision and recall. A `ValueError` where they are no images.
     """
-    with np.load(path) as content:
+    with open_npz(path) as content:
         if reference.features is not None or "arr_0" not in content:
             return reference
     source = open_source(path)
     images = Images(source=source, crop=CenterCrop(source[0]["image"].shape[0]))
     check = dataclasses.replace(reference, image_size=images.crop.size)
     check.check_network(network.name, network.hash)
-    of = {"network": network.hash}
     seen = extract_features(
-        network_outputs, network, images, place, stage="reference images", of=of
+        network_outputs, network, images, place, stage="reference images"
     )
     return dataclasses.replace(check, features=seen.column("features"))
 
@@ -204,7 +198,7 @@ def _check_arrays(path: Path, arrays: dict[str, Any]) -> None:
         )
 
 
-def _mismatch(path: Path, name: str, by_file: Any, by_caller: Any) -> Any:
+def _agreed(path: Path, name: str, by_file: Any, by_caller: Any) -> Any:
     """The value in the file, or the caller's; an error where neither or both differ."""
     require(
         by_file is not None or by_caller is not None,

@@ -1,7 +1,7 @@
 """`samples.json`: the generator, tokenizer and settings that made some samples.
 
-Whoever samples writes it, and whoever measures the samples reads it, so that a number
-never depends on something that nobody wrote down.
+Sampling writes it and evaluation reads it, so that everything a number depends on is
+written down.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from beartype.door import is_bearable
 
 from vtp_eqx.config import from_dict, Precision, require, SamplerConfig
 from vtp_eqx.evaluation.card import LabelPolicy
-from vtp_eqx.files import atomic_path
+from vtp_eqx.files import write_text
 from vtp_eqx.models.arrays import latents_hash, weights_hash
 from vtp_eqx.models.generator import Generator, generator_hash
 from vtp_eqx.models.tokenizer import Tokenizer
@@ -80,47 +80,39 @@ class SampleRecord:
         tokenizer: Tokenizer,
         sampler: SamplerConfig,
         *,
-        num_samples: int,
-        labels: LabelPolicy,
-        seed: int,
         guide: Generator | None = None,
-        labels_hash: str = "",
-        group_size: int | None = None,
+        **fields: Any,
     ) -> "SampleRecord":
         """The record of samples that `tokenizer` decodes from those of `generator`.
 
-        Reads all weights: call it once. A `ValueError` where the two do not belong
-        together, `guide` generates other latents, or the tokenizer's were never
-        measured.
+        `fields` are those that networks do not tell, such as the `seed`. Reads all
+        weights: call it once. A `ValueError` where the two do not belong together,
+        `guide` generates other latents, or the tokenizer's were never measured.
         """
         weaker = None if guide is None else generator.check_guide(guide)
         return cls(
-            num_samples=num_samples,
             sampler=sampler,
-            labels=labels,
-            seed=seed,
             precision=cast(Precision, tokenizer.precision),
             tokenizer_hash=weights_hash(tokenizer),
             latents_hash=latents_hash(tokenizer),
             generator_hash=generator_hash(generator),
             generator_latents_hash=generator.latents_hash,
             guide_hash="" if weaker is None else generator_hash(weaker),
-            labels_hash=labels_hash,
-            group_size=group_size,
+            **fields,
         )
 
 
 def write_sample_record(folder: str | Path, record: SampleRecord) -> None:
     """Writes `samples.json` into the folder of its samples, whole or not at all."""
     content = {"format": FORMAT, **dataclasses.asdict(record)}
-    with atomic_path(Path(folder) / RECORD_FILE) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    text = json.dumps(content, indent=1, sort_keys=True) + "\n"
+    write_text(Path(folder) / RECORD_FILE, text)
 
 
 def read_sample_record(samples: str | Path) -> SampleRecord:
     """The record of a folder of samples, or of an `.npz` in one.
 
-    A `FileNotFoundError` where there is none: nobody knows what made these images. A
+    A `FileNotFoundError` where there is none: it is unknown what made these images. A
     `ValueError` where the file is damaged, or a field is missing, unknown or wrong.
     """
     samples = Path(samples)

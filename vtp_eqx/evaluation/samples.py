@@ -1,26 +1,94 @@
-"""Generation quality: gFID, sFID, Inception score, precision and recall of samples."""
+"""Generation quality: gFID, sFID, Inception score, precision and recall of samples.
 
-from collections.abc import Callable, Collection
+Of one set of samples, or of several that are measured the same way and shown side by
+side, such as unguided and guided ones.
+"""
+
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 from vtp_eqx.config import require
-from vtp_eqx.evaluation.card import DISTANCE_NAMES, EvaluationCard, write
-from vtp_eqx.evaluation.extract import extract_features, ExtractConfig
-from vtp_eqx.evaluation.frechet import frechet_distance, Moments
+from vtp_eqx.evaluation.card import EvaluationCard, network_fields, write_numbers
+from vtp_eqx.evaluation.extract import (
+    extract_features,
+    ExtractConfig,
+    feature_shapes,
+    FeatureTable,
+)
+from vtp_eqx.evaluation.frechet import frechet_distance
 from vtp_eqx.evaluation.images import Images
-from vtp_eqx.evaluation.networks import FeatureNetwork, network_outputs
+from vtp_eqx.evaluation.networks import DISTANCE_NAMES, FeatureNetwork, network_outputs
 from vtp_eqx.evaluation.precision_recall import inception_score, precision_and_recall
 from vtp_eqx.evaluation.reference import Reference
 from vtp_eqx.evaluation.sample_record import SampleRecord
 
 
-CARD_FILE = "card_generation.json"
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleSet:
+    """Samples, and the record of what made them, or their origin in words.
+
+    Its numbers go to the subfolder `name`; where that is "", to the folder itself.
+    """
+
+    images: Images
+    record: SampleRecord | str
+    name: str = ""
+
+    @property
+    def title(self) -> str:
+        """How they were guided, in a few words, or else their origin."""
+        if isinstance(self.record, str):
+            return self.record
+        sampler = self.record.sampler
+        if sampler.guidance == 1:
+            return "unguided"
+        words = [f"guided by {sampler.guidance:g}"]
+        if sampler.guide == "generator":
+            words[0] += " from a weaker generator"
+        if (sampler.guidance_start, sampler.guidance_end) != (0, 1):
+            words.append(f"t {sampler.guidance_start:g} to {sampler.guidance_end:g}")
+        if sampler.guided_channels is not None:
+            words.append(f"{sampler.guided_channels} channels")
+        return ", ".join(words)
+
+
+def evaluate_sample_sets(
+    sets: Sequence[SampleSet],
+    measures: Mapping[str, tuple[FeatureNetwork, Reference]],
+    place: ExtractConfig,
+    *,
+    num_samples: int,
+) -> list[dict[str, float]]:
+    """The numbers of each set by each network, each written with a card.
+
+    `measures` has networks and their references by the subfolder of their cards: "" for
+    the first. Numbers of the others are of distances alone. An error before any image
+    is read where names are alike, or a reference does not fit.
+    """
+    names = [samples.name for samples in sets]
+    require(
+        len(set(names)) == len(names),
+        f"`sets` ({names}) must have different names, by which their numbers are found "
+        "again: rename a folder.",
+    )
+    for samples in sets:
+        for network, reference in measures.values():
+            check_comparable(network, reference, samples.images.crop.size)
+    results = []
+    for samples in sets:
+        numbers: dict[str, float] = {}
+        for folder, (network, reference) in measures.items():
+            own = place.folder / samples.name / folder
+            found = evaluate_samples(
+                samples.images, samples.record, network, reference,
+                dataclasses.replace(place, folder=own), num_samples=num_samples,
+            )  # fmt: skip
+            numbers |= {
+                name: value for name, value in found.items() if name not in numbers
+            }
+        results.append(numbers)
+    return results
 
 
 def evaluate_samples(
@@ -46,30 +114,20 @@ def evaluate_samples(
             f"All samples are evaluated; got {num_samples} to evaluate, and a record "
             f"of {record.num_samples}: evaluate all, or sample again.",
         )
-    of = {"network": network.hash}
-    seen = extract_features(
-        network_outputs, network, samples, place, stage="samples", of=of
-    )
+    seen = extract_features(network_outputs, network, samples, place, stage="samples")
     seen.check_count(num_samples)
     card = EvaluationCard(
         **_made_by(record),
         num_samples=num_samples,
         num_reference=reference.moments.count,
         reference_hash=reference.hash,
-        feature_network=network.name,
-        feature_hash=network.hash,
-        feature_origin=network.origin,
+        **network_fields(network),
         crop=repr(samples.crop),
         images_hash=seen.images_hash,
         num_skipped=len(seen.skipped),
     )
-    numbers = generation_numbers(
-        network, reference, output_widths(network, samples.crop.size), seen.moments,
-        seen.column,
-    )  # fmt: skip
-    path = place.folder / CARD_FILE
-    write(path, numbers, card, num_evaluated=seen.count, skipped=seen.skipped)
-    return numbers
+    numbers = generation_numbers(network, reference, seen)
+    return write_numbers(numbers, card, seen, place, "generation")
 
 
 def check_comparable(network: FeatureNetwork, reference: Reference, size: int) -> None:
@@ -84,53 +142,43 @@ def check_comparable(network: FeatureNetwork, reference: Reference, size: int) -
         f"Samples are compared with images of their size; got {size} pixels and a "
         f"reference of {reference.image_size}: make one for {size}.",
     )
-    widths = output_widths(network, size)
+    shapes = feature_shapes(network_outputs, network, size)
     for name, moments in (
         ("features", reference.moments),
         ("spatial", reference.spatial),
     ):
-        width = widths.get(name)
+        if moments is None or name not in shapes:
+            continue
+        width = shapes[name].size
         require(
-            moments is None or width in (None, moments.mean.size),
-            f"`reference` ({0 if moments is None else moments.mean.size} {name}) must "
-            f"have as many as the {network.name} gives ({width}): make it again with "
-            "this network, or choose the network that made it.",
+            moments.mean.size == width,
+            f"`reference` ({moments.mean.size} {name}) must have as many as the "
+            f"{network.name} gives ({width}): make it again with this network, or "
+            "choose the network that made it.",
         )
 
 
 def generation_numbers(
-    network: FeatureNetwork,
-    reference: Reference,
-    has: Collection[str],
-    moments: Callable[[str], Moments],
-    column: Callable[[str], np.ndarray],
+    network: FeatureNetwork, reference: Reference, seen: FeatureTable
 ) -> dict[str, float]:
-    """Scores from the outputs of `network` for all samples, those named in `has`.
+    """Scores from what `network_outputs` gave of all samples, in their order.
 
-    `moments` and `column` give those of an output; its rows, in the order of the
-    samples, are asked for only where moments do not suffice. Beside gFID (or what it is
-    called in this network): sFID, Inception score, and precision and recall, each where
-    network and reference have what it takes.
+    Beside gFID (or what it is called in this network): sFID, Inception score, and
+    precision and recall, each where network and reference have what it takes.
     """
     name = DISTANCE_NAMES[network.name]
-    numbers = {f"g{name}": frechet_distance(moments("features"), reference.moments)}
-    if reference.spatial is not None and "spatial" in has:
-        spatial = frechet_distance(moments("spatial"), reference.spatial)
+    of_samples = seen.moments("features")
+    numbers = {f"g{name}": frechet_distance(of_samples, reference.moments)}
+    if reference.spatial is not None and seen.has("spatial"):
+        spatial = frechet_distance(seen.moments("spatial"), reference.spatial)
         numbers[f"s{name}"] = spatial
-    if network.name == "inception-v3" and "logits" in has:
-        numbers["Inception score"] = inception_score(column("logits"))
+    if network.name == "inception-v3" and seen.has("logits"):
+        numbers["Inception score"] = inception_score(seen.column("logits"))
     if reference.features is not None:
         numbers["precision"], numbers["recall"] = precision_and_recall(
-            reference.features, column("features")
+            reference.features, seen.column("features")
         )
     return numbers
-
-
-def output_widths(network: FeatureNetwork, size: int) -> dict[str, int]:
-    """How many numbers each output of `network` has for an image of that side."""
-    image = jax.ShapeDtypeStruct((size, size, 3), jnp.float32)
-    outputs = eqx.filter_eval_shape(network_outputs, network, image)
-    return {name: output.size for name, output in outputs.items()}
 
 
 def _made_by(record: SampleRecord | str) -> dict[str, Any]:
@@ -138,9 +186,8 @@ def _made_by(record: SampleRecord | str) -> dict[str, Any]:
     if isinstance(record, str):
         unknown = dict(tokenizer_hash="", latents_hash="", precision="unknown")
         return {**unknown, "origin": record}
-    fields = {
-        field.name: getattr(record, field.name) for field in dataclasses.fields(record)
-    }
     # `group_size` changes rounding alone.
     no_fields = ("num_samples", "group_size")
-    return {name: value for name, value in fields.items() if name not in no_fields}
+    return {
+        name: value for name, value in vars(record).items() if name not in no_fields
+    }

@@ -1,7 +1,7 @@
 """Scores of generated scenes: FD-scenes, and whether they show what was asked for.
 
-Samples and reference images enter as bytes, as files would hold them, so that neither
-side is judged on values that no image has.
+Samples and reference images are bytes, as files would hold them, so that neither has
+values that no image has.
 
 Real scenes are not at distance 0 from real scenes: of difficulty 0.7, with the shipped
 network, `FD-scenes` between training and validation scenes is 0.94 for 2400 of each and

@@ -1,7 +1,6 @@
 """Zero-shot classification by the similarity of an image to texts of each class."""
 
 from collections.abc import Sequence
-import dataclasses
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
@@ -15,7 +14,7 @@ from vtp_eqx.evaluation.extract import extract_features, ExtractConfig
 from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.labels import first_labels
 from vtp_eqx.evaluation.prompts import check_class_names, fill_templates
-from vtp_eqx.models.arrays import arrays_hash, weights_hash
+from vtp_eqx.models.arrays import arrays_hash
 from vtp_eqx.models.tokenizer import Tokenizer
 
 
@@ -47,18 +46,17 @@ def zero_shot(
     folders = getattr(images.source, "class_names", ())
     check_class_names(class_names, first_labels(images), folders)
     classes = embed_classes(tokenizer, words, class_names, templates)
-    of = {"tokenizer": weights_hash(tokenizer)}
-    seen = extract_features(embed, tokenizer, images, place, stage="zero-shot", of=of)
+    seen = extract_features(embed, tokenizer, images, place, stage="zero-shot")
     seen.check_count(num_samples)
     labels = seen.labels(images)
     check_class_names(class_names, labels, folders)
     embeddings = seen.column("embedding")
     protocol = settings(templates=len(templates), classes=len(class_names))
-    card = dataclasses.replace(
-        tokenizer_card(tokenizer, seen, images, protocol),
+    card = tokenizer_card(
+        tokenizer, seen, images, protocol,
         num_reference=len(class_names) * len(templates),
         reference_hash=arrays_hash({"classes": classes}),
-    )
+    )  # fmt: skip
     numbers = {
         f"zero-shot top-{among}": zero_shot_accuracy(
             embeddings, labels, classes, among=among
@@ -83,7 +81,7 @@ def embed_classes(
     """One unit-norm embedding a class."""
     require(
         tokenizer.config.text is not None,
-        "Zero-shot classes are texts; got a tokenizer without a text tower: judge one "
+        "Zero-shot classes are texts; got a tokenizer without a text tower: take one "
         "that was trained with captions.",
     )
     prompts = fill_templates(class_names, templates)

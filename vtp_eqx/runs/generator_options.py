@@ -3,7 +3,7 @@
 import dataclasses
 
 from vtp_eqx.config import GenerateConfig, Precision, require
-from vtp_eqx.evaluation.options import NetworkName
+from vtp_eqx.evaluation.networks import NetworkName
 from vtp_eqx.runs.run_options import RunOptions
 
 

@@ -16,7 +16,7 @@ from vtp_eqx.config import GenerateConfig, require, SampleConfig, SamplerConfig
 from vtp_eqx.data.latents import LatentCache
 from vtp_eqx.data.mixture import source_fingerprint
 from vtp_eqx.evaluation.batches import in_batches
-from vtp_eqx.evaluation.frechet import Moments
+from vtp_eqx.evaluation.extract import FeatureTable
 from vtp_eqx.evaluation.latent_statistics import measure_latents
 from vtp_eqx.evaluation.networks import feature_network, FeatureNetwork, network_outputs
 from vtp_eqx.evaluation.reference import read_reference, Reference
@@ -242,7 +242,4 @@ def measure_generation(
     columns = {
         name: np.concatenate([part[name] for part in parts]) for name in parts[0]
     }
-    return generation_numbers(
-        network, reference, columns, lambda name: Moments.of(columns[name]),
-        columns.__getitem__,
-    )  # fmt: skip
+    return generation_numbers(network, reference, FeatureTable(arrays=columns))

@@ -11,6 +11,7 @@ The operations are those of DINOv2 and torchvision, except that values are not r
 to 8 bits between them: the distributions agree, not the last bit of an image.
 """
 
+import functools
 import itertools
 import math
 
@@ -53,24 +54,18 @@ def distillation_views(
     """
     planes = jnp.moveaxis(image, -1, 0)
     draws = jr.uniform(key, (2 + config.num_local, _CROP_DRAWS + _COLOR_DRAWS))
-
-    def global_view(blur_rate, solarize_rate, draws):
-        rates = (blur_rate, solarize_rate)
-        return _view(
-            planes, config.global_size, config.global_scale, rates, config, draws
-        )
-
-    def local_view(draws):
-        rates = (jnp.float32(config.blur_rates[2]), jnp.float32(0))
-        return _view(
-            planes, config.local_size, config.local_scale, rates, config, draws
-        )
-
     # The two global crops differ in numbers alone: they share one computation.
     blur_rates = jnp.array(config.blur_rates[:2], jnp.float32)
     solarize_rates = jnp.array((0.0, config.solarize_rate), jnp.float32)
-    global_crops = jax.vmap(global_view)(blur_rates, solarize_rates, draws[:2])
-    local_crops = jax.vmap(local_view)(draws[2:])
+    view = functools.partial(
+        _view, planes, config, config.global_size, config.global_scale
+    )
+    global_crops = jax.vmap(view)((blur_rates, solarize_rates), draws[:2])
+    rates = jnp.float32(config.blur_rates[2]), jnp.float32(0)
+    view = functools.partial(
+        _view, planes, config, config.local_size, config.local_scale, rates
+    )
+    local_crops = jax.vmap(view)(draws[2:])
     return Views(jnp.moveaxis(global_crops, 1, -1), jnp.moveaxis(local_crops, 1, -1))
 
 
@@ -87,11 +82,7 @@ def contrast_view(
 
 
 def random_resized_crop(
-    planes: Planes,
-    size: int,
-    scale: Range,
-    aspect: Range,
-    draws: Float[Array, " 22"],
+    planes: Planes, size: int, scale: Range, aspect: Range, draws: Float[Array, " 22"]
 ) -> Float[Array, "3 {size} {size}"]:
     """A random box of the image, resized to a square by antialiased bicubic filtering.
 
@@ -197,10 +188,10 @@ def blur(planes: Planes, sigma: Scalar, radius: int) -> Planes:
 
 def _view(
     planes: Planes,
+    config: ViewsConfig,
     size: int,
     scale: Range,
     rates: tuple[Scalar, Scalar],
-    config: ViewsConfig,
     draws: Float[Array, " draws"],
 ) -> Float[Array, "3 {size} {size}"]:
     """One crop; `rates` are those of blurring and solarizing."""

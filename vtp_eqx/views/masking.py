@@ -18,9 +18,7 @@ from vtp_eqx.config import require
 
 _BLOCK_TRIES = 24
 _SMALLEST_BLOCK = 4
-_LOG_ASPECT = math.log(
-    1 / 0.3
-)  # blocks have a ratio of height to width in [0.3, 1/0.3]
+_LOG_ASPECT = math.log(1 / 0.3)  # blocks have height over width in [0.3, 1/0.3]
 
 
 def mask_counts(

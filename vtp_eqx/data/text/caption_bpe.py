@@ -15,7 +15,7 @@ import numpy as np
 from tokenizers import decoders, models, pre_tokenizers, Tokenizer, trainers
 
 from vtp_eqx.config import require
-from vtp_eqx.files import atomic_path
+from vtp_eqx.files import write_text
 
 
 PAD = "<|pad|>"
@@ -79,8 +79,7 @@ class CaptionTokenizer:
 
     def save(self, path: str | Path) -> None:
         """Writes the vocabulary to one JSON file."""
-        with atomic_path(path) as unfinished:
-            unfinished.write_text(self.pieces.to_str(), encoding="utf-8")
+        write_text(path, self.pieces.to_str())
 
     @classmethod
     def load(cls, path: str | Path) -> "CaptionTokenizer":
@@ -109,10 +108,8 @@ def encode_rows(
 ) -> Int32[np.ndarray, "n {context}"]:
     """Start, words, end and zeros for each text, whose ids are `words`.
 
-    Start and end are the last two tokens of the vocabulary.
-
-    Raises `ValueError` where a text does not fit into `context` tokens, unless
-    `truncate`: then its last words go, and the end token stays.
+    Start and end are the last two tokens of the vocabulary. For `truncate` see
+    `CaptionTokenizer.encode`.
     """
     require(
         context >= 2,
@@ -154,5 +151,5 @@ def train_tokenizer(captions: Iterable[str], vocabulary: int) -> CaptionTokenize
         show_progress=False,
     )
     pieces.train_from_iterator((clean(text) for text in captions), trainer)
-    pieces.add_special_tokens([START, END])  # behind everything learned
+    pieces.add_special_tokens([START, END])  # after everything learned
     return CaptionTokenizer(pieces)

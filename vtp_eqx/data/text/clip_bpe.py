@@ -49,19 +49,15 @@ def clean(text: str) -> str:
     differ from the published ones, unnoticed.
     """
     if not _PLAIN.fullmatch(text):
-        text = _repair(text)
+        try:
+            import ftfy
+        except ImportError as error:
+            raise ImportError(
+                "CLIP has ftfy repair every text that is not plain ASCII; got "
+                f"{text!r} and no ftfy: install it with `pip install 'vtp_eqx[text]'`."
+            ) from error
+        text = ftfy.fix_text(text)
     return " ".join(html.unescape(html.unescape(text)).split()).lower()
-
-
-def _repair(text: str) -> str:
-    try:
-        import ftfy
-    except ImportError as error:
-        raise ImportError(
-            "CLIP has ftfy repair every text that is not plain ASCII; got "
-            f"{text!r} and no ftfy: install it with `pip install 'vtp_eqx[text]'`."
-        ) from error
-    return ftfy.fix_text(text)
 
 
 @dataclasses.dataclass(frozen=True)
