@@ -31,7 +31,10 @@ class AutoencoderVTP(Module):
 
     def encode(self, images):
         pixels = ((images + 1) / 2 - self.pixel_mean) / self.pixel_std
-        return self.transform("encoder", F.pixel_unshuffle(pixels, self.patch_size))
+        grid = self.transform("encoder", F.pixel_unshuffle(pixels, self.patch_size))
+        guarded = self.config.get("latent_norm", "none") == "rms"
+        power = grid.square().mean(1, keepdim=True) + 1e-6
+        return grid * power.rsqrt() if guarded else grid
 
     def decode(self, latents):
         pixels = F.pixel_shuffle(self.transform("decoder", latents), self.patch_size)
