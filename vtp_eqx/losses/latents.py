@@ -5,7 +5,7 @@ Latents are float32 `[batch, height, width, channels]`.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, ScalarLike
 
 from vtp_eqx.config import require
 from vtp_eqx.losses.checks import require_finite
@@ -96,7 +96,7 @@ def local_correlation_loss(
 
 
 def rotated_from(
-    latents: Latents, noise: Latents, degrees: float
+    latents: Latents, noise: Latents, degrees: ScalarLike
 ) -> Float[Array, "batch height width channels"]:
     """The latents of each image, all its numbers as one vector, turned to the noise.
 

@@ -106,6 +106,7 @@ class Reconstruction(PretrainTerm):
 
     def _noisy(self, latents: Array, views: PretrainViews) -> Array:
         config, size = self.config, self.config.latent_noise
+        assert views.noise is not None
         if config.tokenizer.latent_norm == "none":
             # Looks at the whole batch: the config refuses it with microbatches.
             spread = jnp.sqrt(channel_variance(latents, axis_name=DATA))
