@@ -90,8 +90,8 @@ def local_correlation_loss(
         for right in (0, 1)
     ]
     windows = jnp.stack(corners, axis=3)
-    cosines = pairwise_cosine(windows, windows)
-    pairs = jnp.sum(cosines * (1 - jnp.eye(4)), axis=(-2, -1)) / 12
+    similarity = pairwise_cosine(windows, windows)
+    pairs = jnp.sum(similarity * (1 - jnp.eye(4)), axis=(-2, -1)) / 12
     return jnp.mean(jax.nn.relu(threshold - pairs), axis=(1, 2))
 
 
