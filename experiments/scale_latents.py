@@ -2,6 +2,7 @@
 
     python experiments/scale_latents.py --seeds 3             # 2 CPU cores: ten hours
     python experiments/scale_latents.py --methods AE VTP      # two methods alone first
+    python experiments/scale_latents.py --controls            # every regularizer too
     python experiments/scale_latents.py --image-size 64       # 64 pixels, patches of 16
     python experiments/scale_latents.py --scale workstation   # a GPU: hours
     python experiments/scale_latents.py --smoke               # does it run at all?
@@ -10,10 +11,11 @@ The more channels latents have, the better they reconstruct and the worse they a
 generate on. Pre-trains tokenizers of every width on reconstruction alone (AE) and
 jointly (VTP), with controls: the same latents in a random orthogonal basis, principal
 components in theirs and in a random one, noisy latents, a start at principal
-components, single objectives. Every tokenizer gets a new pixel decoder and the same
-short training of the same diffusion transformer, which is measured after two budgets.
-The figure is generation against reconstruction, a curve for each method. The methods
-that decide have all seeds, the others the first. `--help` lists the options.
+components, single objectives, and with `--controls` those of `study/methods.py`. Every
+tokenizer gets a new decoder and the same short training of the same diffusion
+transformer, measured after two budgets. The figure is generation against
+reconstruction, a curve for each method. The methods that decide have all seeds, the
+others the first. `--help` lists the options.
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
@@ -28,6 +30,7 @@ import tyro
 
 from vtp_eqx.study.command import run_study, Scale, Study, StudyOptions
 from vtp_eqx.study.figure import frontier_figure
+from vtp_eqx.study.methods import CONTROLS
 from vtp_eqx.study.recipe import RECIPES, run
 from vtp_eqx.study.run_spec import RunSpec
 from vtp_eqx.study.summary import (
@@ -44,18 +47,19 @@ class Options(StudyOptions):
     """Those of every study, and the size of scenes."""
 
     image_size: Literal[32, 64] = 32
-    """Side of the scenes, in pixels. Of both, latents have a grid of 4 x 4; of 64, 64
+    """Side of the scenes, in pixels. Latents have a grid of 4 x 4; of 64 pixels, 64
     channels are a twelfth of the numbers of an image, as in the paper."""
+    controls: bool = False
+    """Plan the regularizers and other controls of `study/methods.py` too."""
 
 
-CHANNELS = {"smoke": (8, 16), "laptop": (8, 16, 32, 64, 96)}
-CHANNELS["workstation"] = CHANNELS["laptop"]
+WIDTHS = (8, 16, 32, 64, 96)
+CHANNELS = {"smoke": (8, 16), "laptop": WIDTHS, "workstation": WIDTHS}
 DECIDING = ("AE", "VTP", "AE rotated", "VTP rotated", "PCA rotated", "AE noise 0.2")
 DECIDING += ("VTP from PCA", "VTP from PCA rotated")
 SINGLE = ("CLIP+AE", "SSL+AE", "VTP full")
 OTHERS = ("AE from PCA", "PCA", *SINGLE)
-# A smoke run tries what `compare_objectives.py` does not; each takes a minute.
-SMOKE = ("AE", "PCA rotated")
+SMOKE = ("AE", "PCA rotated")  # not in `compare_objectives.py`; each takes a minute
 LABELS = ("color", "none")  # what a generator may know, beside the class
 
 QUESTION = """\
@@ -66,44 +70,40 @@ reconstruction?"""
 
 
 def plan(
-    scale: Scale, seeds: Sequence[int], *, image_size: Literal[32, 64] = 32
-) -> list[RunSpec]:
+    scale: Scale, seeds: Sequence[int], *, image_size: Literal[32, 64] = 32,
+    controls: bool = False,
+) -> list[RunSpec]:  # fmt: skip
     """Every run: methods x channels x seeds, then labels that say less."""
     recipe = RECIPES[scale]
     patch_size = recipe.patch_size * image_size // recipe.data.size  # as many tokens
     data = dataclasses.replace(recipe.data, size=image_size)
     recipe = dataclasses.replace(recipe, data=data, patch_size=patch_size)
+    methods = SMOKE if scale == "smoke" else DECIDING + OTHERS
+    methods += (*CONTROLS,) if controls else ()
     specs = [
         run(recipe, method, f"{channels}", seed, latent_width=channels)
-        for method in (SMOKE if scale == "smoke" else DECIDING + OTHERS)
+        for method in methods
         for channels in CHANNELS[scale]
         for seed in (seeds[:1] if method in OTHERS else seeds)
     ]
-    if scale == "smoke":
-        return specs
-    return specs + [
+    of_labels = [
         run(recipe, method, f"{recipe.latent_width}, labels: {labels}", seed,
             labels=labels)
         for labels in LABELS
         for method in ("AE", "VTP")
         for seed in seeds
     ]  # fmt: skip
+    return specs if scale == "smoke" else specs + of_labels
 
 
 def figure(rows: Sequence[Row], path: Path, title: str) -> None:
     """Generation against PSNR at either budget; see `frontier_figure`."""
-    drawn = [
-        row
-        for row in rows
-        if row.spec.method not in SINGLE and row.spec.labels == "class"
-    ]
+    is_drawn = lambda spec: spec.method not in SINGLE and spec.labels == "class"
     first, last = rows[0].spec.budgets
     frontier_figure(
-        drawn,
-        path,
-        title,
+        [row for row in rows if is_drawn(row.spec)], path, title,
         names=(f"FD-scenes @{first}", f"FD-scenes @{last}", "class accuracy"),
-    )
+    )  # fmt: skip
 
 
 def columns(first_budget: int) -> list[Column]:
@@ -132,7 +132,7 @@ if __name__ == "__main__":
             name="scale_latents" if side == 32 else f"scale_latents_{side}",
             title=f"Generation against reconstruction, scenes of {side} pixels",
             question=QUESTION,
-            plan=functools.partial(plan, image_size=side),
+            plan=functools.partial(plan, image_size=side, controls=options.controls),
             figure=figure,
             summary=summary,
             columns=columns(RECIPES[scale].budgets[0]),

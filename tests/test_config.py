@@ -5,6 +5,7 @@ import pytest
 
 from vtp_eqx.config import (
     as_json,
+    ControlsConfig,
     DECODER_L4,
     decoder_like,
     DistillationConfig,
@@ -169,6 +170,19 @@ def pretrain(**changes):
     return PretrainConfig(**{**parts, **changes})
 
 
+def controlled(*, without=(), **controls):
+    left_out = {f"{name}_weight": 0.0 for name in without}
+    return pretrain(controls=ControlsConfig(**controls), **left_out)
+
+
+def pixelless(**controls):
+    return controlled(without=["reconstruction"], **controls)
+
+
+def textless(**controls):
+    return controlled(without=["contrast"], **controls)
+
+
 def dit(**changes):
     return DiTConfig(**{**dict(width=16, depth=1, num_heads=2), **changes})
 
@@ -189,6 +203,20 @@ def dit(**changes):
         (pretrain, dict(contrast="siglip"), "The SigLIP loss needs a bias"),
         (pretrain, dict(accumulate=0), "`accumulate` must be 1 or more; got 0"),
         (pretrain, dict(accumulate=2, latent_noise=0.1), "`accumulate` is 2: set it"),
+        (
+            controlled,
+            dict(masked_ratio=(0.2, 1.0)),
+            r"`masked_ratio` \(0.2, 1.0\) must",
+        ),
+        (controlled, dict(continuity_degrees=(50, 40)), r"`continuity_degrees` \(50"),
+        (controlled, dict(kl_log_variance=30.0), r"`kl_log_variance` \(30.0\) must"),
+        (controlled, dict(scale_factor=1), r"`scale_factor` \(1\) must be 2"),
+        (controlled, dict(correlation_threshold=2.0), r"`correlation_threshold` \(2"),
+        (controlled, dict(noise_law="uniform"), "noise_law` .'uniform'. is of noise"),
+        (controlled, dict(scale_factor=3, scale_weight=1.0), "the grid of 16 x 16"),
+        (pixelless, dict(kl_weight=1e-6), r"Controls \(kl\) act on latents"),
+        (pixelless, dict(masked_ratio=(0.0, 0.5)), r"Controls \(masking\) act"),
+        (textless, dict(caption_shuffle=3), r"caption_shuffle` \(3\) moves captions"),
         (dit, dict(num_heads=3), "`width` must .* got 16 and 3"),
         (dit, dict(patch_size=3), "`latent_size` must .* got 16 and 3"),
     ],
@@ -210,6 +238,12 @@ def test_a_broken_law_is_told_where_the_config_is_made(make, changes, message):
 )
 def test_terms_without_weight_need_nothing(changes):
     pretrain(**changes)
+
+
+def test_a_norm_of_latents_lets_noise_be_in_microbatches():
+    guarded = dataclasses.replace(published(VIT_FEMTO), latent_norm="rms")
+    config = pretrain(accumulate=2, latent_noise=1.0, tokenizer=guarded)
+    assert config.term_weights.keys() == {"contrast", "distillation", "reconstruction"}
 
 
 @pytest.mark.parametrize(("heads_input", "width"), [("full", 48), ("latent", 64)])

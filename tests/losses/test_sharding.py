@@ -21,7 +21,11 @@ from vtp_eqx.losses.distillation import (
     koleo_loss,
     updated_center,
 )
-from vtp_eqx.losses.latents import smoothness_loss
+from vtp_eqx.losses.latents import (
+    kl_loss,
+    local_correlation_loss,
+    smoothness_loss,
+)
 from vtp_eqx.losses.reconstruction import l1_loss
 from vtp_eqx.losses.sinkhorn import sinkhorn
 from vtp_eqx.mesh import DATA, data_mesh, REPLICATED, SPLIT
@@ -94,7 +98,19 @@ def smooth(weight, batch, axis):
     )
 
 
+def posterior(weight, batch, axis):
+    mean = (batch["patches"] @ weight)[:, None]
+    return kl_loss(mean, -(mean**2))
+
+
+def neighbors(weight, batch, axis):
+    grid = (batch["patches"] @ weight).reshape(-1, 2, 2, PROTOTYPES)
+    return local_correlation_loss(grid, threshold=0.75)
+
+
 OBJECTIVES = [
+    posterior,
+    neighbors,
     contrast,
     contrast_in_blocks,
     pairwise,

@@ -1,7 +1,11 @@
 import dataclasses
 
+import numpy as np
 import pytest
 
+from vtp_eqx.config import ControlsConfig
+from vtp_eqx.data.caption_shuffle import caption_rows
+from vtp_eqx.runs import pretrain as job
 from vtp_eqx.runs.pretrain import check_data, pretrain
 
 
@@ -36,3 +40,27 @@ def test_another_config_than_a_run_was_begun_with_is_refused(tiny, data, tmp_pat
     other = dataclasses.replace(config, seed=5)
     with pytest.raises(ValueError, match=r"^`config.seed` \(5, was 0\) may not differ"):
         pretrain(other, data, folder=tmp_path)
+
+
+def test_shuffled_captions_are_those_of_other_images(tiny, data, tmp_path, monkeypatch):
+    batches = []
+
+    def run_training(state, step, read, **options):
+        batches.append(next(read(3)))  # as a run that is continued
+        raise InterruptedError
+
+    monkeypatch.setattr(job, "init_pretraining", lambda *_: (None, None))
+    monkeypatch.setattr(job, "run_training", run_training)
+    for seed in (None, 4):
+        config = dataclasses.replace(
+            tiny, controls=ControlsConfig(caption_shuffle=seed)
+        )
+        with pytest.raises(InterruptedError):
+            pretrain(config, data, folder=tmp_path)
+    plain, shuffled = batches
+    np.testing.assert_array_equal(shuffled.image, plain.image)
+    row_of = {image.tobytes(): row for row, image in enumerate(data["image"])}
+    rows = [row_of[image.tobytes()] for image in plain.image]
+    np.testing.assert_array_equal(plain.caption, data["caption"][rows])
+    others = caption_rows(len(data["image"]), 4)[rows]
+    np.testing.assert_array_equal(shuffled.caption, data["caption"][others])

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 from pathlib import Path
 
 import equinox as eqx
@@ -16,6 +17,7 @@ from experiments import (
 )
 from vtp_eqx.mesh import data_mesh, shard_batch
 from vtp_eqx.scenes.render import render
+from vtp_eqx.study.methods import CONTROLS
 from vtp_eqx.study.recipe import LAPTOP, METHODS, pretrain_config, run
 from vtp_eqx.study.run_spec import RunPaths, spec_hash, vision_flops
 from vtp_eqx.training.flops import run_flops
@@ -55,6 +57,12 @@ def test_methods_differ_in_what_they_are_called_for_alone():
         "SSL+AE": {"distillation_weight", "prototypes"},
         "CLIP+AE": {"contrast_weight", "tokenizer"},
         "distilled": {"alignment_weight", "alignment"},
+        "AE guarded": {"tokenizer"},
+        "AE noise DeTok": {"tokenizer", "latent_noise", "controls"},
+        "AE KL 1e-6": {"controls"},
+        "AE half": {"tokenizer"},
+        "CLIP+AE shuffled": {"contrast_weight", "tokenizer", "controls"},
+        "distilled relations": {"alignment_weight", "alignment"},
     }
     for name, fields in changed.items():
         other = pretrain_config(LAPTOP, METHODS[name], 0)
@@ -64,6 +72,31 @@ def test_methods_differ_in_what_they_are_called_for_alone():
         "method",
         "rotation",
     }
+
+
+def test_controls_are_runs_of_their_own_and_narrower_ones_are_known():
+    plan = functools.partial(scale_latents.plan, "laptop", [0])
+    known = {spec_hash(spec): spec for spec in plan()}
+    controls = [spec for spec in plan(controls=True) if spec.method in CONTROLS]
+    assert {spec.method for spec in controls} == {*CONTROLS}
+    found = {
+        (spec.method, spec.setting): known[spec_hash(spec)].setting
+        for spec in controls
+        if spec_hash(spec) in known
+    }
+    assert found == {
+        ("AE half", "16"): "8", ("AE half", "32"): "16", ("AE half", "64"): "32",
+        ("AE quarter", "32"): "8", ("AE quarter", "64"): "16",
+    }  # fmt: skip
+    shuffled = run(LAPTOP, "VTP shuffled", "x", 3).pretrain
+    assert shuffled.controls.caption_shuffle == 0  # the same order for every seed
+
+
+def test_the_hashes_of_finished_runs_stay():
+    for method, name in (("AE", "1b54603279c5"), ("VTP", "647ae4ad0e8c")):
+        assert spec_hash(run(LAPTOP, method, "64", 0)) == name
+    specs = {spec.method: spec for spec in compare_convergence.plan("laptop", [0])}
+    assert spec_hash(specs["distilled"]) == "a55b9151c69d"
 
 
 def test_self_distillation_has_enough_rows_for_its_prototypes():

@@ -7,6 +7,10 @@ Lengths of sequences are in tokens, sizes of images in pixels.
 """
 
 from vtp_eqx.config.checks import require as require
+from vtp_eqx.config.controls import (
+    ControlsConfig as ControlsConfig,
+    NoiseLaw as NoiseLaw,
+)
 from vtp_eqx.config.runs import (
     AlignmentConfig as AlignmentConfig,
     DecodeConfig as DecodeConfig,
@@ -34,6 +38,7 @@ from vtp_eqx.config.shapes import (
     IMAGENET_MEAN as IMAGENET_MEAN,
     IMAGENET_STD as IMAGENET_STD,
     Init as Init,
+    LatentNorm as LatentNorm,
     Norm as Norm,
     Precision as Precision,
     PrototypeConfig as PrototypeConfig,

@@ -7,6 +7,7 @@ import dataclasses
 from typing import Literal
 
 from vtp_eqx.config.checks import require
+from vtp_eqx.config.controls import check_controls, ControlsConfig
 from vtp_eqx.config.fields import later
 from vtp_eqx.config.shapes import (
     DiTConfig,
@@ -133,6 +134,7 @@ class PretrainConfig:
     # Ours, off, and fixed. VA-VAE's changes with each step: 0.1 (first 0.5) times the
     # norm of the gradient of reconstruction over its own, at the encoder's last layer.
     alignment_weight: float = later(0.0)
+    controls: ControlsConfig = later(ControlsConfig())
     weighting: Literal["fixed", "learned"] = "fixed"  # paper; learned is ours
     contrast: Literal["clip", "siglip"] = "clip"  # paper
     batch_size: int = 16384  # paper: contrastive batch
@@ -160,6 +162,7 @@ class PretrainConfig:
             "reconstruction": self.reconstruction_weight,
             "smoothness": self.smoothness_weight,
             "alignment": self.alignment_weight,
+            **self.controls.term_weights,
         }
         return {name: weight for name, weight in weights.items() if weight > 0}
 
@@ -204,20 +207,13 @@ class PretrainConfig:
             "Self-distillation needs a prototype head, but `prototypes` is None: "
             "set it, or set `distillation_weight` to 0.",
         )
-        shapes_latents = "smoothness" in terms or self.latent_noise > 0
-        require(
-            not shapes_latents or "reconstruction" in terms,
-            "Smoothness and noise act on latents that are decoded, but "
-            "`reconstruction_weight` is 0: raise it, or set both to 0.",
-        )
+        check_controls(
+            self.controls, terms, self.tokenizer, latent_noise=self.latent_noise,
+            accumulate=self.accumulate,
+        )  # fmt: skip
         require(
             self.accumulate >= 1,
             f"`accumulate` must be 1 or more; got {self.accumulate}: 1 is all at once.",
-        )
-        require(
-            not shapes_latents or self.accumulate == 1,
-            "Smoothness and noise need the variance of all latents of a batch before "
-            f"they are decoded, but `accumulate` is {self.accumulate}: set it to 1.",
         )
 
 

@@ -19,6 +19,7 @@ Precision = Literal["float32", "bfloat16"]
 Sharding = Literal["none", "zero", "fsdp"]
 Attention = Literal["plain", "fused"]
 Residual = Literal["as computed", "float32"]
+LatentNorm = Literal["none", "rms"]
 
 CLIP_VOCABULARY = 49408  # tokens of CLIP's byte-pair encoding
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -112,6 +113,9 @@ class TokenizerConfig:
     image_size: int = 256  # paper; other multiples of the patch size also work
     patch_size: int = 16  # paper
     latent_width: int = 64  # paper
+    # Code: none. PAE: "rms" divides each latent vector by its root mean square, which
+    # guards its scale: noise cannot be evaded by growing.
+    latent_norm: LatentNorm = later("none")
     heads_input: Literal["full", "latent"] = "full"  # code: bottleneck_ae_only = true
     contrast_feature: Literal["cls", "pooled"] = "cls"  # code
     # code: N(0, 0.02^2), which suits widths of about 1000. Ours: random orthogonal maps

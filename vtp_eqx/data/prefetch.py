@@ -73,6 +73,8 @@ class ExampleReader:
     random_crop: bool = True  # of the square on the long side; or else the middle
     crop: Crop | None = None  # of the whole image, in place of that square
     min_side: int = 16  # ours, in pixels: smaller images are skipped
+    # Whose caption each row gets; by default its own (`data.caption_shuffle`).
+    caption_rows: Int[np.ndarray, " rows"] | None = None
 
     def read(self, step: int, positions: Int[np.ndarray, " n"]) -> ExampleBatch:
         """The examples at some positions of the batch of `step`."""
@@ -130,6 +132,9 @@ class ExampleReader:
         """The example with its square, or `UnreadableImageError`."""
         example = read_encoded(self.source, row)
         name = lambda: example_name(self.source, row)
+        if self.encode and self.caption_rows is not None:
+            other = read_encoded(self.source, int(self.caption_rows[row]))
+            example = {**example, "caption": other.get("caption", "")}
         if self.encode and not example.get("caption"):
             what = "an empty caption" if "caption" in example else "no caption"
             raise UnreadableImageError(name(), what)

@@ -86,6 +86,8 @@ def _hash_with_shape(tokenizer: Tokenizer, arrays: Mapping[str, Any]) -> str:
         "feed_forward": config.encoder.feed_forward,
         "qk_norm": config.encoder.qk_norm,
     }
+    if config.latent_norm != "none":  # as a `later` field: hashes of before stay
+        shape["latent_norm"] = config.latent_norm
     text = f"{json.dumps(shape, sort_keys=True)} {arrays_hash(arrays)}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 import numpy as np
 
 from vtp_eqx.config import Precision, PrototypeConfig, TokenizerConfig
+from vtp_eqx.models.bottleneck import Bottleneck
 from vtp_eqx.models.decoder import PixelDecoder
 from vtp_eqx.models.encoder import Encoder, Features
 from vtp_eqx.models.heads import PrototypeHead
@@ -36,10 +37,10 @@ from vtp_eqx.nn.patches import patch_grid
 class Tokenizer(eqx.Module):
     """A visual tokenizer: encoder, linear bottleneck, pixel decoder, text tower.
 
-    The bottleneck is a bias-free linear read-out of the patch features, with nothing
-    behind it: no norm, no noise. `latent_mean` and `latent_std` describe the latents of
-    a data set, channel by channel; until they are measured they are 0 and 1, and
-    nothing that needs them takes the tokenizer.
+    The bottleneck is a bias-free linear read-out of the patch features, without noise
+    and, but for a `latent_norm`, without a norm. `latent_mean` and `latent_std`
+    describe the latents of a data set, channel by channel; until they are measured they
+    are 0 and 1, and nothing that needs them takes the tokenizer.
 
     The methods from `encode` to `denormalize_latents` act on one example: batch with
     `jax.vmap`. A `ValueError` says what is wrong with an input, values included where
@@ -49,7 +50,7 @@ class Tokenizer(eqx.Module):
     """
 
     encoder: Encoder
-    bottleneck: Linear
+    bottleneck: Bottleneck
     decoder: PixelDecoder
     text: TextEncoder | None
     projection: Linear | None
@@ -66,9 +67,7 @@ class Tokenizer(eqx.Module):
         encoder_key, narrow_key, decoder_key, text_key, project_key = jr.split(key, 5)
         patch_size, latent_width = config.patch_size, config.latent_width
         self.encoder = Encoder(config.encoder, patch_size, config.rope, key=encoder_key)
-        self.bottleneck = Linear(
-            config.encoder.width, latent_width, use_bias=False, key=narrow_key
-        )
+        self.bottleneck = Bottleneck(config, key=narrow_key)
         self.decoder = PixelDecoder(
             config.decoder, latent_width, patch_size, config.rope, key=decoder_key
         )
@@ -89,7 +88,6 @@ class Tokenizer(eqx.Module):
             else jnp.asarray(config.logit_bias, jnp.float32)
         )
         if config.latent_init == "orthogonal":
-            self.bottleneck = orthogonal(self.bottleneck, key=narrow_key)
             self.decoder = eqx.tree_at(
                 lambda decoder: decoder.embed,
                 self.decoder,
@@ -285,7 +283,7 @@ class Teacher(eqx.Module):
     """The EMA teacher of self-distillation: encoder, bottleneck and prototype head."""
 
     encoder: Encoder
-    bottleneck: Linear
+    bottleneck: Bottleneck
     prototypes: PrototypeHead
     config: TokenizerConfig = eqx.field(static=True)
 
@@ -331,7 +329,7 @@ def _pixel_statistics(config: TokenizerConfig, like: Array) -> tuple[Array, Arra
 
 
 def _head_features(
-    features: Features, bottleneck: Linear, config: TokenizerConfig
+    features: Features, bottleneck: Bottleneck, config: TokenizerConfig
 ) -> Features:
     if config.heads_input == "full":
         return features

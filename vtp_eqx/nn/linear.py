@@ -33,13 +33,18 @@ class Linear(eqx.Module):
         self.bias = jnp.zeros(out_width, jnp.float32) if use_bias else None
 
     def __call__(self, x: Float[Array, "*axes in"]) -> Float[Array, "*axes out"]:
-        # Not `x @ weight.T`: a scan over layers would keep every transposed weight for
-        # the backward pass, beside the weight itself.
-        last, no_batch = ((x.ndim - 1,), (1,)), ((), ())
-        product = lax.dot_general(
-            x.astype(self.weight.dtype), self.weight, (last, no_batch)
-        )
-        return product if self.bias is None else product + self.bias
+        mapped = product(x, self.weight)
+        return mapped if self.bias is None else mapped + self.bias
+
+
+def product(
+    x: Float[Array, "*axes in"], weight: Float[Array, "out in"]
+) -> Float[Array, "*axes out"]:
+    """`x @ weight.T` in the type of `weight`."""
+    # Not written so: a scan over layers would keep every transposed weight for the
+    # backward pass, beside the weight itself.
+    last, no_batch = ((x.ndim - 1,), (1,)), ((), ())
+    return lax.dot_general(x.astype(weight.dtype), weight, (last, no_batch))
 
 
 def orthogonal(layer: Linear, *, key: PRNGKeyArray) -> Linear:

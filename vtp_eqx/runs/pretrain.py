@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 import numpy as np
 
 from vtp_eqx.config import PretrainConfig, require
+from vtp_eqx.data.caption_shuffle import caption_rows
 from vtp_eqx.frozen.lpips import Perceptual
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.tokenizer import Tokenizer
@@ -51,6 +52,8 @@ def pretrain(
     )
     names = ["image"] if text_config(config) is None else ["image", "caption"]
     arrays = {name: data[name] for name in names}
+    if (seed := config.controls.caption_shuffle) is not None:
+        arrays["caption"] = data["caption"][caption_rows(len(data["caption"]), seed)]
     batches = array_batches(
         lambda image, caption=None: CaptionedBatch(image, caption),
         arrays, config.batch_size, seed=config.seed, group=group,

@@ -10,6 +10,7 @@ import tempfile
 from typing import NamedTuple
 
 from vtp_eqx.config import from_dict, require
+from vtp_eqx.data.caption_shuffle import caption_rows
 from vtp_eqx.data.crops import CenterCrop
 from vtp_eqx.data.labels import NO_LABEL
 from vtp_eqx.data.loader import Source
@@ -102,6 +103,10 @@ class PretrainSetup:
                 ),
                 size=options.image_size,
                 encode=encode,
+                caption_rows=(
+                    None if (seed := config.controls.caption_shuffle) is None
+                    else caption_rows(len(self.train), seed)
+                ),
             ),
             folder=out,
             workers=options.workers,

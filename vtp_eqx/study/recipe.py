@@ -1,4 +1,4 @@
-"""The small recipe that all studies share: methods, scales, and one run.
+"""The small recipe that all studies share: its scales, and one run.
 
 A study is a list of runs of one `Recipe`, with some of its values changed. All values
 are ours unless a comment says otherwise.
@@ -6,7 +6,7 @@ are ours unless a comment says otherwise.
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 from vtp_eqx.config import (
     AlignmentConfig,
@@ -24,64 +24,12 @@ from vtp_eqx.config import (
     ViewsConfig,
 )
 from vtp_eqx.scenes.render import SceneConfig, STUDY_DIFFICULTY
+from vtp_eqx.study.methods import Method as Method, METHODS as METHODS
 from vtp_eqx.study.run_spec import dit_for, Labels, RunSpec
 from vtp_eqx.training.flops import train_flops
 
 
 Scale = Literal["smoke", "laptop", "workstation"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Method:
-    """How a tokenizer is pre-trained: the weight of each objective, and controls.
-
-    Contrast and self-distillation weigh the same, as in the paper. Pixels weigh as
-    much, not a tenth: in trainings as short as these that is better by every measure
-    (`experiments/bisect_recipe.py`). Alone, their weight does not matter to AdamW.
-    """
-
-    contrast: float = 0.0
-    distillation: float = 0.0
-    reconstruction: float = 1.0
-    # What contrast and self-distillation read: the latents, or (as in the released
-    # models) the encoder's features before the bottleneck.
-    heads_input: Literal["latent", "full"] = "latent"
-    weighting: Literal["fixed", "learned"] = "fixed"
-    smoothness: float = 0.0
-    latent_noise: float = 0.0  # in deviations of a channel
-    # With the frozen encoder of a CLIP+SSL run of the same size and budget (VA-VAE).
-    alignment: float = 0.0
-    start: Literal["random", "pca"] = "random"
-    trained: bool = True
-    rotated: bool = False
-
-
-VTP = Method(contrast=1.0, distillation=1.0)
-METHODS: Mapping[str, Method] = {
-    "AE": Method(),
-    "CLIP+AE": Method(contrast=1.0),
-    "SSL+AE": Method(distillation=1.0),
-    "VTP": VTP,
-    "VTP full": dataclasses.replace(VTP, heads_input="full"),
-    "AE from PCA": Method(start="pca"),
-    "VTP from PCA": dataclasses.replace(VTP, start="pca"),
-    # Controls. Is it the basis, or that latents are robust, smooth or never trained?
-    "AE rotated": Method(rotated=True),
-    "VTP rotated": dataclasses.replace(VTP, rotated=True),
-    "VTP from PCA rotated": dataclasses.replace(VTP, start="pca", rotated=True),
-    "AE noise 0.2": Method(latent_noise=0.2),
-    "AE noise 0.5": Method(latent_noise=0.5),
-    "AE smooth": Method(smoothness=0.3),
-    "PCA": Method(trained=False, start="pca"),
-    "PCA rotated": Method(trained=False, start="pca", rotated=True),
-    "random encoder": Method(trained=False),
-    # And what does pre-training on pixels add to semantics?
-    "CLIP": Method(contrast=1.0, reconstruction=0.0),
-    "VTP learned weights": dataclasses.replace(VTP, weighting="learned"),
-    # And if semantics are another network's, which never learned pixels?
-    "CLIP+SSL": dataclasses.replace(VTP, reconstruction=0.0),
-    "distilled": Method(alignment=1.0),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -289,8 +237,9 @@ def pretrain_config(recipe: Recipe, method: Method, seed: int) -> PretrainConfig
             text=TEXT if method.contrast > 0 else None,
             image_size=size,
             patch_size=recipe.patch_size,
-            latent_width=recipe.latent_width,
+            latent_width=recipe.latent_width // method.narrower,
             latent_init="orthogonal",
+            latent_norm=method.latent_norm,
             heads_input=method.heads_input,
             contrast_feature="pooled",
         ),
@@ -301,7 +250,9 @@ def pretrain_config(recipe: Recipe, method: Method, seed: int) -> PretrainConfig
         ),
         reconstruction=PIXELS,
         alignment=(
-            AlignmentConfig(width=recipe.encoder.width)
+            AlignmentConfig(
+                width=recipe.encoder.width, cosine_weight=method.alignment_cosine
+            )
             if method.alignment > 0
             else AlignmentConfig()
         ),
@@ -314,6 +265,7 @@ def pretrain_config(recipe: Recipe, method: Method, seed: int) -> PretrainConfig
         smoothness_weight=method.smoothness * method.reconstruction,
         latent_noise=method.latent_noise,
         alignment_weight=method.alignment,
+        controls=method.controls,
         weighting=method.weighting,
         distillation_drop=0.0,
         pca_start=method.start == "pca",

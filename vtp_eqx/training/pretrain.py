@@ -26,8 +26,12 @@ from vtp_eqx.training.pretrain_views import Needs, pretrain_views, PretrainViews
 from vtp_eqx.training.state import copy_arrays, shard_state, TrainState
 from vtp_eqx.training.step import make_step, Step
 from vtp_eqx.training.terms.alignment import Alignment, VisionFeatures
+from vtp_eqx.training.terms.continuity import Continuity
 from vtp_eqx.training.terms.contrast import Contrast
 from vtp_eqx.training.terms.encoder_passes import EncoderPasses
+from vtp_eqx.training.terms.equivariance import RotationEquivariance, ScaleEquivariance
+from vtp_eqx.training.terms.kl import KL
+from vtp_eqx.training.terms.local_correlation import LocalCorrelation
 from vtp_eqx.training.terms.reconstruction import Reconstruction
 from vtp_eqx.training.terms.self_distillation import SelfDistillation
 from vtp_eqx.training.terms.smoothness import Smoothness
@@ -145,6 +149,11 @@ def pretrain_terms(
         Smoothness(config),
         Reconstruction(config, perceptual),
         Alignment(config, vision),
+        KL(config),
+        ScaleEquivariance(config, perceptual),
+        RotationEquivariance(config, perceptual),
+        Continuity(config, perceptual),
+        LocalCorrelation(config),
     )
     return tuple(term for term in terms if term.name in config.term_weights)
 
@@ -172,9 +181,12 @@ def pretrain_objective(
     def make_passes(
         student: Pretrainer, views: PretrainViews, key: PRNGKeyArray
     ) -> EncoderPasses:
-        return EncoderPasses(student.tokenizer, views, config, needs, key=key)
+        return EncoderPasses(
+            student.tokenizer, views, config, needs, heads=student.heads, key=key
+        )
 
-    return compose(terms, pretrain_views(config, needs), make_passes=make_passes)
+    make_views = pretrain_views(config, needs, {term.name: term.draw for term in terms})
+    return compose(terms, make_views, make_passes=make_passes)
 
 
 def needs_of(terms: Iterable[PretrainTerm]) -> Needs:

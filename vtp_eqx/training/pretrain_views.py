@@ -1,7 +1,9 @@
 """The views of a batch that student and teacher see, and the masks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import enum
+from typing import Any
+import zlib
 
 import equinox as eqx
 import jax
@@ -12,7 +14,7 @@ import numpy as np
 
 from vtp_eqx.config import PretrainConfig
 from vtp_eqx.views.augment import contrast_view, distillation_views
-from vtp_eqx.views.masking import block_mask, mask_counts
+from vtp_eqx.views.masking import block_mask, mask_counts, uniform_masks
 
 
 class CaptionedBatch(eqx.Module):
@@ -36,8 +38,9 @@ class PretrainViews(eqx.Module):
     `whole` serves contrast and reconstruction: the latter takes row `rebuilt[i]` of the
     i-th of `len(rebuilt)` equal strata of it. `masks` is `True` where the student
     does not see a patch of a global crop. `noise` is standard normal, for the latents
-    that are decoded. What no term needs is `None`. All arrays may have an axis of
-    microbatches in front (`vtp_eqx.training.microbatches`).
+    that are decoded, and `hidden` is `True` where their encoder does not see a patch.
+    `draws` are what terms drew, by name. What no term needs is `None`. All arrays may
+    have an axis of microbatches in front (`vtp_eqx.training.microbatches`).
     """
 
     whole: Float[Array, "batch height width 3"] | None
@@ -47,30 +50,41 @@ class PretrainViews(eqx.Module):
     global_crops: Float[Array, "some 2 large large 3"] | None
     local_crops: Float[Array, "some crops small small 3"] | None
     masks: Bool[Array, "some 2 patches"] | None
+    hidden: Bool[Array, "rebuilt patches"] | None = None
+    draws: Mapping[str, Any] | None = None
 
 
 def pretrain_views(
-    config: PretrainConfig, needs: Needs
+    config: PretrainConfig,
+    needs: Needs,
+    draws: Mapping[str, Callable[[PRNGKeyArray], Any]] | None = None,
 ) -> Callable[[CaptionedBatch, PRNGKeyArray], PretrainViews]:
     """The function from a batch and a key to the views that the terms need.
 
     The distillation and reconstruction batches are random subsets of the contrastive
     batch, one image out of each of its equal strata, so that they are the same ones on
-    any number of devices.
+    any number of devices. `draws` are what terms draw of a key, by their names.
     """
     tokenizer = config.tokenizer
+    controls, draws = config.controls, draws or {}
 
     def make_views(batch: CaptionedBatch, key: PRNGKeyArray) -> PretrainViews:
         whole_key, subset_key, view_key, mask_key, noise_key = jr.split(key, 5)
         image = sources = jnp.asarray(batch.image)
         rebuilt_key, chosen_key = jr.split(subset_key)
-        whole = caption = rebuilt = noise = views = masks = None
+        whole = caption = rebuilt = noise = hidden = views = masks = None
         if Needs.SUBSET in needs:
             size = config.reconstruction_batch
             rebuilt = _random_offsets(rebuilt_key, size, config.batch_size)
             if config.latent_noise > 0:
                 grid = [tokenizer.image_size // tokenizer.patch_size] * 2
                 noise = jr.normal(noise_key, (size, *grid, tokenizer.latent_width))
+            if controls.masks_patches:
+                num_patches = (tokenizer.image_size // tokenizer.patch_size) ** 2
+                hidden = uniform_masks(
+                    size, num_patches, controls.masked_ratio,
+                    key=_key_of("masking", key),
+                )  # fmt: skip
         if Needs.PAIRS in needs and batch.caption is not None:
             caption = jnp.asarray(batch.caption)
         elif rebuilt is not None:
@@ -103,6 +117,8 @@ def pretrain_views(
             global_crops=None if views is None else views.global_crops,
             local_crops=None if views is None else views.local_crops,
             masks=masks,
+            hidden=hidden,
+            draws={name: draw(_key_of(name, key)) for name, draw in draws.items()},
         )
 
     return make_views
@@ -140,6 +156,11 @@ def _random_offsets(
     key: PRNGKeyArray, chosen: int, batch: int
 ) -> Int[Array, " {chosen}"]:
     return jr.randint(key, (chosen,), 0, batch // chosen)
+
+
+def _key_of(name: str, key: PRNGKeyArray) -> PRNGKeyArray:
+    """A key of its own for what draws, whatever else does."""
+    return jr.fold_in(key, zlib.crc32(name.encode()))
 
 
 def _vmap_with_keys(function: Callable, rows: Array, *, key: PRNGKeyArray):

@@ -96,6 +96,25 @@ def block_mask(
     return jnp.argsort(order) < count
 
 
+def uniform_masks(
+    num_images: int,
+    num_patches: int,
+    ratio: tuple[float, float],
+    *,
+    key: PRNGKeyArray,
+) -> Bool[Array, "{num_images} {num_patches}"]:
+    """Masks of single patches, `True` in a share of them that is drawn for each image.
+
+    Shares are uniform in `ratio`; below 0 nothing is hidden. DeTok, section 3.3
+    (https://arxiv.org/abs/2507.15856); theirs are drawn once a batch.
+    """
+    ratio_key, order_key = jr.split(key)
+    shares = jr.uniform(ratio_key, (num_images, 1), minval=ratio[0], maxval=ratio[1])
+    counts = jnp.floor(num_patches * jnp.maximum(shares, 0))
+    order = jnp.argsort(jr.uniform(order_key, (num_images, num_patches)), axis=1)
+    return jnp.argsort(order, axis=1) < counts
+
+
 def masked_rows(
     masks: Bool[Array, "n patches"], capacity: int
 ) -> tuple[Int[Array, " {capacity}"], Float[Array, " {capacity}"]]:

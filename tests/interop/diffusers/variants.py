@@ -27,6 +27,10 @@ CONFIGS = {
     "float32": TokenizerConfig(
         encoder=_TOWER, decoder=decoder_like(_TOWER), image_size=32, latent_width=8
     ),
+    "guarded": TokenizerConfig(
+        encoder=_TOWER, decoder=decoder_like(_TOWER), image_size=32, latent_width=8,
+        latent_norm="rms",
+    ),
     # All that may differ differs, and from tower to tower.
     "mixed": TokenizerConfig(
         encoder=TransformerConfig(

@@ -100,8 +100,8 @@ def test_terms_without_weight_are_left_out(tiny):
 WEIGHTS = {
     f"{name}_weight"
     for name in (
-        "alignment", "contrast", "distillation", "perceptual", "reconstruction",
-        "smoothness",
+        "alignment", "continuity", "contrast", "correlation", "distillation", "kl",
+        "perceptual", "reconstruction", "rotation", "scale", "smoothness",
     )
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 Images are `[batch, 3, height, width]` in [-1, 1] and latents `[batch, channels, rows,
 columns]`, raw: generators learn `(latents - latents_mean) / latents_std` of `config`.
+Tensors that only pre-training needs are left out.
 """
 
 # pyright: reportMissingImports=false
@@ -18,8 +19,7 @@ class AutoencoderVTP(Module):
     def __init__(self, config, tensors):
         super().__init__()
         self.config, self.patch_size = config, config["patch_size"]
-        parts = ("encoder.", "decoder.")  # beside them are those of pre-training
-        names = [name for name in tensors if name.startswith(parts)]
+        names = [n for n in tensors if n.startswith(("encoder.", "decoder."))]
         self.weights = ParameterDict({n.replace(".", "/"): tensors[n] for n in names})
         for name in ("pixel_mean", "pixel_std"):
             self.register_buffer(name, torch.tensor(config[name]).view(3, 1, 1))
@@ -51,10 +51,8 @@ class AutoencoderVTP(Module):
         def axis(n):
             return 2 * ((torch.arange(n).to(kind) + 0.5) / torch.tensor(n).to(kind)) - 1
 
-        def rotate(x):
-            first, second = x.to(kind).chunk(2, -1)
-            return (x.to(kind) * cos + torch.cat([-second, first], -1) * sin).to(x)
-
+        half = lambda x: torch.cat([-x.chunk(2, -1)[1], x.chunk(2, -1)[0]], -1)
+        rotate = lambda x: (x.to(kind) * cos + half(x.to(kind)) * sin).to(x)
         tokens = linear(grid.flatten(2).mT, "embed")
         if part == "encoder":
             tokens = torch.cat([get("cls_token").expand(len(grid), 1, -1), tokens], 1)
@@ -76,4 +74,6 @@ class AutoencoderVTP(Module):
             x = F.gelu(up) if is_mlp else F.silu(linear(x, at + "gate")) * up
             tokens = tokens + linear(x, at + "out") * get(at + "feed_forward_scale", 1)
         tokens = linear(norm(tokens[:, -len(turns) :], "norm"), "out")
+        if part == "encoder" and self.config.get("latent_norm") == "rms":
+            tokens = F.rms_norm(tokens, tokens.shape[-1:], eps=1e-6)
         return tokens.mT.unflatten(2, grid.shape[2:])

@@ -1,6 +1,8 @@
 """The student's encoder passes over the contrast crop, which terms share."""
 
+from collections.abc import Callable, Mapping
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -15,13 +17,25 @@ from vtp_eqx.training.pretrain_views import Needs, PretrainViews, select_rows
 
 # What draws in a microbatch folds its own number into the key. Runs depend on them.
 WHOLE_KEY, DISTILLATION_KEY, SUBSET_KEY = range(3)
+# The term whose head and draws make latents of a posterior.
+POSTERIOR = "kl"
+LOG_VARIANCE = (-30.0, 20.0)  # LDM: a posterior's is clipped to this range
+
+
+Latents = Float[Array, "subset rows columns channels"]
 
 
 class SubsetPass(eqx.Module):
-    """The images that are decoded, with their features and latents."""
+    """The images that are decoded, and their raw latents in float32.
+
+    Where these are drawn from a posterior, `latents` are what was drawn, and `mean` and
+    `log_variance` what from.
+    """
 
     pixels: Float[Array, "subset height width 3"]  # normalized
-    latents: Float[Array, "subset rows columns channels"]  # raw, float32
+    latents: Latents
+    mean: Latents
+    log_variance: Latents | None
 
 
 class EncoderPasses:
@@ -38,10 +52,12 @@ class EncoderPasses:
         config: PretrainConfig,
         needs: Needs,
         *,
+        heads: Mapping[str, Any] | None = None,
         key: PRNGKeyArray,
     ):
-        """`needs` are those of all terms."""
+        """`needs` are those of all terms, and `heads` what the student has for them."""
         self._tokenizer, self._views, self._key = tokenizer, views, key
+        self._heads = heads or {}
         self._config, self._is_shared = config, shares_whole_pass(config, needs)
 
     @functools.cached_property
@@ -64,15 +80,29 @@ class EncoderPasses:
         else:
             patches = tokenizer.encoder.batch(
                 pixels,
+                mask=self._views.hidden,
                 drop_rate=self._config.reconstruction_drop,
                 key=jr.fold_in(self._key, SUBSET_KEY),
             ).patches
         size = tokenizer.config.patch_size
         rows, columns = pixels.shape[1] // size, pixels.shape[2] // size
-        latents = tokenizer.bottleneck(patches).astype(jnp.float32)
-        return SubsetPass(
-            pixels, latents.reshape(len(patches), rows, columns, latents.shape[-1])
-        )
+
+        def grid(read_out: Callable[[Array], Array]) -> Array:
+            values = read_out(patches).astype(jnp.float32)
+            return values.reshape(len(patches), rows, columns, values.shape[-1])
+
+        mean = grid(tokenizer.bottleneck)
+        if POSTERIOR not in self._heads:
+            return SubsetPass(pixels, mean, mean, None)
+        assert self._views.draws is not None
+        log_variance = jnp.clip(grid(self._heads[POSTERIOR]), *LOG_VARIANCE)
+        latents = mean + jnp.exp(log_variance / 2) * self._views.draws[POSTERIOR]
+        return SubsetPass(pixels, latents, mean, log_variance)
+
+    @functools.cached_property
+    def rebuilt(self) -> Float[Array, "subset height width 3"]:
+        """What the decoder makes of the latents of `subset`, in normalized pixels."""
+        return self._tokenizer.decoder.batch(self.subset.latents)
 
     @functools.cached_property
     def _pixels(self) -> Float[Array, "batch height width 3"]:
@@ -83,4 +113,5 @@ class EncoderPasses:
 def shares_whole_pass(config: PretrainConfig, needs: Needs) -> bool:
     """Whether decoded images are rows of the pass that contrast makes anyway."""
     has_no_drop = config.contrast_drop == config.reconstruction_drop == 0
-    return Needs.PAIRS in needs and has_no_drop
+    is_same = has_no_drop and not config.controls.masks_patches
+    return Needs.PAIRS in needs and is_same

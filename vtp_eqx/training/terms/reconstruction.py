@@ -8,7 +8,8 @@ import equinox as eqx
 import jax
 from jax import lax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from vtp_eqx.config import DecodeConfig, PretrainConfig, ReconstructionConfig, require
 from vtp_eqx.frozen.lpips import blank_perceptual, Perceptual
@@ -22,7 +23,7 @@ from vtp_eqx.training.parameter_counts import (
     perceptual_flops,
 )
 from vtp_eqx.training.precision import cast_params
-from vtp_eqx.training.pretrain_views import Needs
+from vtp_eqx.training.pretrain_views import Needs, PretrainViews
 from vtp_eqx.training.terms.term import Microbatch, PretrainTerm, Term, TermFlops
 
 
@@ -93,24 +94,45 @@ class Reconstruction(PretrainTerm):
     def forward(self, rows: Microbatch) -> Float[Array, " rows"]:
         config, tokenizer = self.config, rows.student.tokenizer
         subset = rows.passes.subset
-        latents = subset.latents
-        if rows.views.noise is not None:
+        rebuilt = (
+            rows.passes.rebuilt
+            if rows.views.noise is None
+            else tokenizer.decoder.batch(self._noisy(subset.latents, rows.views))
+        )
+        return pixel_loss(
+            rebuilt, subset.pixels, config.reconstruction,
+            cast_params(self.perceptual, config.precision), tokenizer.denormalize,
+        )  # fmt: skip
+
+    def _noisy(self, latents: Array, views: PretrainViews) -> Array:
+        config, size = self.config, self.config.latent_noise
+        assert views.noise is not None
+        if config.tokenizer.latent_norm == "none":
             # Looks at the whole batch: the config refuses it with microbatches.
             spread = jnp.sqrt(channel_variance(latents, axis_name=DATA))
             # Without a gradient, or latents would learn to spread less.
-            noise = config.latent_noise * lax.stop_gradient(spread) * rows.views.noise
-            latents = latents + noise
-        return pixel_loss(
-            tokenizer.decoder.batch(latents), subset.pixels, config.reconstruction,
-            cast_params(self.perceptual, config.precision), tokenizer.denormalize,
-        )  # fmt: skip
+            size = size * lax.stop_gradient(spread)
+        noise = size * views.noise
+        law = config.controls.noise_law
+        if law == "fixed":
+            return latents + noise
+        assert views.draws is not None
+        share = views.draws[self.name][:, None, None, None]
+        kept = 1.0 if law == "uniform" else 1 - share
+        return kept * latents + share * noise
+
+    def draw(self, key: PRNGKeyArray) -> Float[Array, " rebuilt"] | None:
+        """The share of the noise that each image gets, where these differ."""
+        if self.config.controls.noise_law == "fixed":
+            return None
+        return jr.uniform(key, (self.batch_size,))
 
     def flops(self) -> TermFlops:
         tokenizer = self.config.tokenizer
         return TermFlops(
             student=decoder_flops(tokenizer),
             subset_pass=encoder_flops(tokenizer, tokenizer.image_size),
-            frozen=_lpips_flops(self.config.reconstruction, tokenizer.image_size),
+            frozen=lpips_flops(self.config.reconstruction, tokenizer.image_size),
         )
 
 
@@ -144,10 +166,10 @@ class LatentsToPixels(Term):
         config = self.tokenizer.config
         return TermFlops(
             student=decoder_flops(config),
-            frozen=_lpips_flops(self.config.reconstruction, config.image_size),
+            frozen=lpips_flops(self.config.reconstruction, config.image_size),
         )
 
 
-def _lpips_flops(config: ReconstructionConfig, side: int) -> float:
+def lpips_flops(config: ReconstructionConfig, side: int) -> float:
     """Two images forward, and one of them backward to no weight of its own."""
     return 3 * perceptual_flops(side) if config.uses_perceptual else 0.0

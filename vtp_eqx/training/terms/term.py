@@ -157,6 +157,14 @@ class PretrainTerm(Term):
     def check(self) -> None:
         """Raises `ValueError` where what it learns from is missing."""
 
+    def draw(self, key: PRNGKeyArray) -> Any:
+        """What it draws at random: arrays with a row for each image of `batch_size`.
+
+        They are in `views.draws`. Drawn of the whole batch at once, so that they depend
+        on no number of devices or microbatches; by default none.
+        """
+        return None
+
     def make_head(self, key: PRNGKeyArray) -> Any:
         """What the student trains for this term alone: one of its `heads`."""
         return None
