@@ -6,7 +6,7 @@ are ours unless a comment says otherwise.
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from vtp_eqx.config import (
     AlignmentConfig,
