@@ -6,13 +6,15 @@ from pathlib import Path
 
 # Before JAX is imported anywhere: it reads these once. Compiling takes most of the time
 # of tests: LLVM's expensive passes are left out, and XLA's newer emitters of fusions,
-# which take twice as long; what one process compiled serves the others and the next
-# time.
+# which take twice as long; a program is one part, not one for each of many cores, and
+# its copies are found region by region: together a third off the largest step. What one
+# process compiled serves the others and the next time.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    " --xla_cpu_use_fusion_emitters=false"
+    " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    " --xla_cpu_copy_insertion_use_region_analysis=true"
 )
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
@@ -45,6 +47,41 @@ hypothesis.settings.register_profile(
     ],
 )
 hypothesis.settings.load_profile("vtp_eqx")
+
+
+# The files that take longest, for one of them begun last would keep one process busy
+# while the others have nothing left to do.
+TESTS = Path(__file__).parent
+LONGEST = [
+    TESTS / name
+    for name in (
+        "study/test_recipe.py",
+        "test_quickstart.py",
+        "training/test_step.py",
+        "runs/test_train_decoder.py",
+        "training/test_pretrain_objective.py",
+        "training/test_precision.py",
+        "experiments/test_pretrain.py",
+        "runs/test_multihost.py",
+        "experiments/test_evaluate.py",
+        "experiments/test_sample.py",
+        "runs/test_train_generator.py",
+        "runs/test_survive.py",
+        "evaluation/test_three_ways.py",
+    )
+]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The order below is kept: xdist would begin with the files of the most tests."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, all others as they were found."""
+    assert all(path.is_file() for path in LONGEST)
+    place = {path: number for number, path in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 def pytest_collection_finish() -> None:

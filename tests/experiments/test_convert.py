@@ -1,5 +1,6 @@
 """The published checkpoints of `golden/`, by the command line to ours and back."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -26,6 +27,10 @@ CASES = [
     "lightningdit_plain",
     "lightningdit_vtp_flags",
 ]
+
+
+# Made once: they are drawn of their shapes, which takes a second to find.
+models = functools.cache(small_models)
 
 
 def convert(*words):
@@ -77,9 +82,9 @@ def test_a_tokenizer_is_told_from_a_transformer():
 
 
 def test_an_older_generator_is_converted_with_its_tokenizer(tmp_path):
-    tokenizer = small_models()[0]
+    tokenizer = models()[0]
     save(tokenizer, tmp_path / "tokenizer")
-    dit = small_models()[1].dit
+    dit = models()[1].dit
     notes = {"config": as_json(dit.config), "latents": statistics_hash(tokenizer)}
     older, target = tmp_path / "older.safetensors", tmp_path / "newer"
     save_weights(dit, older, notes)
@@ -92,7 +97,7 @@ def test_an_older_generator_is_converted_with_its_tokenizer(tmp_path):
 
 
 def test_a_tokenizer_goes_to_diffusers_and_back(tmp_path, capsys):
-    tokenizer = small_models()[0]
+    tokenizer = models()[0]
     save(tokenizer, tmp_path / "ours")
     folder = tmp_path / "diffusers"
     assert convert(tmp_path / "ours", folder, "--to", "diffusers", "--verify")
@@ -109,9 +114,9 @@ def test_a_tokenizer_goes_to_diffusers_and_back(tmp_path, capsys):
 
 
 def test_a_generator_goes_to_lightningdit_and_back_with_its_latents(tmp_path):
-    tokenizer = small_models()[0]
+    tokenizer = models()[0]
     save(tokenizer, tmp_path / "tokenizer")
-    generator = Generator(small_models()[1].dit, latents_hash(tokenizer))
+    generator = Generator(models()[1].dit, latents_hash(tokenizer))
     save_generator(generator, tmp_path / GENERATOR_FILE)
     file = tmp_path / "lightningdit" / "generator.pt"
     assert convert(tmp_path / GENERATOR_FILE, file, "--verify")

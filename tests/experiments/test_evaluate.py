@@ -13,16 +13,14 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from experiments.evaluate import run
 from vtp_eqx.config import TokenizerConfig, VIT_FEMTO
+from vtp_eqx.runs.command import exit_with_message
 from vtp_eqx.scenes.render import render, SceneConfig
 from vtp_eqx.tokenizer import save, Tokenizer
 
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "evaluate.py"
-
-
-def command(*words):
-    return [sys.executable, str(SCRIPT), *map(str, words)]
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +33,15 @@ def tokenizer(tmp_path_factory):
     return folder
 
 
-def judge(tokenizer, data, out):
-    return command("rfid", "--tokenizer", tokenizer, "--data", data, "--out", out)
+def command(tokenizer, data, out, *words):
+    given = ("rfid", "--tokenizer", tokenizer, "--data", data, "--out", out, *words)
+    return [*map(str, given)]
+
+
+def judge(tokenizer, data, out, *words):
+    """What the script does, in this process, so that all compile once."""
+    with exit_with_message(ValueError, OSError, ImportError):
+        run(command(tokenizer, data, out, *words))
 
 
 @pytest.mark.slow
@@ -45,20 +50,21 @@ def test_a_killed_evaluation_continues_and_ends_equal(tokenizer, tmp_path):
     np.savez(data, arr_0=render(SceneConfig(), np.arange(1600)).image)
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
-    run = subprocess.Popen(judge(tokenizer, data, tmp_path / "killed"))
+    words = command(tokenizer, data, tmp_path / "killed")
+    script = subprocess.Popen([sys.executable, str(SCRIPT), *words])
     deadline = time.monotonic() + 120
     while not list((tmp_path / "killed").rglob("rows-*.npz")):
-        assert run.poll() is None
+        assert script.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    run.send_signal(signal.SIGKILL)
-    run.wait()
+    script.send_signal(signal.SIGKILL)
+    script.wait()
     assert not (tmp_path / "killed" / "card_reconstruction.json").exists()
     before = {
         path: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("rows-*")
     }
     for name in ("whole", "killed"):
-        subprocess.run(judge(tokenizer, data, tmp_path / name), check=True)
+        judge(tokenizer, data, tmp_path / name)
     cards = [
         (tmp_path / name / "card_reconstruction.json").read_text()
         for name in ("whole", "killed")
@@ -69,7 +75,9 @@ def test_a_killed_evaluation_continues_and_ends_equal(tokenizer, tmp_path):
 
 
 @pytest.mark.slow
-def test_files_that_are_no_images_are_named_and_the_rest_is_judged(tokenizer, tmp_path):
+def test_files_that_are_no_images_are_named_and_the_rest_is_judged(
+    tokenizer, tmp_path, capsys
+):
     folder = tmp_path / "images"
     folder.mkdir()
     scenes = render(SceneConfig(), np.arange(6)).image
@@ -78,25 +86,20 @@ def test_files_that_are_no_images_are_named_and_the_rest_is_judged(tokenizer, tm
     (folder / "3.png").write_bytes((folder / "3.png").read_bytes()[:200])
     (folder / "notes.txt").write_text("not an image")
     out = tmp_path / "out"
-    done = subprocess.run(
-        judge(tokenizer, folder, out), check=True, capture_output=True, text=True
-    )
-    assert "1 files are no images by name: notes.txt" in done.stdout
-    assert "1 files could not be read: 3.png" in done.stdout
+    judge(tokenizer, folder, out)
+    printed = capsys.readouterr().out
+    assert "1 files are no images by name: notes.txt" in printed
+    assert "1 files could not be read: 3.png" in printed
     content = json.loads((out / "card_reconstruction.json").read_text())
     assert content["card"]["num_samples"] == 5
     assert content["card"]["num_skipped"] == 1
     assert content["skipped"].keys() == {"3.png"}
-    refused = subprocess.run(
-        [*judge(tokenizer, folder, out), "--num-samples", "6"],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert refused.returncode != 0
-    assert "got 5 of 6" in refused.stderr
+    with pytest.raises(SystemExit, match="got 5 of 6"):
+        judge(tokenizer, folder, out, "--num-samples", 6)
 
 
 @pytest.mark.slow
-def test_tars_are_judged_as_the_same_images_in_a_folder(tokenizer, tmp_path):
+def test_tars_are_judged_as_the_same_images_in_a_folder(tokenizer, tmp_path, capsys):
     scenes = render(SceneConfig(), np.arange(6)).image
     tars, folder = tmp_path / "tars", tmp_path / "folder"
     for place in (tars, folder):
@@ -112,18 +115,17 @@ def test_tars_are_judged_as_the_same_images_in_a_folder(tokenizer, tmp_path):
     numbers = []
     for data in (tars / "{0,1}.tar", folder):
         out = tmp_path / "out" / str(len(numbers))
-        subprocess.run(judge(tokenizer, data, out), check=True)
+        judge(tokenizer, data, out)
         content = json.loads((out / "card_reconstruction.json").read_text())
         numbers.append((content["numbers"], content["card"]["num_samples"]))
     assert numbers[0] == numbers[1]
 
     last = tars / "1.tar"
     last.write_bytes(last.read_bytes()[:700])
-    done = subprocess.run(
-        judge(tokenizer, tars, tmp_path / "cut"),
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    assert "1 tars are damaged: 1.tar (cut in the middle of 4.png" in done.stdout
+    capsys.readouterr()
+    judge(tokenizer, tars, tmp_path / "cut")
+    printed = capsys.readouterr().out
+    assert "1 tars are damaged: 1.tar (cut in the middle of 4.png" in printed
 
 
 @pytest.mark.slow

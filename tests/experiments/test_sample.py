@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+import tyro
 
+from experiments.sample import main, Options
 from vtp_eqx.config import (
     DiTConfig,
     SampleConfig,
@@ -21,6 +23,7 @@ from vtp_eqx.config import (
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator, save_generator
+from vtp_eqx.runs.command import exit_with_message
 from vtp_eqx.runs.sample import sample
 from vtp_eqx.tokenizer import latents_hash, save, Tokenizer
 
@@ -29,8 +32,14 @@ SCRIPT = Path(__file__).parents[2] / "experiments" / "sample.py"
 COUNT = 120
 
 
+def by_script(words):
+    """What the script does, in this process."""
+    with exit_with_message(ValueError):
+        main(tyro.cli(Options, args=words, config=(tyro.conf.OmitArgPrefixes,)))
+
+
 @pytest.mark.slow
-def test_a_killed_run_continues_without_a_doubled_or_missing_image(tmp_path):
+def test_a_killed_run_continues_without_a_doubled_or_missing_image(tmp_path, capsys):
     config = TokenizerConfig(
         encoder=VIT_FEMTO, decoder=VIT_FEMTO, image_size=32, patch_size=8,
         latent_width=8,
@@ -46,14 +55,14 @@ def test_a_killed_run_continues_without_a_doubled_or_missing_image(tmp_path):
     save(tokenizer, tmp_path / "tokenizer")
     save_generator(generator, tmp_path / "generator" / "generator.safetensors")
     out = tmp_path / "samples"
-    command = [
-        sys.executable, SCRIPT, "--tokenizer", tmp_path / "tokenizer", "--generator",
+    words = [
+        "--tokenizer", tmp_path / "tokenizer", "--generator",
         tmp_path / "generator", "--out", out, "--num-samples", COUNT, "--num-steps", 40,
         "--guidance", 1.5, "--guided-channels", 3, "--group-size", 2, "--devices", 2,
         "--classes", 3, 1, "--npz",
     ]  # fmt: skip
-    command = [*map(str, command)]
-    run = subprocess.Popen(command)
+    words = [*map(str, words)]
+    run = subprocess.Popen([sys.executable, str(SCRIPT), *words])
     deadline = time.monotonic() + 300
     while len(list(out.glob("*.png"))) < 3:
         assert run.poll() is None
@@ -63,8 +72,8 @@ def test_a_killed_run_continues_without_a_doubled_or_missing_image(tmp_path):
     run.wait()
     before = {path: path.stat().st_mtime_ns for path in out.glob("*.png")}
     assert len(before) < COUNT
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert f"{COUNT} images in" in done.stdout
+    by_script(words)
+    assert f"{COUNT} images in" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in before}
     assert (tmp_path / "samples-grid.png").exists()
 
@@ -83,9 +92,10 @@ def test_a_killed_run_continues_without_a_doubled_or_missing_image(tmp_path):
     with np.load(out / "samples.npz") as archive:
         assert archive["arr_0"].shape == (COUNT, 32, 32, 3)
         np.testing.assert_array_equal(archive["arr_1"][:4], [3, 1, 3, 1])
-    refused = subprocess.run(
-        [*command, "--classes", "9"], capture_output=True, text=True
-    )
-    assert refused.returncode == 1
-    assert refused.stderr.startswith("Labels are 0 to 4, and 5 for any class; got 9")
-    assert len(refused.stderr.splitlines()) == 1
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as refused:
+        by_script([*words, "--classes", "9"])
+    sentence = str(refused.value.code)
+    assert sentence.startswith("Labels are 0 to 4, and 5 for any class; got 9")
+    assert len(sentence.splitlines()) == 1
+    assert capsys.readouterr().err == ""
