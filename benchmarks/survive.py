@@ -29,7 +29,8 @@ from experiments import make_scenes_tars
 
 
 MOMENTS = ("stepping or loading", "writing a checkpoint", "any moment")
-WORKER = Path(__file__).with_name("survive_worker.py")
+ROOT = Path(__file__).parents[1]
+WORKER = Path("benchmarks", "survive_worker.py")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +67,10 @@ def survive(
     many kills as asked for.
     """
     whole, runs, done = folder / "whole", [folder / "killed-0"], []
-    start = lambda run: _start(folder, run, model, processes)
+    start = lambda run: start_workers(folder, run, model, processes)
     tars = folder / "tars"
     make_scenes_tars.make(make_scenes_tars.Options(out=tars, num=96, per_shard=24))
-    _finish(start(whole))
+    finish_workers(start(whole))
     usual = json.loads((whole / "seconds.json").read_text())
     draw = random.Random(seed)
     while len(done) < kills:
@@ -93,7 +94,7 @@ def survive(
             end = begun + draw.uniform(0, usual)
             came = _wait(workers, lambda end=end: time.monotonic() > end)
         if not came:
-            _finish(workers)
+            finish_workers(workers)
             runs.append(folder / f"killed-{len(runs)}")
             continue
         for worker in workers:
@@ -102,7 +103,7 @@ def survive(
             worker.wait()
         seconds = time.monotonic() - begun
         done.append(Kill(moment, seconds, max(_taken(run), default=0), _newest(run)))
-    _finish(start(runs[-1]))
+    finish_workers(start(runs[-1]))
     sampler = reader_of(tars).sampler
     order = {step + 1: sampler(step).tolist() for step in range(NUM_STEPS)}
     compared = [whole, *runs]
@@ -151,9 +152,20 @@ def main() -> None:
         raise SystemExit(1)
 
 
-def _start(
-    folder: Path, run: Path, model: str, processes: int
+def start_workers(
+    folder: Path,
+    run: Path,
+    model: str,
+    processes: int,
+    *,
+    devices: int = 1,
+    root: Path = ROOT,
 ) -> list[subprocess.Popen]:
+    """Processes of `survive_worker`, with so many simulated devices each.
+
+    `root`: the checkout whose code they run.
+    """
+    worker = root / WORKER
     environment = dict(os.environ)
     environment |= {
         "JAX_PLATFORMS": "cpu",
@@ -161,14 +173,14 @@ def _start(
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        "PYTHONPATH": os.pathsep.join([str(WORKER.parent.parent), *sys.path]),
+        "PYTHONPATH": os.pathsep.join([str(root), *sys.path]),
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }
-    environment.pop("XLA_FLAGS", None)
     run.mkdir(parents=True, exist_ok=True)
     port = _free_port()
     workers = []
     for index in range(processes):
-        command = [sys.executable, str(WORKER), str(run), model]
+        command = [sys.executable, str(worker), str(run), model]
         if processes > 1:
             command += [f"localhost:{port}", str(processes), str(index)]
         with (run / f"output-{index}.txt").open("ab") as output:
@@ -180,7 +192,8 @@ def _start(
     return workers
 
 
-def _finish(workers: list[subprocess.Popen]) -> None:
+def finish_workers(workers: list[subprocess.Popen]) -> None:
+    """Waits for their end; a `RuntimeError` with what one said that failed."""
     for index, worker in enumerate(workers):
         if status := worker.wait(600):
             run = Path(worker.args[2])  # type: ignore

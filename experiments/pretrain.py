@@ -98,7 +98,7 @@ def train(setup: PretrainSetup) -> None:
         num_steps=config.num_steps, mesh=mesh, folder=out, progress=print_progress,
         log_every=options.log_every, save_every=options.save_every,
         fault_tolerance=options.fault_tolerance, callbacks=pretrain_callbacks(setup),
-        holds_folder=True,
+        holds_folder=True, recompute_every=config.recompute_every,
     )  # fmt: skip
     tokenizer, sums = measure_latents(  # by all processes, as `gather_to_host`
         gather_to_host(state.student.tokenizer), setup.train, out, mesh=mesh,

@@ -141,6 +141,10 @@ class PretrainConfig:
     precision: Precision = later("float32")  # networks compute in it; "bfloat16": GPUs
     accumulate: int = later(1)  # microbatches that a device splits its rows into
     sharding: Sharding = later("none")  # "zero": optimizer, teacher; "fsdp": all
+    # Ours: every so many steps one is computed twice and compared bit for bit, against
+    # silent corruption by hardware. It takes twice as long, and memory for a second
+    # state; 0: never.
+    recompute_every: int = later(0)
     seed: int = 0
 
     @property
@@ -221,6 +225,10 @@ class DecodeConfig:
     ema_decay: float = 0.999
     batch_size: int = 256
     num_steps: int = 10_000
+    # Ours: every so many steps one is computed twice and compared bit for bit, against
+    # silent corruption by hardware. It takes twice as long, and memory for a second
+    # state; 0: never.
+    recompute_every: int = later(0)
     seed: int = 0
 
 
@@ -293,6 +301,10 @@ class GenerateConfig:
     precision: Precision = later("float32")  # networks compute in it; "bfloat16": GPUs
     accumulate: int = later(1)  # microbatches that a device splits its rows into
     sharding: Sharding = later("none")  # "zero": optimizer, teacher; "fsdp": all
+    # Ours: every so many steps one is computed twice and compared bit for bit, against
+    # silent corruption by hardware. It takes twice as long, and memory for a second
+    # state; 0: never.
+    recompute_every: int = later(0)
     seed: int = 0
 
 

@@ -10,8 +10,8 @@ from vtp_eqx.config import PretrainConfig, require
 from vtp_eqx.frozen.lpips import Perceptual
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.tokenizer import Tokenizer
-from vtp_eqx.runs.batches import array_batches
-from vtp_eqx.runs.loop import Progress, run_training
+from vtp_eqx.runs.batches import ArrayBatches
+from vtp_eqx.runs.loop import Callbacks, Progress, run_training
 from vtp_eqx.training.pretrain import init_pretraining, text_config
 from vtp_eqx.training.pretrain_views import CaptionedBatch
 from vtp_eqx.training.terms.alignment import VisionFeatures
@@ -51,14 +51,15 @@ def pretrain(
     )
     names = ["image"] if text_config(config) is None else ["image", "caption"]
     arrays = {name: data[name] for name in names}
-    batches = array_batches(
+    batches = ArrayBatches(
         lambda image, caption=None: CaptionedBatch(image, caption),
         arrays, config.batch_size, seed=config.seed, group=group,
     )  # fmt: skip
     state = run_training(
         state, step, batches,
         num_steps=config.num_steps, mesh=mesh, folder=folder, progress=progress,
-        config=config,
+        config=config, callbacks=Callbacks(rows=batches.rows),
+        recompute_every=config.recompute_every,
     )  # fmt: skip
     return state.student.tokenizer
 
