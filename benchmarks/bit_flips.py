@@ -12,7 +12,7 @@ from jaxtyping import Array, Int, PyTree, Shaped
 import numpy as np
 import optax
 
-from vtp_eqx.runs.bits import as_words, is_key
+from vtp_eqx.runs.bits import as_numbers, as_words, is_key
 from vtp_eqx.training.state import TrainState
 from vtp_eqx.training.step import Step
 
@@ -124,9 +124,9 @@ def flip_bit(
 
 def same_bits(first: Shaped[Array, "..."], second: Shaped[Array, "..."]) -> bool:
     """Whether two arrays have the same bits on each device, compared on the host."""
-    words = lambda shard: np.asarray(as_words(shard.data))
+    content = lambda shard: np.asarray(as_numbers(shard.data)).tobytes()
     return all(
-        np.array_equal(words(ours), words(theirs))
+        content(ours) == content(theirs)
         for ours, theirs in zip(
             first.addressable_shards, second.addressable_shards, strict=True
         )

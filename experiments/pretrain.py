@@ -16,7 +16,8 @@ again continues where the run was, bit for bit. Exit status: 0 at the end of the
 
 A run's folder has config.json, data.txt, metrics.jsonl, checkpoints, figures,
 report.md, and at the end tokenizer and card.json. Failures are in bad_examples-*.jsonl
-(examples), postmortem (steps, for `--replay`) and stalls.txt.
+(examples), postmortem (steps, for `--replay`), corruption (steps that had two results,
+with `--config.recompute-every`) and stalls.txt.
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load

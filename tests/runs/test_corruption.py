@@ -12,7 +12,7 @@ import pytest
 from benchmarks.bit_flips import faulty_at, Flip, flip_bit, same_bits
 from tests.runs.test_multihost import in_two_processes
 from tests.training.examples import DECODE
-from vtp_eqx.config import DiTConfig, GenerateConfig
+from vtp_eqx.config import DiTConfig, GenerateConfig, short_hash
 from vtp_eqx.losses.weighting import FixedWeights
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.runs import pretrain, train_decoder, train_generator
@@ -26,6 +26,7 @@ from vtp_eqx.runs.corruption import (
 )
 from vtp_eqx.runs.log import read_log
 from vtp_eqx.runs.loop import Callbacks, run_training
+from vtp_eqx.runs.run_dir import check_config_unchanged, write_config
 from vtp_eqx.training.microbatches import Objective
 from vtp_eqx.training.state import copy_arrays, shard_state, TrainState
 from vtp_eqx.training.step import make_step
@@ -251,6 +252,23 @@ def test_every_training_has_the_field(tiny, data, tokenizer, tmp_path, monkeypat
             start()
     assert [number for number, _ in asked] == [1, 2, 3]
     assert all(len(rows) == 2 for _, rows in asked)
+
+
+def test_a_run_that_is_continued_may_be_checked_from_then_on(tiny, tmp_path):
+    write_config(tmp_path, tiny)
+    checked = dataclasses.replace(tiny, recompute_every=100)
+    check_config_unchanged(tmp_path, checked)
+    assert short_hash(checked) != short_hash(tiny)
+
+
+def test_a_full_disk_does_not_hide_that_results_differ(training, tmp_path, monkeypatch):
+    def save(checkpoints, state):
+        raise OSError("no space left")
+
+    flip = Flip("output", leaf=1, device=0, element=0, bit=1)
+    monkeypatch.setattr("vtp_eqx.runs.corruption.Checkpoints.save", save)
+    with pytest.raises(CorruptionError, match=r"not be written to .*no space left\)"):
+        training.run(tmp_path, faulty_at(training.step, 2, flip), recompute_every=1)
 
 
 @pytest.mark.slow

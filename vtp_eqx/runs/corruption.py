@@ -169,15 +169,19 @@ def checked_step(
     # By all, before any of them writes.
     again = all_max(len([*folder.glob(f"step-{number}-*")]))
     folder = folder / f"step-{number}-{again + 1}"
-    for name, result in ((FIRST, first), (SECOND, second)):
-        with Checkpoints(folder / name / CHECKPOINTS, keep=1) as checkpoints:
-            checkpoints.save(result.state)
-    _write_report(folder, first, second, found, number, batch_number, rows)
+    kept = f"Both are in {folder}."
+    try:
+        for name, result in ((FIRST, first), (SECOND, second)):
+            with Checkpoints(folder / name / CHECKPOINTS, keep=1) as checkpoints:
+                checkpoints.save(result.state)
+        _write_report(folder, first, second, found, number, batch_number, rows)
+    except Exception as error:  # a full disk must not hide what happened
+        kept = f"They could not be written to {folder} ({error})."
     places = "; ".join(filter(None, gather_texts(_describe(found))))
     raise CorruptionError(
         f"Step {number}, computed twice from one state and batch, must have one result;"
-        f" got two on {places}. Both are in {folder}. Test or replace that hardware, "
-        "and run the same command again, which continues from the last checkpoint."
+        f" got two on {places}. {kept} Test or replace that hardware, and run the same "
+        "command again, which continues from the last checkpoint."
     )
 
 
