@@ -191,11 +191,11 @@ def _print_metrics(
     for name, values in sorted(series.items()):
         step, ours, theirs = values[-1]
         apart = {at: abs(mine - other) for at, mine, other in values}
-        worst = max(apart, key=lambda at: apart[at])
+        farthest = max(apart, key=lambda at: apart[at])
         numbers = (ours, theirs, theirs - ours)
         rows.append(
             (name, UNITS.get(name, ""), str(step), *(f"{one:.6g}" for one in numbers),
-             f"{apart[worst]:.3g}", str(worst))
+             f"{apart[farthest]:.3g}", str(farthest))
         )  # fmt: skip
     print_table(f"Metrics of {names[0]} and {names[1]}", columns, rows)
 

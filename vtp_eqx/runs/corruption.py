@@ -228,8 +228,8 @@ def _describe(found: Sequence[Difference]) -> str:
         largest.setdefault(difference.leaf, difference)
     named = [str(difference) for difference in largest.values()]
     more = len(named) - _NUM_NAMED
-    shown = ", ".join(named[:_NUM_NAMED]) + (f" and {more} more" if more > 0 else "")
-    return f"host {socket.gethostname()}, {', '.join(devices)}: {shown}"
+    listed = ", ".join(named[:_NUM_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return f"host {socket.gethostname()}, {', '.join(devices)}: {listed}"
 
 
 def _write_report(
