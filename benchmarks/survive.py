@@ -6,9 +6,10 @@ python -m benchmarks.survive --kills 20 --processes 2
 Each kill is a `kill -9` of a small pre-training on tars at a random moment: in a step
 or while one loads, while a checkpoint is half written, or anywhere from its start on.
 Then the same command is run again. At the end the state must be the uninterrupted run's
-bit for bit, after the same examples in the same order, none skipped and none twice.
+bit for bit, and the examples behind it those of the order, none skipped and none twice.
 """
 
+import argparse
 from collections.abc import Callable
 import contextlib
 import dataclasses
@@ -21,19 +22,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Literal
-
-import tyro
 
 from benchmarks.survive_worker import NUM_STEPS, reader_of
 from benchmarks.table import print_table
 from experiments import make_scenes_tars
-from vtp_eqx.study.scheduler import worker_environment
 
 
 MOMENTS = ("stepping or loading", "writing a checkpoint", "any moment")
-Model = Literal["pretraining", "line"]
-WORKER = Path(__file__).with_name("survive_worker.py")
+ROOT = Path(__file__).parents[1]
+WORKER = Path("benchmarks", "survive_worker.py")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +57,7 @@ def survive(
     folder: Path,
     kills: int,
     *,
-    model: Model = "pretraining",
+    model: str = "pretraining",
     processes: int = 1,
     seed: int = 0,
 ) -> Verdict:
@@ -70,22 +67,34 @@ def survive(
     many kills as asked for.
     """
     whole, runs, done = folder / "whole", [folder / "killed-0"], []
-    start = lambda run: _start(folder, run, model, processes)
+    start = lambda run: start_workers(folder, run, model, processes)
     tars = folder / "tars"
     make_scenes_tars.make(make_scenes_tars.Options(out=tars, num=96, per_shard=24))
-    _finish(start(whole))
+    finish_workers(start(whole))
     usual = json.loads((whole / "seconds.json").read_text())
     draw = random.Random(seed)
     while len(done) < kills:
-        run, moment = runs[-1], MOMENTS[len(done) % len(MOMENTS)]
-        has_come = _moment(moment, run, draw, usual)
+        run = runs[-1]
+        old = _half_written(run)  # by one that was killed before
         workers = start(run)
         begun = time.monotonic()
-        came = _wait(workers, has_come)
-        if moment == "stepping or loading":
+        moment = MOMENTS[len(done) % len(MOMENTS)]
+        if moment == "writing a checkpoint":
+            came = _wait(
+                workers,
+                lambda run=run, old=old: bool(_half_written(run) - old),
+            )
+        elif moment == "stepping or loading":
+            last = max(_taken(run), default=0) + draw.randrange(5)
+            came = _wait(
+                workers, lambda run=run, last=last: max(_taken(run), default=0) > last
+            )
             time.sleep(draw.uniform(0, 0.03))
+        else:
+            end = begun + draw.uniform(0, usual)
+            came = _wait(workers, lambda end=end: time.monotonic() > end)
         if not came:
-            _finish(workers)
+            finish_workers(workers)
             runs.append(folder / f"killed-{len(runs)}")
             continue
         for worker in workers:
@@ -94,7 +103,7 @@ def survive(
             worker.wait()
         seconds = time.monotonic() - begun
         done.append(Kill(moment, seconds, max(_taken(run), default=0), _newest(run)))
-    _finish(start(runs[-1]))
+    finish_workers(start(runs[-1]))
     sampler = reader_of(tars).sampler
     order = {step + 1: sampler(step).tolist() for step in range(NUM_STEPS)}
     compared = [whole, *runs]
@@ -112,23 +121,29 @@ def survive(
     )
 
 
-def main(
-    kills: int = 20,
-    model: Model = "pretraining",
-    processes: int = 1,
-    seed: int = 0,
-) -> None:
-    """Prints every kill, and exits with 1 where anything differs."""
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument(
+        "--model", choices=("pretraining", "line"), default="pretraining"
+    )
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         verdict = survive(
-            Path(scratch), kills, model=model, processes=processes, seed=seed
+            Path(scratch),
+            options.kills,
+            model=options.model,
+            processes=options.processes,
+            seed=options.seed,
         )
     rows = [
         (kill.moment, f"{kill.seconds:.1f}", str(kill.seen), str(kill.resumed))
         for kill in verdict.kills
     ]
     columns = ("killed while", "after s", "batch taken", "continued from")
-    title = f"{len(rows)} kills of {processes} processes, {NUM_STEPS} steps"
+    title = f"{len(rows)} kills of {options.processes} processes, {NUM_STEPS} steps"
     print_table(title, columns, rows)
     print(f"\nstate bit for bit the same: {verdict.same_state}")
     print(f"log the same, but for the clock: {verdict.same_log}")
@@ -137,22 +152,35 @@ def main(
         raise SystemExit(1)
 
 
-def _start(
-    folder: Path, run: Path, model: str, processes: int
+def start_workers(
+    folder: Path,
+    run: Path,
+    model: str,
+    processes: int,
+    *,
+    devices: int = 1,
+    root: Path = ROOT,
 ) -> list[subprocess.Popen]:
-    # Compiled once for all: or a kill would hardly ever find anything else.
-    environment = worker_environment(None, folder) | {
+    """Processes of `survive_worker`, with so many simulated devices each.
+
+    `root`: the checkout whose code they run.
+    """
+    worker = root / WORKER
+    environment = dict(os.environ)
+    environment |= {
         "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join([str(WORKER.parent.parent), *sys.path]),
+        # Compiled once for all: or a kill would hardly ever find anything else.
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "PYTHONPATH": os.pathsep.join([str(root), *sys.path]),
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }
-    environment.pop("XLA_FLAGS", None)
     run.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as probe:  # a free port
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
+    port = _free_port()
     workers = []
     for index in range(processes):
-        command = [sys.executable, str(WORKER), str(run), model]
+        command = [sys.executable, str(worker), str(run), model]
         if processes > 1:
             command += [f"localhost:{port}", str(processes), str(index)]
         with (run / f"output-{index}.txt").open("ab") as output:
@@ -164,21 +192,8 @@ def _start(
     return workers
 
 
-def _moment(
-    name: str, run: Path, draw: random.Random, usual: float
-) -> Callable[[], bool]:
-    """Whether it has come, of a run that starts now and usually takes `usual` s."""
-    if name == "writing a checkpoint":
-        before = _half_written(run)  # by one that was killed
-        return lambda: bool(_half_written(run) - before)
-    if name == "stepping or loading":
-        last = max(_taken(run), default=0) + draw.randrange(5)
-        return lambda: max(_taken(run), default=0) > last
-    end = time.monotonic() + draw.uniform(0, usual)
-    return lambda: time.monotonic() > end
-
-
-def _finish(workers: list[subprocess.Popen]) -> None:
+def finish_workers(workers: list[subprocess.Popen]) -> None:
+    """Waits for their end; a `RuntimeError` with what one said that failed."""
     for index, worker in enumerate(workers):
         if status := worker.wait(600):
             run = Path(worker.args[2])  # type: ignore
@@ -226,8 +241,17 @@ def _newest(run: Path) -> int:
 
 def _log(run: Path) -> list[dict[str, float]]:
     lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) | {"seconds": 0.0} for line in lines]
+    found = [json.loads(line) for line in lines]
+    for line in found:
+        del line["seconds"]
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
 
 
 if __name__ == "__main__":
-    tyro.cli(main, description=__doc__)
+    main()

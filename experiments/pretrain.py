@@ -16,7 +16,8 @@ again continues where the run was, bit for bit. Exit status: 0 at the end of the
 
 A run's folder has config.json, data.txt, metrics.jsonl, checkpoints, figures,
 report.md, and at the end tokenizer and card.json. Failures are in bad_examples-*.jsonl
-(examples), postmortem (steps, for `--replay`) and stalls.txt.
+(examples), postmortem (steps, for `--replay`), corruption (steps that had two results,
+with `--config.recompute-every`) and stalls.txt.
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
@@ -97,7 +98,7 @@ def train(setup: PretrainSetup) -> None:
         num_steps=config.num_steps, mesh=mesh, folder=out, progress=print_progress,
         log_every=options.log_every, save_every=options.save_every,
         fault_tolerance=options.fault_tolerance, callbacks=pretrain_callbacks(setup),
-        holds_folder=True,
+        holds_folder=True, recompute_every=config.recompute_every,
     )  # fmt: skip
     tokenizer, sums = measure_latents(  # by all processes, as `gather_to_host`
         gather_to_host(state.student.tokenizer), setup.train, out, mesh=mesh,

@@ -15,7 +15,7 @@ from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.data.text.caption_bpe import train_tokenizer
 from vtp_eqx.data.text.prompt_templates import IMAGENET_TEMPLATES
 from vtp_eqx.runs.batches import (
-    array_batches,
+    ArrayBatches,
     Batches,
     caption_encoder,
     encode_prompts,
@@ -240,7 +240,7 @@ def test_prompts_are_names_in_templates(text, templates, told):
 
 def test_batches_of_arrays_are_the_same_from_any_number_on():
     arrays = {"image": np.arange(12), "label": np.arange(12) % 3}
-    read = array_batches(dict, arrays, 4, seed=1, group=2)
+    read = ArrayBatches(dict, arrays, 4, seed=1, group=2)
     third = next(itertools.islice(read(0), 2, None))
     again = next(read(2))
     for name in arrays:

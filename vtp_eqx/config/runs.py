@@ -151,6 +151,10 @@ class PretrainConfig:
     precision: Precision = later("float32")  # networks compute in it; "bfloat16": GPUs
     accumulate: int = later(1)  # microbatches that a device splits its rows into
     sharding: Sharding = later("none")  # "zero": optimizer, teacher; "fsdp": all
+    # Ours: every so many steps one is computed twice and compared bit for bit, against
+    # silent corruption by hardware. It takes twice as long, and memory for a second
+    # state; 0: never.
+    recompute_every: int = later(0)
     seed: int = 0
 
     @property
@@ -237,6 +241,10 @@ class DecodeConfig:
     precision: Precision = later("float32")  # networks compute in it; "bfloat16": GPUs
     accumulate: int = later(1)  # microbatches that a device splits its rows into
     sharding: Sharding = later("none")  # "zero": optimizer, teacher; "fsdp": all
+    # Ours: every so many steps one is computed twice and compared bit for bit, against
+    # silent corruption by hardware. It takes twice as long, and memory for a second
+    # state; 0: never.
+    recompute_every: int = later(0)
     seed: int = 0
 
 
@@ -309,6 +317,10 @@ class GenerateConfig:
     precision: Precision = later("float32")  # networks compute in it; "bfloat16": GPUs
     accumulate: int = later(1)  # microbatches that a device splits its rows into
     sharding: Sharding = later("none")  # "zero": optimizer, teacher; "fsdp": all
+    # Ours: every so many steps one is computed twice and compared bit for bit, against
+    # silent corruption by hardware. It takes twice as long, and memory for a second
+    # state; 0: never.
+    recompute_every: int = later(0)
     seed: int = 0
 
 

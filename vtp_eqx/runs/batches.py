@@ -97,27 +97,34 @@ class Batches:
             path.rename(self.folder / BAD_EXAMPLES.format(index))
 
 
-def array_batches(
-    make: Callable[..., Any],
-    arrays: Mapping[str, np.ndarray],
-    batch_size: int,
-    *,
-    seed: int,
-    group: int = 1,
-) -> Callable[[int], Iterator[Any]]:
-    """A function of `first` that yields batches of `arrays` from number `first` on.
+@dataclasses.dataclass(frozen=True)
+class ArrayBatches:
+    """`batches(first)` yields batches of `arrays` from number `first` on.
 
     Each is `make(**rows)`, with the rows of every array by its name. `group`: this many
     consecutive examples stay together.
     """
 
-    def read(first: int) -> Iterator[Any]:
-        for rows in loader.batches(
-            arrays, batch_size, seed=seed, start_step=first, group=group
-        ):
-            yield make(**rows)
+    make: Callable[..., Any]
+    arrays: Mapping[str, np.ndarray]
+    batch_size: int
+    _: dataclasses.KW_ONLY
+    seed: int
+    group: int = 1
 
-    return read
+    def __call__(self, first: int) -> Iterator[Any]:
+        for rows in loader.batches(
+            self.arrays, self.batch_size, seed=self.seed, start_step=first,
+            group=self.group,
+        ):  # fmt: skip
+            yield self.make(**rows)
+
+    def rows(self, batch: int) -> Sequence[int]:
+        """The rows of the arrays that are a batch."""
+        num_examples = len(next(iter(self.arrays.values())))
+        return loader.rows_at(
+            batch, num_examples, self.batch_size, seed=self.seed, group=self.group
+        ).tolist()
 
 
 def open_sources(

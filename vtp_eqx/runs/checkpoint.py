@@ -8,7 +8,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Shaped, UInt32
 import numpy as np
@@ -16,6 +15,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from vtp_eqx.models.arrays import named_arrays
+from vtp_eqx.runs.bits import as_words, is_key
 from vtp_eqx.runs.log import warn
 from vtp_eqx.runs.multihost import all_max, is_main_process, raise_on_all
 from vtp_eqx.training.state import TrainState
@@ -166,7 +166,7 @@ class Checkpoints:
             raise ValueError("no list of its arrays")
         found = dict(found)
         # A key is stored as numbers, in a shape of its own.
-        keys = {name for name, leaf in wanted.items() if _is_key(leaf)}
+        keys = {name for name, leaf in wanted.items() if is_key(leaf)}
         shape = lambda name, leaf: "key" if name in keys else tuple(leaf.shape)
         ours, theirs = (
             {(name, shape(name, leaf)) for name, leaf in leaves.items()}
@@ -222,6 +222,24 @@ def read_newest(
                 ) from error
 
 
+def read_arrays(folder: Path, step: int) -> dict[str, Shaped[np.ndarray, "..."]]:
+    """Every array of one checkpoint in a folder of `Checkpoints`, by its path.
+
+    Whole and in memory, from however many devices it was saved; of keys their data.
+    Raises `ValueError` where it is damaged.
+    """
+    path: Any = folder.absolute() / str(step)  # Orbax declares a path of its own
+    try:
+        names = dict(ocp.PyTreeCheckpointHandler().metadata(path / "state").tree)
+        arrays = _read_some(path, dict.fromkeys(names, 0))
+    except Exception as error:  # whatever a library says of broken files
+        raise ValueError(
+            f"`folder` ({folder}) has a damaged checkpoint of step {step} "
+            f"({type(error).__name__}): compare another one."
+        ) from error
+    return {name: np.asarray(array) for name, array in arrays.items()}
+
+
 def _read_some(folder: Any, wanted: Mapping[str, Any]) -> dict[str, Array]:
     """Those of one checkpoint, into memory, whatever devices it was saved from.
 
@@ -253,10 +271,6 @@ def _is_shaped(leaf: Any) -> bool:
     return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
 
 
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _sums(arrays: dict[str, Array]) -> dict[str, UInt32[Array, ""]]:
     """The sum of the bits of each array, taken as integers: the same however placed."""
     groups: dict[frozenset, dict[str, Array]] = {}
@@ -274,10 +288,4 @@ def _sums_together(arrays: dict[str, Array]) -> dict[str, UInt32[Array, ""]]:
 
 
 def _sum_of_bits(array: Shaped[Array, "..."]) -> UInt32[Array, ""]:
-    if _is_key(array):
-        array = jax.random.key_data(array)
-    if array.dtype == jnp.bool_:
-        array = array.astype(jnp.uint8)
-    words = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
-    bits = lax.bitcast_convert_type(array, words[array.dtype.itemsize])
-    return jnp.sum(bits.astype(jnp.uint32), dtype=jnp.uint32)
+    return jnp.sum(as_words(array).astype(jnp.uint32), dtype=jnp.uint32)

@@ -7,13 +7,17 @@ import contextlib
 import signal
 import threading
 
+from vtp_eqx.runs.corruption import CorruptionError
 from vtp_eqx.runs.log import warn
 from vtp_eqx.runs.multihost import OtherProcessError
 from vtp_eqx.runs.run_dir import FolderInUseError
 
 
-# What a user can mend beside wrong options and data: disks, folders, learning rates.
-RUN_ERRORS = (OSError, FolderInUseError, FloatingPointError, OtherProcessError)
+# What a user can mend beside wrong options and data: disks, folders, learning rates,
+# broken hardware.
+RUN_ERRORS = (
+    OSError, FolderInUseError, FloatingPointError, OtherProcessError, CorruptionError,
+)  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from jaxtyping import Array
 from vtp_eqx.config import require
 from vtp_eqx.mesh import on_mesh, shard_batch
 from vtp_eqx.runs.checkpoint import Checkpoints
+from vtp_eqx.runs.corruption import check_recompute, checked_step, CORRUPTION
 from vtp_eqx.runs.log import Log, Sink, warn
 from vtp_eqx.runs.multihost import is_main_process, raise_on_all
 from vtp_eqx.runs.recovery import (
@@ -98,6 +99,7 @@ def run_training(
     folder: Path,
     log_every: int = 50,
     save_every: int = 1000,
+    recompute_every: int = 0,
     progress: Progress = lambda step, num_steps, metrics: None,
     fault_tolerance: FaultTolerance = FaultTolerance(),
     callbacks: Callbacks = Callbacks(),
@@ -111,6 +113,7 @@ def run_training(
       `postmortem/`; a second process is refused. `holds_folder`: the caller has locked
       it already (`run_dir.lock_folder`).
     - `config` is written to the folder, and compared with that of a run that continues.
+    - `recompute_every`: of so many steps one is computed twice, and compared; 0: none.
     - `progress(done, num_steps, metrics)` is called whenever a line is logged.
 
     The metrics of every step are checked, one step late. Where one is not finite, or
@@ -119,9 +122,10 @@ def run_training(
     it raises `FloatingPointError`. No checkpoint is written after a failed step.
 
     SIGTERM saves the state and raises `SystemExit(TERMINATED)`; a second one ends the
-    process at once. Raises `FolderInUseError` where another process writes the folder,
-    `ValueError` where the run in it was begun with another config, and `OSError` where
-    there is no space or no right to write.
+    process at once. Raises `CorruptionError` where a step had two results, which leaves
+    checkpoints as they are (see `checked_step`); `FolderInUseError` where another
+    process writes the folder, `ValueError` where the run in it was begun with another
+    config, and `OSError` where there is no space or no right to write.
     """
     for name, interval in (
         ("log_every", log_every),
@@ -131,13 +135,16 @@ def run_training(
         require(
             interval >= 1, f"`{name}` ({interval}) must be 1 or more steps: raise it."
         )
+    check_recompute(recompute_every, mesh.devices.flat[0].platform)
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         enter(disk_errors(folder))
         state = on_mesh(state, mesh)
         with raise_on_all():
             if is_main_process():
-                needed = _disk_space_needed(state, folder, fault_tolerance)
+                needed = _disk_space_needed(
+                    state, folder, fault_tolerance, recompute_every > 0
+                )
                 check_disk_space(folder, needed)
                 if not holds_folder:
                     enter(lock_folder(folder))
@@ -151,7 +158,8 @@ def run_training(
         )
         run = _Run(
             step=step, batches=batches, num_steps=num_steps, mesh=mesh, folder=folder,
-            log_every=log_every, save_every=save_every, progress=progress,
+            log_every=log_every, save_every=save_every,
+            recompute_every=recompute_every, progress=progress,
             fault_tolerance=fault_tolerance, callbacks=callbacks,
             checkpoints=enter(checkpoints),
             watchdog=enter(Watchdog(folder / "stalls.txt", fault_tolerance.stall)),
@@ -171,6 +179,7 @@ class _Run:
     folder: Path
     log_every: int
     save_every: int
+    recompute_every: int
     progress: Progress
     fault_tolerance: FaultTolerance
     callbacks: Callbacks
@@ -218,7 +227,11 @@ class _Run:
         for done in range(first + 1, self.num_steps + 1):
             with self.throughput.waiting_for_data():
                 number, batch = next(numbered)
-            self.state, metrics = self.step(self.state, shard_batch(batch, self.mesh))
+            batch = shard_batch(batch, self.mesh)
+            if self.recompute_every and done % self.recompute_every == 0:
+                self.state, metrics = self.recompute(done, number, batch)
+            else:
+                self.state, metrics = self.step(self.state, batch)
             if unchecked is not None:  # this step computes meanwhile
                 self.check(*unchecked)
             self.watchdog.beat()
@@ -243,6 +256,17 @@ class _Run:
             if stops:
                 self.checkpoints.wait()
                 raise SystemExit(TERMINATED)
+
+    def recompute(
+        self, done: int, number: int, batch: Any
+    ) -> tuple[TrainState, dict[str, Array]]:
+        """A step computed twice; `CorruptionError` where the results differ."""
+        with self.watchdog.paused():
+            return checked_step(
+                self.step, self.state, batch, mesh=self.mesh,
+                folder=self.folder / CORRUPTION, number=done, batch_number=number,
+                rows=self.callbacks.rows,
+            )  # fmt: skip
 
     def check(self, done: int, batch: int, metrics: Mapping[str, Array]) -> None:
         """Counts a step if it failed; `DivergedError` where too many did."""
@@ -357,9 +381,9 @@ def _sigterm_requested() -> Iterator[Callable[[int], bool]]:
 
 
 def _disk_space_needed(
-    state: TrainState, folder: Path, fault_tolerance: FaultTolerance
+    state: TrainState, folder: Path, fault_tolerance: FaultTolerance, recomputes: bool
 ) -> float:
-    """Bytes of the checkpoints still to be written, one to spare, and postmortems."""
+    """Bytes of checkpoints still to be written, one to spare, and of failed steps."""
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(eqx.filter(state, eqx.is_array)))
     count = lambda name: len([*(folder / name).glob("*")])
     num_kept = fault_tolerance.keep + fault_tolerance.keep_best
@@ -367,4 +391,4 @@ def _disk_space_needed(
     # Each rollback leaves a state, and so does the one too many that ends the run.
     limit = fault_tolerance.max_rollbacks
     postmortems = max(0, limit + 1 - count("postmortem")) if limit > 0 else 0
-    return size * (checkpoints + postmortems)
+    return size * (checkpoints + postmortems + (2 if recomputes else 0))

@@ -11,8 +11,8 @@ from vtp_eqx.data.caption_shuffle import caption_rows
 from vtp_eqx.frozen.lpips import Perceptual
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.tokenizer import Tokenizer
-from vtp_eqx.runs.batches import array_batches
-from vtp_eqx.runs.loop import Progress, run_training
+from vtp_eqx.runs.batches import ArrayBatches
+from vtp_eqx.runs.loop import Callbacks, Progress, run_training
 from vtp_eqx.training.pretrain import init_pretraining, text_config
 from vtp_eqx.training.pretrain_views import CaptionedBatch
 from vtp_eqx.training.terms.alignment import VisionFeatures
@@ -54,14 +54,15 @@ def pretrain(
     arrays = {name: data[name] for name in names}
     if (seed := config.controls.caption_shuffle) is not None:
         arrays["caption"] = data["caption"][caption_rows(len(data["caption"]), seed)]
-    batches = array_batches(
+    batches = ArrayBatches(
         lambda image, caption=None: CaptionedBatch(image, caption),
         arrays, config.batch_size, seed=config.seed, group=group,
     )  # fmt: skip
     state = run_training(
         state, step, batches,
         num_steps=config.num_steps, mesh=mesh, folder=folder, progress=progress,
-        config=config,
+        config=config, callbacks=Callbacks(rows=batches.rows),
+        recompute_every=config.recompute_every,
     )  # fmt: skip
     return state.student.tokenizer
 

@@ -37,6 +37,7 @@ from vtp_eqx.runs.batches import (
     text_tokenizer_for,
 )
 from vtp_eqx.runs.command import exit_with_message
+from vtp_eqx.runs.corruption import check_recompute
 from vtp_eqx.runs.dry_run import dry_run, dry_run_lines, DryRun
 from vtp_eqx.runs.log import Sink, tensorboard_sink, wandb_sink, warn
 from vtp_eqx.runs.multihost import is_main_process, raise_on_all
@@ -258,6 +259,9 @@ def _checked_setup(
             network = load_lpips(options.perceptual)
             require_perceptual_weights(options.config.reconstruction, network)
         setup = PretrainSetup(options)
+        check_recompute(
+            setup.config.recompute_every, setup.mesh.devices.flat[0].platform
+        )
         lines = dry_run_lines(setup.config, setup.dry_run, setup.mesh, len(setup.train))
         if setup.prompts is not None:
             lines.append(setup.check_classes())

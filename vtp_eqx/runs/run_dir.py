@@ -23,8 +23,11 @@ LOCK = "run.lock"
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
 DATA_FILE = "data.txt"
-# How a step fits onto its devices: what a run that is continued may change.
-FITTING = ("accumulate", "attention", "precision", "remat", "sharding")
+# How a step fits onto its devices, and how it is checked: what a run that is continued
+# may change.
+FITTING = (
+    "accumulate", "attention", "precision", "recompute_every", "remat", "sharding",
+)  # fmt: skip
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 

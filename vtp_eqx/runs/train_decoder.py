@@ -12,8 +12,8 @@ from vtp_eqx.config import DecodeConfig
 from vtp_eqx.frozen.lpips import Perceptual
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.tokenizer import Tokenizer
-from vtp_eqx.runs.batches import array_batches
-from vtp_eqx.runs.loop import Progress, run_training
+from vtp_eqx.runs.batches import ArrayBatches
+from vtp_eqx.runs.loop import Callbacks, Progress, run_training
 from vtp_eqx.training.decode import (
     EncodedBatch,
     init_decoder_training,
@@ -50,10 +50,11 @@ def train_decoder(
         begun = solve_decoder(begun, images[:START_IMAGES])
     state, step = init_decoder_training(config, begun, mesh, perceptual)
     arrays = {"image": images, "latents": latents}
+    batches = ArrayBatches(EncodedBatch, arrays, config.batch_size, seed=config.seed)
     state = run_training(
-        state, step,
-        array_batches(EncodedBatch, arrays, config.batch_size, seed=config.seed),
+        state, step, batches,
         num_steps=config.num_steps, mesh=mesh, folder=folder, progress=progress,
-        config=config,
+        config=config, callbacks=Callbacks(rows=batches.rows),
+        recompute_every=config.recompute_every,
     )  # fmt: skip
     return eqx.tree_at(lambda tokenizer: tokenizer.decoder, begun, state.teacher)

@@ -10,7 +10,7 @@ import numpy as np
 from vtp_eqx.config import GenerateConfig, require
 from vtp_eqx.mesh import data_mesh, gather_to_host
 from vtp_eqx.models.dit import DiT
-from vtp_eqx.runs.batches import array_batches
+from vtp_eqx.runs.batches import ArrayBatches
 from vtp_eqx.runs.loop import Callbacks, FaultTolerance, Progress, run_training
 from vtp_eqx.runs.throughput import StepCost
 from vtp_eqx.training.flops import device_peak, train_step_flops
@@ -55,7 +55,7 @@ def train_generator(
     arrays = {"latents": latents, "label": labels}
     return train_on_batches(
         config,
-        array_batches(LatentBatch, arrays, config.batch_size, seed=config.seed),
+        ArrayBatches(LatentBatch, arrays, config.batch_size, seed=config.seed),
         folder=folder, mesh=mesh, progress=progress,
         evaluate=keep, evaluate_every=max(config.num_steps, 1),
         evaluate_steps=snapshot_steps,
@@ -99,6 +99,7 @@ def train_on_batches(
         num_steps=config.num_steps, mesh=mesh, folder=folder, progress=progress,
         log_every=log_every, save_every=save_every, fault_tolerance=fault_tolerance,
         config=None if holds_folder else config, holds_folder=holds_folder,
+        recompute_every=config.recompute_every,
         callbacks=Callbacks(
             evaluate=None if evaluate is None else measure,
             evaluate_every=evaluate_every,

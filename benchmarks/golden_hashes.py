@@ -1,0 +1,89 @@
+"""Hashes of the first steps of each preset's tiny twin, and of what they depend on."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+import platform
+
+import equinox as eqx
+import jax
+import jaxlib
+
+from benchmarks.tiny_twins import Config, init_twin, preset_names, tiny_twin, twin_batch
+from vtp_eqx.config import presets
+from vtp_eqx.mesh import data_mesh, shard_batch
+from vtp_eqx.models.arrays import arrays_hash, named_arrays
+
+
+NUM_STEPS = 3
+# Beginnings of names of instruction sets, and of flags that choose how to compile.
+_VECTORS = ("sse", "ssse", "avx", "fma", "f16c", "bmi", "amx", "asimd", "sve")
+_FLAGS = ("xla_backend", "xla_cpu", "xla_llvm", "xla_gpu")
+
+
+def twins() -> dict[Config, list[str]]:
+    """The tiny twins, and the presets that each is the twin of."""
+    found: dict[Config, list[str]] = {}
+    for name in preset_names():
+        found.setdefault(tiny_twin(getattr(presets, name)), []).append(name)
+    return found
+
+
+def step_hashes(config: Config) -> dict[str, str]:
+    """Hashes after each of the first steps of a training on one device.
+
+    Of the student and of the moments of its gradients, which after the first step are
+    that gradient times a number, and its square.
+    """
+    mesh = data_mesh(1)
+    state, step = init_twin(config, mesh)
+    found = {}
+    for number in range(NUM_STEPS):
+        batch = shard_batch(twin_batch(config, number), mesh)
+        state, _ = step(state, batch)
+        for name in ("student", "opt_state"):
+            arrays = named_arrays(eqx.filter(getattr(state, name), eqx.is_array))
+            found[f"{name} {number + 1}"] = arrays_hash(arrays)
+    return found
+
+
+def read_hashes(path: Path) -> dict[str, dict[str, dict[str, str]]]:
+    """By machine, then by preset, what `step_hashes` gave there."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def machine_key() -> str:
+    """What the bits of a step depend on here, as text.
+
+    Versions, the kind of device, and flags of the compiler. On CPUs also the processor
+    and its vector instructions: with `--xla_cpu_max_isa=SSE4_2`, exponentials and layer
+    norms have other bits than with AVX2. The number of cores is left out: on one and on
+    two, products, sums and exponentials had the same.
+    """
+    device = jax.devices()[0]
+    parts = [f"jax {jax.__version__}", f"jaxlib {jaxlib.__version__}"]
+    parts += [device.platform, device.device_kind, platform.machine()]
+    if device.platform == "cpu":
+        parts.append(f"processor {_processor()}")
+    flags = os.environ.get("XLA_FLAGS", "").replace("--", "").split()
+    parts += sorted({flag for flag in flags if flag.startswith(_FLAGS)})
+    return ", ".join(parts)
+
+
+def _processor() -> str:
+    """Maker, family and model of the processor; a hash of its vector instructions."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    fields = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip(), value.strip())
+    names = ("vendor_id", "cpu family", "model")
+    kind = "-".join(fields.get(name, "") for name in names)
+    flags = fields.get("flags", fields.get("Features", "")).split()
+    flags = " ".join(sorted(flag for flag in flags if flag.startswith(_VECTORS)))
+    digest = hashlib.sha256(flags.encode()).hexdigest()[:8]
+    return f"{kind} {digest}"
