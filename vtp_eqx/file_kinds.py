@@ -1,17 +1,33 @@
-"""What a file holds, in words, whatever its name says: for errors that help."""
+"""What a file holds, in words, whatever its name says: for errors that help.
 
+And an .npz, opened with care.
+"""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import lzma
 import os
 from pathlib import Path
 import re
+import struct
+import tokenize
+from typing import Any
 import zipfile
 import zlib
+
+import numpy as np
 
 
 # What NumPy raises that reads an .npz which is missing, cut short, or another's.
 NPZ_ERRORS = (
     OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, RuntimeError,
-    MemoryError, OverflowError, zipfile.BadZipFile, zlib.error,
+    MemoryError, OverflowError, IndexError, SyntaxError, struct.error,
+    tokenize.TokenError, lzma.LZMAError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
+# An array of more bytes, and so many times those it is packed in, would only fill the
+# memory: ours, as images hardly compress.
+_MUCH, _TIMES = 2**30, 100
+_REASON = 200  # characters of a library's
 _HEAD = 1024  # bytes that tell what a file is
 _BEGINNINGS = (
     (b"\x1f\x8b", "gzip-compressed data"),
@@ -88,6 +104,46 @@ def describe_file(path: str | os.PathLike[str]) -> str:
         return error.strerror or type(error).__name__
 
 
+@contextlib.contextmanager
+def open_npz(path: str | os.PathLike[str]) -> Iterator[Mapping[str, np.ndarray]]:
+    """The arrays in an .npz, each read when it is asked for; nothing is executed.
+
+    In the block, one of `NPZ_ERRORS` says that the file is damaged or another's; see
+    `npz_fault`.
+    """
+    # Opened here, because `np.load` leaves a damaged file open.
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(Path(path).open("rb"))
+        loaded: Any = np.load(file, allow_pickle=False)  # or a single array
+        content = stack.enter_context(loaded)
+        for member in content.zip.infolist():
+            if member.file_size > max(_MUCH, _TIMES * member.compress_size):
+                raise ValueError(
+                    f"{member.compress_size} bytes that would unpack to "
+                    f"{member.file_size}"
+                )
+        yield _Arrays(content)
+
+
+class _Arrays(Mapping):
+    """Those of an .npz; NumPy gives the bytes of a member that is none."""
+
+    def __init__(self, content: Any):
+        self._content = content
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        found = self._content[name]
+        if not isinstance(found, np.ndarray):
+            raise ValueError(f"{name!r} is no array")
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._content)
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+
 def npz_fault(path: str | os.PathLike[str], error: BaseException) -> str:
     """Why an .npz could not be read, in words; `error` is one of `NPZ_ERRORS`."""
     kind = describe_file(path)
@@ -95,7 +151,8 @@ def npz_fault(path: str | os.PathLike[str], error: BaseException) -> str:
         return kind
     if "pickle" in str(error):  # NumPy's advice is to run whatever is in there
         return "arrays of Python objects, which are not read"
-    return f"cut short or damaged: {str(error) or type(error).__name__}"
+    reason = " ".join(str(error).split())[:_REASON] or type(error).__name__
+    return f"cut short or damaged: {reason}"
 
 
 def _described_text(text: bytes) -> str:

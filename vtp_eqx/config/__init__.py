@@ -6,7 +6,10 @@ arXiv 2512.13687v2), *code* (the published inference code and checkpoints), *DIN
 Lengths of sequences are in tokens, sizes of images in pixels.
 """
 
-from vtp_eqx.config.checks import require as require
+from vtp_eqx.config.checks import (
+    first_sentence as first_sentence,
+    require as require,
+)
 from vtp_eqx.config.runs import (
     AlignmentConfig as AlignmentConfig,
     DecodeConfig as DecodeConfig,
@@ -34,6 +37,7 @@ from vtp_eqx.config.shapes import (
     IMAGENET_MEAN as IMAGENET_MEAN,
     IMAGENET_STD as IMAGENET_STD,
     Init as Init,
+    LARGEST_SIZE as LARGEST_SIZE,
     Norm as Norm,
     Precision as Precision,
     PrototypeConfig as PrototypeConfig,

@@ -18,7 +18,7 @@ from vtp_eqx.data.images import decode_image, UnreadableImageError
 from vtp_eqx.data.loader import Batch, Source, stack_examples
 from vtp_eqx.data.tar_paths import tars_in
 from vtp_eqx.data.tars import TarSource
-from vtp_eqx.file_kinds import describe_file, NPZ_ERRORS, npz_fault
+from vtp_eqx.file_kinds import describe_file, NPZ_ERRORS, npz_fault, open_npz
 from vtp_eqx.files import atomic_path, require_local
 
 
@@ -209,8 +209,7 @@ def _check_no_images(folder: Path, tars: Sequence[Path]) -> None:
 def _open_npz(path: Path) -> ArraySource:
     fields = {"arr_0": "image", "arr_1": "label"}
     try:
-        # Opened here, because `np.load` leaves a damaged file open.
-        with path.open("rb") as file, np.load(file) as content:
+        with open_npz(path) as content:
             names = sorted(content)
             arrays = {fields[name]: content[name] for name in names if name in fields}
     except NPZ_ERRORS as error:
@@ -257,7 +256,7 @@ def load_arrays(source: TfdsSource) -> Batch:
     """
     path = source.folder / f"arrays-{source.fingerprint}.npz"
     try:
-        with path.open("rb") as file, np.load(file) as cached:
+        with open_npz(path) as cached:
             return dict(cached)
     except NPZ_ERRORS:
         arrays = stack_examples([source[row] for row in range(len(source))])

@@ -16,7 +16,7 @@ from vtp_eqx.evaluation.latent_diagnosis import better, CARD, diagnose, PICTURE
 from vtp_eqx.evaluation.latent_panel import Diagnosis
 from vtp_eqx.evaluation.networks import FeatureNetwork, scene_features
 from vtp_eqx.evaluation.options import console, ReconstructionOptions
-from vtp_eqx.file_kinds import NPZ_ERRORS, npz_fault
+from vtp_eqx.file_kinds import NPZ_ERRORS, npz_fault, open_npz
 from vtp_eqx.frozen.scene_network import shipped, SHIPPED_SIZES
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.scenes.render import (
@@ -88,8 +88,7 @@ class DiagnosisOptions(ReconstructionOptions):
         if self.masks is None:
             return None
         try:
-            # Opened here, because `np.load` leaves a damaged file open.
-            with self.masks.open("rb") as file, np.load(file) as content:
+            with open_npz(self.masks) as content:
                 masks = content["arr_0"] if "arr_0" in content else np.zeros(0)
         except NPZ_ERRORS as error:
             raise ValueError(

@@ -21,7 +21,7 @@ from vtp_eqx.evaluation.extract import extract_features, ExtractConfig
 from vtp_eqx.evaluation.frechet import Moments
 from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.networks import FeatureNetwork, network_outputs, output_names
-from vtp_eqx.file_kinds import NPZ_ERRORS, npz_fault
+from vtp_eqx.file_kinds import NPZ_ERRORS, npz_fault, open_npz
 from vtp_eqx.files import atomic_path
 from vtp_eqx.models.arrays import arrays_hash
 
@@ -29,6 +29,14 @@ from vtp_eqx.models.arrays import arrays_hash
 INCEPTION_WIDTH = 2048
 # ADM's files: moments over all training images of ImageNet.
 ADM_PREFIX, ADM_COUNT = "VIRTUAL_imagenet", 1_281_167
+# What our files tell beside statistics.
+_SCALARS = {
+    "count": np.integer,
+    "image_size": np.integer,
+    "network": np.str_,
+    "network_hash": np.str_,
+    "crop": np.str_,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,7 +135,7 @@ def read_reference(
             "with `evaluate.py reference`, or check the path."
         )
     try:
-        with path.open("rb") as file, np.load(file) as content:
+        with open_npz(path) as content:
             arrays = {name: content[name] for name in content if name != "arr_0"}
     except NPZ_ERRORS as error:
         raise ValueError(
@@ -147,6 +155,11 @@ def read_reference(
     if path.name.startswith(ADM_PREFIX) and count is None:
         count = ADM_COUNT
     size = _mismatch(path, "count", arrays.get("count"), count)
+    require(
+        size > 1,
+        f"The reference's `count` ({size} in {path}) must be 2 images or more: name "
+        "another file.",
+    )
     spatial = None
     if {"mu_s", "sigma_s"} <= arrays.keys():
         spatial = Moments.from_statistics(arrays["mu_s"], arrays["sigma_s"], int(size))
@@ -171,7 +184,7 @@ def add_image_features(
 
     For precision and recall. A `ValueError` where they are no images.
     """
-    with np.load(path) as content:
+    with open_npz(path) as content:
         if reference.features is not None or "arr_0" not in content:
             return reference
     source = open_source(path)
@@ -201,6 +214,14 @@ def _check_arrays(path: Path, arrays: dict[str, Any]) -> None:
             f"`{name}` ({array.dtype} of shape {array.shape} in {path}) must be floats "
             f"of shape {shape}: name another file, or make one with `evaluate.py "
             "reference`.",
+        )
+    for name in _SCALARS.keys() & arrays.keys():
+        array, kind = arrays[name], _SCALARS[name]
+        require(
+            array.shape == () and np.issubdtype(array.dtype, kind),
+            f"`{name}` ({array.dtype} of shape {array.shape} in {path}) must be one "
+            f"{'text' if kind is np.str_ else 'whole number'}: name another file, or "
+            "make one with `evaluate.py reference`.",
         )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from vtp_eqx import tensor_files
 from vtp_eqx.config import require
-from vtp_eqx.file_kinds import NPZ_ERRORS, npz_fault
+from vtp_eqx.file_kinds import NPZ_ERRORS, npz_fault, open_npz
 from vtp_eqx.models.arrays import arrays_hash, named_arrays
 from vtp_eqx.tensor_files import is_torch_legacy, read_torch_legacy, TorchFile
 from vtp_eqx.tensor_files.name_table import Tensors
@@ -90,8 +90,8 @@ def _stored_tensors(path: Path) -> Tensors:
         "it, keeping the names of its tensors.",
     )
     try:
-        with path.open("rb") as file:
-            return dict(np.load(file, allow_pickle=False))
+        with open_npz(path) as content:
+            return dict(content)
     except NPZ_ERRORS as error:
         fault = npz_fault(path, error)
         raise ValueError(

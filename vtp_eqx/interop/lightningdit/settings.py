@@ -3,8 +3,7 @@
 import dataclasses
 from typing import Any
 
-from vtp_eqx.config import DiTConfig, require
-from vtp_eqx.tensor_files import LARGEST_SIZE
+from vtp_eqx.config import DiTConfig, LARGEST_SIZE, require
 
 
 # Published config key -> field of `DiTConfig`.

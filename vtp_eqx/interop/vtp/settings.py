@@ -9,11 +9,11 @@ from vtp_eqx.config import (
     from_dict,
     IMAGENET_MEAN,
     IMAGENET_STD,
+    LARGEST_SIZE,
     require,
     TokenizerConfig,
     VTP_B,
 )
-from vtp_eqx.tensor_files import LARGEST_SIZE
 
 
 # Published setting and our field. Decoders have no setting for the MLP's ratio.
