@@ -17,13 +17,14 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+import queue
 import random
 import resource
-import select
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 
@@ -101,22 +102,30 @@ def _answers(
     worker: subprocess.Popen, cases: list[tuple[str, int]], folder: Path
 ) -> Iterator[Case]:
     """What a worker says, and what its silence means."""
-    assert worker.stdout is not None
+    lines: queue.Queue[bytes] = queue.Queue()  # the last one is empty
+
+    def read() -> None:
+        assert worker.stdout is not None
+        for line in worker.stdout:
+            lines.put(line)
+        lines.put(b"")
+
+    threading.Thread(target=read, daemon=True).start()
     wait = _BEGIN_SECONDS
     for door, number in [*cases]:
-        line = b"making"
-        while line.startswith((b"making", b"made")):
-            wait = _SILENT_SECONDS if line.startswith(b"made") else wait
-            ready = select.select([worker.stdout], [], [], wait)[0]
-            line = worker.stdout.readline() if ready else b""
-            wait = _BEGIN_SECONDS if line.startswith(b"making") else _SILENT_SECONDS
-        if line:
-            yield Case(door, number, **json.loads(line))
-            continue
-        outcome, status = ("ended", worker.wait()) if ready else ("hang", None)
-        log = (folder / "stderr.txt").read_text(errors="replace")
-        yield Case(door, number, outcome, wait, what=f"status {status}: {log[-300:]}")
-        return
+        try:
+            while (line := lines.get(timeout=wait)).startswith(b"ma"):
+                wait = _BEGIN_SECONDS if line == b"making\n" else _SILENT_SECONDS
+        except queue.Empty:
+            yield Case(door, number, "hang", wait)
+            return
+        wait = _SILENT_SECONDS
+        if not line:
+            log = (folder / "stderr.txt").read_text(errors="replace")
+            what = f"status {worker.wait()}: {log[-300:]}"
+            yield Case(door, number, "ended", what=what)
+            return
+        yield Case(door, number, **json.loads(line))
 
 
 def work(folder: Path) -> None:
@@ -233,7 +242,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if options.case is not None:
-            [door] = options.door
+            if len(options.door) != 1:
+                parser.error("--case is of one door: name it with --door.")
+            door = options.door[0]
             sound = make_sound(door, folder / "sound")
             limit_memory()
             case = run_case(

@@ -197,7 +197,7 @@ def _other(value: Any, rng: Rng) -> Any:
     ))  # fmt: skip
 
 
-def mutate_safetensors(content: bytes, rng: Rng, marker: str) -> bytes:
+def mutate_safetensors(content: bytes, rng: Rng) -> bytes:
     """Another header around the same bytes, or other numbers; or damaged bytes."""
     if rng.random() < 0.2:
         return mutate_bytes(content, rng)
@@ -345,7 +345,7 @@ def mutate_npy(content: bytes, rng: Rng, marker: str) -> bytes:
 @functools.cache
 def _zeros(size: int) -> bytes:
     """Mebibytes of zeros as the middle of a deflated stream."""
-    machine = zlib.compressobj(1, zlib.DEFLATED, -15)
+    machine = zlib.compressobj(9, zlib.DEFLATED, -15)
     block = machine.compress(b"\0" * 2**20) + machine.flush(zlib.Z_FULL_FLUSH)
     return block * size
 

@@ -109,7 +109,7 @@ def _value(hint: Any, value: Any) -> Any:
         return value
     kinds: list[Any] = [hint, *get_args(hint)]
     if isinstance(value, Mapping):
-        nested = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
+        nested: list[Any] = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
         if nested:
             return from_dict(nested[0], value)
         inside = get_args(hint)[1] if len(get_args(hint)) == 2 else Any
