@@ -210,12 +210,20 @@ def run_case(
 
 def is_sentence(error: BaseException) -> bool:
     """Whether an error is one sentence, of a kind that scripts show as it is."""
-    text = str(error)
+    text = _text(error)
     of_user = isinstance(error, ValueError | OSError) and type(error).__name__ not in (
         "JSONDecodeError", "UnicodeDecodeError", "UnicodeEncodeError"
     )  # fmt: skip
     is_short = len(text) <= _LONGEST and text.endswith(".")
     return of_user and is_short and all(line.isprintable() for line in [text])
+
+
+def _text(error: BaseException) -> str:
+    """What an error says, which may be what cannot be said."""
+    try:
+        return str(error)
+    except Exception as another:
+        return f"an error whose words are another one: {type(another).__name__}"
 
 
 def _memory(name: str) -> int:

@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 import re
 import struct
+import sys
 import tokenize
 from typing import Any
 import zipfile
@@ -135,6 +136,12 @@ class _Arrays(Mapping):
         found = self._content[name]
         if not isinstance(found, np.ndarray):
             raise ValueError(f"{name!r} is no array")
+        if found.dtype.kind == "U":  # of which no text can be made, not even to show it
+            codes = np.frombuffer(
+                found.astype(found.dtype.newbyteorder("=")), np.uint32
+            )
+            if (codes > sys.maxunicode).any():
+                raise ValueError(f"{name!r} is no text")
         return found
 
     def __iter__(self) -> Iterator[str]:

@@ -206,7 +206,7 @@ def _check_arrays(path: Path, arrays: dict[str, Any]) -> None:
             width = arrays[mean].size
             shapes |= {mean: (width,), covariance: (width, width)}
     if "features" in arrays:
-        shapes["features"] = (len(arrays["features"]), arrays["mu"].size)
+        shapes["features"] = (*arrays["features"].shape[:1], arrays["mu"].size)
     for name, shape in shapes.items():
         array = arrays[name]
         require(
