@@ -80,6 +80,17 @@ def with_header(text):
     return content.getvalue()
 
 
+def no_text():
+    content = io.BytesIO()
+    np.savez(content, arr_0=np.array("abc"))
+    with zipfile.ZipFile(content) as archive:
+        member = archive.read("arr_0.npy")
+    changed = io.BytesIO()
+    with zipfile.ZipFile(changed, "w") as archive:
+        archive.writestr("arr_0.npy", member[:-4] + b"\xff\xff\xff\x7f")
+    return changed.getvalue()
+
+
 def badly_compressed():
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_LZMA) as archive:
@@ -95,6 +106,7 @@ def badly_compressed():
     ("content", "words"),
     [
         (badly_compressed(), "cut short or damaged: "),
+        (no_text(), "cut short or damaged: 'arr_0' is no text"),
         (with_header(b"{'descr': '''"), "cut short or damaged: "),
         (with_header(b"(" * 900), "cut short or damaged: "),
         (whole()[:150], "cut short or damaged: "),
