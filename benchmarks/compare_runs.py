@@ -16,15 +16,16 @@ from collections.abc import Sequence
 import dataclasses
 import io
 import math
+import os
 from pathlib import Path
 import subprocess
+import sys
 import tarfile
 import tempfile
 from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.survive import finish_workers, ROOT, start_workers
 from benchmarks.table import print_table
 from experiments import make_scenes_tars
 from vtp_eqx.runs.checkpoint import read_arrays
@@ -38,6 +39,8 @@ UNITS = {
     "contrast": "nats", "distillation": "nats", "psnr": "dB", "skipped": "steps",
     "num_skipped": "steps", "rollbacks": "rollbacks",
 }  # fmt: skip
+ROOT = Path(__file__).parents[1]
+WORKER = Path("benchmarks", "survive_worker.py")
 _MAX_DEVICES = 999  # a longer number is a commit
 _NUM_ROWS = 20  # of a table
 
@@ -121,11 +124,25 @@ def made_run(name: str, scratch: Path, model: str) -> Path:
     if not tars.exists():
         make_scenes_tars.make(make_scenes_tars.Options(out=tars, num=96, per_shard=24))
     if name.isdigit() and 0 < int(name) <= _MAX_DEVICES:
-        how = dict(devices=int(name))
+        _make_run(run, model, devices=int(name))
     else:
-        how = dict(root=_checkout(name, scratch))
-    finish_workers(start_workers(scratch, run, model, 1, **how))
+        _make_run(run, model, root=_checkout(name, scratch))
     return run
+
+
+def _make_run(run: Path, model: str, *, devices: int = 1, root: Path = ROOT) -> None:
+    """Runs the code of a checkout, in a process with so many simulated devices."""
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "PYTHONPATH": os.pathsep.join([str(root), *sys.path]),
+    }
+    run.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(root / WORKER), str(run), model]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if ended.returncode:
+        why = ended.stderr[max(0, ended.stderr.rfind("Traceback")) :][:3000]
+        raise RuntimeError(f"{run.name} ended with {ended.returncode}:\n{why}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,36 +1,59 @@
-"""A run that is killed again and again ends as one that was not.
+"""Runs that are killed again and again end as ones that were not.
 
 python -m benchmarks.survive --kills 20
 python -m benchmarks.survive --kills 20 --processes 2
 
-Each kill is a `kill -9` of a small pre-training on tars at a random moment: in a step
-or while one loads, while a checkpoint is half written, or anywhere from its start on.
-Then the same command is run again. At the end the state must be the uninterrupted run's
-bit for bit, and the examples behind it those of the order, none skipped and none twice.
+Each kill is a `kill -9` of a small run: of a pre-training on tars in a step or while
+one loads, while a checkpoint is half written or half read, at the edge of an epoch, or
+anywhere from its start on; of an extraction of latents; and of a sampling. Then the
+same command is run again. At the end the state must be the uninterrupted run's bit for
+bit, the examples behind it those of the order, none skipped and none twice, and all
+latents and samples the same bytes.
 """
 
 import argparse
+from collections import Counter
 from collections.abc import Callable
 import contextlib
 import dataclasses
 import json
-import os
+import multiprocessing
 from pathlib import Path
 import random
 import socket
-import subprocess
-import sys
+import statistics
 import tempfile
 import time
+from typing import Any
 
-from benchmarks.survive_worker import NUM_STEPS, reader_of
+from benchmarks.survive_worker import (
+    BATCH,
+    forked,
+    NUM_IMAGES,
+    NUM_STEPS,
+    reader_of,
+    READY,
+    RESTORING,
+)
 from benchmarks.table import print_table
 from experiments import make_scenes_tars
 
 
-MOMENTS = ("stepping or loading", "writing a checkpoint", "any moment")
-ROOT = Path(__file__).parents[1]
-WORKER = Path("benchmarks", "survive_worker.py")
+STEPPING, SAVE, EDGE, RESTORE, ANY = (
+    "stepping or loading",
+    "writing a checkpoint",
+    "at the edge of an epoch",
+    "reading a checkpoint",
+    "any moment",
+)
+TRAINING = (STEPPING, SAVE, EDGE, RESTORE, ANY)
+# Of a training, and of the other jobs, which have files alone to tell how far they are.
+MOMENTS = (*TRAINING, "extraction", "sampling")
+PATTERNS = {"extraction": "shard-*.json", "sampling": "*.png"}
+EPOCH = NUM_IMAGES // BATCH  # steps
+CRASH_SECONDS = 60  # between two crashes, for the goodput
+
+Workers = list[Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,18 +62,29 @@ class Kill:
 
     moment: str
     seconds: float
-    seen: int  # the last step whose batch had been taken
+    seen: int  # the last step whose batch had been taken, or files that were whole
     resumed: int  # the step that the next process began with
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """How the killed runs compare with the one that was not."""
+    """How the killed runs compare with those that were not."""
 
     kills: list[Kill]
     same_state: bool
     same_log: bool
+    same_files: bool  # of the extraction and the sampling
     wrong_steps: list[int]  # that had read other examples than the order says
+    restart_seconds: float  # until a step is done, with compiled programs on disk
+    step_seconds: float
+
+    @property
+    def goodput(self) -> float:
+        """The share of new steps in the time of a training that often crashes."""
+        of_training = [kill for kill in self.kills if kill.moment in TRAINING]
+        again = [max(kill.seen - kill.resumed, 0) for kill in of_training]
+        lost = self.restart_seconds + self.step_seconds * statistics.mean(again or [0])
+        return max(0.0, 1 - lost / CRASH_SECONDS)
 
 
 def survive(
@@ -60,64 +94,74 @@ def survive(
     model: str = "pretraining",
     processes: int = 1,
     seed: int = 0,
+    moments: tuple[str, ...] = MOMENTS,
 ) -> Verdict:
     """Runs to the end without and with `kills`, and compares.
 
-    A run that comes to its end is compared and another one begun, until there were as
-    many kills as asked for.
+    `moments` take turns. A run that comes to its end is compared and another one
+    begun, until there were as many kills as asked for.
     """
-    whole, runs, done = folder / "whole", [folder / "killed-0"], []
-    start = lambda run: start_workers(folder, run, model, processes)
+    context = _context()
+    start = lambda run, job: _start(context, run, job, processes)
     tars = folder / "tars"
-    make_scenes_tars.make(make_scenes_tars.Options(out=tars, num=96, per_shard=24))
-    finish_workers(start(whole))
-    usual = json.loads((whole / "seconds.json").read_text())
-    draw = random.Random(seed)
+    options = make_scenes_tars.Options(out=tars, num=NUM_IMAGES, per_shard=24)
+    make_scenes_tars.make(options)
+    jobs = [model, *(job for job in PATTERNS if job in moments)]
+    whole = {job: folder / f"whole-{job}" for job in jobs}
+    runs = {job: [folder / f"killed-{job}-0"] for job in jobs}
+    for job in jobs:
+        _finish(start(whole[job], job))
+    usual = _seconds(whole[model])
+    draw, done = random.Random(seed), []
     while len(done) < kills:
-        run = runs[-1]
+        moment = moments[len(done) % len(moments)]
+        job = model if moment in TRAINING else moment
+        run = runs[job][-1]
+        if moment == RESTORE and not _newest(run):
+            moment = ANY
+        (run / RESTORING).unlink(missing_ok=True)
         old = _half_written(run)  # by one that was killed before
-        workers = start(run)
-        begun = time.monotonic()
-        moment = MOMENTS[len(done) % len(MOMENTS)]
-        if moment == "writing a checkpoint":
-            came = _wait(
-                workers,
-                lambda run=run, old=old: bool(_half_written(run) - old),
-            )
-        elif moment == "stepping or loading":
-            last = max(_taken(run), default=0) + draw.randrange(5)
-            came = _wait(
-                workers, lambda run=run, last=last: max(_taken(run), default=0) > last
-            )
-            time.sleep(draw.uniform(0, 0.03))
-        else:
-            end = begun + draw.uniform(0, usual)
-            came = _wait(workers, lambda end=end: time.monotonic() > end)
-        if not came:
-            finish_workers(workers)
-            runs.append(folder / f"killed-{len(runs)}")
+        wait = _moment(moment, run, old, usual, draw)
+        workers, begun = start(run, job), time.monotonic()
+        if not _wait(workers, wait):
+            _finish(workers)
+            runs[job].append(folder / f"killed-{job}-{len(runs[job])}")
             continue
-        for worker in workers:
-            worker.kill()
-        for worker in workers:
-            worker.wait()
+        time.sleep(draw.uniform(0, 0.03))
+        _kill(workers)
         seconds = time.monotonic() - begun
-        done.append(Kill(moment, seconds, max(_taken(run), default=0), _newest(run)))
-    finish_workers(start(runs[-1]))
+        is_missed = (moment == RESTORE and not (run / RESTORING).exists()) or (
+            moment == SAVE and not _half_written(run) - old
+        )
+        moment = STEPPING if is_missed else moment
+        seen = max(_taken(run), default=0) if job == model else _num_files(run, job)
+        done.append(Kill(moment, seconds, seen, _newest(run) if job == model else seen))
+    for job in jobs:
+        _finish(start(runs[job][-1], job))
     sampler = reader_of(tars).sampler
     order = {step + 1: sampler(step).tolist() for step in range(NUM_STEPS)}
-    compared = [whole, *runs]
-    same = lambda read: all(read(run) == read(whole) for run in runs)
+    same = lambda read, job: all(read(run) == read(whole[job]) for run in runs[job])
+    ready = [
+        json.loads(line)
+        for run in runs[model]
+        if (run / READY).exists()
+        for line in (run / READY).read_text().splitlines()
+    ]
+    restart = statistics.median(ready)
+    last = _seconds(runs[model][-1])
     return Verdict(
         kills=done,
-        same_state=same(lambda run: (run / "state.txt").read_text()),
-        same_log=same(_log),
+        same_state=same(lambda run: (run / "state.txt").read_text(), model),
+        same_log=same(_log, model),
+        same_files=all(same(_contents, job) for job in jobs[1:]),
         wrong_steps=sorted(
             step
-            for run in compared
+            for run in (whole[model], *runs[model])
             for step, rows in order.items()
             if _taken(run).get(step) != rows
         ),
+        restart_seconds=restart,
+        step_seconds=max(usual, last) / NUM_STEPS,
     )
 
 
@@ -138,73 +182,99 @@ def main() -> None:
             processes=options.processes,
             seed=options.seed,
         )
-    rows = [
-        (kill.moment, f"{kill.seconds:.1f}", str(kill.seen), str(kill.resumed))
-        for kill in verdict.kills
-    ]
-    columns = ("killed while", "after s", "batch taken", "continued from")
-    title = f"{len(rows)} kills of {options.processes} processes, {NUM_STEPS} steps"
+    counts = Counter(kill.moment for kill in verdict.kills)
+    rows = []
+    for moment in counts:
+        own = [kill for kill in verdict.kills if kill.moment == moment]
+        again = [max(kill.seen - kill.resumed, 0) for kill in own]
+        steps = str(sum(again)) if moment in TRAINING else ""
+        median = statistics.median(kill.seconds for kill in own)
+        rows.append((moment, str(len(own)), f"{median:.1f}", steps))
+    columns = ("killed while", "kills", "after s (median)", "steps done again")
+    title = (
+        f"{len(verdict.kills)} kills of {options.processes} processes "
+        f"({options.model}), {NUM_STEPS} steps a run"
+    )
     print_table(title, columns, rows)
     print(f"\nstate bit for bit the same: {verdict.same_state}")
     print(f"log the same, but for the clock: {verdict.same_log}")
+    print(f"latents and samples the same bytes: {verdict.same_files}")
     print(f"steps that read other examples: {verdict.wrong_steps or 'none'}")
-    if not verdict.same_state or not verdict.same_log or verdict.wrong_steps:
+    print(
+        f"goodput with a crash a minute: {verdict.goodput:.0%} (a step is done "
+        f"{verdict.restart_seconds:.1f} s after a start)"
+    )
+    same = verdict.same_state and verdict.same_log and verdict.same_files
+    if not same or verdict.wrong_steps:
         raise SystemExit(1)
 
 
-def start_workers(
-    folder: Path,
-    run: Path,
-    model: str,
-    processes: int,
-    *,
-    devices: int = 1,
-    root: Path = ROOT,
-) -> list[subprocess.Popen]:
-    """Processes of `survive_worker`, with so many simulated devices each.
+def _context() -> Any:
+    """Makes processes by forking one that has imported all and computed nothing."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        [
+            "benchmarks.table",
+            "experiments.make_scenes_tars",
+            "benchmarks.survive_worker",
+        ]
+    )
+    return context
 
-    `root`: the checkout whose code they run.
-    """
-    worker = root / WORKER
-    environment = dict(os.environ)
-    environment |= {
-        "JAX_PLATFORMS": "cpu",
-        # Compiled once for all: or a kill would hardly ever find anything else.
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        "PYTHONPATH": os.pathsep.join([str(root), *sys.path]),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }
+
+def _start(context: Any, run: Path, job: str, processes: int) -> Workers:
     run.mkdir(parents=True, exist_ok=True)
     port = _free_port()
-    workers = []
-    for index in range(processes):
-        command = [sys.executable, str(worker), str(run), model]
-        if processes > 1:
-            command += [f"localhost:{port}", str(processes), str(index)]
-        with (run / f"output-{index}.txt").open("ab") as output:
-            workers.append(
-                subprocess.Popen(
-                    command, env=environment, stdout=output, stderr=subprocess.STDOUT
-                )
-            )
+    workers = [
+        context.Process(target=forked, args=(str(run), job, index, processes, port))
+        for index in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
     return workers
 
 
-def finish_workers(workers: list[subprocess.Popen]) -> None:
-    """Waits for their end; a `RuntimeError` with what one said that failed."""
+def _kill(workers: Workers) -> None:
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        worker.join()
+
+
+def _finish(workers: Workers) -> None:
     for index, worker in enumerate(workers):
-        if status := worker.wait(600):
-            run = Path(worker.args[2])  # type: ignore
+        worker.join(600)
+        if worker.exitcode:
+            run = Path(worker._args[0])
             output = (run / f"output-{index}.txt").read_text()
             why = output[max(0, output.rfind("Traceback")) :][:3000]
-            raise RuntimeError(f"Worker {index} ended with {status}:\n{why}")
+            raise RuntimeError(f"Worker {index} ended with {worker.exitcode}:\n{why}")
 
 
-def _wait(workers: list[subprocess.Popen], until: Callable[[], bool]) -> bool:
+def _moment(
+    moment: str, run: Path, old: set[int], usual: float, draw: random.Random
+) -> Callable[[], bool]:
+    """Whether it has come."""
+    taken = max(_taken(run), default=0)
+    if moment == SAVE:
+        return lambda: bool(_half_written(run) - old)
+    if moment == RESTORE:
+        return (run / RESTORING).exists
+    if moment in (STEPPING, EDGE):
+        last = taken + draw.randrange(5)
+        if moment == EDGE:  # when the last batch of an epoch is taken, or the first
+            last = taken // EPOCH * EPOCH + EPOCH - draw.randrange(2)
+        return lambda: max(_taken(run), default=0) > last
+    if moment in PATTERNS:
+        files = _num_files(run, moment) + draw.randrange(4)
+        return lambda: _num_files(run, moment) > files
+    end = time.monotonic() + draw.uniform(0, usual)
+    return lambda: time.monotonic() > end
+
+
+def _wait(workers: Workers, until: Callable[[], bool]) -> bool:
     """Whether the moment came before the end of the run."""
-    while all(worker.poll() is None for worker in workers):
+    while all(worker.is_alive() for worker in workers):
         if until():
             return True
         time.sleep(0.001)
@@ -237,6 +307,24 @@ def _taken(run: Path) -> dict[int, list[int]]:
 def _newest(run: Path) -> int:
     steps = [path.name for path in (run / "checkpoints").glob("*")]
     return max((int(name) for name in steps if name.isdigit()), default=0)
+
+
+def _num_files(run: Path, job: str) -> int:
+    return sum(1 for _ in run.rglob(PATTERNS[job]))
+
+
+def _contents(run: Path) -> dict[str, bytes]:
+    """What a job has made, but for hidden files, locks and what workers say."""
+    kinds = (".npy", ".png", ".json")
+    return {
+        path.relative_to(run).as_posix(): path.read_bytes()
+        for path in run.rglob("*")
+        if path.suffix in kinds and path.name != "seconds.json"
+    }
+
+
+def _seconds(run: Path) -> float:
+    return json.loads((run / "seconds.json").read_text())
 
 
 def _log(run: Path) -> list[dict[str, float]]:

@@ -1,16 +1,18 @@
-"""The run that `benchmarks.survive` kills, as a process.
+"""The runs that `benchmarks.survive` kills, each a process.
 
-python benchmarks/survive_worker.py FOLDER MODEL [ADDRESS PROCESSES INDEX]
+python benchmarks/survive_worker.py FOLDER MODEL
 
-MODEL is `pretraining`, a small one with all objectives, or `line`, a single number
-that compiles at once. They learn from the tars in `FOLDER/../tars`, read and decoded as
-in a real run. Every batch that a step takes is noted in `taken-INDEX.jsonl`, and the
-hash of the last state in `state.txt`.
+A training is `pretraining`, the smallest one with all objectives, or `line`, a single
+number that compiles at once. They learn from the tars in `FOLDER/../tars`, read and
+decoded as in a real run. Every batch that a step takes is noted in `taken-INDEX.jsonl`,
+and the hash of the last state in `state.txt`. `extraction` encodes the same images, and
+`sampling` draws some. Nothing here touches a device when it is imported: processes are
+forked from one that has the libraries.
 """
 
 from collections.abc import Iterator
-import dataclasses
 import json
+import os
 from pathlib import Path
 import sys
 import time
@@ -23,14 +25,33 @@ from jax.sharding import Mesh
 import numpy as np
 import optax
 
-from benchmarks.works import small_config
+from vtp_eqx.config import (
+    decoder_like,
+    DiTConfig,
+    LatentsConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    PrototypeConfig,
+    SampleConfig,
+    SamplerConfig,
+    TextConfig,
+    TokenizerConfig,
+    TransformerConfig,
+    ViewsConfig,
+)
 from vtp_eqx.data.mixture import make_sampler
 from vtp_eqx.data.prefetch import ExampleReader, Prefetcher
 from vtp_eqx.data.tars import TarSource
 from vtp_eqx.losses.weighting import FixedWeights
 from vtp_eqx.mesh import data_mesh
-from vtp_eqx.models.arrays import arrays_hash, named_arrays
+from vtp_eqx.models.arrays import arrays_hash, latents_hash, named_arrays
+from vtp_eqx.models.dit import DiT
+from vtp_eqx.models.generator import Generator
+from vtp_eqx.models.tokenizer import Tokenizer
+from vtp_eqx.runs.checkpoint import Checkpoints
+from vtp_eqx.runs.extract_latents import extract_latents
 from vtp_eqx.runs.loop import run_training
+from vtp_eqx.runs.sample import sample
 from vtp_eqx.training.microbatches import Objective
 from vtp_eqx.training.pretrain import init_pretraining
 from vtp_eqx.training.pretrain_views import CaptionedBatch
@@ -38,22 +59,21 @@ from vtp_eqx.training.state import TrainState
 from vtp_eqx.training.step import make_step, Step
 
 
-BEGUN = time.monotonic()
-NUM_STEPS = 24
-CONFIG = dataclasses.replace(small_config(), num_steps=NUM_STEPS)
+NUM_STEPS, BATCH, NUM_IMAGES = 24, 16, 96
+RESTORING, READY = "restoring", "ready.jsonl"  # files in the folder of a run
 
 
 def reader_of(tars: Path) -> ExampleReader:
     """Reads the tars, from two shards at a time."""
     source = TarSource(tars)
-    sampler = make_sampler(source, CONFIG.batch_size, seed=0, window=2)
-    return ExampleReader(source=source, sampler=sampler, size=32, encode=_ids)
+    sampler = make_sampler(source, BATCH, seed=0, window=2)
+    return ExampleReader(source=source, sampler=sampler, size=16, encode=_ids)
 
 
 def _ids(captions: list[str]) -> np.ndarray:
-    """A token for each of the first letters, and the end."""
-    letters = [[1 + ord(letter) % 100 for letter in text[:15]] for text in captions]
-    return np.array([[*row, 255] for row in letters], np.int32)
+    """One token for each letter, and the end."""
+    letters = [[1 + ord(letter) % 18 for letter in text[:5]] for text in captions]
+    return np.array([[*row, 19] for row in letters], np.int32)
 
 
 class Line(eqx.Module):
@@ -86,28 +106,123 @@ def line(mesh: Mesh) -> tuple[TrainState, Step]:
     return state, step
 
 
-def pretraining(mesh: Mesh) -> tuple[TrainState, Step]:
-    """A small one, with all three objectives."""
-    return init_pretraining(CONFIG, np.zeros((0, 32, 32, 3), np.uint8), mesh)
+def tiny(mesh: Mesh) -> tuple[TrainState, Step]:
+    """All three objectives, on 16 pixels."""
+    shape = TransformerConfig(width=16, depth=1, num_heads=2)
+    config = PretrainConfig(
+        tokenizer=TokenizerConfig(
+            encoder=shape,
+            decoder=shape,
+            text=TextConfig(context=6, vocabulary=20, width=8, depth=1, num_heads=2),
+            image_size=16,
+            patch_size=4,
+            latent_width=4,
+        ),
+        prototypes=PrototypeConfig(
+            num_prototypes=16, hidden_width=8, bottleneck_width=4, num_layers=2
+        ),
+        views=ViewsConfig(global_size=16, local_size=8, num_local=1),
+        optimizer=OptimizerConfig(warmup_steps=1),
+        batch_size=BATCH,
+        distillation_batch=8,
+        reconstruction_batch=8,
+        num_steps=NUM_STEPS,
+    )
+    return init_pretraining(config, np.zeros((0, 16, 16, 3), np.uint8), mesh)
 
 
-def main() -> None:
-    folder, model, *network = sys.argv[1:]
-    if network:
-        address, processes, index = network
-        jax.distributed.initialize(address, int(processes), int(index))
-    place, mesh = Path(folder), data_mesh()
+def untrained() -> Tokenizer:
+    """A tokenizer of 16 pixels, with statistics as if measured."""
+    shape = TransformerConfig(width=16, depth=1, num_heads=2)
+    config = TokenizerConfig(
+        encoder=shape, decoder=decoder_like(shape), image_size=16, patch_size=8,
+        latent_width=4,
+    )  # fmt: skip
+    tokenizer = eqx.filter_jit(Tokenizer)(config, key=jax.random.key(0))
+    return tokenizer.with_statistics(jnp.zeros(4), jnp.full(4, 0.5))
+
+
+def forked(folder: str, model: str, index: int, processes: int, port: int) -> None:
+    """`main` in a process of one device that says what it says into a file."""
+    output = os.open(
+        Path(folder, f"output-{index}.txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    )
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    os.environ.pop("XLA_FLAGS", None)
+    main(folder, model, index, processes, port)
+
+
+def main(
+    folder: str, model: str, index: int = 0, processes: int = 1, port: int = 0
+) -> None:
+    """One process of a run."""
+    begun, place = time.monotonic(), Path(folder)
+    jax.config.update("jax_platforms", "cpu")
+    # Compiled once for all: or a kill would hardly ever find anything else.
+    jax.config.update("jax_compilation_cache_dir", str(place.parent / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    if processes > 1:
+        jax.distributed.initialize(f"localhost:{port}", processes, index)
+    jobs = {"extraction": extraction, "sampling": sampling}
+    if model in jobs:
+        jobs[model](place)
+    else:
+        training(place, model, begun)
+    if index == 0:
+        (place / "seconds.json").write_text(json.dumps(time.monotonic() - begun))
+
+
+def extraction(place: Path) -> None:
+    """Twelve shards of latents."""
+    source = TarSource(place.parent / "tars")
+    config = LatentsConfig(shard_images=8)
+    extract_latents(config, untrained(), source, place, device_images=4, num_threads=2)
+
+
+def sampling(place: Path) -> None:
+    """Forty-eight samples in groups of two."""
+    tokenizer = untrained()
+    shape = DiTConfig(
+        width=16, depth=1, num_heads=2, latent_width=4, latent_size=2, num_classes=5
+    )
+    dit = eqx.filter_jit(DiT)(shape, key=jax.random.key(1))
+    generator = Generator(dit, latents_hash(tokenizer))
+    config = SampleConfig(
+        num_samples=48, sampler=SamplerConfig(num_steps=2, guidance=1.5), group_size=2
+    )
+    sample(config, generator, tokenizer, place)
+
+
+def training(place: Path, model: str, begun: float) -> None:
+    """Steps to the end, from wherever the run stopped."""
+    mesh = data_mesh()
     shard = (jax.process_index(), jax.process_count())
     reader = reader_of(place.parent / "tars")
-    state, step = {"pretraining": pretraining, "line": line}[model](mesh)
+    state, step = {"pretraining": tiny, "line": line}[model](mesh)
+    restore, mark = Checkpoints.restore, place / RESTORING
+
+    def marked(self: Checkpoints, template: TrainState) -> TrainState:
+        if shard[0] == 0:
+            mark.touch()
+        state = restore(self, template)
+        if shard[0] == 0:
+            mark.unlink()
+        return state
+
+    Checkpoints.restore = marked
 
     def noted(first: int) -> Iterator[CaptionedBatch]:
         stream = Prefetcher(reader, start_step=first, shard=shard, num_workers=2)
         with (place / f"taken-{shard[0]}.jsonl").open("a") as file, stream:
-            file.write("\n")  # after a line that was torn
-            for batch in stream:
+            file.write("\n")  # behind a line that was torn
+            for number, batch in enumerate(stream):
                 file.write(json.dumps([batch.step + 1, batch.row.tolist()]) + "\n")
                 file.flush()
+                if number == 1 and shard[0] == 0:  # one step is done
+                    with (place / READY).open("a") as ready:
+                        ready.write(json.dumps(time.monotonic() - begun) + "\n")
                 yield CaptionedBatch(batch.image, batch.tokens)
 
     state = run_training(
@@ -118,8 +233,7 @@ def main() -> None:
         arrays = named_arrays(eqx.filter(state, eqx.is_array))
         arrays["key"] = jax.random.key_data(arrays["key"])
         (place / "state.txt").write_text(arrays_hash(arrays))
-        (place / "seconds.json").write_text(json.dumps(time.monotonic() - BEGUN))
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:3])

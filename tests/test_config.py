@@ -93,6 +93,37 @@ def test_unknown_fields_are_named():
         from_dict(TokenizerConfig, fields)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_size": "16"}, r"^`image_size` \('16'\) of a TokenizerConfig must be"),
+        ({"image_size": 16.0}, r"must be of the type int: correct it, or use the"),
+        (
+            {"pixel_mean": [0.5]},
+            r"^`pixel_mean` \(\(0.5,\)\) of a TokenizerConfig must",
+        ),
+        ({"heads_input": "both"}, r"must be of the type Literal\['full', 'latent'\]"),
+        (
+            {"encoder": [1]},
+            r"^`encoder` \(\(1,\)\) of a TokenizerConfig must be of the",
+        ),
+        ({"encoder": {}}, r"must have the fields \['depth', 'num_heads', 'width'\]"),
+        ({"image_size": 10**400}, r"^`image_size` \(1000.*0000\) must be from 1 to 10"),
+        ({"patch_size": 0}, r"^`patch_size` \(0\) must be from 1 to 1000000: correct"),
+        ({"logit_scale": float("nan")}, r"^`logit_scale` \(nan\) must be finite, and"),
+        ({"pixel_std": [1, 1, float("inf")]}, r"^`pixel_std` \(inf\) must be finite"),
+    ],
+)
+def test_values_that_no_config_has_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        from_dict(TokenizerConfig, json.loads(as_json(PLAIN)) | changes)
+
+
+def test_what_is_no_record_is_said():
+    with pytest.raises(ValueError, match=r"^A TextConfig has named fields; got \[1\]"):
+        from_dict(TextConfig, [1])
+
+
 def test_equal_configs_have_equal_names_and_others_other_ones():
     changed = dataclasses.replace(CONFIGS[0], seed=1)
     assert short_hash(CONFIGS[0]) == short_hash(dataclasses.replace(CONFIGS[0]))

@@ -1,10 +1,14 @@
 import io
+import lzma
 import pickle
+import random
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
 
+from benchmarks.fuzz_mutations import zip_bomb
 from vtp_eqx.file_kinds import (
     describe_content,
     describe_file,
@@ -67,9 +71,44 @@ def array():
     return content.getvalue()
 
 
+def with_header(text):
+    """An array whose header is that text."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        size = len(text).to_bytes(2, "little")
+        archive.writestr("arr_0.npy", b"\x93NUMPY\1\0" + size + text)
+    return content.getvalue()
+
+
+def no_text():
+    content = io.BytesIO()
+    np.savez(content, arr_0=np.array("abc"))
+    with zipfile.ZipFile(content) as archive:
+        member = archive.read("arr_0.npy")
+    changed = io.BytesIO()
+    with zipfile.ZipFile(changed, "w") as archive:
+        archive.writestr("arr_0.npy", member[:-4] + b"\xff\xff\xff\x7f")
+    return changed.getvalue()
+
+
+def badly_compressed():
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("arr_0.npy", bytes(1000))
+    packed = bytearray(content.getvalue())
+    packed[30 + len("arr_0.npy") + 9 + 6] ^= 0xFF
+    with pytest.raises(lzma.LZMAError):
+        zipfile.ZipFile(io.BytesIO(packed)).read("arr_0.npy")
+    return bytes(packed)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
+        (badly_compressed(), "cut short or damaged: "),
+        (no_text(), "cut short or damaged: 'arr_0' is no text"),
+        (with_header(b"{'descr': '''"), "cut short or damaged: "),
+        (with_header(b"(" * 900), "cut short or damaged: "),
         (whole()[:150], "cut short or damaged: "),
         (whole().replace(b"\x14\x00", b"\xff\x00"), "cut short or damaged: "),
         (objects(), "arrays of Python objects, which are not read"),
@@ -90,3 +129,10 @@ def test_what_is_no_npz_is_said_without_advice_to_run_it(tmp_path, content, word
     assert fault.startswith(words)
     assert "allow_pickle" not in fault
     assert "unsafely" not in fault
+
+
+def test_an_archive_that_would_fill_the_memory_is_refused(tmp_path):
+    path = tmp_path / "images.npz"
+    path.write_bytes(zip_bomb("arr_0.npy", random.Random(0)))
+    with pytest.raises(ValueError, match=r"^\d{7} bytes that would unpack to 3221"):
+        open_npz(path).__enter__()

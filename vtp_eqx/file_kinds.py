@@ -1,11 +1,18 @@
-"""What a file holds, in words, whatever its name says: for errors that help."""
+"""What a file holds, in words, whatever its name says: for errors that help.
+
+And an .npz, opened with care.
+"""
 
 import codecs
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import contextlib
+import lzma
 import os
 from pathlib import Path
 import re
+import struct
+import sys
+import tokenize
 from typing import Any
 import zipfile
 import zlib
@@ -14,10 +21,15 @@ import numpy as np
 
 
 # What NumPy raises that reads an .npz which is missing, cut short, or another's.
-_NPZ_ERRORS = (
+NPZ_ERRORS = (
     OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, RuntimeError,
-    MemoryError, OverflowError, zipfile.BadZipFile, zlib.error,
+    MemoryError, OverflowError, IndexError, SyntaxError, struct.error,
+    tokenize.TokenError, lzma.LZMAError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
+# An array of more bytes, and so many times those it is packed in, would only fill the
+# memory: ours, as images hardly compress.
+_MUCH, _TIMES = 2**30, 100
+_REASON = 200  # characters of a library's
 _HEAD = 1024  # bytes that tell what a file is
 _BEGINNINGS = (
     (b"\x1f\x8b", "gzip-compressed data"),
@@ -104,26 +116,63 @@ class UnreadableNpzError(ValueError):
 
 
 @contextlib.contextmanager
-def open_npz(path: str | os.PathLike[str]) -> Iterator[Any]:
+def open_npz(path: str | os.PathLike[str]) -> Iterator[Mapping[str, np.ndarray]]:
     """The arrays of an .npz by name, each read when it is asked for.
 
-    `UnreadableNpzError` where the file cannot be opened, or an array not be read.
+    Nothing is executed. `UnreadableNpzError` where the file cannot be opened, or an
+    array not be read.
     """
     try:
-        # Opened here, because `np.load` leaves a damaged file open.
-        with Path(path).open("rb") as file, np.load(file) as content:
-            yield content
-    except _NPZ_ERRORS as error:
-        raise UnreadableNpzError(_npz_fault(path, error)) from error
+        with contextlib.ExitStack() as stack:
+            # Opened here, because `np.load` leaves a damaged file open.
+            file = stack.enter_context(Path(path).open("rb"))
+            loaded: Any = np.load(file, allow_pickle=False)  # or a single array
+            content = stack.enter_context(loaded)
+            for member in content.zip.infolist():
+                if member.file_size > max(_MUCH, _TIMES * member.compress_size):
+                    raise ValueError(
+                        f"{member.compress_size} bytes that would unpack to "
+                        f"{member.file_size}"
+                    )
+            yield _Arrays(content)
+    except NPZ_ERRORS as error:
+        raise UnreadableNpzError(npz_fault(path, error)) from error
 
 
-def _npz_fault(path: str | os.PathLike[str], error: BaseException) -> str:
+class _Arrays(Mapping):
+    """Those of an .npz; NumPy gives the bytes of a member that is none."""
+
+    def __init__(self, content: Any):
+        self._content = content
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        found = self._content[name]
+        if not isinstance(found, np.ndarray):
+            raise ValueError(f"{name!r} is no array")
+        if found.dtype.kind == "U":  # of which no text can be made, not even to show it
+            codes = np.frombuffer(
+                found.astype(found.dtype.newbyteorder("=")), np.uint32
+            )
+            if (codes > sys.maxunicode).any():
+                raise ValueError(f"{name!r} is no text")
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._content)
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+
+def npz_fault(path: str | os.PathLike[str], error: BaseException) -> str:
+    """Why NumPy could not read a file, in words; `error` is one of `NPZ_ERRORS`."""
     kind = describe_file(path)
     if isinstance(error, OSError) or kind != "a zip archive":
         return kind
     if "pickle" in str(error):  # NumPy's advice is to run whatever is in there
         return "arrays of Python objects, which are not read"
-    return f"cut short or damaged: {str(error) or type(error).__name__}"
+    reason = " ".join(str(error).split())[:_REASON] or type(error).__name__
+    return f"cut short or damaged: {reason}"
 
 
 def _described_text(text: bytes) -> str:

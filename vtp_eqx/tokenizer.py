@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from vtp_eqx.config import from_dict, require, TokenizerConfig
+from vtp_eqx.config import first_sentence, from_dict, require, TokenizerConfig
 from vtp_eqx.interop import diffusers
 from vtp_eqx.interop.hub import download, is_hub_name
 from vtp_eqx.interop.vtp import tokenizer_from_published, tokenizer_to_published
@@ -216,8 +216,9 @@ def _skeleton(description: dict[str, Any], folder: Path) -> Tokenizer:
     try:
         config = from_dict(TokenizerConfig, description["config"])
         return eqx.filter_eval_shape(Tokenizer, config, origin=origin, key=jr.key(0))
-    except (TypeError, AttributeError, ArithmeticError) as error:
+    except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(
             f"{CONFIG_FILE} of {folder} has values of the types of a "
-            "`TokenizerConfig`; got others: load it with the version that saved it."
+            f"`TokenizerConfig`; got others ({first_sentence(error)}): load it with "
+            "the version that saved it."
         ) from error

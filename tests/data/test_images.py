@@ -193,3 +193,9 @@ def test_images_below_a_side_are_unreadable(photograph):
         UnreadableImageError, match="120 x 90 pixels, and 91 are wanted"
     ):
         decode_image(content, "a", min_side=91)
+
+
+def test_a_name_with_any_character_leaves_a_sentence_one_line():
+    error = UnreadableImageError("a\nb\udcff.png", "cut\tshort")
+    assert "got a\\nb\\udcff.png (cut\\tshort): replace" in str(error)
+    assert (error.name, error.reason) == ("a\nb\udcff.png", "cut\tshort")

@@ -382,3 +382,16 @@ def test_an_image_above_the_limit_of_bytes_is_refused_with_it(shards, monkeypatc
     monkeypatch.setattr("vtp_eqx.data.tars._MAX_IMAGE", 10)
     with pytest.raises(UnreadableImageError, match="bytes, and the limit is 10"):
         TarSource(shards)[0]
+
+
+def test_an_index_whose_records_are_damaged_is_named(shards):
+    TarSource(shards)
+    path = shards / ".index" / "00000.tar.index"
+    content = path.read_bytes()
+    line = content.index(b"\n") + 1
+    for damage in (b"\0", b"\xff", b"\x7f"):  # no image; places outside of the tar
+        path.write_bytes(content[:line] + damage * (len(content) - line))
+        with pytest.raises(UnreadableImageError, match="its index is damaged: remove"):
+            TarSource(shards)[0]
+    path.unlink()
+    assert abs(value_of(TarSource(shards)[1]) - 1) <= 2

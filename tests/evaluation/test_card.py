@@ -127,3 +127,25 @@ def test_only_inception_classes_make_an_inception_score(tmp_path):
     with pytest.raises(ValueError, match="Inception's classes"):
         write(path, {"Inception score": 9.0}, GENERATION, num_evaluated=100)
     write(path, {"Inception score": 9.0}, INCEPTION, num_evaluated=100)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("[]", "named fields; got "),
+        ("{", "Expecting property name"),
+        ('{"numbers": {}}', r"must have the fields \['card'\]"),
+        ('{"numbers": {"psnr": "1"}, "card": {}}', "must have the fields"),
+        ("[" * 100_000, "recursion"),
+    ],
+)
+def test_what_is_no_card_is_said_in_a_sentence(content, reason, tmp_path):
+    path = tmp_path / "card.json"
+    path.write_text(content)
+    message = rf"^A card is one .* got .*card.json, .*{reason}.*: evaluate again\.$"
+    with pytest.raises(ValueError, match=message):
+        read(path)
+    write(path, {"psnr": 1.0}, RECONSTRUCTION, num_evaluated=100)
+    path.write_text(path.read_text().replace("1.0", "NaN"))
+    with pytest.raises(ValueError, match="A number on a card is finite; got psnr"):
+        read(path)

@@ -194,5 +194,11 @@ def test_another_file_is_no_generator(generator, tmp_path):
     save_weights(generator.dit, path, {"latents_hash": "abc"})
     with pytest.raises(ValueError, match=r"got \['latents_hash'\] in"):
         load_generator(path)
+    for config in ("{", "[]", as_json(generator.dit.config).replace("16", "null")):
+        save_weights(generator.dit, path, {"latents_hash": "abc", "config": config})
+        with pytest.raises(
+            ValueError, match=r"^A saved generator has a note on its sh"
+        ):
+            load_generator(path)
     with pytest.raises(FileNotFoundError, match=r"got no none\.safetensors"):
         load_generator(tmp_path / "none.safetensors")

@@ -2,6 +2,8 @@
 
 import dataclasses
 import errno
+import json
+import shutil
 
 import equinox as eqx
 import jax
@@ -117,6 +119,60 @@ def test_a_shard_cut_short_is_named_and_made_anew(tokenizer, images, tmp_path):
     shard.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
     with pytest.raises(ValueError, match=r"latents-00001.npy must have the checksum"):
         check_checksums(tmp_path, index)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"limit": [[]]},
+            r"damaged or of something else \(`limit` .* of a LatentIndex",
+        ),
+        ({"format": "another"}, "another format than 'vtp_eqx latents 1'"),
+        ({"views": ["image"]}, r"^All latents of a folder have 1 views and statistics"),
+        ({"mean": [0.0]}, r"got latents \[\(2, 2, 2, 4\)\], 1 means and 4 deviations"),
+    ],
+)
+def test_an_index_that_contradicts_its_shards_is_refused(
+    changes, message, whole, tmp_path
+):
+    folder = shutil.copytree(whole[0], tmp_path / "latents")
+    path = folder / "index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ValueError, match=message):
+        open_latents(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        (
+            "examples-00000.npy",
+            np.zeros((8, 2)),
+            r"as many rows and labels; got float32",
+        ),
+        ("latents-00000.npy", np.zeros((8, 2, 2, 2, 4), np.int32), r"; got int32 \(8,"),
+        (
+            "latents-00000.npy",
+            np.zeros((7, 2, 2, 2, 4), np.float32),
+            r"\(7, 2, 2, 2, 4",
+        ),
+        ("latents-00000.npy", None, r"must be a whole array; got text that begins"),
+    ],
+)
+def test_a_shard_that_holds_something_else_is_refused(
+    name, array, message, whole, tmp_path
+):
+    folder = shutil.copytree(whole[0], tmp_path / "latents")
+    if array is None:
+        (folder / name).write_text("text")
+    else:
+        np.save(folder / name, array)
+    index = json.loads((folder / "index.json").read_text())
+    index["shards"][0]["files"][name][0] = (folder / name).stat().st_size
+    (folder / "index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=rf"^The shard .*{message}"):
+        open_latents(folder)
 
 
 def test_another_tokenizer_or_other_settings_are_refused(whole, tokenizer, images):

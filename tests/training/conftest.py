@@ -38,8 +38,7 @@ from vtp_eqx.training.state import copy_arrays, shard_state, TrainState
 from vtp_eqx.training.step import make_step, Step
 
 
-@pytest.fixture(scope="session")
-def tiny() -> PretrainConfig:
+def tiny_config() -> PretrainConfig:
     """All three terms, 16 patches, and no random choice that differs by device."""
     encoder = TransformerConfig(width=16, depth=1, num_heads=2)
     return PretrainConfig(
@@ -64,8 +63,7 @@ def tiny() -> PretrainConfig:
     )
 
 
-@pytest.fixture(scope="session")
-def data() -> dict[str, np.ndarray]:
+def smooth_images() -> dict[str, np.ndarray]:
     """Images of smooth color, so that patches say something of one another."""
     draw = np.random.default_rng(0)
     corners = draw.uniform(0, 255, (32, 2, 2, 3))
@@ -78,6 +76,16 @@ def data() -> dict[str, np.ndarray]:
         "image": image.astype(np.uint8),
         "caption": caption.astype(np.int32),
     }
+
+
+@pytest.fixture(scope="session")
+def tiny() -> PretrainConfig:
+    return tiny_config()
+
+
+@pytest.fixture(scope="session")
+def data() -> dict[str, np.ndarray]:
+    return smooth_images()
 
 
 class Started(NamedTuple):

@@ -6,7 +6,10 @@ arXiv 2512.13687v2), *code* (the published inference code and checkpoints), *DIN
 Lengths of sequences are in tokens, sizes of images in pixels.
 """
 
-from vtp_eqx.config.checks import require as require
+from vtp_eqx.config.checks import (
+    first_sentence as first_sentence,
+    require as require,
+)
 from vtp_eqx.config.controls import (
     ControlsConfig as ControlsConfig,
     NoiseLaw as NoiseLaw,
@@ -38,6 +41,7 @@ from vtp_eqx.config.shapes import (
     IMAGENET_MEAN as IMAGENET_MEAN,
     IMAGENET_STD as IMAGENET_STD,
     Init as Init,
+    LARGEST_SIZE as LARGEST_SIZE,
     LatentNorm as LatentNorm,
     Norm as Norm,
     Precision as Precision,

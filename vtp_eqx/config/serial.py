@@ -4,7 +4,11 @@ from collections.abc import Mapping
 import dataclasses
 import hashlib
 import json
-from typing import Any, get_args, get_type_hints, TypeVar
+import reprlib
+from typing import Any, get_args, get_origin, get_type_hints, TypeVar
+
+from beartype import BeartypeConf
+from beartype.door import is_bearable
 
 from vtp_eqx.config.checks import require
 from vtp_eqx.config.fields import NEUTRAL
@@ -12,6 +16,7 @@ from vtp_eqx.config.old_names import FIELDS
 
 
 Config = TypeVar("Config")
+_INTEGERS_ARE_FLOATS = BeartypeConf(is_pep484_tower=True)  # as everywhere
 
 
 def as_json(config: Any) -> str:
@@ -53,29 +58,63 @@ def changed_fields(before: Any, after: Any) -> list[str]:
     return changed
 
 
-def from_dict(kind: type[Config], fields: Mapping[str, Any]) -> Config:
-    """The config of class `kind` whose `as_json` was parsed into `fields`.
+def from_dict(kind: type[Config], fields: Any) -> Config:
+    """The config, or other dataclass, whose `as_json` was parsed into `fields`.
 
-    Fields that are missing keep their defaults; unknown ones raise `ValueError`. Names
-    that fields had before are accepted.
+    Fields that are missing keep their defaults. A `ValueError` names those that are
+    unknown, that have no default, or whose value is of another type than the field.
+    Names that fields had before are accepted.
     """
+    require(
+        isinstance(fields, Mapping),
+        f"A {kind.__name__} has named fields; got {reprlib.repr(fields)}: use the "
+        "version that wrote it, or copy it again.",
+    )
     hints = get_type_hints(kind)
     today = {old: new for new, old in FIELDS.get(kind.__name__, {}).items()}
     fields = {today.get(name, name): value for name, value in fields.items()}
-    unknown = sorted(fields.keys() - hints.keys())
+    needed = {
+        field.name
+        for field in dataclasses.fields(kind)  # pyright: ignore[reportArgumentType]
+        if field.default is field.default_factory is dataclasses.MISSING
+    }
+    unknown, missing = fields.keys() - hints.keys(), needed - fields.keys()
     require(
         not unknown,
-        f"A {kind.__name__} has the fields {sorted(hints)}; got {unknown}: "
-        "remove them, or use the version that wrote them.",
+        f"A {kind.__name__} has the fields {sorted(hints)}; got "
+        f"{reprlib.repr(sorted(unknown))}: remove them, or use the version that wrote "
+        "them.",
     )
-    return kind(**{name: _value(hints[name], value) for name, value in fields.items()})
+    require(
+        not missing,
+        f"A {kind.__name__} must have the fields {sorted(missing)}; they are missing: "
+        "add them, or use the version that wrote it.",
+    )
+    values = {name: _value(hints[name], value) for name, value in fields.items()}
+    for name, value in values.items():
+        hint = hints[name]
+        words = hint.__name__ if isinstance(hint, type) else str(hint)
+        require(
+            is_bearable(value, hint, conf=_INTEGERS_ARE_FLOATS),
+            f"`{name}` ({reprlib.repr(value)}) of a {kind.__name__} must be of the "
+            f"type {words.replace('typing.', '')}: correct it, or use the version that "
+            "wrote it.",
+        )
+    return kind(**values)
 
 
 def _value(hint: Any, value: Any) -> Any:
     """`value` from JSON as its type hint has it: nested configs, tuples for lists."""
+    if hint is Any:
+        return value
+    kinds: list[Any] = [hint, *get_args(hint)]
     if isinstance(value, Mapping):
-        kinds: list[Any] = [
-            kind for kind in (hint, *get_args(hint)) if dataclasses.is_dataclass(kind)
-        ]
-        return from_dict(kinds[0], value) if kinds else dict(value)
-    return tuple(value) if isinstance(value, list) else value
+        nested: list[Any] = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
+        if nested:
+            return from_dict(nested[0], value)
+        inside = get_args(hint)[1] if len(get_args(hint)) == 2 else Any
+        return {name: _value(inside, own) for name, own in value.items()}
+    if isinstance(value, list):
+        inner = [get_args(kind)[:1] for kind in kinds if get_origin(kind) is tuple]
+        return tuple(_value(inner[0][0] if inner else Any, own) for own in value)
+    return value

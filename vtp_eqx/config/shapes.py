@@ -4,6 +4,7 @@ A comment behind a field says where its default comes from: see `vtp_eqx.config`
 """
 
 import dataclasses
+import reprlib
 from typing import Literal
 
 from vtp_eqx.config.checks import require
@@ -22,6 +23,8 @@ Residual = Literal["as computed", "float32"]
 LatentNorm = Literal["none", "rms"]
 
 CLIP_VOCABULARY = 49408  # tokens of CLIP's byte-pair encoding
+# More is no size of a network, but a way to fill memory. Ours.
+LARGEST_SIZE = 1_000_000
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -50,6 +53,7 @@ class TransformerConfig:
     residual: Residual = later("as computed")
 
     def __post_init__(self):
+        _require_sizes(self)
         _require_multiple(self, "width", "num_heads")
         require(
             (self.width // self.num_heads) % 4 == 0,
@@ -77,6 +81,7 @@ class TextConfig:
     remat: Remat = "none"  # ours
 
     def __post_init__(self):
+        _require_sizes(self)
         _require_multiple(self, "width", "num_heads")
         require(
             self.tokenizer != "clip" or self.vocabulary >= CLIP_VOCABULARY,
@@ -101,6 +106,9 @@ class PrototypeConfig:
     bottleneck_width: int = 256  # DINOv2
     num_layers: int = 3  # DINOv2
     init_std: float = 0.02  # DINOv2; narrow layers need more, about in_width ** -0.5
+
+    def __post_init__(self):
+        _require_sizes(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,6 +137,7 @@ class TokenizerConfig:
     pixel_std: tuple[float, float, float] = IMAGENET_STD  # code
 
     def __post_init__(self):
+        _require_sizes(self)
         _require_multiple(self, "image_size", "patch_size")
 
     @property
@@ -162,6 +171,7 @@ class DiTConfig:
     float32_logits: bool = later(False)
 
     def __post_init__(self):
+        _require_sizes(self)
         _require_multiple(self, "width", "num_heads")
         _require_multiple(self, "latent_size", "patch_size")
         require(
@@ -169,6 +179,24 @@ class DiTConfig:
             "`float32_logits` (True) needs `attention` 'plain', because the fused "
             "kernel takes bfloat16 alone: change either.",
         )
+
+
+def _require_sizes(config: object) -> None:
+    """A `ValueError` where a field counts nothing or too much, or is not finite."""
+    for field in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
+        value = getattr(config, field.name)
+        if type(value) is int and field.type in (int, "int"):
+            require(
+                1 <= value <= LARGEST_SIZE,
+                f"`{field.name}` ({reprlib.repr(value)}) must be from 1 to "
+                f"{LARGEST_SIZE}: correct it.",
+            )
+        for number in value if isinstance(value, tuple) else (value,):
+            require(
+                not isinstance(number, float | int) or abs(number) <= LARGEST_SIZE,
+                f"`{field.name}` ({reprlib.repr(number)}) must be finite, and "
+                f"{LARGEST_SIZE} at most: correct it.",
+            )
 
 
 def _require_multiple(config: object, name: str, of: str) -> None:

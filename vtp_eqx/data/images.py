@@ -42,9 +42,14 @@ class UnreadableImageError(ValueError):
         self.name, self.reason = name, reason
 
     def __str__(self) -> str:
+        # Names, and the words of libraries, may have any character.
+        name, reason = (
+            "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+            for text in (self.name, self.reason)
+        )
         return (
-            f"An image file must be whole and of a known format; got {self.name} "
-            f"({self.reason}): replace or remove it."
+            f"An image file must be whole and of a known format; got {name} "
+            f"({reason}): replace or remove it."
         )
 
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float32, Int, Shaped
 import numpy as np
 
-from vtp_eqx.config import require
+from vtp_eqx.config import first_sentence, from_dict, require
 from vtp_eqx.files import atomic_path, write_text
 
 
@@ -54,19 +54,11 @@ class ShardRecord:
     def read(cls, path: Path) -> "ShardRecord | None":
         """The record of a shard, if it is finished and its files have their sizes."""
         try:
-            record = cls.from_fields(json.loads(path.read_text()))
+            record = from_dict(cls, json.loads(path.read_text()))
             check_sizes(path.parent, record)
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, RecursionError):
             return None
         return record
-
-    @classmethod
-    def from_fields(cls, fields: Mapping[str, Any]) -> "ShardRecord":
-        """A record from its JSON."""
-        files = {name: tuple(known) for name, known in fields["files"].items()}
-        lists = ("offset", "scale", "squared_error")
-        tuples = {name: tuple(fields[name]) for name in lists}
-        return cls(**{**fields, **tuples, "files": files})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,17 +98,15 @@ class LatentIndex:
         if not path.exists():
             return None
         try:
-            fields = json.loads(path.read_text())
-            require(fields.get("format") == FORMAT, f"another format than {FORMAT!r}")
-            shards = tuple(map(ShardRecord.from_fields, fields.pop("shards")))
-            lists = ("views", "class_names", "mean", "std")
-            fields |= {name: tuple(fields[name]) for name in lists}
-            return cls(**fields, shards=shards)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            found = from_dict(cls, json.loads(path.read_text()))
+            require(found.format == FORMAT, f"another format than {FORMAT!r}")
+        except (OSError, ValueError, RecursionError) as error:
             raise ValueError(
                 f"`folder` ({folder}) has an {INDEX} that is damaged or of something "
-                f"else ({error}): remove it, and extract the latents again."
+                f"else ({first_sentence(error)}): remove it, and extract the latents "
+                "again."
             ) from error
+        return found
 
 
 @runtime_checkable
@@ -214,32 +204,6 @@ class LatentCache:
         )
 
 
-def open_npy_latents(folder: Path, index: LatentIndex) -> LatentCache:
-    """The latents that this library extracted into `folder`, with its index.
-
-    A `ValueError` names a shard that is missing or cut short, and an extraction that
-    has not ended.
-    """
-    shards, labels = [], []
-    check_complete(folder, index)
-    for record in index.shards:
-        latents, examples = record.files  # in this order
-        shard = NpyShard(
-            path=folder / latents, count=record.count,
-            offset=record.offset, scale=record.scale,
-        )  # fmt: skip
-        shards.append(shard)
-        labels.append(np.load(folder / examples)[:, 1])
-    _, views, height, width, channels = shards[0].array.shape
-    return LatentCache(
-        shards=tuple(shards),
-        labels=np.concatenate(labels),
-        shape=(height, width, channels),
-        num_views=views,
-        **statistics_of(index),
-    )
-
-
 def statistics_of(index: LatentIndex) -> dict[str, Any]:
     """The mean, deviation and hash that an index holds, as fields of `LatentCache`."""
     return {
@@ -264,6 +228,11 @@ def check_complete(folder: Path, index: LatentIndex) -> None:
 def check_sizes(folder: Path, record: ShardRecord) -> None:
     """A `ValueError` unless the files of a shard have the sizes they were given."""
     for name, (size, _) in record.files.items():
+        require(
+            name == Path(name).name and "\0" not in name,
+            f"A shard's files lie beside its record; got {name[:80]!r} in {folder}: "
+            "remove the record, and run the same extraction again.",
+        )
         path = folder / name
         got = path.stat().st_size if path.exists() else None
         require(

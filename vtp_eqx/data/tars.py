@@ -190,6 +190,11 @@ class TarSource:
     def _read(self, shard: int, record: Any) -> dict[str, bytes]:
         """The contents of the parts that a record has, at most so much of each."""
         parts = {part: record[part].tolist() for part in PARTS if record[part][0]}
+        end = self._heads[shard].size
+        if "image" not in parts or not all(
+            0 < start <= start + size <= end for start, size in parts.values()
+        ):
+            raise OSError(f"its index is damaged: remove {self._indexes[shard]}")
         if parts["image"][1] > _MAX_IMAGE:
             raise OSError(f"{parts['image'][1]} bytes, and the limit is {_MAX_IMAGE}")
         parts = {

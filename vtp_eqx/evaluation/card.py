@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from vtp_eqx.config import require, SamplerConfig
+from vtp_eqx.config import first_sentence, from_dict, require, SamplerConfig
 from vtp_eqx.evaluation.extract import ExtractConfig, FeatureTable
 from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.networks import DISTANCE_NAMES, FeatureNetwork, NetworkName
@@ -130,6 +130,14 @@ def check_name(name: str, card: EvaluationCard) -> None:
     )
 
 
+def _check_finite(name: str, number: float) -> None:
+    require(
+        math.isfinite(number),
+        f"A number on a card is finite; got {name} = {number}: find out why before "
+        "it is written.",
+    )
+
+
 def write(
     path: str | os.PathLike[str],
     numbers: Mapping[str, float],
@@ -152,11 +160,7 @@ def write(
     )
     for name, number in numbers.items():
         check_name(name, card)
-        require(
-            math.isfinite(number),
-            f"A number on a card is finite; got {name} = {number}: find out why before "
-            "it is written.",
-        )
+        _check_finite(name, number)
     content = {
         "numbers": {name: float(number) for name, number in numbers.items()},
         "card": dataclasses.asdict(card),
@@ -166,15 +170,31 @@ def write(
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, float], EvaluationCard]:
-    """The numbers and the card that `write` wrote to `path`, checked again."""
-    content: dict[str, Any] = json.loads(Path(path).read_text())
-    fields = dict(content["card"])
-    if fields["sampler"] is not None:
-        fields["sampler"] = SamplerConfig(**fields["sampler"])
-    card = EvaluationCard(**fields)
-    for name in content["numbers"]:
-        check_name(name, card)
-    return content["numbers"], card
+    """The numbers and the card that `write` wrote to `path`, checked again.
+
+    A `ValueError` where the file is damaged or of something else.
+    """
+    try:
+        content: Any = json.loads(Path(path).read_bytes())
+        found = from_dict(_Written, content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"A card is one that an evaluation wrote; got {path}, which is damaged or "
+            f"of something else ({first_sentence(error)}): evaluate again."
+        ) from error
+    for name, number in found.numbers.items():
+        check_name(name, found.card)
+        _check_finite(name, number)
+    return dict(found.numbers), found.card
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Written:
+    """What a file of a card has."""
+
+    numbers: Mapping[str, float]
+    card: EvaluationCard
+    skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def settings(**values: Any) -> str:

@@ -29,6 +29,14 @@ from vtp_eqx.models.arrays import arrays_hash
 INCEPTION_WIDTH = 2048
 # ADM's files: moments over all training images of ImageNet.
 ADM_PREFIX, ADM_COUNT = "VIRTUAL_imagenet", 1_281_167
+# What our files tell beside statistics.
+_SCALARS = {
+    "count": np.integer,
+    "image_size": np.integer,
+    "network": np.str_,
+    "network_hash": np.str_,
+    "crop": np.str_,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -142,6 +150,11 @@ def read_reference(
     if path.name.startswith(ADM_PREFIX) and count is None:
         count = ADM_COUNT
     size = _agreed(path, "count", arrays.get("count"), count)
+    require(
+        size > 1,
+        f"The reference's `count` ({size} in {path}) must be 2 images or more: name "
+        "another file.",
+    )
     spatial = None
     if {"mu_s", "sigma_s"} <= arrays.keys():
         spatial = Moments.from_statistics(arrays["mu_s"], arrays["sigma_s"], int(size))
@@ -187,7 +200,7 @@ def _check_arrays(path: Path, arrays: dict[str, Any]) -> None:
             width = arrays[mean].size
             shapes |= {mean: (width,), covariance: (width, width)}
     if "features" in arrays:
-        shapes["features"] = (len(arrays["features"]), arrays["mu"].size)
+        shapes["features"] = (*arrays["features"].shape[:1], arrays["mu"].size)
     for name, shape in shapes.items():
         array = arrays[name]
         require(
@@ -195,6 +208,14 @@ def _check_arrays(path: Path, arrays: dict[str, Any]) -> None:
             f"`{name}` ({array.dtype} of shape {array.shape} in {path}) must be floats "
             f"of shape {shape}: name another file, or make one with `evaluate.py "
             "reference`.",
+        )
+    for name in _SCALARS.keys() & arrays.keys():
+        array, kind = arrays[name], _SCALARS[name]
+        require(
+            array.shape == () and np.issubdtype(array.dtype, kind),
+            f"`{name}` ({array.dtype} of shape {array.shape} in {path}) must be one "
+            f"{'text' if kind is np.str_ else 'whole number'}: name another file, or "
+            "make one with `evaluate.py reference`.",
         )
 
 

@@ -10,6 +10,7 @@ import base64
 from collections.abc import Mapping
 import dataclasses
 import json
+import math
 from typing import Any
 import zlib
 
@@ -79,15 +80,24 @@ def read_origin(text: str) -> Origin:
     try:
         fields = json.loads(text)
         constants = {
-            name: np.frombuffer(zlib.decompress(base64.b64decode(data)), kind)
-            .reshape(shape)
+            name: _unpacked(data, np.dtype(kind), shape)
             for name, (kind, shape, data) in fields["constants"].items()
-        }  # fmt: skip
+        }
         settings = fields["settings"]
         require(isinstance(settings, dict), "settings are an object")
-    except (ValueError, TypeError, LookupError, AttributeError, zlib.error) as error:
+    except (
+        ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
+        RecursionError, zlib.error,
+    ) as error:  # fmt: skip
         raise ValueError(
             f"The origin of a model is the text it was read with; got {text[:60]!r} "
             f"({type(error).__name__}): load the published checkpoint again."
         ) from error
     return Origin(settings, constants)
+
+
+def _unpacked(data: str, kind: np.dtype, shape: list[int]) -> np.ndarray:
+    """An array of that shape, and no byte more however many are packed."""
+    size = math.prod(shape) * kind.itemsize
+    content = zlib.decompressobj().decompress(base64.b64decode(data), size + 1)
+    return np.frombuffer(content, kind).reshape(shape)

@@ -5,8 +5,7 @@ from typing import Any
 from jaxtyping import Float
 import numpy as np
 
-from vtp_eqx.config import require
-from vtp_eqx.tensor_files import LARGEST_SIZE
+from vtp_eqx.config import LARGEST_SIZE, require
 
 
 def check_setting(

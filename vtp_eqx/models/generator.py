@@ -11,7 +11,14 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 import numpy as np
 
-from vtp_eqx.config import as_json, DiTConfig, from_dict, require, SamplerConfig
+from vtp_eqx.config import (
+    as_json,
+    DiTConfig,
+    first_sentence,
+    from_dict,
+    require,
+    SamplerConfig,
+)
 from vtp_eqx.flow import dopri5, euler, guided, heun, sample, time_grid, Velocity
 from vtp_eqx.models.arrays import (
     arrays_hash,
@@ -142,9 +149,16 @@ def load_generator(path: str | Path, tokenizer: Tokenizer | None = None) -> Gene
         f"`tokenizer` (None) must be given for {path}, which was saved with a hash of "
         "latent statistics alone: load the tokenizer it was trained with, and pass it.",
     )
-    config = from_dict(DiTConfig, json.loads(notes["config"]))
-    origin = notes.get("origin", "")
-    skeleton = eqx.filter_eval_shape(DiT, config, origin=origin, key=jr.key(0))
+    try:
+        config = from_dict(DiTConfig, json.loads(notes["config"]))
+        origin = notes.get("origin", "")
+        skeleton = eqx.filter_eval_shape(DiT, config, origin=origin, key=jr.key(0))
+    except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
+        raise ValueError(
+            "A saved generator has a note on its shape; got another one in "
+            f"{path} ({first_sentence(error)}): copy the file again, or load it with "
+            "the version that saved it."
+        ) from error
     return Generator(load_weights(skeleton, path), known)
 
 

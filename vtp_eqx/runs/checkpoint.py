@@ -203,6 +203,7 @@ def read_newest(
     Raises `FileNotFoundError` where there is no checkpoint yet, and `ValueError` where
     the newest is damaged.
     """
+    folder = folder.absolute()  # Orbax takes no other
     steps = lambda: [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
     while True:
         newest = max(steps(), default=None)

@@ -21,10 +21,10 @@ from vtp_eqx.config import LatentsConfig, require
 from vtp_eqx.data.crops import CenterCrop, RandomCrop
 from vtp_eqx.data.images import UnreadableImageError
 from vtp_eqx.data.labels import label_of
+from vtp_eqx.data.latent_shards import open_npy_latents
 from vtp_eqx.data.latents import (
     LatentCache,
     LatentIndex,
-    open_npy_latents,
     ShardRecord,
     write_npy_shard,
 )

@@ -4,7 +4,6 @@ from vtp_eqx.tensor_files.safetensors_files import (
     as_float32 as as_float32,
     check_arrays as check_arrays,
     CONFIG_FILE as CONFIG_FILE,
-    LARGEST_SIZE as LARGEST_SIZE,
     PUBLISHED_INDEX as PUBLISHED_INDEX,
     PUBLISHED_WEIGHTS as PUBLISHED_WEIGHTS,
     published_weights as published_weights,

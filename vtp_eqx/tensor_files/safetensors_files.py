@@ -25,7 +25,6 @@ CONFIG_FILE = "config.json"
 PUBLISHED_WEIGHTS = "model.safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
 PUBLISHED_INDEX = f"model{INDEX_SUFFIX}"
-LARGEST_SIZE = 1_000_000  # more is no size of a model, but a way to fill memory
 _EXACT_IN_FLOAT32 = (np.float32, np.float16, ml_dtypes.bfloat16)
 
 

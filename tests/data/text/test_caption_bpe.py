@@ -81,10 +81,18 @@ def test_a_vocabulary_survives_the_disk(words, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["words.json"]
 
 
-def test_a_truncated_vocabulary_is_refused(words, tmp_path):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:1000],
+        lambda content: content.decode().encode("utf-16"),
+        lambda content: content.replace(b"<|pad|>", b"<|p\xe9d|>"),
+    ],
+)
+def test_a_damaged_vocabulary_is_refused(damage, words, tmp_path):
     path = tmp_path / "words.json"
     words.save(path)
-    path.write_text(path.read_text()[:1000])
+    path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match="not a complete caption vocabulary"):
         CaptionTokenizer.load(path)
 

@@ -14,7 +14,7 @@ from jaxtyping import Int32
 import numpy as np
 from tokenizers import decoders, models, pre_tokenizers, Tokenizer, trainers
 
-from vtp_eqx.config import require
+from vtp_eqx.config import first_sentence, require
 from vtp_eqx.files import write_text
 
 
@@ -87,13 +87,13 @@ class CaptionTokenizer:
 
         Raises `FileNotFoundError` or, where the file is none of ours, `ValueError`.
         """
-        text = Path(path).read_text(encoding="utf-8")
+        content = Path(path).read_bytes()
         try:
-            pieces = Tokenizer.from_str(text)
+            pieces = Tokenizer.from_str(content.decode())
         except Exception as error:  # the library raises bare exceptions
             raise ValueError(
-                f"{path} is not a complete caption vocabulary ({error}): "
-                "write it again with `save`."
+                f"{path} is not a complete caption vocabulary "
+                f"({first_sentence(error)}): write it again with `save`."
             ) from error
         return cls(pieces)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vtp_eqx.config import from_dict, require, TokenizerConfig
+from vtp_eqx.config import first_sentence, from_dict, require, TokenizerConfig
 from vtp_eqx.nn.rope import axial_periods
 
 
@@ -73,11 +73,17 @@ def config_from_diffusers(settings: dict[str, Any]) -> TokenizerConfig:
         towers = {name: dict(fields[name]) for name in _TOWERS}
         periods = {name: tower.pop(_PERIODS, None) for name, tower in towers.items()}
         config = from_dict(TokenizerConfig, fields | towers)
-    except (TypeError, KeyError, AttributeError, ArithmeticError) as error:
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+    ) as error:
         raise ValueError(
             f"The config of an {CLASS_NAME} has values of the types of a "
-            f"`TokenizerConfig`; got others ({type(error).__name__}): write it again "
-            "with `save_diffusers`."
+            f"`TokenizerConfig`; got others ({type(error).__name__}: "
+            f"{first_sentence(error)}): write it again with `save_diffusers`."
         ) from error
     for name, value in _FIXED.items():
         require(

@@ -33,6 +33,7 @@ STATISTICS_FILE = "latents_stats.pt"
 VIEWS = ("latents", "latents_flip")
 LABELS = "labels"
 SUFFIX = ".safetensors"
+_REAL, _WHOLE = {"F32", "F16", "BF16"}, {"I64", "I32", "I16", "I8", "U8"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,13 +83,19 @@ def open_published_latents(folder: Path, index: LatentIndex | None) -> LatentCac
             f"A file of latents has {', '.join((*VIEWS, LABELS))}; got "
             f"{sorted(names)} in {path}: remove it from the folder, or extract again.",
         )
+        kinds = {name: file.get_slice(name).get_dtype() for name in (*VIEWS, LABELS)}
+        require(
+            kinds.pop(LABELS) in _WHOLE and {*kinds.values()} <= _REAL,
+            f"Latents are floats and labels whole numbers; got {kinds} and labels "
+            f"{file.get_slice(LABELS).get_dtype()} in {path}: extract again.",
+        )
         labels.append(file.get_tensor(LABELS).astype(np.int64))
         found = {tuple(file.get_slice(name).get_shape()) for name in VIEWS}
-        count, *shape = next(iter(found))
+        count, *shape = next(iter(found)) or (0,)
         require(
-            len(found) == 1 and len(shape) == 3 and count == len(labels[-1]),
+            len(found) == 1 and len(shape) == 3 and labels[-1].shape == (count,),
             f"`latents` and `latents_flip` are [labels, channels, height, width]; got "
-            f"{sorted(found)} for {len(labels[-1])} labels in {path}: extract again.",
+            f"{sorted(found)} for labels {labels[-1].shape} in {path}: extract again.",
         )
         shapes.add(tuple(shape))
         if count:
@@ -165,7 +172,8 @@ def read_published_statistics(
             for name in ("mean", "std")
         )
     require(
-        mean.shape == std.shape == (channels,) and bool((std > 0).all()),
+        mean.shape == std.shape == (channels,)
+        and bool(np.isfinite([mean, std]).all() and (std > 0).all()),
         f"Statistics have a mean and a positive deviation of each of {channels} "
         f"channels; got {mean.shape} and {std.shape} in {path}: extract again.",
     )

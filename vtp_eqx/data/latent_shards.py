@@ -1,0 +1,88 @@
+"""The latents of a folder that this library extracted, opened and checked."""
+
+from pathlib import Path
+
+from jaxtyping import Shaped
+import numpy as np
+
+from vtp_eqx.config import require
+from vtp_eqx.data.latents import (
+    check_complete,
+    LatentCache,
+    LatentIndex,
+    NpyShard,
+    ShardRecord,
+    statistics_of,
+)
+from vtp_eqx.file_kinds import NPZ_ERRORS, npz_fault
+
+
+_DTYPES = (np.float32, np.float16, np.uint8)
+
+
+def open_npy_latents(folder: Path, index: LatentIndex) -> LatentCache:
+    """The latents that this library extracted into `folder`, with its index.
+
+    A `ValueError` names a shard that is missing, cut short or of something else, and an
+    extraction that has not ended.
+    """
+    check_complete(folder, index)
+    opened = [_open_shard(folder, record) for record in index.shards]
+    shapes = sorted({shard.array.shape[1:] for shard, _ in opened})
+    views, *shape, channels = shapes[0]
+    known = statistics_of(index)
+    require(
+        len(shapes) == 1
+        and views == len(index.views)
+        and known["mean"].shape == known["std"].shape == (channels,),
+        f"All latents of a folder have {len(index.views)} views and statistics of each "
+        f"channel; got latents {shapes}, {len(index.mean)} means and {len(index.std)} "
+        f"deviations in {folder}: extract them again.",
+    )
+    return LatentCache(
+        shards=tuple(shard for shard, _ in opened),
+        labels=np.concatenate([labels for _, labels in opened]),
+        shape=(*shape, channels),
+        num_views=views,
+        **known,
+    )
+
+
+def _open_shard(
+    folder: Path, record: ShardRecord
+) -> tuple[NpyShard, Shaped[np.ndarray, " num"]]:
+    """A shard and the labels of its images."""
+    require(
+        len(record.files) == 2,
+        f"A shard has a file of latents and one of examples; got {[*record.files]} in "
+        f"{folder}: extract the latents again.",
+    )
+    path, examples = (folder / name for name in record.files)  # in this order
+    shard = NpyShard(
+        path=path, count=record.count, offset=record.offset, scale=record.scale
+    )
+    place = path
+    try:
+        latents = shard.array
+        place = examples
+        rows_and_labels = np.load(examples)
+    except NPZ_ERRORS as error:
+        raise ValueError(
+            f"The shard {place} must be a whole array; got {npz_fault(place, error)}: "
+            "run the same extraction again, which makes it anew."
+        ) from error
+    count = record.count
+    num_scaled = sum(latents.shape[-1:]) if latents.dtype == np.uint8 else 0
+    require(
+        latents.ndim == 5
+        and min(latents.shape) > 0
+        and latents.dtype in _DTYPES
+        and len(latents) == count > 0
+        and rows_and_labels.shape == (count, 2)
+        and np.issubdtype(rows_and_labels.dtype, np.integer)
+        and len(record.offset) == len(record.scale) == num_scaled,
+        f"The shard {path} must hold latents [{count}, views, height, width, channels] "
+        f"and as many rows and labels; got {latents.dtype} {latents.shape} and "
+        f"{rows_and_labels.dtype} {rows_and_labels.shape}: extract the latents again.",
+    )
+    return shard, rows_and_labels[:, 1]
