@@ -121,10 +121,10 @@ def made_run(name: str, scratch: Path, model: str) -> Path:
     if not tars.exists():
         make_scenes_tars.make(make_scenes_tars.Options(out=tars, num=96, per_shard=24))
     if name.isdigit() and 0 < int(name) <= _MAX_DEVICES:
-        how = dict(devices=int(name))
+        devices, root = int(name), ROOT
     else:
-        how = dict(root=_checkout(name, scratch))
-    finish_workers(start_workers(scratch, run, model, 1, **how))
+        devices, root = 1, _checkout(name, scratch)
+    finish_workers(start_workers(scratch, run, model, 1, devices=devices, root=root))
     return run
 
 
