@@ -57,8 +57,8 @@ def flipping(optimizer: optax.GradientTransformation) -> optax.GradientTransform
     def init(params: PyTree) -> FlipState:
         return FlipState(none(), none(), none(), optimizer.init(params))
 
-    def update(gradient: PyTree, state: FlipState, params: PyTree = None):
-        leaves, structure = jax.tree.flatten(gradient)
+    def update(updates: PyTree, state: Any, params: PyTree = None):
+        leaves, structure = jax.tree.flatten(updates)
         flipped = [
             jnp.where(place == state.leaf, _flip(leaf, state.element, state.bit), leaf)
             for place, leaf in enumerate(leaves)

@@ -1,6 +1,7 @@
 """Hashes of the first steps of each preset's tiny twin, and of what they depend on."""
 
 import hashlib
+from importlib.metadata import version
 import json
 import os
 from pathlib import Path
@@ -8,7 +9,6 @@ import platform
 
 import equinox as eqx
 import jax
-import jaxlib
 
 from benchmarks.tiny_twins import Config, init_twin, preset_names, tiny_twin, twin_batch
 from vtp_eqx.config import presets
@@ -62,7 +62,7 @@ def machine_key() -> str:
     two, products, sums and exponentials had the same.
     """
     device = jax.devices()[0]
-    parts = [f"jax {jax.__version__}", f"jaxlib {jaxlib.__version__}"]
+    parts = [f"jax {jax.__version__}", f"jaxlib {version('jaxlib')}"]
     parts += [device.platform, device.device_kind, platform.machine()]
     if device.platform == "cpu":
         parts.append(f"processor {_processor()}")
