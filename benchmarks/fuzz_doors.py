@@ -17,20 +17,10 @@ import jax
 import numpy as np
 import optax
 
+from benchmarks.fuzz_files import mutated
 from benchmarks.fuzz_formats import (
     image_bytes,
     IMAGES,
-    mutate_image,
-    mutate_tar,
-    mutate_torch,
-)
-from benchmarks.fuzz_mutations import (
-    mutate_bytes,
-    mutate_json,
-    mutate_npy,
-    mutate_npz,
-    mutate_safetensors,
-    mutate_text,
 )
 from vtp_eqx.config import SamplerConfig, TokenizerConfig
 from vtp_eqx.conversion import read_model, small_models
@@ -97,40 +87,6 @@ class Door:
         content = path.read_bytes()
         path.write_bytes(mutated(path.name, content, rng, marker))
         return path.name
-
-
-def mutated(name: str, content: bytes, rng: Rng, marker: str) -> bytes:
-    """The content of a file, damaged as its format allows."""
-    suffix = name.rpartition(".")[2]
-    if not content:
-        return rng.randbytes(9)
-    match suffix:
-        case "npz":
-            return mutate_npz(content, rng, marker)
-        case "npy":
-            return mutate_npy(content, rng, marker)
-        case "safetensors":
-            return mutate_safetensors(content, rng)
-        case "pt" | "pth":
-            return mutate_torch(content, rng, marker)
-        case "tar":
-            return mutate_tar(content, rng, marker)
-        case "json":
-            return mutate_json(content, rng)
-        case "jsonl":
-            lines = content.split(b"\n")
-            lines[0] = mutate_json(lines[0], rng)
-            return b"\n".join(lines)
-        case "txt" | "cls":
-            return mutate_text(content, rng)
-        case _ if name in _METADATA:
-            return mutate_json(content, rng)
-        case _ if suffix in ("png", "jpg", "gif", "bmp", "tiff", "webp", "ppm", "pgm"):
-            return mutate_image(content, rng)
-    return mutate_bytes(content, rng)
-
-
-_METADATA = ("_METADATA", "_CHECKPOINT_METADATA", "sums", "metadata")
 
 
 def read_all(path: Path) -> float:
