@@ -43,6 +43,8 @@ def tiny_twin(config: Config) -> Config:
             **_FITTING,
         )  # fmt: skip
     tokenizer, prototypes = config.tokenizer, config.prototypes
+    # A group of neighbors, where there is one, is the whole of a batch this small.
+    group = None if config.distillation.koleo_group is None else 4
     smaller = lambda shape: dataclasses.replace(shape, **_BLOCKS)
     assert tokenizer.text is not None
     assert prototypes is not None
@@ -63,6 +65,7 @@ def tiny_twin(config: Config) -> Config:
         views=dataclasses.replace(
             config.views, global_size=SIDE, local_size=8, num_local=1, blur_radius=1
         ),
+        distillation=dataclasses.replace(config.distillation, koleo_group=group),
         reconstruction=dataclasses.replace(config.reconstruction, perceptual_weight=0),
         alignment=dataclasses.replace(config.alignment, width=FEATURES),
         optimizer=_short(config),
@@ -89,7 +92,7 @@ def twin_batch(config: Config, number: int) -> CaptionedBatch | LatentBatch:
     image = draw.integers(0, 256, (size, SIDE, SIDE, 3)).astype(np.uint8)
     caption = draw.integers(1, 18, (size, 6)).astype(np.int32)
     caption[:, 5] = 19  # the end token has the largest id
-    return CaptionedBatch(image, None if config.contrast_weight == 0 else caption)
+    return CaptionedBatch(image, caption if "contrast" in config.term_weights else None)
 
 
 def _colors(image: Array) -> Array:

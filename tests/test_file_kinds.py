@@ -134,5 +134,5 @@ def test_what_is_no_npz_is_said_without_advice_to_run_it(tmp_path, content, word
 def test_an_archive_that_would_fill_the_memory_is_refused(tmp_path):
     path = tmp_path / "images.npz"
     path.write_bytes(zip_bomb("arr_0.npy", random.Random(0)))
-    with pytest.raises(ValueError, match=r"^\d{7} bytes that would unpack to 3221"):
+    with pytest.raises(ValueError, match=r"\d{7} bytes that would unpack to 3221"):
         open_npz(path).__enter__()

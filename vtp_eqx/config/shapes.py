@@ -186,9 +186,10 @@ def _require_sizes(config: object) -> None:
     for field in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
         value = getattr(config, field.name)
         if type(value) is int and field.type in (int, "int"):
+            least = 0 if field.name == "depth" else 1  # a network may have no blocks
             require(
-                1 <= value <= LARGEST_SIZE,
-                f"`{field.name}` ({reprlib.repr(value)}) must be from 1 to "
+                least <= value <= LARGEST_SIZE,
+                f"`{field.name}` ({reprlib.repr(value)}) must be from {least} to "
                 f"{LARGEST_SIZE}: correct it.",
             )
         for number in value if isinstance(value, tuple) else (value,):

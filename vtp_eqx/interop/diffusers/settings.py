@@ -24,6 +24,9 @@ _FIXED = {
     "out_channels": 3,
     "scaling_factor": 1.0,  # diffusers divides by it beside the deviation
 }
+# Younger than the layout: left out where they are the default, so that files without
+# them come back as they were.
+_YOUNGER = {"residual": "as computed", "latent_norm": "none"}
 _TOWERS = ("encoder", "decoder")
 _PERIODS = "rope_periods"
 # What diffusers and the hub write into every config.
@@ -35,6 +38,10 @@ def config_to_diffusers(config: TokenizerConfig) -> dict[str, Any]:
     fields = dataclasses.asdict(config)
     for theirs, ours in _FIELDS.items():
         fields[theirs] = fields.pop(ours)
+    for described in (fields, *(fields[name] for name in _TOWERS)):
+        for name, default in _YOUNGER.items():
+            if described.get(name) == default:
+                del described[name]
     for name in _TOWERS:
         tower = getattr(config, name)
         periods = axial_periods(tower.width // tower.num_heads, config.rope)
