@@ -21,7 +21,7 @@ def test_levels_are_spread_over_the_depth():
         depth, width, patch_size = 12, 1, 2
 
         def intermediate(self, image, last):
-            patches = lambda block: jnp.full((4, 1), block)
+            patches = lambda block: jnp.full((4, 1), float(block))
             return [type("", (), {"patches": patches(n)}) for n in range(1, last + 1)]
 
     found = DepthFeatures(Counting(), 4, 4)(jnp.zeros((8, 8, 3)))

@@ -69,7 +69,7 @@ class DepthFeatures(eqx.Module):
 
     def __call__(
         self, image: Float[Array, "height width 3"]
-    ) -> Float[Array, "levels num_patches width"]:
+    ) -> Float[Array, "levels num_patches features"]:
         """The features of one image with values in [0, 1]."""
         shape = (self.side, self.side, 3)
         if image.shape != shape:
