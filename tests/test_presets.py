@@ -4,12 +4,14 @@ import pytest
 
 from vtp_eqx.config import (
     as_json,
+    FinetuneConfig,
     from_dict,
     GenerateConfig,
     presets,
     PretrainConfig,
 )
 from vtp_eqx.frozen.lpips import blank_perceptual
+from vtp_eqx.training.adversarial_step import Optimizers
 from vtp_eqx.training.optimizer import learning_rate
 from vtp_eqx.training.pretrain import pretrain_objective
 
@@ -58,3 +60,10 @@ def test_generators_have_the_published_times_of_their_tokenizer():
     assert times(presets.GENERATE_XL) == (-0.5, 1.25)
     assert times(presets.GENERATE_XL_ON_L) == (-0.75, 1.0)
     assert presets.GENERATE_XL.batch_size == 1024
+
+
+@pytest.mark.parametrize("name", ["RAE", "VA_VAE", "LAPTOP"])
+def test_a_preset_of_stage_two_can_be_run_and_kept(name):
+    config = getattr(presets, f"FINETUNE_{name}")
+    Optimizers.of(config)  # their warmups end
+    assert from_dict(FinetuneConfig, json.loads(as_json(config))) == config

@@ -22,6 +22,10 @@ COMMANDS = {
         ["--tokenizer", "t", "--data", "x", "--out", "gs://bucket/run"],
         ["--tokenizer", "t", "--data", "x", "s3://bucket/{0..3}.tar"],
     ],
+    "finetune_decoder": [
+        ["--tokenizer", "t", "--data", "x", "--out", "gs://bucket/run"],
+        ["--tokenizer", "t", "--data", "s3://bucket/x"],
+    ],
     "make_emoji_tars": [["--out", "gs://bucket/run"]],
     "make_scenes_tars": [["--out", "gs://bucket/run"]],
     "pretrain": [["--out", "gs://bucket/run"], ["--data", "https://a.b/c.tar"]],

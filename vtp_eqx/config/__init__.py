@@ -6,6 +6,13 @@ arXiv 2512.13687v2), *code* (the published inference code and checkpoints), *DIN
 Lengths of sequences are in tokens, sizes of images in pixels.
 """
 
+from vtp_eqx.config.adversarial import (
+    AdversarialConfig as AdversarialConfig,
+    AugmentConfig as AugmentConfig,
+    DiscriminatorConfig as DiscriminatorConfig,
+    DiscriminatorNorm as DiscriminatorNorm,
+    FinetuneConfig as FinetuneConfig,
+)
 from vtp_eqx.config.checks import (
     first_sentence as first_sentence,
     require as require,

@@ -8,6 +8,12 @@ import dataclasses
 import math
 from typing import Any, Literal
 
+from vtp_eqx.config.adversarial import (
+    AdversarialConfig,
+    AugmentConfig,
+    DiscriminatorConfig,
+    FinetuneConfig,
+)
 from vtp_eqx.config.runs import (
     DistillationConfig,
     GenerateConfig,
@@ -193,4 +199,59 @@ GENERATE_LAPTOP = GenerateConfig(
     ema_warmup=True,
     batch_size=64,
     num_steps=4000,
+)
+
+# Stage two. RAE's: see the defaults. VA-VAE's, of the parts that it shares with a
+# frozen encoder.
+FINETUNE_RAE = FinetuneConfig(
+    adversarial=AdversarialConfig(discriminator=DiscriminatorConfig(kind="features")),
+    latent_noise=0.0,  # RAE has some: see there
+    sharding="zero",
+)
+_VA_VAE_OPTIMIZER = OptimizerConfig(
+    learning_rate=1e-4,
+    warmup_steps=0,
+    schedule="constant",
+    b1=0.5,
+    b2=0.9,
+    eps=1e-8,
+    weight_decay=0.0,
+    clip_norm=None,
+)
+FINETUNE_VA_VAE = FinetuneConfig(
+    reconstruction=ReconstructionConfig(perceptual_weight=1.0),
+    adversarial=AdversarialConfig(
+        augment=AugmentConfig(rate=0.0),
+        optimizer=_VA_VAE_OPTIMIZER,
+        weight=0.5,
+        weight_eps=1e-4,
+        discriminator_start=2500,  # 5001 of its steps, which count both optimizers
+        decoder_start=2500,
+    ),
+    optimizer=_VA_VAE_OPTIMIZER,
+    ema_decay=0.0,  # none
+    batch_size=256,
+    num_steps=250_000,  # 50 epochs of ImageNet
+    sharding="zero",
+)
+# Ours: for a CPU, on scenes, without the weights of LPIPS.
+FINETUNE_LAPTOP = FinetuneConfig(
+    reconstruction=ReconstructionConfig(),
+    adversarial=AdversarialConfig(
+        discriminator=DiscriminatorConfig(width=32, num_layers=2),
+        discriminator_start=200,
+        decoder_start=400,
+        lecam_weight=1e-3,
+    ),
+    optimizer=OptimizerConfig(
+        learning_rate=2e-4,
+        warmup_steps=100,
+        final_rate=0.1,
+        b2=0.95,
+        eps=1e-8,
+        weight_decay=0.0,
+    ),
+    ema_decay=0.99,
+    batch_size=64,
+    num_steps=3000,
 )

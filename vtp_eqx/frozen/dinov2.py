@@ -113,15 +113,32 @@ class DinoV2(eqx.Module):
 
     def __call__(self, image: Float[Array, "height width 3"]) -> Features:
         """The features of one image of values in [0, 1] that the patch divides."""
-        grid = patch_grid(image.shape[0], image.shape[1], self.config.patch_size)
-        pixels = (image - MEAN) / STD
         # A number must not depend on the machine: a GPU would take fewer bits.
         with jax.default_matmul_precision("highest"):
-            patches = self.patch_embed(patchify(pixels, self.config.patch_size))
-            patches += self._positions(*grid).reshape(patches.shape)
-            tokens = jnp.concatenate([self.cls_token[None], self.registers, patches])
-            tokens = self.norm(self.stack(tokens))
-        return Features(tokens[0], tokens[1 + self.config.num_registers :])
+            tokens = self.norm(self.stack(self._embed(image)))
+        return self._features(tokens)
+
+    def intermediate(
+        self, image: Float[Array, "height width 3"], last: int
+    ) -> list[Features]:
+        """The features behind each of the `last` blocks, first to last, normed."""
+        traced = self.stack.trace(self._embed(image))[-last:]
+        return [self._features(self.norm(tokens)) for tokens in traced]
+
+    @property
+    def depth(self) -> int:
+        """How many blocks it has."""
+        return self.config.depth
+
+    @property
+    def width(self) -> int:
+        """The width of its features."""
+        return self.config.width
+
+    @property
+    def patch_size(self) -> int:
+        """The side of a patch in pixels."""
+        return self.config.patch_size
 
     def distance_features(
         self, image: Float[Array, "height width 3"]
@@ -133,6 +150,18 @@ class DinoV2(eqx.Module):
         """
         shape = (DISTANCE_SIDE, DISTANCE_SIDE, 3)
         return self(jax.image.resize(image, shape, "cubic", antialias=True)).cls
+
+    def _embed(
+        self, image: Float[Array, "height width 3"]
+    ) -> Float[Array, "seq features"]:
+        grid = patch_grid(image.shape[0], image.shape[1], self.config.patch_size)
+        pixels = (image - MEAN) / STD
+        patches = self.patch_embed(patchify(pixels, self.config.patch_size))
+        patches += self._positions(*grid).reshape(patches.shape).astype(patches.dtype)
+        return jnp.concatenate([self.cls_token[None], self.registers, patches])
+
+    def _features(self, tokens: Float[Array, "seq features"]) -> Features:
+        return Features(tokens[0], tokens[1 + self.config.num_registers :])
 
     def _positions(self, rows: int, columns: int) -> Float[Array, "rows columns width"]:
         size = self.config.grid_size

@@ -26,5 +26,31 @@ class FrozenEncoder(eqx.Module):
 
     def __call__(self, image: Float[Array, "height width 3"]) -> Features:
         """The features of one image of values in [0, 1] that the patch divides."""
+        return self.encoder(self._pixels(image))
+
+    def intermediate(
+        self, image: Float[Array, "height width 3"], last: int
+    ) -> list[Features]:
+        """The features behind each of the `last` blocks, first to last, normed."""
+        return self.encoder.intermediate(self._pixels(image), last)
+
+    @property
+    def depth(self) -> int:
+        """How many blocks it has."""
+        return self.config.encoder.depth
+
+    @property
+    def width(self) -> int:
+        """The width of its features."""
+        return self.config.encoder.width
+
+    @property
+    def patch_size(self) -> int:
+        """The side of a patch in pixels."""
+        return self.config.patch_size
+
+    def _pixels(
+        self, image: Float[Array, "height width 3"]
+    ) -> Float[Array, "height width 3"]:
         pixels = normalize_pixels(self.config, jnp.asarray(image))
-        return self.encoder(pixels.astype(self.encoder.cls_token.dtype))
+        return pixels.astype(self.encoder.cls_token.dtype)

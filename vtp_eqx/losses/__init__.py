@@ -6,6 +6,12 @@ on several devices, average the values, `pmean` them *inside* the differentiated
 function and take no collective on gradients.
 """
 
+from vtp_eqx.losses.adversarial import (
+    adaptive_weight as adaptive_weight,
+    generator_loss as generator_loss,
+    hinge_discriminator_loss as hinge_discriminator_loss,
+    lecam_loss as lecam_loss,
+)
 from vtp_eqx.losses.alignment import (
     cosine_loss as cosine_loss,
     similarity_loss as similarity_loss,

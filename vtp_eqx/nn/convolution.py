@@ -15,13 +15,14 @@ Padding = Literal["SAME", "VALID"]
 class Convolution(eqx.Module):
     """A convolution of one channels-last image.
 
-    "SAME" pads with zeros to keep `side / stride`, "VALID" pads nothing.
+    "SAME" pads with zeros to keep `side / stride`, "VALID" pads nothing, and a number
+    pads so many zeros at each end.
     """
 
     weight: Float[Array, "rows columns in out"]
-    bias: Float[Array, " out"]
+    bias: Float[Array, " out"] | None
     stride: int = eqx.field(static=True, default=1)
-    padding: Padding = eqx.field(static=True, default="SAME")
+    padding: Padding | int = eqx.field(static=True, default="SAME")
 
     @classmethod
     def drawn(
@@ -43,14 +44,15 @@ class Convolution(eqx.Module):
     def __call__(
         self, x: Float[Array, "height width in"]
     ) -> Float[Array, "down across out"]:
+        padding = self.padding
         spread = lax.conv_general_dilated(
             x[None],
             self.weight,
             (self.stride, self.stride),
-            self.padding,
+            [(padding, padding)] * 2 if isinstance(padding, int) else padding,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        return spread[0] + self.bias
+        return spread[0] if self.bias is None else spread[0] + self.bias
 
 
 def max_pool(

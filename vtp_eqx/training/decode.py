@@ -1,5 +1,6 @@
 """Training a new pixel decoder on frozen latents."""
 
+from collections.abc import Callable
 import dataclasses
 
 import equinox as eqx
@@ -38,17 +39,29 @@ def decode_objective(
 ) -> Objective:
     """Reconstruction of pixels from latents of `tokenizer`, which gets no gradient."""
     require_perceptual_weights(config.reconstruction, perceptual)
-    check_measured(tokenizer.is_measured or config.latent_noise == 0)
+    make_views = decoder_views(tokenizer, config.latent_noise)
+    return compose((LatentsToPixels(config, tokenizer, perceptual),), make_views)
+
+
+def decoder_views(
+    tokenizer: Tokenizer, latent_noise: float
+) -> Callable[[EncodedBatch, PRNGKeyArray], DecoderViews]:
+    """`make_views(batch, key)` of a decoder of `tokenizer`, with noise on latents.
+
+    The noise is in deviations of a channel; with it, a `ValueError` where the latent
+    statistics were never measured.
+    """
+    check_measured(tokenizer.is_measured or latent_noise == 0)
 
     def make_views(batch: EncodedBatch, key: PRNGKeyArray) -> DecoderViews:
         latents = jnp.asarray(batch.latents)
-        if config.latent_noise > 0:
+        if latent_noise > 0:
             noise = jr.normal(key, latents.shape, jnp.float32)
-            latents += config.latent_noise * tokenizer.latent_std * noise
+            latents += latent_noise * tokenizer.latent_std * noise
         unit = jnp.asarray(batch.image).astype(jnp.float32) / 255
         return DecoderViews(latents, tokenizer.normalize(unit))
 
-    return compose((LatentsToPixels(config, tokenizer, perceptual),), make_views)
+    return make_views
 
 
 def init_decoder_training(

@@ -85,7 +85,7 @@ def make_step(
         total, metrics, gradient = jax.shard_map(
             local_gradient, mesh=mesh, in_specs=(REPLICATED, SPLIT),
             out_specs=REPLICATED,
-        )(_without_optimizer(arrays), views)  # fmt: skip
+        )(without_optimizer(arrays), views)  # fmt: skip
         # From here on each device works on its share, wherever the state is split.
         gradient = lax.with_sharding_constraint(gradient, places.gradient)
         norm = optax.tree.norm(gradient)
@@ -100,7 +100,7 @@ def make_step(
         teacher = moving_average(state.teacher, source, momentum(state.step))
 
         old = (arrays.student, arrays.teacher, arrays.weights, arrays.opt_state)
-        is_good, typical_norm = _check_step(
+        is_good, typical_norm = check_step(
             total, norm, state.typical_norm, spike_factor
         )
         new = eqx.filter((student, teacher, weights, opt_state), eqx.is_array)
@@ -135,13 +135,13 @@ def _trainable(state: TrainState) -> tuple[PyTree, PyTree]:
     return eqx.partition((state.student, state.weights), eqx.is_inexact_array)
 
 
-def _without_optimizer(arrays: TrainState) -> TrainState:
+def without_optimizer(arrays: TrainState) -> TrainState:
     """What a gradient depends on: the rest need not be brought together for it."""
     nothing = jax.tree.map(lambda _: None, arrays.opt_state)
     return eqx.tree_at(lambda state: state.opt_state, arrays, nothing)
 
 
-def _check_step(
+def check_step(
     total: Float[Array, ""],
     norm: Float[Array, ""],
     typical: Float[Array, ""],

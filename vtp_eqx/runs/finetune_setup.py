@@ -1,0 +1,167 @@
+"""Opening a decoder's fine-tuning: its tokenizer, data, networks and folder."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import dataclasses
+from pathlib import Path
+
+import jax.random as jr
+from jax.sharding import Mesh
+import numpy as np
+
+from vtp_eqx.config import FinetuneConfig, require
+from vtp_eqx.data.mixture import source_fingerprint
+from vtp_eqx.evaluation.batches import reconstruct_images
+from vtp_eqx.evaluation.in_training import evaluate_tokenizer, LabeledImages
+from vtp_eqx.frozen.depth_features import DepthFeatures
+from vtp_eqx.frozen.dinov2 import DISTANCE_SIDE, load_dinov2, PUBLISHED
+from vtp_eqx.frozen.encoder import FrozenEncoder
+from vtp_eqx.frozen.lpips import load_perceptual, Perceptual
+from vtp_eqx.mesh import data_mesh
+from vtp_eqx.models.arrays import weights_hash
+from vtp_eqx.models.tokenizer import Tokenizer
+from vtp_eqx.runs.batches import open_sources, random_examples
+from vtp_eqx.runs.finetune_decoder import EncodedImages
+from vtp_eqx.runs.finetune_options import FinetuneOptions, FIXED
+from vtp_eqx.runs.multihost import is_main_process, raise_on_all
+from vtp_eqx.runs.pictures import save_grid
+from vtp_eqx.runs.run_dir import (
+    check_config_unchanged,
+    check_data_unchanged,
+    lock_folder,
+    write_config,
+)
+from vtp_eqx.training.adversarial import AdversarialObjective
+from vtp_eqx.training.adversarial_step import Optimizers
+from vtp_eqx.training.parameter_counts import num_parameters
+from vtp_eqx.training.terms.reconstruction import blank_perceptual_if_used
+
+
+GRID_IMAGES = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuneSetup:
+    """Everything a fine-tuning needs; this process holds its folder."""
+
+    config: FinetuneConfig
+    tokenizer: Tokenizer
+    batches: EncodedImages
+    mesh: Mesh
+    perceptual: Perceptual | None
+    vision: DepthFeatures | None
+    evaluate: Callable[[Tokenizer, int], dict[str, float]]
+
+
+@contextlib.contextmanager
+def open_finetuning(
+    options: FinetuneOptions, load: Callable[[str], Tokenizer]
+) -> Iterator[FinetuneSetup]:
+    """The setup of a run that may begin, or go on as it was begun.
+
+    `load` is `vtp_eqx.tokenizer.load`. A `ValueError` where the run was begun with
+    other settings, data or weights of a network, and where files are not what they
+    should be; a `FolderInUseError` where another process writes the folder.
+    """
+    options.check()
+    out, config, mesh = Path(options.out), options.config, data_mesh(options.devices)
+    _check_config(config, mesh)
+    with contextlib.ExitStack() as held:
+        with raise_on_all():
+            if is_main_process():
+                held.enter_context(lock_folder(out))
+            check_config_unchanged(out, config, options, FIXED)
+            tokenizer = load(options.tokenizer)
+            source = open_sources(options.data, options.split)
+            perceptual = (
+                load_perceptual(*options.perceptual) if options.perceptual else None
+            )
+            vision, eyes = _vision(options, load)
+            seen = source
+            if options.validation:
+                seen = open_sources([options.validation], options.validation_split)
+            size = tokenizer.config.image_size
+            images = random_examples(seen, options.num_eval, size, seed=2).image
+        data = f"{source_fingerprint(source)} for {weights_hash(tokenizer)}{eyes}"
+        check_data_unchanged(out, data)
+        with raise_on_all():
+            if is_main_process():
+                write_config(out, config, options, data)
+
+        def evaluate(tokenizer: Tokenizer, step: int) -> dict[str, float]:
+            some = images[:GRID_IMAGES]
+            if is_main_process():
+                rows = np.concatenate([some, reconstruct_images(tokenizer, some)])
+                path = out / "figures" / f"reconstructions-{step:07d}.png"
+                save_grid(rows, path, len(some))
+            labels = np.full(len(images), -1)
+            return evaluate_tokenizer(tokenizer, None, LabeledImages(images, labels))
+
+        yield FinetuneSetup(
+            config=config, tokenizer=tokenizer, mesh=mesh, perceptual=perceptual,
+            vision=vision, evaluate=evaluate,
+            batches=EncodedImages(
+                tokenizer, source, config, mesh, folder=out, workers=options.workers
+            ),
+        )  # fmt: skip
+
+
+def dry_run_lines(
+    options: FinetuneOptions, load: Callable[[str], Tokenizer]
+) -> list[str]:
+    """What the run will be, a line each; nothing is written, and nothing trained."""
+    options.check()
+    config, mesh = options.config, data_mesh(options.devices)
+    _check_config(config, mesh)
+    tokenizer = load(options.tokenizer)
+    source = open_sources(options.data, options.split)
+    objective = AdversarialObjective(
+        config, tokenizer, blank_perceptual_if_used(config.reconstruction),
+        _vision(options, load)[0],
+    )  # fmt: skip
+    decoder = num_parameters(lambda: tokenizer.decoder)
+    discriminator = num_parameters(lambda: objective.make_discriminator(key=jr.key(0)))
+    # Of both, weights and two moments, and the decoder's average.
+    state = 4 * (4 * decoder + 3 * discriminator)
+    adversarial, images = config.adversarial, config.num_steps * config.batch_size
+    return [
+        f"data            {len(source):,} images, {images / len(source):,.1f} epochs",
+        f"steps           {config.num_steps:,} of {config.batch_size} images on "
+        f"{mesh.devices.size} devices; the discriminator learns from step "
+        f"{adversarial.discriminator_start:,}, the decoder from it from "
+        f"{adversarial.decoder_start:,}",
+        f"parameters      decoder {decoder:,}, discriminator {discriminator:,}",
+        f"training state  {state / 1e9:.3g} GB, of which `sharding` "
+        f"({config.sharding!r}) says what devices share",
+    ]
+
+
+def _check_config(config: FinetuneConfig, mesh: Mesh) -> None:
+    """An error before a folder is begun, which would then refuse the right value."""
+    Optimizers.of(config)
+    num_devices, size = mesh.devices.size, config.batch_size
+    require(
+        size % (num_devices * config.accumulate) == 0,
+        f"`batch_size` ({size}) must be a multiple of devices ({num_devices}) times "
+        f"`accumulate` ({config.accumulate}): choose another batch size.",
+    )
+
+
+def _vision(
+    options: FinetuneOptions, load: Callable[[str], Tokenizer]
+) -> tuple[DepthFeatures | None, str]:
+    """What the discriminator sees with, and which weights that has."""
+    if not options.vision:
+        return None, ""
+    published = {one.file.name: one for one in PUBLISHED.values()}
+    levels = options.config.adversarial.discriminator.num_levels
+    name = Path(options.vision).name
+    if name in published:
+        network = load_dinov2(options.vision, published[name])
+        side, weights = DISTANCE_SIDE, name
+    else:
+        tokenizer = load(options.vision)
+        network = FrozenEncoder.of(tokenizer)
+        side, weights = tokenizer.config.image_size, weights_hash(tokenizer)
+    features = DepthFeatures(network, levels, options.vision_side or side)
+    return features, f", seen with {weights}"

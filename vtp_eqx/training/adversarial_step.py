@@ -1,0 +1,354 @@
+"""One update of a decoder and one of its discriminator, on any number of devices."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+from jax import lax
+import jax.numpy as jnp
+import jax.random as jr
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Bool, Float, PyTree
+import optax
+
+from vtp_eqx.config import FinetuneConfig
+from vtp_eqx.frozen.depth_features import DepthFeatures
+from vtp_eqx.frozen.lpips import Perceptual
+from vtp_eqx.losses.adversarial import adaptive_weight
+from vtp_eqx.mesh import DATA, REPLICATED, SPLIT
+from vtp_eqx.models.discriminator import FeatureDiscriminator
+from vtp_eqx.models.tokenizer import Tokenizer
+from vtp_eqx.training.adversarial import (
+    AdversarialObjective,
+    AdversarialStudent,
+    DecoderReadouts,
+    RunningStatistics,
+)
+from vtp_eqx.training.microbatches import loss_and_gradient
+from vtp_eqx.training.optimizer import make_optimizer
+from vtp_eqx.training.precision import cast_params
+from vtp_eqx.training.state import (
+    copy_arrays,
+    moving_average,
+    placement,
+    shard_state,
+    TrainState,
+)
+from vtp_eqx.training.step import check_step, Step, without_optimizer
+
+
+# Ours: below such a loss a discriminator learns nothing more, and with less than such a
+# share of the deviation of real colors what is decoded is gray.
+SATURATED, FLAT = 0.01, 0.1
+
+
+class OptimizerStates(NamedTuple):
+    """Those of both optimizers."""
+
+    decoder: PyTree
+    discriminator: PyTree
+
+
+class Optimizers(NamedTuple):
+    """One for each network. The discriminator's counts from its own first step."""
+
+    decoder: optax.GradientTransformation
+    discriminator: optax.GradientTransformation
+
+    @classmethod
+    def of(cls, config: FinetuneConfig) -> "Optimizers":
+        """Those that a config describes."""
+        adversarial = config.adversarial
+        steps_left = config.num_steps - adversarial.discriminator_start
+        return cls(
+            make_optimizer(config.optimizer, config.num_steps),
+            make_optimizer(adversarial.optimizer, steps_left),
+        )
+
+
+def init_finetuning(
+    config: FinetuneConfig,
+    tokenizer: Tokenizer,
+    mesh: Mesh,
+    perceptual: Perceptual | None = None,
+    vision: DepthFeatures | None = None,
+) -> tuple[TrainState, Step]:
+    """The first state of a fine-tuning of `tokenizer.decoder`, and its step."""
+    objective = AdversarialObjective(config, tokenizer, perceptual, vision)
+    key, optimizers = jr.key(config.seed), Optimizers.of(config)
+    make = eqx.filter_jit(lambda key: objective.make_discriminator(key=key))
+    student = AdversarialStudent(
+        copy_arrays(tokenizer.decoder), make(jr.fold_in(key, 2)),
+        RunningStatistics.start(),
+    )  # fmt: skip
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        student=student,
+        teacher=copy_arrays(tokenizer.decoder),
+        weights=None,
+        opt_state=OptimizerStates(
+            optimizers.decoder.init(_named("decoder", student.decoder)),
+            optimizers.discriminator.init(
+                _named("discriminator", student.discriminator)
+            ),
+        ),
+        key=jr.fold_in(key, 1),
+        num_skipped=jnp.zeros((), jnp.int32),
+        typical_norm=jnp.zeros((), jnp.float32),
+    )
+    state = shard_state(state, mesh, config.sharding)
+    return state, make_adversarial_step(state, objective, optimizers, mesh)
+
+
+def make_adversarial_step(
+    state: TrainState,
+    objective: AdversarialObjective,
+    optimizers: Optimizers,
+    mesh: Mesh,
+) -> Step:
+    """The compiled `step(state, batch) -> (state, metrics)`; it donates its state.
+
+    A step updates the decoder, against the discriminator as it is, and then the
+    discriminator, on what the decoder makes now. Before their starts the discriminator
+    stays as it is, and the decoder learns reconstruction alone; neither costs then what
+    it does later. `state.student` is an `AdversarialStudent`, `state.teacher` the
+    moving average of the decoder.
+
+    A step of which a loss or a gradient is not finite, or whose decoder's gradient is a
+    spike, is skipped: both networks, their optimizers and averages stay as they were.
+
+    Metrics are those of `make_step`, whose `total` and `gradient_norm` are the
+    decoder's, and
+
+    - `adversarial`, `discriminator` and, with a weight, `lecam`: losses; the decoder's
+      total is `reconstruction` and `adaptive_weight` times `adversarial`;
+    - `reconstruction_norm`, `adversarial_norm`: of gradients at the last layer, of
+      which that weight is made;
+    - `discriminator_gradient_norm`;
+    - `real_accuracy`, `fake_accuracy`, `real_logit`, `fake_logit`: of the
+      discriminator; `real_deviation`, `fake_deviation`: of colors in an image;
+    - `saturated_steps`, `flat_steps`: how many in a row the discriminator's loss was
+      nearly 0, or what was decoded nearly of one color.
+
+    What has not begun is 0 in them.
+    """
+    config = objective.config
+    adversarial = config.adversarial
+    static = eqx.filter(state, eqx.is_array, inverse=True)
+    places = placement(state, mesh, config.sharding)
+    of_decoder = objective.of_decoder(has_adversary=True)
+    of_reconstruction = objective.of_decoder(has_adversary=False)
+    of_discriminator = objective.of_discriminator()
+    cast = lambda tree: cast_params(tree, config.precision)
+    number = lambda value: jnp.asarray(value, jnp.float32)
+
+    def gradient_of(objective, trainable, assemble, teacher, views, arrays):
+        key = jr.fold_in(jr.fold_in(arrays.key, arrays.step), 1)
+        return loss_and_gradient(
+            objective, trainable, assemble, teacher, views, arrays.step,
+            accumulate=config.accumulate, key=jr.fold_in(key, lax.axis_index(DATA)),
+        )  # fmt: skip
+
+    def against_discriminator(arrays, views):
+        student = eqx.combine(arrays, static).student
+        teacher = cast(student.discriminator)
+        weight = student.decoder.to_pixels.weight
+
+        def assemble_last_layer(last):
+            readouts = DecoderReadouts(
+                cast(student.decoder), cast(last[0]), cast(last[1])
+            )
+            return (
+                readouts,
+                lambda terms: terms["reconstruction"] + terms["adversarial"],
+            )
+
+        _, _, by_last = gradient_of(
+            of_decoder, (weight, weight), assemble_last_layer, teacher, views, arrays
+        )
+        norms = [jnp.linalg.norm(gradient) for gradient in by_last]
+        share = adversarial.weight * adaptive_weight(
+            *norms, eps=adversarial.weight_eps, limit=adversarial.weight_limit
+        )
+        total, metrics, gradient = decoder_gradient(
+            of_decoder, student.decoder, teacher, share, views, arrays
+        )
+        return total, metrics | _last_layer_metrics(share, *norms), gradient
+
+    def reconstruction_alone(arrays, views):
+        student = eqx.combine(arrays, static).student
+        total, metrics, gradient = decoder_gradient(
+            of_reconstruction, student.decoder, None, number(0), views, arrays
+        )
+        zeros = (number(0) for _ in range(3))
+        return total, metrics | _last_layer_metrics(*zeros), gradient
+
+    def decoder_gradient(objective, decoder, teacher, share, views, arrays):
+        trainable, rest = eqx.partition(decoder, eqx.is_inexact_array)
+
+        def assemble(trainable):
+            readouts = DecoderReadouts.of(cast(eqx.combine(trainable, rest)))
+            weights = lambda terms: (
+                terms["reconstruction"] + share * terms["adversarial"]
+            )
+            return readouts, weights
+
+        return gradient_of(objective, trainable, assemble, teacher, views, arrays)
+
+    def discriminator_gradient(arrays, views):
+        student = eqx.combine(arrays, static).student
+        trainable, rest = eqx.partition(student.discriminator, eqx.is_inexact_array)
+        weights = objective.discriminator_weights()
+        assemble = lambda trainable: (cast(eqx.combine(trainable, rest)), weights)
+        teachers = (cast(student.decoder), student.running)
+        return gradient_of(
+            of_discriminator, trainable, assemble, teachers, views, arrays
+        )
+
+    def no_gradient(arrays, views):
+        shapes = jax.eval_shape(on_shards(discriminator_gradient), arrays, views)
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def on_shards(local):
+        return jax.shard_map(
+            local, mesh=mesh, in_specs=(REPLICATED, SPLIT), out_specs=REPLICATED
+        )
+
+    def from_start(start, step, late, early, *arguments):
+        # On all devices at once, so that their collectives meet.
+        if start == 0:
+            return late(*arguments)
+        return lax.cond(step >= start, late, early, *arguments)
+
+    def on_arrays(arrays, batch):
+        step, old = arrays.step, (arrays.student, arrays.teacher, arrays.opt_state)
+        views = objective.make_views(batch, jr.fold_in(jr.fold_in(arrays.key, step), 0))
+        seen = without_optimizer(arrays)
+        total, metrics, gradient = from_start(
+            adversarial.decoder_start, step, on_shards(against_discriminator),
+            on_shards(reconstruction_alone), seen, views,
+        )  # fmt: skip
+        # From here on each device works on its share, wherever the state is split.
+        gradient = lax.with_sharding_constraint(gradient, places.gradient[0].decoder)
+        decoder, decoder_state = _updated(
+            "decoder", optimizers.decoder, arrays.student.decoder, gradient,
+            arrays.opt_state.decoder,
+        )  # fmt: skip
+        seen = eqx.tree_at(lambda state: state.student.decoder, seen, decoder)
+        other_total, other_metrics, other_gradient = from_start(
+            adversarial.discriminator_start, step, on_shards(discriminator_gradient),
+            no_gradient, seen, views,
+        )  # fmt: skip
+        other_gradient = lax.with_sharding_constraint(
+            other_gradient, places.gradient[0].discriminator
+        )
+        has_begun = step >= adversarial.discriminator_start
+        discriminator, discriminator_state = _where(
+            has_begun,
+            _updated(
+                "discriminator", optimizers.discriminator,
+                arrays.student.discriminator, other_gradient,
+                arrays.opt_state.discriminator,
+            ),
+            (arrays.student.discriminator, arrays.opt_state.discriminator),
+        )  # fmt: skip
+        running = _where(
+            has_begun,
+            _running(arrays.student.running, other_metrics, adversarial.lecam_decay),
+            arrays.student.running,
+        )
+        student = AdversarialStudent(decoder, discriminator, running)
+        teacher = moving_average(arrays.teacher, decoder, config.ema_decay)
+
+        norm, other_norm = optax.tree.norm(gradient), optax.tree.norm(other_gradient)
+        # Both are updated, or neither is.
+        is_finite = jnp.isfinite(other_total + other_norm)
+        is_good, typical_norm = check_step(
+            jnp.where(is_finite, total, jnp.nan), norm, arrays.typical_norm,
+            config.optimizer.spike_factor,
+        )  # fmt: skip
+        opt_state = OptimizerStates(decoder_state, discriminator_state)
+        student, teacher, opt_state = _where(
+            is_good, (student, teacher, opt_state), old
+        )
+        skipped = 1 - is_good.astype(jnp.int32)
+        num_skipped = arrays.num_skipped + skipped
+        arrays = TrainState(
+            step=step + 1, student=student, teacher=teacher, weights=None,
+            opt_state=opt_state, key=arrays.key, num_skipped=num_skipped,
+            typical_norm=typical_norm,
+        )  # fmt: skip
+        metrics |= other_metrics | {
+            "total": total,
+            "gradient_norm": norm,
+            "discriminator_gradient_norm": other_norm,
+            "saturated_steps": student.running.saturated_steps,
+            "flat_steps": student.running.flat_steps,
+            "skipped": skipped,
+            "num_skipped": num_skipped,
+        }
+        return arrays, metrics
+
+    everywhere = NamedSharding(mesh, REPLICATED)
+    compiled = jax.jit(
+        on_arrays, donate_argnums=0, out_shardings=(places.state, everywhere)
+    )
+
+    def step(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, Array]]:
+        arrays, metrics = compiled(eqx.filter(state, eqx.is_array), batch)
+        return eqx.combine(arrays, static), metrics
+
+    step.compiled = compiled  # for counting compilations and lowering  # type: ignore
+    return step
+
+
+def _named(name: str, network: Any) -> PyTree:
+    """Its float arrays by paths that optimizers know: `0.decoder.embed.weight`."""
+    return ({name: eqx.filter(network, eqx.is_inexact_array)},)
+
+
+def _updated(
+    name: str,
+    optimizer: optax.GradientTransformation,
+    arrays: Any,
+    gradient: PyTree,
+    state: PyTree,
+) -> tuple[Any, PyTree]:
+    """The arrays of a network, and the state of its optimizer, after an update."""
+    trainable, rest = eqx.partition(arrays, eqx.is_inexact_array)
+    named = ({name: trainable},)
+    updates, state = optimizer.update(({name: gradient},), state, named)
+    (parts,) = optax.apply_updates(named, updates)  # type: ignore[misc]
+    arrays = eqx.combine(parts[name], rest)
+    if isinstance(arrays, FeatureDiscriminator):
+        arrays = arrays.updated()
+    return arrays, state
+
+
+def _running(
+    running: RunningStatistics, metrics: dict[str, Array], decay: float
+) -> RunningStatistics:
+    is_saturated = metrics["discriminator"] < SATURATED
+    is_flat = metrics["fake_deviation"] < FLAT * metrics["real_deviation"]
+    return RunningStatistics(
+        moving_average(running.real_logit, metrics["real_logit"], decay),
+        moving_average(running.fake_logit, metrics["fake_logit"], decay),
+        jnp.where(is_saturated, running.saturated_steps + 1, 0),
+        jnp.where(is_flat, running.flat_steps + 1, 0),
+    )
+
+
+def _last_layer_metrics(
+    weight: Float[Array, ""],
+    reconstruction_norm: Float[Array, ""],
+    adversarial_norm: Float[Array, ""],
+) -> dict[str, Array]:
+    return {
+        "adaptive_weight": weight,
+        "reconstruction_norm": reconstruction_norm,
+        "adversarial_norm": adversarial_norm,
+    }
+
+
+def _where(condition: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
+    return jax.tree.map(lambda new, old: jnp.where(condition, new, old), new, old)
