@@ -318,8 +318,8 @@ def _updated(
     trainable, rest = eqx.partition(arrays, eqx.is_inexact_array)
     named = ({name: trainable},)
     updates, state = optimizer.update(({name: gradient},), state, named)
-    (parts,) = optax.apply_updates(named, updates)  # type: ignore[misc]
-    arrays = eqx.combine(parts[name], rest)
+    applied: Any = optax.apply_updates(named, updates)
+    arrays = eqx.combine(applied[0][name], rest)
     if isinstance(arrays, FeatureDiscriminator):
         arrays = arrays.updated()
     return arrays, state
