@@ -280,3 +280,13 @@ def test_a_norm_of_latents_lets_noise_be_in_microbatches():
 @pytest.mark.parametrize(("heads_input", "width"), [("full", 48), ("latent", 64)])
 def test_heads_are_as_wide_as_what_they_read(heads_input, width):
     assert tokenizer(heads_input=heads_input).head_width == width
+
+
+def test_an_error_is_one_line_of_what_a_screen_shows_whatever_it_quotes():
+    with pytest.raises(ValueError, match=r"^`name` \(a\\n\\u202eb\) must be short\.$"):
+        require(False, "`name` (a\n\u202eb) must be short.")
+    with pytest.raises(
+        ValueError, match=r"^`name` \(xxx.* \.\.\. x.*: rename it\.$"
+    ) as e:
+        require(False, f"`name` ({'x' * 9999}) is long: rename it.")
+    assert len(str(e.value)) < 1300

@@ -166,6 +166,8 @@ def test_what_is_left_out_is_counted_in_one_line():
     assert str(files) == "9 files are odd: a, b, c, d, e, ..."
     assert str(files.without({"a", "f"})) == "7 files are odd: b, c, d, e, ..."
     assert not Skipped("files are odd", 1, ["a"]).without({"a"}).count
+    # A name may hold anything; what is printed is one line.
+    assert str(Skipped("files are odd", 1, ["a\n\x89b"])).endswith(r": a\n\x89b")
 
 
 def test_a_class_folder_that_may_not_be_read_is_named_and_keeps_its_label(

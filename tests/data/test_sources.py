@@ -124,6 +124,8 @@ def test_images_in_memory_are_a_source(tmp_path):
     assert source.fingerprint != other.fingerprint
     with pytest.raises(ValueError, match="uint8"):
         ArraySource({"image": images / 255})
+    with pytest.raises(ValueError, match=r"of shape \(2, 0, "):
+        ArraySource({"image": images[:, :0]})
     for short in ({"image": images, "label": np.arange(3)}, {"image": images[:0]}):
         with pytest.raises(ValueError, match=r"got {'image': ."):
             ArraySource(short)

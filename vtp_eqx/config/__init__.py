@@ -15,6 +15,7 @@ from vtp_eqx.config.adversarial import (
 )
 from vtp_eqx.config.checks import (
     first_sentence as first_sentence,
+    printable as printable,
     require as require,
 )
 from vtp_eqx.config.controls import (

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
-from vtp_eqx.config import require
+from vtp_eqx.config import printable, require
 from vtp_eqx.file_kinds import describe_content, describe_error
 
 
@@ -43,10 +43,7 @@ class UnreadableImageError(ValueError):
 
     def __str__(self) -> str:
         # Names, and the words of libraries, may have any character.
-        name, reason = (
-            "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
-            for text in (self.name, self.reason)
-        )
+        name, reason = printable(self.name), printable(self.reason)
         return (
             f"An image file must be whole and of a known format; got {name} "
             f"({reason}): replace or remove it."

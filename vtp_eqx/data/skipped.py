@@ -3,6 +3,8 @@
 from collections.abc import Collection, Sequence
 import dataclasses
 
+from vtp_eqx.config import printable
+
 
 # What file servers, desktops and notebooks put beside images, in lower case; the
 # folders hold smaller or deleted copies of them.
@@ -30,7 +32,7 @@ class Skipped:
 
     def __str__(self) -> str:
         more = ", ..." if self.count > len(self.names[:_NUM_NAMES]) else ""
-        names = ", ".join(self.names[:_NUM_NAMES])
+        names = ", ".join(map(printable, self.names[:_NUM_NAMES]))
         return f"{self.count} {self.reason}: {names}{more}"
 
 

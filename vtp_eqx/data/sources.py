@@ -115,7 +115,10 @@ class ArraySource:
         """`arrays` holds at least `image`, uint8 `[count, height, width, 3]`."""
         images = arrays["image"]
         require(
-            images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3,
+            images.dtype == np.uint8
+            and images.ndim == 4
+            and images.shape[3] == 3
+            and 0 not in images.shape[1:3],
             "Images in memory are uint8 [count, height, width, 3]; got "
             f"{images.dtype} of shape {images.shape}: convert them.",
         )

@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import safe_open, SafetensorError
 from safetensors.numpy import save_file
 
-from vtp_eqx.config import require
+from vtp_eqx.config import first_sentence, require
 from vtp_eqx.files import atomic_path
 
 
@@ -170,7 +170,7 @@ def _open(path: Path) -> Iterator[Any]:
     except SafetensorError as error:
         raise ValueError(
             f"A safetensors file is whole; got {path} of {path.stat().st_size} bytes "
-            f"({error}): copy it again."
+            f"({first_sentence(error)}): copy it again."
         ) from error
 
 
@@ -204,7 +204,9 @@ def _object(content: bytes, place: str, fix: str) -> dict[str, Any]:
     try:
         found = json.loads(content.decode(), object_pairs_hook=_without_doubles)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"JSON is whole; got {error} in {place}: {fix}.") from error
+        raise ValueError(
+            f"JSON is whole; got {first_sentence(error)} in {place}: {fix}."
+        ) from error
     require(
         isinstance(found, dict),
         f"JSON of a model is an object; got a {type(found).__name__} in {place}: "

@@ -18,7 +18,7 @@ from jaxtyping import Shaped
 import ml_dtypes
 import numpy as np
 
-from vtp_eqx.config import require
+from vtp_eqx.config import first_sentence, require
 
 
 _STORAGES: dict[str, Any] = {
@@ -130,14 +130,16 @@ def built(program: bytes | BinaryIO, path: Path) -> Any:
         return _Unpickler(checked).load()
     except ValueError as error:
         raise ValueError(
-            f"A checkpoint holds dicts, lists, numbers, texts and tensors; {error}, at "
+            f"A checkpoint holds dicts, lists, numbers, texts and tensors; "
+            f"{first_sentence(error)}, at "
             f"{at()} of the program in {path}: nothing of it was run; get the weights "
             "as safetensors, or from someone you trust."
         ) from error
     except Exception as error:  # what a damaged program raises is not documented
         raise ValueError(
             f"A checkpoint's program is whole; {at()} of the program in {path} cannot "
-            f"be followed ({type(error).__name__}: {error}): copy the file again."
+            f"be followed ({type(error).__name__}: {first_sentence(error)}): copy the "
+            "file again."
         ) from error
 
 

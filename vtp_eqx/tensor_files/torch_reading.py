@@ -14,7 +14,7 @@ import zipfile
 from jaxtyping import Shaped
 import numpy as np
 
-from vtp_eqx.config import require
+from vtp_eqx.config import first_sentence, printable, require
 from vtp_eqx.tensor_files.torch_program import (
     built,
     numbers_of,
@@ -94,8 +94,8 @@ class TorchFile:
             KeyError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError,
         ) as error:  # fmt: skip
             raise ValueError(
-                f"A file of `torch.save` is whole; got {error} for the record {name} "
-                f"of {self._path}: copy it again."
+                f"A file of `torch.save` is whole; got {first_sentence(error)} for "
+                f"the record {printable(name)} of {self._path}: copy it again."
             ) from error
         if content is None:  # a few compressed bytes may stand for any number
             raise ValueError(
@@ -149,4 +149,5 @@ def _content(file: BinaryIO, tensor: StoredTensor) -> Any:
     """The bytes of a storage; what is too few of them is seen by `numbers_of`."""
     size = int.from_bytes(file.read(8), "little")
     # Never more than the program says, whatever the count in the file.
-    return file.read(min(size, tensor.record_size) * np.dtype(tensor.dtype).itemsize)
+    count = min(size, max(tensor.record_size, 0))
+    return file.read(count * np.dtype(tensor.dtype).itemsize)
