@@ -76,8 +76,9 @@ def test_another_count_than_the_cards_is_refused(tmp_path):
 
 
 def test_numbers_that_are_not_finite_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="finite"):
-        write(tmp_path / "c", {"psnr": float("nan")}, GENERATION, num_evaluated=100)
+    for number in (float("nan"), 10**400):
+        with pytest.raises(ValueError, match="finite"):
+            write(tmp_path / "c", {"psnr": number}, GENERATION, num_evaluated=100)
 
 
 @pytest.mark.parametrize(

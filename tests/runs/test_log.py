@@ -23,6 +23,16 @@ def test_a_rewound_log_has_no_line_twice(tmp_path):
     ]  # fmt: skip
 
 
+def test_lines_that_a_disk_has_damaged_are_dropped_and_no_others(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    whole = [b'{"step": 1, "total": 3.0}', b'{"step": 2, "total": 2.0}']
+    odd = [b"\xff\xfe", b'{"step": "2"}', b'{"step": null}', b"[" * 100_000]
+    path.write_bytes(b"\n".join([whole[0], *odd, whole[1]]))
+    assert [line["total"] for line in read_log(path)] == [3.0, 2.0]
+    assert Log(path, 2, []).last["step"] == 2
+    assert len(path.read_bytes().splitlines()) == 2
+
+
 def test_a_sink_that_fails_is_dropped_and_the_run_goes_on(tmp_path, capsys):
     seen = []
 

@@ -7,9 +7,9 @@ rendered scenes it is `FD-scenes`. Numbers of different cards are not comparable
 from collections.abc import Mapping
 import dataclasses
 import json
-import math
 import os
 from pathlib import Path
+import sys
 from typing import Any, Literal
 
 from vtp_eqx.config import first_sentence, from_dict, require, SamplerConfig
@@ -132,7 +132,7 @@ def check_name(name: str, card: EvaluationCard) -> None:
 
 def _check_finite(name: str, number: float) -> None:
     require(
-        math.isfinite(number),
+        -sys.float_info.max <= number <= sys.float_info.max,  # also of a huge integer
         f"A number on a card is finite; got {name} = {number}: find out why before "
         "it is written.",
     )

@@ -5,6 +5,7 @@ import contextlib
 import glob
 import importlib
 import json
+from math import inf
 from pathlib import Path
 import secrets
 import sys
@@ -35,7 +36,7 @@ class Log:
         """Drops the lines after step `first`; `last` is then the last one left."""
         if self._path is None:
             return
-        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        lines = _lines(self._path)
         kept = [line for line in lines if _step_of(line) <= first]
         if kept != lines or not self._path.exists():
             with atomic_path(self._path) as unfinished:
@@ -74,8 +75,7 @@ def warn(text: str) -> None:
 
 def read_log(path: Path) -> list[dict[str, float]]:
     """The complete lines of a `metrics.jsonl`, also of one with former names."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    whole = [json.loads(line) for line in lines if _step_of(line) < float("inf")]
+    whole = [json.loads(line) for line in _lines(path) if _step_of(line) < inf]
     return [
         {LOG_KEYS.get(name, name): value for name, value in line.items()}
         for line in whole
@@ -142,6 +142,12 @@ def _wandb_id(folder: Path) -> str:
 
 def _step_of(line: str) -> float:
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")  # a line cut short by a crash: drop it
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return inf  # a line cut short by a crash: drop it
+    return step if type(step) in (int, float) else inf
+
+
+def _lines(path: Path) -> list[str]:
+    # A disk may have left any bytes: their line is dropped, and no other.
+    return path.read_text(errors="replace").splitlines() if path.exists() else []

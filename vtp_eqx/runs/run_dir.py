@@ -105,7 +105,7 @@ def is_run(folder: Path) -> bool:
     """Whether `folder` has the config of a run, and not none or that of a model."""
     try:
         fields = json.loads((folder / CONFIG).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     is_object = isinstance(fields, dict) and "format" not in fields
     return is_object and isinstance(fields.get("config"), dict)
