@@ -132,7 +132,7 @@ def check_name(name: str, card: EvaluationCard) -> None:
 
 def _check_finite(name: str, number: float) -> None:
     require(
-        -sys.float_info.max <= number <= sys.float_info.max,  # also of a huge integer
+        bool(abs(number) <= sys.float_info.max),  # no huge integer either
         f"A number on a card is finite; got {name} = {number}: find out why before "
         "it is written.",
     )
