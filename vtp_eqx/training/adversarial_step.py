@@ -7,7 +7,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 import jax.random as jr
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, PyTree
 import optax
 
@@ -34,7 +34,12 @@ from vtp_eqx.training.state import (
     shard_state,
     TrainState,
 )
-from vtp_eqx.training.step import check_step, Step, without_optimizer
+from vtp_eqx.training.step import (
+    check_step,
+    compiled_step,
+    Step,
+    without_optimizer,
+)
 
 
 # Ours: below such a loss a discriminator learns nothing more, and with less than such a
@@ -289,17 +294,7 @@ def make_adversarial_step(
         }
         return arrays, metrics
 
-    everywhere = NamedSharding(mesh, REPLICATED)
-    compiled = jax.jit(
-        on_arrays, donate_argnums=0, out_shardings=(places.state, everywhere)
-    )
-
-    def step(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, Array]]:
-        arrays, metrics = compiled(eqx.filter(state, eqx.is_array), batch)
-        return eqx.combine(arrays, static), metrics
-
-    step.compiled = compiled  # for counting compilations and lowering  # type: ignore
-    return step
+    return compiled_step(on_arrays, static, places.state, mesh)
 
 
 def _named(name: str, network: Any) -> PyTree:

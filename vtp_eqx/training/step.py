@@ -118,10 +118,22 @@ def make_step(
         metrics |= {"skipped": skipped, "num_skipped": num_skipped}
         return arrays, metrics
 
+    return compiled_step(on_arrays, static, places.state, mesh)
+
+
+def compiled_step(
+    on_arrays: Callable[[TrainState, PyTree], tuple[TrainState, dict[str, Array]]],
+    static: TrainState,
+    places: PyTree,
+    mesh: Mesh,
+) -> Step:
+    """The compiled `step(state, batch)` of a function of the arrays of a state.
+
+    It donates its state. `static` is what of a state is no array, `places` where its
+    arrays live; metrics are on all devices.
+    """
     everywhere = NamedSharding(mesh, REPLICATED)
-    compiled = jax.jit(
-        on_arrays, donate_argnums=0, out_shardings=(places.state, everywhere)
-    )
+    compiled = jax.jit(on_arrays, donate_argnums=0, out_shardings=(places, everywhere))
 
     def step(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, Array]]:
         arrays, metrics = compiled(eqx.filter(state, eqx.is_array), batch)
