@@ -30,11 +30,10 @@ import equinox as eqx
 import jax
 import jax.random as jr
 import numpy as np
-import tyro
 
 from vtp_eqx.config import presets, TokenizerConfig, VIT_FEMTO
 from vtp_eqx.models.arrays import latents_hash
-from vtp_eqx.runs.command import exit_with_message, RUN_ERRORS
+from vtp_eqx.runs.command import exit_with_message, preset_options, RUN_ERRORS
 from vtp_eqx.runs.finetune_decoder import finetune_decoder
 from vtp_eqx.runs.finetune_options import FinetuneOptions
 from vtp_eqx.runs.finetune_setup import dry_run_lines, open_finetuning
@@ -113,16 +112,9 @@ def smoke() -> None:
 
 
 def main() -> None:
-    arguments = sys.argv[1:]
-    if arguments == ["--smoke"]:
+    if sys.argv[1:] == ["--smoke"]:
         return smoke()
-    if not arguments or arguments[0].startswith("-"):
-        sys.argv.insert(1, "laptop")
-    finetune(
-        tyro.extras.overridable_config_cli(
-            PRESETS, description=__doc__, config=(tyro.conf.AvoidSubcommands,)
-        )
-    )
+    finetune(preset_options(PRESETS, __doc__))
 
 
 if __name__ == "__main__":

@@ -31,12 +31,11 @@ import sys
 import tempfile
 
 import jax
-import tyro
 
 from vtp_eqx.config import presets
 from vtp_eqx.evaluation.latent_statistics import measure_latents
 from vtp_eqx.mesh import gather_to_host
-from vtp_eqx.runs.command import exit_with_message, RUN_ERRORS
+from vtp_eqx.runs.command import exit_with_message, preset_options, RUN_ERRORS
 from vtp_eqx.runs.loop import run_training
 from vtp_eqx.runs.multihost import is_main_process
 from vtp_eqx.runs.pretrain import PCA_IMAGES
@@ -136,12 +135,7 @@ def main() -> None:
             jax.config.update("jax_platforms", "cpu")
         replay_pretraining(Path(arguments[1]))
     else:
-        if not arguments or arguments[0].startswith("-"):
-            sys.argv.insert(1, "laptop")
-        options = tyro.extras.overridable_config_cli(
-            {**PRESETS}, description=__doc__, config=(tyro.conf.AvoidSubcommands,)
-        )
-        pretrain(options)
+        pretrain(preset_options(PRESETS, __doc__))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ import tempfile
 
 import equinox as eqx
 import jax
-import tyro
 
 from vtp_eqx.config import LatentsConfig, presets
 from vtp_eqx.conversion import small_models
@@ -35,7 +34,7 @@ from vtp_eqx.data.sources import TfdsSource
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.arrays import latents_hash
 from vtp_eqx.models.generator import Generator, load_generator, save_generator
-from vtp_eqx.runs.command import exit_with_message, RUN_ERRORS
+from vtp_eqx.runs.command import exit_with_message, preset_options, RUN_ERRORS
 from vtp_eqx.runs.dry_run import generator_dry_run_lines
 from vtp_eqx.runs.extract_latents import extract_latents, open_latents
 from vtp_eqx.runs.generator_options import GeneratorOptions
@@ -128,16 +127,9 @@ def smoke() -> None:
 
 
 def main() -> None:
-    arguments = sys.argv[1:]
-    if arguments == ["--smoke"]:
+    if sys.argv[1:] == ["--smoke"]:
         return smoke()
-    if not arguments or arguments[0].startswith("-"):
-        sys.argv.insert(1, "laptop")
-    train(
-        tyro.extras.overridable_config_cli(
-            PRESETS, description=__doc__, config=(tyro.conf.AvoidSubcommands,)
-        )
-    )
+    train(preset_options(PRESETS, __doc__))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
-"""Errors of a script's user as one sentence, without a traceback."""
+"""The command line of a training: its options by preset, its errors as one sentence."""
 
 from vtp_eqx.interrupts import exit_now, INTERRUPTED, SENTENCE
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import contextlib
 import signal
+import sys
 import threading
+from typing import TypeVar
+
+import tyro
 
 from vtp_eqx.runs.corruption import CorruptionError
 from vtp_eqx.runs.log import warn
@@ -13,11 +17,28 @@ from vtp_eqx.runs.multihost import OtherProcessError
 from vtp_eqx.runs.run_dir import FolderInUseError
 
 
+Options = TypeVar("Options")
+
 # What a user can mend beside wrong options and data: disks, folders, learning rates,
 # broken hardware.
 RUN_ERRORS = (
     OSError, FolderInUseError, FloatingPointError, OtherProcessError, CorruptionError,
 )  # fmt: skip
+
+
+def preset_options(
+    presets: Mapping[str, tuple[str, Options]], description: str | None
+) -> Options:
+    """The options of the command line: those of a preset, with values on top.
+
+    `presets` are words and options by name. A line that names none is of the first one,
+    and then does so in `sys.argv` too.
+    """
+    if len(sys.argv) == 1 or sys.argv[1].startswith("-"):
+        sys.argv.insert(1, next(iter(presets)))
+    return tyro.extras.overridable_config_cli(
+        {**presets}, description=description, config=(tyro.conf.AvoidSubcommands,)
+    )
 
 
 @contextlib.contextmanager
