@@ -20,10 +20,9 @@ from vtp_eqx.frozen.encoder import FrozenEncoder
 from vtp_eqx.losses.alignment import cosine_loss, similarity_loss
 from vtp_eqx.models.tokenizer import Pretrainer
 from vtp_eqx.nn.linear import Linear
-from vtp_eqx.training.parameter_counts import encoder_flops
 from vtp_eqx.training.precision import cast_params
-from vtp_eqx.training.pretrain_views import Needs, select_rows
-from vtp_eqx.training.terms.term import Microbatch, PretrainTerm, TermFlops, TermLoss
+from vtp_eqx.training.pretrain_views import select_rows
+from vtp_eqx.training.terms.term import Microbatch, SubsetTerm, TermFlops, TermLoss
 
 
 # From an image in [0, 1] to its features, `[rows, columns, width]`, on the grid of its
@@ -66,7 +65,7 @@ class AlignmentOutputs(eqx.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Alignment(PretrainTerm):
+class Alignment(SubsetTerm):
     """Latents, through a linear map of their own, resemble features of `vision`.
 
     At each position by their direction, and in each image by which positions are alike.
@@ -76,8 +75,6 @@ class Alignment(PretrainTerm):
     config: PretrainConfig
     vision: VisionFeatures | None = None
     name: ClassVar[str] = "alignment"
-    batch: ClassVar[str] = "reconstruction_batch"
-    needs: ClassVar[Needs] = Needs.SUBSET
 
     def check(self) -> None:
         require(
@@ -133,5 +130,4 @@ class Alignment(PretrainTerm):
         tokenizer = self.config.tokenizer
         positions = (tokenizer.image_size // tokenizer.patch_size) ** 2
         head = 2.0 * tokenizer.latent_width * self.config.alignment.width * positions
-        encoder = encoder_flops(tokenizer, tokenizer.image_size)
-        return TermFlops(student=head, subset_pass=encoder)
+        return TermFlops(student=head, subset_pass=self.encoder_flops)

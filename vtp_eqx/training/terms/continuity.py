@@ -4,21 +4,19 @@ import dataclasses
 from typing import ClassVar
 
 from jax import lax
-import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vtp_eqx.config import PretrainConfig
 from vtp_eqx.frozen.lpips import Perceptual
 from vtp_eqx.losses.latents import rotated_from
-from vtp_eqx.training.parameter_counts import decoder_flops, encoder_flops
+from vtp_eqx.training.parameter_counts import decoder_flops
 from vtp_eqx.training.precision import cast_params
-from vtp_eqx.training.pretrain_views import Needs
 from vtp_eqx.training.terms.reconstruction import lpips_flops, pixel_loss
-from vtp_eqx.training.terms.term import Microbatch, PretrainTerm, TermFlops
+from vtp_eqx.training.terms.term import Microbatch, SubsetTerm, TermFlops
 
 
 @dataclasses.dataclass(frozen=True)
-class Continuity(PretrainTerm):
+class Continuity(SubsetTerm):
     """Latents are turned to a random direction by two angles, one after the other.
 
     The image after each is compared with that before, which gets no gradient. "Prior
@@ -28,13 +26,9 @@ class Continuity(PretrainTerm):
     config: PretrainConfig
     perceptual: Perceptual | None = None
     name: ClassVar[str] = "continuity"
-    batch: ClassVar[str] = "reconstruction_batch"
-    needs: ClassVar[Needs] = Needs.SUBSET
 
     def draw(self, key: PRNGKeyArray) -> Float[Array, "rebuilt rows columns channels"]:
-        tokenizer = self.config.tokenizer
-        side = tokenizer.image_size // tokenizer.patch_size
-        return jr.normal(key, (self.batch_size, side, side, tokenizer.latent_width))
+        return self.latent_noise(key)
 
     def forward(self, rows: Microbatch) -> Float[Array, " rows"]:
         config, tokenizer = self.config, rows.student.tokenizer
@@ -59,6 +53,6 @@ class Continuity(PretrainTerm):
         num_decoded = 3 if config.latent_noise > 0 else 2
         return TermFlops(
             student=num_decoded * decoder_flops(config.tokenizer),
-            subset_pass=encoder_flops(config.tokenizer, side),
+            subset_pass=self.encoder_flops,
             frozen=2 * lpips_flops(config.reconstruction, side),
         )

@@ -13,15 +13,14 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from vtp_eqx.config import PretrainConfig
 from vtp_eqx.frozen.lpips import Perceptual
 from vtp_eqx.losses.equivariance import shrunk, turned
-from vtp_eqx.training.parameter_counts import decoder_flops, encoder_flops
+from vtp_eqx.training.parameter_counts import decoder_flops
 from vtp_eqx.training.precision import cast_params
-from vtp_eqx.training.pretrain_views import Needs
 from vtp_eqx.training.terms.reconstruction import lpips_flops, pixel_loss
-from vtp_eqx.training.terms.term import Microbatch, PretrainTerm, TermFlops
+from vtp_eqx.training.terms.term import Microbatch, SubsetTerm, TermFlops
 
 
 @dataclasses.dataclass(frozen=True)
-class ScaleEquivariance(PretrainTerm):
+class ScaleEquivariance(SubsetTerm):
     """Smaller latents stand for a smaller image.
 
     Skorokhodov et al. 2025, "Improving the Diffusability of Autoencoders",
@@ -31,19 +30,17 @@ class ScaleEquivariance(PretrainTerm):
     config: PretrainConfig
     perceptual: Perceptual | None = None
     name: ClassVar[str] = "scale_equivariance"
-    batch: ClassVar[str] = "reconstruction_batch"
-    needs: ClassVar[Needs] = Needs.SUBSET
 
     def forward(self, rows: Microbatch) -> Float[Array, " rows"]:
         factor = self.config.controls.scale_factor
         return _decoded_loss(self, rows, lambda grids: shrunk(grids, factor))
 
     def flops(self) -> TermFlops:
-        return _decoded_flops(self.config, self.config.controls.scale_factor)
+        return _decoded_flops(self, self.config.controls.scale_factor)
 
 
 @dataclasses.dataclass(frozen=True)
-class RotationEquivariance(PretrainTerm):
+class RotationEquivariance(SubsetTerm):
     """Latents turned by one to three quarters stand for the image turned so.
 
     Kouzelis et al. 2025, "EQ-VAE", https://arxiv.org/abs/2502.09509: its rotations.
@@ -52,8 +49,6 @@ class RotationEquivariance(PretrainTerm):
     config: PretrainConfig
     perceptual: Perceptual | None = None
     name: ClassVar[str] = "rotation_equivariance"
-    batch: ClassVar[str] = "reconstruction_batch"
-    needs: ClassVar[Needs] = Needs.SUBSET
 
     def draw(self, key: PRNGKeyArray) -> Int[Array, " rebuilt"]:
         return jr.randint(key, (self.batch_size,), 1, 4)
@@ -63,7 +58,7 @@ class RotationEquivariance(PretrainTerm):
         return _decoded_loss(self, rows, lambda grids: turned(grids, turns))
 
     def flops(self) -> TermFlops:
-        return _decoded_flops(self.config, 1)
+        return _decoded_flops(self, 1)
 
 
 def _decoded_loss(
@@ -80,11 +75,13 @@ def _decoded_loss(
     )  # fmt: skip
 
 
-def _decoded_flops(config: PretrainConfig, factor: int) -> TermFlops:
+def _decoded_flops(
+    term: ScaleEquivariance | RotationEquivariance, factor: int
+) -> TermFlops:
     """Of decoding latents that are `factor` times smaller along both sides."""
-    tokenizer = config.tokenizer
+    config, tokenizer = term.config, term.config.tokenizer
     return TermFlops(
         student=decoder_flops(tokenizer) / factor**2,
-        subset_pass=encoder_flops(tokenizer, tokenizer.image_size),
+        subset_pass=term.encoder_flops,
         frozen=lpips_flops(config.reconstruction, tokenizer.image_size // factor),
     )

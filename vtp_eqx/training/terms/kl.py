@@ -5,21 +5,18 @@ from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
-import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vtp_eqx.config import PretrainConfig
 from vtp_eqx.losses.latents import kl_loss
 from vtp_eqx.models.tokenizer import Pretrainer
 from vtp_eqx.nn.linear import Linear
-from vtp_eqx.training.parameter_counts import encoder_flops
-from vtp_eqx.training.pretrain_views import Needs
 from vtp_eqx.training.terms.encoder_passes import POSTERIOR
-from vtp_eqx.training.terms.term import Microbatch, PretrainTerm, TermFlops, TermLoss
+from vtp_eqx.training.terms.term import Microbatch, SubsetTerm, TermFlops, TermLoss
 
 
 @dataclasses.dataclass(frozen=True)
-class KL(PretrainTerm):
+class KL(SubsetTerm):
     """Latents that are decoded are drawn, around what `encode` returns (LDM, VA-VAE).
 
     The variance is read off the features by a head of this term alone: the tokenizer is
@@ -29,8 +26,6 @@ class KL(PretrainTerm):
 
     config: PretrainConfig
     name: ClassVar[str] = POSTERIOR
-    batch: ClassVar[str] = "reconstruction_batch"
-    needs: ClassVar[Needs] = Needs.SUBSET
 
     def make_head(self, key: PRNGKeyArray) -> Linear:
         """Features to the log of the variance of each number."""
@@ -42,9 +37,7 @@ class KL(PretrainTerm):
         return eqx.tree_at(lambda head: head.bias, head, start)
 
     def draw(self, key: PRNGKeyArray) -> Float[Array, "rebuilt rows columns channels"]:
-        tokenizer = self.config.tokenizer
-        side = tokenizer.image_size // tokenizer.patch_size
-        return jr.normal(key, (self.batch_size, side, side, tokenizer.latent_width))
+        return self.latent_noise(key)
 
     def forward(self, rows: Microbatch) -> dict[str, Float[Array, " rows"]]:
         subset = rows.passes.subset
@@ -70,5 +63,4 @@ class KL(PretrainTerm):
         tokenizer = self.config.tokenizer
         positions = (tokenizer.image_size // tokenizer.patch_size) ** 2
         head = 2.0 * tokenizer.encoder.width * tokenizer.latent_width * positions
-        encoder = encoder_flops(tokenizer, tokenizer.image_size)
-        return TermFlops(student=head, subset_pass=encoder)
+        return TermFlops(student=head, subset_pass=self.encoder_flops)

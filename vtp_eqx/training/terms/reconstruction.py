@@ -19,12 +19,11 @@ from vtp_eqx.mesh import DATA
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.training.parameter_counts import (
     decoder_flops,
-    encoder_flops,
     perceptual_flops,
 )
 from vtp_eqx.training.precision import cast_params
-from vtp_eqx.training.pretrain_views import Needs, PretrainViews
-from vtp_eqx.training.terms.term import Microbatch, PretrainTerm, Term, TermFlops
+from vtp_eqx.training.pretrain_views import PretrainViews
+from vtp_eqx.training.terms.term import Microbatch, SubsetTerm, Term, TermFlops
 
 
 Images = Float[Array, "batch height width 3"]
@@ -76,7 +75,7 @@ def require_perceptual_weights(
 
 
 @dataclasses.dataclass(frozen=True)
-class Reconstruction(PretrainTerm):
+class Reconstruction(SubsetTerm):
     """The weighted pixel losses (VTP section 3.2), noise on latents where asked for.
 
     `perceptual` is the network of LPIPS, where that has a weight.
@@ -85,8 +84,6 @@ class Reconstruction(PretrainTerm):
     config: PretrainConfig
     perceptual: Perceptual | None = None
     name: ClassVar[str] = "reconstruction"
-    batch: ClassVar[str] = "reconstruction_batch"
-    needs: ClassVar[Needs] = Needs.SUBSET
 
     def check(self) -> None:
         require_perceptual_weights(self.config.reconstruction, self.perceptual)
@@ -131,7 +128,7 @@ class Reconstruction(PretrainTerm):
         tokenizer = self.config.tokenizer
         return TermFlops(
             student=decoder_flops(tokenizer),
-            subset_pass=encoder_flops(tokenizer, tokenizer.image_size),
+            subset_pass=self.encoder_flops,
             frozen=lpips_flops(self.config.reconstruction, tokenizer.image_size),
         )
 

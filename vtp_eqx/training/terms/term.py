@@ -5,10 +5,12 @@ import dataclasses
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
+import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vtp_eqx.config import PretrainConfig
 from vtp_eqx.training.microbatches import Objective
+from vtp_eqx.training.parameter_counts import encoder_flops
 from vtp_eqx.training.pretrain_views import Needs
 
 
@@ -168,3 +170,24 @@ class PretrainTerm(Term):
     def make_head(self, key: PRNGKeyArray) -> Any:
         """What the student trains for this term alone: one of its `heads`."""
         return None
+
+
+class SubsetTerm(PretrainTerm):
+    """A term of the images that are reconstructed, in the pass that terms share."""
+
+    batch: ClassVar[str] = "reconstruction_batch"
+    needs: ClassVar[Needs] = Needs.SUBSET
+
+    @property
+    def encoder_flops(self) -> float:
+        """Of encoding one of them."""
+        tokenizer = self.config.tokenizer
+        return encoder_flops(tokenizer, tokenizer.image_size)
+
+    def latent_noise(
+        self, key: PRNGKeyArray
+    ) -> Float[Array, "rebuilt rows columns channels"]:
+        """White noise, as many numbers as the latents of all of them have."""
+        tokenizer = self.config.tokenizer
+        side = tokenizer.image_size // tokenizer.patch_size
+        return jr.normal(key, (self.batch_size, side, side, tokenizer.latent_width))
