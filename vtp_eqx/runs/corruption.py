@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int, Shaped
 import numpy as np
 
 from vtp_eqx.config import require
-from vtp_eqx.files import atomic_path
+from vtp_eqx.files import write_text
 from vtp_eqx.mesh import gather_texts, SPLIT
 from vtp_eqx.models.arrays import named_arrays
 from vtp_eqx.runs.bits import as_numbers, as_words
@@ -267,8 +267,10 @@ def _write_report(
             for difference in found
         ],
     }  # fmt: skip
-    with atomic_path(folder / f"report-{jax.process_index()}.json") as unfinished:
-        unfinished.write_text(json.dumps(report, indent=1) + "\n")
+    write_text(
+        folder / f"report-{jax.process_index()}.json",
+        json.dumps(report, indent=1) + "\n",
+    )
 
 
 def _text(value: Array) -> str:

@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from vtp_eqx.config.old_names import LOG_KEYS
-from vtp_eqx.files import atomic_path
+from vtp_eqx.files import write_text
 
 
 WANDB_ID = "wandb_id.txt"  # in the folder of a run
@@ -39,8 +39,7 @@ class Log:
         lines = _lines(self._path)
         kept = [line for line in lines if _step_of(line) <= first]
         if kept != lines or not self._path.exists():
-            with atomic_path(self._path) as unfinished:
-                unfinished.write_text("".join(f"{line}\n" for line in kept))
+            write_text(self._path, "".join(f"{line}\n" for line in kept))
         self.last = json.loads(kept[-1]) if kept else {}
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -135,8 +134,7 @@ def _wandb_id(folder: Path) -> str:
     name = folder.resolve().name
     is_begun = any(folder.glob(f"wandb/run-*-{glob.escape(name)}"))
     found = name if is_begun else secrets.token_hex(8)
-    with atomic_path(path) as unfinished:
-        unfinished.write_text(found + "\n")
+    write_text(path, found + "\n")
     return found
 
 

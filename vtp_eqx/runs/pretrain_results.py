@@ -9,7 +9,7 @@ import numpy as np
 from vtp_eqx.data.bad_examples import read_bad_examples
 from vtp_eqx.evaluation.batches import reconstruct_images
 from vtp_eqx.evaluation.in_training import evaluate_tokenizer, write_card
-from vtp_eqx.files import atomic_path
+from vtp_eqx.files import write_text
 from vtp_eqx.mesh import gather_to_host
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.log import read_log
@@ -106,8 +106,7 @@ def write_report(
         ),
         _table("the last line of the log", last),
     ]
-    with atomic_path(folder / "report.md") as unfinished:
-        unfinished.write_text("\n\n".join(parts) + "\n")
+    write_text(folder / "report.md", "\n\n".join(parts) + "\n")
 
 
 def _evaluate(setup: PretrainSetup, tokenizer: Tokenizer) -> dict[str, float]:

@@ -15,7 +15,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from vtp_eqx.files import atomic_path
+from vtp_eqx.files import write_text
 from vtp_eqx.mesh import shard_batch
 from vtp_eqx.runs.checkpoint import Checkpoints
 from vtp_eqx.runs.multihost import is_main_process
@@ -102,8 +102,7 @@ class SkippedBatches:
         """Skips `batches`, on which steps up to `step` failed, from now on."""
         self.rollbacks.append({"step": step, "batches": sorted(batches)})
         if is_main_process():
-            with atomic_path(self._path) as unfinished:
-                unfinished.write_text(json.dumps(self.rollbacks) + "\n")
+            write_text(self._path, json.dumps(self.rollbacks) + "\n")
 
     def first(self, step: int) -> int:
         """The batch that the run reads after `step` steps."""
@@ -158,8 +157,7 @@ def write_postmortem(
         for step in error.failed
     ]
     report = {"why": str(error), "state": description, "bad": failed}
-    with atomic_path(folder / REPORT) as unfinished:
-        unfinished.write_text(json.dumps(report, indent=1) + "\n")
+    write_text(folder / REPORT, json.dumps(report, indent=1) + "\n")
 
 
 def read_postmortem(folder: Path) -> dict[str, Any]:

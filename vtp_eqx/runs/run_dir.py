@@ -15,7 +15,7 @@ import socket
 from typing import Any
 
 from vtp_eqx.config import changed_fields, from_dict, require
-from vtp_eqx.files import atomic_path, require_local
+from vtp_eqx.files import require_local, write_text
 from vtp_eqx.runs.multihost import all_equal, raise_on_all
 
 
@@ -80,8 +80,7 @@ def write_config(
     texts = {CONFIG: json.dumps(fields, indent=1, sort_keys=True), DATA_FILE: data}
     for name, text in texts.items():
         if text is not None:
-            with atomic_path(folder / name) as unfinished:
-                unfinished.write_text(text + "\n")
+            write_text(folder / name, text + "\n")
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -41,7 +41,7 @@ from vtp_eqx.evaluation.scene_metrics import (
     scene_moments,
 )
 from vtp_eqx.evaluation.zero_shot import embed, embed_prompts, zero_shot_accuracy
-from vtp_eqx.files import atomic_path
+from vtp_eqx.files import write_text
 from vtp_eqx.frozen.scene_network import scene_network_hash, SceneNetwork, shipped
 from vtp_eqx.losses.latents import smoothness_loss
 from vtp_eqx.models.arrays import latents_hash, weights_hash
@@ -101,9 +101,8 @@ class RunResult:
 
     def write(self, folder: Path) -> None:
         """Marks the run as finished."""
-        with atomic_path(folder / "result.json") as unfinished:
-            fields = dataclasses.asdict(self)
-            unfinished.write_text(json.dumps(fields, indent=1) + "\n")
+        fields = json.dumps(dataclasses.asdict(self), indent=1)
+        write_text(folder / "result.json", fields + "\n")
 
 
 def at_budget(name: str, steps: int) -> str:

@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from vtp_eqx.config import as_json
-from vtp_eqx.files import atomic_path
+from vtp_eqx.files import write_text
 from vtp_eqx.study.checkout import commit
 from vtp_eqx.study.measure import RunResult
 from vtp_eqx.study.recipe import Scale
@@ -114,8 +114,7 @@ def write_report(
         ("report.md", "\n\n".join(part for part in parts if part)),
         ("runs.json", records),
     ):
-        with atomic_path(out / name) as unfinished:
-            unfinished.write_text(text + "\n")
+        write_text(out / name, text + "\n")
 
 
 def rows_of(

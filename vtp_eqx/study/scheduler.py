@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from vtp_eqx.config import as_json
-from vtp_eqx.files import atomic_path
+from vtp_eqx.files import write_text
 from vtp_eqx.study.run_spec import RunPaths, RunSpec, spec_hash
 
 
@@ -66,8 +66,7 @@ class ProgressWriter:
             total=total - self._first,
             seconds=now - self._begun,
         )
-        with atomic_path(self._path) as unfinished:
-            unfinished.write_text(json.dumps(dataclasses.asdict(progress)))
+        write_text(self._path, json.dumps(dataclasses.asdict(progress)))
 
 
 def read_progress(path: Path) -> StageProgress | None:
@@ -224,8 +223,8 @@ def worker_environment(core: int | None, root: Path) -> dict[str, str]:
 def _start(spec: RunSpec, paths: RunPaths, core: int | None, bars: Progress) -> _Worker:
     folder = paths.result(spec)
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder / "spec.json") as unfinished:  # another study may read it
-        unfinished.write_text(as_json(spec))
+    # Whole or not at all: another study may read it.
+    write_text(folder / "spec.json", as_json(spec))
     progress = folder / "progress.json"
     progress.unlink(missing_ok=True)
     logs = paths.root / "logs"

@@ -16,7 +16,7 @@ from safetensors import safe_open, SafetensorError
 from safetensors.numpy import save_file
 
 from vtp_eqx.config import first_sentence, require
-from vtp_eqx.files import atomic_path
+from vtp_eqx.files import atomic_path, write_text
 
 
 Tensor = Shaped[np.ndarray, "..."]
@@ -87,8 +87,7 @@ def write_model(
 
 def write_config(folder: Path, description: dict[str, Any]) -> None:
     """Writes the `config.json` of weights."""
-    with atomic_path(folder / CONFIG_FILE) as config:
-        config.write_text(json.dumps(description, indent=1, sort_keys=True))
+    write_text(folder / CONFIG_FILE, json.dumps(description, indent=1, sort_keys=True))
 
 
 def as_float32(tensor: Tensor, name: str) -> Shaped[np.ndarray, "..."]:
