@@ -27,7 +27,7 @@ import time
 from typing import Any
 
 from benchmarks.survive_worker import (
-    BATCH,
+    CONFIG,
     forked,
     NUM_IMAGES,
     NUM_STEPS,
@@ -50,7 +50,7 @@ TRAINING = (STEPPING, SAVE, EDGE, RESTORE, ANY)
 # Of a training, and of the other jobs, which have files alone to tell how far they are.
 MOMENTS = (*TRAINING, "extraction", "sampling")
 PATTERNS = {"extraction": "shard-*.json", "sampling": "*.png"}
-EPOCH = NUM_IMAGES // BATCH  # steps
+EPOCH = NUM_IMAGES // CONFIG.batch_size  # steps
 CRASH_SECONDS = 60  # between two crashes, for the goodput
 
 Workers = list[Any]

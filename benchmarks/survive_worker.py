@@ -2,7 +2,7 @@
 
 python benchmarks/survive_worker.py FOLDER MODEL
 
-A training is `pretraining`, the smallest one with all objectives, or `line`, a single
+A training is `pretraining`, a small one with all objectives, or `line`, a single
 number that compiles at once. They learn from the tars in `FOLDER/../tars`, read and
 decoded as in a real run. Every batch that a step takes is noted in `taken-INDEX.jsonl`,
 and the hash of the last state in `state.txt`. `extraction` encodes the same images, and
@@ -11,6 +11,7 @@ forked from one that has the libraries.
 """
 
 from collections.abc import Iterator
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -25,19 +26,15 @@ from jax.sharding import Mesh
 import numpy as np
 import optax
 
+from benchmarks.works import small_config
 from vtp_eqx.config import (
     decoder_like,
     DiTConfig,
     LatentsConfig,
-    OptimizerConfig,
-    PretrainConfig,
-    PrototypeConfig,
     SampleConfig,
     SamplerConfig,
-    TextConfig,
     TokenizerConfig,
     TransformerConfig,
-    ViewsConfig,
 )
 from vtp_eqx.data.mixture import make_sampler
 from vtp_eqx.data.prefetch import ExampleReader, Prefetcher
@@ -59,21 +56,22 @@ from vtp_eqx.training.state import TrainState
 from vtp_eqx.training.step import make_step, Step
 
 
-NUM_STEPS, BATCH, NUM_IMAGES = 24, 16, 96
+NUM_STEPS, NUM_IMAGES = 24, 96
+CONFIG = dataclasses.replace(small_config(), num_steps=NUM_STEPS)
 RESTORING, READY = "restoring", "ready.jsonl"  # files in the folder of a run
 
 
 def reader_of(tars: Path) -> ExampleReader:
     """Reads the tars, from two shards at a time."""
     source = TarSource(tars)
-    sampler = make_sampler(source, BATCH, seed=0, window=2)
-    return ExampleReader(source=source, sampler=sampler, size=16, encode=_ids)
+    sampler = make_sampler(source, CONFIG.batch_size, seed=0, window=2)
+    return ExampleReader(source=source, sampler=sampler, size=32, encode=_ids)
 
 
 def _ids(captions: list[str]) -> np.ndarray:
-    """One token for each letter, and the end."""
-    letters = [[1 + ord(letter) % 18 for letter in text[:5]] for text in captions]
-    return np.array([[*row, 19] for row in letters], np.int32)
+    """A token for each of the first letters, and the end."""
+    letters = [[1 + ord(letter) % 100 for letter in text[:15]] for text in captions]
+    return np.array([[*row, 255] for row in letters], np.int32)
 
 
 class Line(eqx.Module):
@@ -106,29 +104,9 @@ def line(mesh: Mesh) -> tuple[TrainState, Step]:
     return state, step
 
 
-def tiny(mesh: Mesh) -> tuple[TrainState, Step]:
-    """All three objectives, on 16 pixels."""
-    shape = TransformerConfig(width=16, depth=1, num_heads=2)
-    config = PretrainConfig(
-        tokenizer=TokenizerConfig(
-            encoder=shape,
-            decoder=shape,
-            text=TextConfig(context=6, vocabulary=20, width=8, depth=1, num_heads=2),
-            image_size=16,
-            patch_size=4,
-            latent_width=4,
-        ),
-        prototypes=PrototypeConfig(
-            num_prototypes=16, hidden_width=8, bottleneck_width=4, num_layers=2
-        ),
-        views=ViewsConfig(global_size=16, local_size=8, num_local=1),
-        optimizer=OptimizerConfig(warmup_steps=1),
-        batch_size=BATCH,
-        distillation_batch=8,
-        reconstruction_batch=8,
-        num_steps=NUM_STEPS,
-    )
-    return init_pretraining(config, np.zeros((0, 16, 16, 3), np.uint8), mesh)
+def pretraining(mesh: Mesh) -> tuple[TrainState, Step]:
+    """A small one, with all three objectives."""
+    return init_pretraining(CONFIG, np.zeros((0, 32, 32, 3), np.uint8), mesh)
 
 
 def untrained() -> Tokenizer:
@@ -200,7 +178,7 @@ def training(place: Path, model: str, begun: float) -> None:
     mesh = data_mesh()
     shard = (jax.process_index(), jax.process_count())
     reader = reader_of(place.parent / "tars")
-    state, step = {"pretraining": tiny, "line": line}[model](mesh)
+    state, step = {"pretraining": pretraining, "line": line}[model](mesh)
     restore, mark = Checkpoints.restore, place / RESTORING
 
     def marked(self: Checkpoints, template: TrainState) -> TrainState:

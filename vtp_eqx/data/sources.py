@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vtp_eqx.config import require
+from vtp_eqx.config import first_sentence, require
 from vtp_eqx.data.example_texts import clean_caption
 from vtp_eqx.data.folders import ARCHIVES, FolderSource, list_folder
 from vtp_eqx.data.images import decode_image, UnreadableImageError
@@ -51,8 +51,8 @@ class TfdsSource:
         except Exception as error:  # its parsers have exceptions of their own
             raise ValueError(
                 f"`data` ({self.folder}) has a dataset_info.json that TensorFlow "
-                f"Datasets cannot read ({_first_line(error)}): prepare it again; of a "
-                "set that another library saved, write the images to a folder."
+                f"Datasets cannot read ({first_sentence(error)}): prepare it again; of "
+                "a set that another library saved, write the images to a folder."
             ) from error
         require(
             "image" in features and isinstance(features["image"], tfds.features.Image),
@@ -67,7 +67,7 @@ class TfdsSource:
             raise ValueError(
                 f"`split` ({split!r} of {self.folder}) must be of a data set that is "
                 f"prepared as ArrayRecord; it has {sorted(builder.info.splits)} "
-                f"({_first_line(error)}): name one, or prepare it with "
+                f"({first_sentence(error)}): name one, or prepare it with "
                 "`file_format='array_record'`."
             ) from error
 
@@ -222,10 +222,6 @@ def _open_npz(path: Path) -> ArraySource:
         "file.",
     )
     return ArraySource(arrays)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def is_prepared(path: str | Path) -> bool:

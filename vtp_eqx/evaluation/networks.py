@@ -12,7 +12,7 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from vtp_eqx.config import require
-from vtp_eqx.frozen.dinov2 import DISTANCE_SIDE, load_dinov2, PUBLISHED
+from vtp_eqx.frozen.dinov2 import BY_FILE, DISTANCE_SIDE, load_dinov2
 from vtp_eqx.frozen.inception import INCEPTION, load_inception
 from vtp_eqx.frozen.lpips import load_perceptual
 from vtp_eqx.frozen.scene_network import (
@@ -124,15 +124,14 @@ def feature_network(name: NetworkName, weights: Path | None) -> FeatureNetwork:
         return FeatureNetwork(
             model, _inception, name, network_hash(model), None, origin
         )
-    files = {known.file.name: known for known in PUBLISHED.values()}
     file = "" if weights is None else weights.name
     require(
-        file in files,
+        file in BY_FILE,
         f"DINOv2 is read from a file of its published name; got {file!r}: use one of "
-        f"{', '.join(files)}.",
+        f"{', '.join(BY_FILE)}.",
     )
     assert weights is not None
-    model = load_dinov2(weights, files[file])
+    model = load_dinov2(weights, BY_FILE[file])
     origin = f"{model.origin}, antialiased bicubic to {DISTANCE_SIDE} pixels"
     return FeatureNetwork(model, _dinov2, name, network_hash(model), None, origin)
 

@@ -281,3 +281,4 @@ PUBLISHED = {
         "746ecb8c6301c645c5c855be91687d274587d6e48fdaec4a729753160b34a283",
     ),
 }  # fmt: skip
+BY_FILE = {published.file.name: published for published in PUBLISHED.values()}

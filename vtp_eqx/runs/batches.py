@@ -1,4 +1,4 @@
-"""Batches of a pre-training from any source of images and captions."""
+"""Batches of trainings: from any source of images and captions, or from arrays."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from jaxtyping import Int32
 import numpy as np
 
@@ -97,6 +98,16 @@ class Batches:
             path.rename(self.folder / BAD_EXAMPLES.format(index))
 
 
+def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:
+    """A `ValueError` where a batch cannot be split over devices and microbatches."""
+    num_devices = mesh.devices.size
+    require(
+        batch_size % (num_devices * accumulate) == 0,
+        f"`batch_size` ({batch_size}) must be a multiple of devices ({num_devices}) "
+        f"times `accumulate` ({accumulate}): choose another batch size.",
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class ArrayBatches:
     """`batches(first)` yields batches of `arrays` from number `first` on.
@@ -138,7 +149,7 @@ def open_sources(
 
     See `data.sources.open_source` for what a path may be; indexing tars prints how far
     it is. `split` is for those of the paths that have splits and name none. What is
-    missing of damaged tars, and what else is no example, `say` is given in the first
+    missing of damaged tars, and what else is no example, goes to `say` in the first
     process.
     """
     require(

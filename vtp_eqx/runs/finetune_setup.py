@@ -9,22 +9,21 @@ import jax.random as jr
 from jax.sharding import Mesh
 import numpy as np
 
-from vtp_eqx.config import FinetuneConfig, require
+from vtp_eqx.config import FinetuneConfig
 from vtp_eqx.data.mixture import source_fingerprint
-from vtp_eqx.evaluation.batches import reconstruct_images
 from vtp_eqx.evaluation.in_training import evaluate_tokenizer, LabeledImages
 from vtp_eqx.frozen.depth_features import DepthFeatures
-from vtp_eqx.frozen.dinov2 import DISTANCE_SIDE, load_dinov2, PUBLISHED
+from vtp_eqx.frozen.dinov2 import BY_FILE, DISTANCE_SIDE, load_dinov2
 from vtp_eqx.frozen.encoder import FrozenEncoder
 from vtp_eqx.frozen.lpips import load_perceptual, Perceptual
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.arrays import weights_hash
 from vtp_eqx.models.tokenizer import Tokenizer
-from vtp_eqx.runs.batches import open_sources, random_examples
+from vtp_eqx.runs.batches import check_batch_size, open_sources, random_examples
 from vtp_eqx.runs.finetune_decoder import EncodedImages
 from vtp_eqx.runs.finetune_options import FinetuneOptions, FIXED
 from vtp_eqx.runs.multihost import is_main_process, raise_on_all
-from vtp_eqx.runs.pictures import save_grid
+from vtp_eqx.runs.pictures import save_reconstructions
 from vtp_eqx.runs.run_dir import (
     check_config_unchanged,
     check_data_unchanged,
@@ -35,9 +34,6 @@ from vtp_eqx.training.adversarial import AdversarialObjective
 from vtp_eqx.training.adversarial_step import Optimizers
 from vtp_eqx.training.parameter_counts import num_parameters
 from vtp_eqx.training.terms.reconstruction import blank_perceptual_if_used
-
-
-GRID_IMAGES = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,11 +85,8 @@ def open_finetuning(
                 write_config(out, config, options, data)
 
         def evaluate(tokenizer: Tokenizer, step: int) -> dict[str, float]:
-            some = images[:GRID_IMAGES]
             if is_main_process():
-                rows = np.concatenate([some, reconstruct_images(tokenizer, some)])
-                path = out / "figures" / f"reconstructions-{step:07d}.png"
-                save_grid(rows, path, len(some))
+                save_reconstructions(tokenizer, images, out / "figures", step)
             labels = np.full(len(images), -1)
             return evaluate_tokenizer(tokenizer, None, LabeledImages(images, labels))
 
@@ -139,12 +132,7 @@ def dry_run_lines(
 def _check_config(config: FinetuneConfig, mesh: Mesh) -> None:
     """An error before a folder is begun, which would then refuse the right value."""
     Optimizers.of(config)
-    num_devices, size = mesh.devices.size, config.batch_size
-    require(
-        size % (num_devices * config.accumulate) == 0,
-        f"`batch_size` ({size}) must be a multiple of devices ({num_devices}) times "
-        f"`accumulate` ({config.accumulate}): choose another batch size.",
-    )
+    check_batch_size(config.batch_size, config.accumulate, mesh)
 
 
 def _vision(
@@ -153,11 +141,10 @@ def _vision(
     """What the discriminator sees with, and which weights that has."""
     if not options.vision:
         return None, ""
-    published = {one.file.name: one for one in PUBLISHED.values()}
     levels = options.config.adversarial.discriminator.num_levels
     name = Path(options.vision).name
-    if name in published:
-        network = load_dinov2(options.vision, published[name])
+    if name in BY_FILE:
+        network = load_dinov2(options.vision, BY_FILE[name])
         side, weights = DISTANCE_SIDE, name
     else:
         tokenizer = load(options.vision)

@@ -26,7 +26,7 @@ from vtp_eqx.models.arrays import latents_hash
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator
 from vtp_eqx.models.tokenizer import Tokenizer
-from vtp_eqx.runs.batches import open_sources
+from vtp_eqx.runs.batches import check_batch_size, open_sources
 from vtp_eqx.runs.extract_latents import open_latents
 from vtp_eqx.runs.generator_batches import CachedBatches, EncodedBatches, fit_to_latents
 from vtp_eqx.runs.generator_options import FIXED, GeneratorOptions
@@ -98,12 +98,7 @@ def open_generator_training(
 def _check_config(config: GenerateConfig, mesh: Mesh) -> None:
     """An error before a folder is begun, which would then refuse the right value."""
     learning_rate(config.optimizer, config.num_steps)
-    num_devices, size = mesh.devices.size, config.batch_size
-    require(
-        size % (num_devices * config.accumulate) == 0,
-        f"`batch_size` ({size}) must be a multiple of devices ({num_devices}) times "
-        f"`accumulate` ({config.accumulate}): choose another batch size.",
-    )
+    check_batch_size(config.batch_size, config.accumulate, mesh)
 
 
 def _evaluation(

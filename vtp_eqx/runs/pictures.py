@@ -7,10 +7,13 @@ from jaxtyping import UInt8
 import numpy as np
 from PIL import Image
 
+from vtp_eqx.evaluation.batches import reconstruct_images
 from vtp_eqx.files import atomic_path
+from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.log import read_log
 
 
+GRID_IMAGES = 8  # of which reconstructions are drawn
 ENLARGED = 96  # least side of an image in a grid, in pixels
 GAP = 4
 PANELS: Mapping[str, Sequence[str]] = {
@@ -40,6 +43,21 @@ def save_grid(
         canvas[top : top + height, left : left + width] = image
     with atomic_path(path) as unfinished:
         Image.fromarray(canvas).save(unfinished, format="PNG")
+
+
+def save_reconstructions(
+    tokenizer: Tokenizer,
+    images: UInt8[np.ndarray, "num height width 3"],
+    folder: Path,
+    step: int,
+) -> None:
+    """Writes the first few of `images`, and below them what comes back of each.
+
+    The picture is named by the step of the training.
+    """
+    some = images[:GRID_IMAGES]
+    rows = np.concatenate([some, reconstruct_images(tokenizer, some)])
+    save_grid(rows, folder / f"reconstructions-{step:07d}.png", len(some))
 
 
 def draw_curves(log: Path, path: Path) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from vtp_eqx.data.bad_examples import read_bad_examples
-from vtp_eqx.evaluation.batches import reconstruct_images
 from vtp_eqx.evaluation.in_training import evaluate_tokenizer, write_card
 from vtp_eqx.files import write_text
 from vtp_eqx.mesh import gather_to_host
@@ -15,14 +14,13 @@ from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.log import read_log
 from vtp_eqx.runs.loop import Callbacks
 from vtp_eqx.runs.multihost import is_main_process
-from vtp_eqx.runs.pictures import draw_curves, save_grid
+from vtp_eqx.runs.pictures import draw_curves, save_reconstructions
 from vtp_eqx.runs.pretrain_setup import PretrainSetup
 from vtp_eqx.training.monitors import collapse_monitor
 from vtp_eqx.training.state import TrainState
 
 
 MONITOR_IMAGES = 64  # ours: for each line of the log
-GRID_IMAGES = 8
 
 
 def pretrain_callbacks(setup: PretrainSetup) -> Callbacks:
@@ -35,10 +33,8 @@ def pretrain_callbacks(setup: PretrainSetup) -> Callbacks:
 
     def evaluate(state: TrainState, step: int) -> dict[str, float]:
         tokenizer = gather_to_host(state.student.tokenizer)
-        some = images[:GRID_IMAGES]
-        rows = np.concatenate([some, reconstruct_images(tokenizer, some)])
         if is_main_process():
-            save_grid(rows, figures / f"reconstructions-{step:07d}.png", len(some))
+            save_reconstructions(tokenizer, images, figures, step)
         return _evaluate(setup, tokenizer)
 
     def draw(step: int, values: Mapping[str, float]) -> None:
