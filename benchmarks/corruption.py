@@ -27,7 +27,7 @@ from vtp_eqx.runs.corruption import compute_twice, differences
 from vtp_eqx.training.optimizer import make_optimizer
 
 
-EVERY = 100  # steps between two that are computed twice, of which the cost is told
+EVERY = 100  # steps between two that are computed twice, in the cost that is printed
 _MAKERS = ("pretrain", "generate")  # modules of trainings
 
 
@@ -38,7 +38,7 @@ class Counts:
     flips: int = 0
     changed: int = 0
     caught: int = 0
-    false: int = 0  # results that were the same and said to differ
+    false: int = 0  # results that were the same, reported as different
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,13 +1,13 @@
-"""Damaged files through every public door: each ends in a number or in a sentence.
+"""Damaged files through every public reader: each ends in a number or in a sentence.
 
 python -m benchmarks.fuzz --count 10000
-python -m benchmarks.fuzz --door weights --case 123    # one of them, with its traceback
+python -m benchmarks.fuzz --reader weights --case 123  # one, with its traceback
 
 Files are made as this library writes them and then damaged, mostly inside of headers
-whose frame stays whole: see `benchmarks.fuzz_mutations` and `benchmarks.fuzz_doors`.
-A case is a function of seed, door and number. What must not come out: a traceback (any
-error but one sentence of a user's kind), a hang, a process that ends, more than 2 GiB
-of memory, or code that a file has run.
+whose frame stays whole: see `benchmarks.fuzz_mutations` and `benchmarks.fuzz_readers`.
+A case is a function of seed, reader and number. What must not come out: a traceback
+(any error but one sentence of a user's kind), a hang, a process that ends, more than
+2 GiB of memory, or code that a file has run.
 """
 
 import argparse
@@ -36,7 +36,7 @@ _ROOM = 5 * 2**30  # of addresses, beyond what a worker has: the machine is shar
 _LONGEST = 1500  # characters of a sentence
 OUTCOMES = ("number", "sentence", "traceback", "hang", "memory", "ended", "executed")
 GOOD = OUTCOMES[:2]
-# How many of so many files go through each door.
+# How many of so many files go through each reader.
 SHARES = {
     "images": 20, "folder": 6, "tar": 17, "index of a tar": 1, "npz of images": 8,
     "reference .npz": 6, "samples": 4, "classes, templates": 4, "vocabulary": 3,
@@ -51,7 +51,7 @@ SHARES = {
 class Case:
     """What came out of one damaged file."""
 
-    door: str
+    reader: str
     number: int
     outcome: str
     seconds: float = 0.0  # of the processor
@@ -60,13 +60,13 @@ class Case:
 
 
 def fuzz(
-    count: int, *, seed: int = 0, doors: Sequence[str] = (), folder: Path
+    count: int, *, seed: int = 0, readers: Sequence[str] = (), folder: Path
 ) -> Iterator[Case]:
-    """Cases of all doors, or of those named, by their weights; `count` in all.
+    """Cases of all readers, or of those named, by their weights; `count` in all.
 
     They are done by a process of its own, which is begun anew where it hangs or ends.
     """
-    left = [*_cases(count, doors)]
+    left = [*_cases(count, readers)]
     while left:
         worker = _start(folder, seed, left)
         for case in _answers(worker, left, folder):
@@ -76,8 +76,8 @@ def fuzz(
         worker.wait()
 
 
-def _cases(count: int, doors: Sequence[str]) -> Iterator[tuple[str, int]]:
-    chosen = {name: SHARES[name] for name in doors or SHARES}
+def _cases(count: int, readers: Sequence[str]) -> Iterator[tuple[str, int]]:
+    chosen = {name: SHARES[name] for name in readers or SHARES}
     whole, share = sum(chosen.values()), 0.0
     for name, weight in chosen.items():
         before, share = share, share + count * weight / whole
@@ -112,20 +112,20 @@ def _answers(
 
     threading.Thread(target=read, daemon=True).start()
     wait = _BEGIN_SECONDS
-    for door, number in [*cases]:
+    for reader, number in [*cases]:
         try:
             while (line := lines.get(timeout=wait)).startswith(b"ma"):
                 wait = _BEGIN_SECONDS if line == b"making\n" else _SILENT_SECONDS
         except queue.Empty:
-            yield Case(door, number, "hang", wait)
+            yield Case(reader, number, "hang", wait)
             return
         wait = _SILENT_SECONDS
         if not line:
             log = (folder / "stderr.txt").read_text(errors="replace")
             what = f"status {worker.wait()}: {log[-300:]}"
-            yield Case(door, number, "ended", what=what)
+            yield Case(reader, number, "ended", what=what)
             return
-        yield Case(door, number, **json.loads(line))
+        yield Case(reader, number, **json.loads(line))
 
 
 def work(folder: Path) -> None:
@@ -134,28 +134,28 @@ def work(folder: Path) -> None:
     sound: dict[str, Path] = {}
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries print
-    for door, number in cases:
-        if door not in sound:
+    for reader, number in cases:
+        if reader not in sound:
             print("making", file=answers, flush=True)
-            sound[door] = make_sound(door, folder / "sound" / str(os.getpid()))
+            sound[reader] = make_sound(reader, folder / "sound" / str(os.getpid()))
             limit_memory()
             print("made", file=answers, flush=True)
-        case = run_case(door, number, seed, sound[door], folder)
+        case = run_case(reader, number, seed, sound[reader], folder)
         fields = dataclasses.asdict(case)
-        del fields["door"], fields["number"]
+        del fields["reader"], fields["number"]
         answers.write(json.dumps(fields) + "\n")
         answers.flush()
 
 
-def make_sound(door: str, folder: Path) -> Path:
-    """The sound files of a door, which are read twice: the first time warms up."""
-    from benchmarks.fuzz_doors import DOORS
+def make_sound(reader: str, folder: Path) -> Path:
+    """The sound files of a reader, which are read twice: the first time warms up."""
+    from benchmarks.fuzz_readers import READERS
 
-    place = folder / door.replace(" ", "_")
+    place = folder / reader.replace(" ", "_")
     place.mkdir(parents=True)
-    DOORS[door].make(place)
+    READERS[reader].make(place)
     for _ in range(2):
-        DOORS[door].open(place)
+        READERS[reader].open(place)
     return place
 
 
@@ -167,7 +167,7 @@ def limit_memory() -> None:
 
 
 def run_case(
-    door: str,
+    reader: str,
     number: int,
     seed: int,
     sound: Path,
@@ -176,18 +176,18 @@ def run_case(
     is_alone: bool = False,
 ) -> Case:
     """Damages a copy of sound files, and reads them."""
-    from benchmarks.fuzz_doors import DOORS
+    from benchmarks.fuzz_readers import READERS
 
     place, marker = folder / "case", folder / "executed"
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(sound, place)
-    rng = random.Random(f"{seed} {door} {number}")
-    name = DOORS[door].mutate(place, rng, str(marker))
+    rng = random.Random(f"{seed} {reader} {number}")
+    name = READERS[reader].mutate(place, rng, str(marker))
     before, begun = _memory("VmRSS"), time.process_time()
     Path("/proc/self/clear_refs").write_text("5")  # the peak is that of now
     outcome, what = "number", ""
     try:
-        DOORS[door].open(place)
+        READERS[reader].open(place)
     except BaseException as error:
         if is_alone:
             traceback.print_exc()
@@ -205,7 +205,7 @@ def run_case(
         marker.rmdir()
         outcome = "executed"
     what = f"{name}: {what}"[:400].encode("utf-8", "replace").decode()
-    return Case(door, number, outcome, seconds, mib, what)
+    return Case(reader, number, outcome, seconds, mib, what)
 
 
 def is_sentence(error: BaseException) -> bool:
@@ -215,11 +215,11 @@ def is_sentence(error: BaseException) -> bool:
         "JSONDecodeError", "UnicodeDecodeError", "UnicodeEncodeError"
     )  # fmt: skip
     is_short = len(text) <= _LONGEST and text.endswith(".")
-    return of_user and is_short and all(line.isprintable() for line in [text])
+    return of_user and is_short and text.isprintable()
 
 
 def _text(error: BaseException) -> str:
-    """What an error says, which may be what cannot be said."""
+    """The text of an error; of one whose text cannot be made, its type."""
     try:
         return str(error)
     except Exception as another:
@@ -240,8 +240,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--door", action="append", default=[])
-    parser.add_argument("--case", type=int, help="this one alone, of one door")
+    parser.add_argument("--reader", action="append", default=[])
+    parser.add_argument("--case", type=int, help="this one alone, of one reader")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -250,38 +250,38 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if options.case is not None:
-            if len(options.door) != 1:
-                parser.error("--case is of one door: name it with --door.")
-            door = options.door[0]
-            sound = make_sound(door, folder / "sound")
+            if len(options.reader) != 1:
+                parser.error("--case is of one reader: name it with --reader.")
+            reader = options.reader[0]
+            sound = make_sound(reader, folder / "sound")
             limit_memory()
             case = run_case(
-                door, options.case, options.seed, sound, folder, is_alone=True
+                reader, options.case, options.seed, sound, folder, is_alone=True
             )
             print(case)
             raise SystemExit(case.outcome not in GOOD)
         begun, cases = time.monotonic(), []
         for case in fuzz(
-            options.count, seed=options.seed, doors=options.door, folder=folder
+            options.count, seed=options.seed, readers=options.reader, folder=folder
         ):
             cases.append(case)
             if case.outcome not in GOOD:
                 print(
-                    f"{case.outcome}: {case.door} {case.number}: {case.what}",
+                    f"{case.outcome}: {case.reader} {case.number}: {case.what}",
                     flush=True,
                 )
         seconds = time.monotonic() - begun
     rows = []
-    for door in dict.fromkeys(case.door for case in cases):
-        own = [case for case in cases if case.door == door]
+    for reader in dict.fromkeys(case.reader for case in cases):
+        own = [case for case in cases if case.reader == reader]
         counts = Counter(case.outcome for case in own)
         rows.append((
-            door, str(len(own)), *(str(counts[outcome]) for outcome in OUTCOMES),
+            reader, str(len(own)), *(str(counts[outcome]) for outcome in OUTCOMES),
             f"{sum(case.seconds for case in own):.1f}",
             f"{max(case.seconds for case in own):.1f}",
             f"{max(case.mib for case in own):.0f}",
         ))  # fmt: skip
-    columns = ("door", "files", *OUTCOMES, "all s", "slowest s", "most MiB")
+    columns = ("reader", "files", *OUTCOMES, "all s", "slowest s", "most MiB")
     print_table(f"{len(cases)} damaged files, seed {options.seed}", columns, rows)
     print(f"\n{seconds:.0f} s in all")
     if any(case.outcome not in GOOD for case in cases):

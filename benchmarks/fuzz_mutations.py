@@ -351,7 +351,7 @@ def _zeros(size: int) -> bytes:
 
 
 def zip_bomb(name: str, rng: Rng) -> bytes:
-    """Three gigabytes of zeros in three megabytes, behind the header of an array."""
+    """Three gigabytes of zeros in three megabytes, after the header of an array."""
     size = 3 * 2**30
     kind, shape = rng.choice((("|u1", (size // 192, 8, 8, 3)), ("<f8", (size // 8,))))
     text = f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {shape}, }}"

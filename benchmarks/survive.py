@@ -7,8 +7,8 @@ Each kill is a `kill -9` of a small run: of a pre-training on tars in a step or 
 one loads, while a checkpoint is half written or half read, at the edge of an epoch, or
 anywhere from its start on; of an extraction of latents; and of a sampling. Then the
 same command is run again. At the end the state must be the uninterrupted run's bit for
-bit, the examples behind it those of the order, none skipped and none twice, and all
-latents and samples the same bytes.
+bit, the examples it has learned from those of the order, none skipped and none twice,
+and all latents and samples the same bytes.
 """
 
 import argparse

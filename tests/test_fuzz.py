@@ -1,33 +1,33 @@
-"""Damaged files through the doors that cost least, and that a bad end is seen."""
+"""Damaged files through the readers that cost least, and that a bad end is seen."""
 
 from pathlib import Path
 import pickle
 
 import pytest
 
-from benchmarks import fuzz, fuzz_doors
-from benchmarks.fuzz_doors import Door, DOORS
+from benchmarks import fuzz, fuzz_readers
 from benchmarks.fuzz_mutations import Payload
+from benchmarks.fuzz_readers import Reader, READERS
 
 
-def cases(door, folder, count):
-    sound = fuzz.make_sound(door, folder / "sound")
-    return [fuzz.run_case(door, n, 0, sound, folder) for n in range(count)]
+def cases(reader, folder, count):
+    sound = fuzz.make_sound(reader, folder / "sound")
+    return [fuzz.run_case(reader, n, 0, sound, folder) for n in range(count)]
 
 
-def test_every_door_has_a_share():
-    assert fuzz.SHARES.keys() == DOORS.keys()
+def test_every_reader_has_a_share():
+    assert fuzz.SHARES.keys() == READERS.keys()
 
 
 @pytest.mark.parametrize(
-    "door",
+    "reader",
     [
         "folder", "tar", "index of a tar", "reference .npz", "samples",
         "classes, templates", "vocabulary", "latents", "LightningDiT latents", "card",
     ],
 )  # fmt: skip
-def test_damaged_files_end_in_a_number_or_a_sentence(door, tmp_path):
-    found = cases(door, tmp_path, 20)
+def test_damaged_files_end_in_a_number_or_a_sentence(reader, tmp_path):
+    found = cases(reader, tmp_path, 20)
     assert not [case for case in found if case.outcome not in fuzz.GOOD]
 
 
@@ -61,8 +61,8 @@ def raises(error):
     ],
 )
 def test_what_is_no_sentence_is_a_traceback(error, outcome, tmp_path, monkeypatch):
-    made = Door(lambda folder: as_text(folder / "a.txt"), raises(error))
-    monkeypatch.setitem(DOORS, "odd", made)
+    made = Reader(lambda folder: as_text(folder / "a.txt"), raises(error))
+    monkeypatch.setitem(READERS, "odd", made)
     assert outcome in {case.outcome for case in cases("odd", tmp_path, 3)}
 
 
@@ -77,9 +77,9 @@ def test_code_that_a_file_runs_is_seen(tmp_path, monkeypatch):
     def mutated(name, content, rng, marker):
         return pickle.dumps(Payload(marker))
 
-    monkeypatch.setattr(fuzz_doors, "mutated", mutated)
-    door = Door(make, lambda folder: pickle.loads((folder / "a.pkl").read_bytes()))
-    monkeypatch.setitem(DOORS, "odd", door)
+    monkeypatch.setattr(fuzz_readers, "mutated", mutated)
+    reader = Reader(make, lambda folder: pickle.loads((folder / "a.pkl").read_bytes()))
+    monkeypatch.setitem(READERS, "odd", reader)
     [case] = cases("odd", tmp_path, 1)
     assert case.outcome == "executed"
     assert not Path(tmp_path / "executed").exists()  # taken away for the next one

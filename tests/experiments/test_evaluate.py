@@ -38,7 +38,7 @@ def command(tokenizer, data, out, *words):
     return [*map(str, given)]
 
 
-def judge(tokenizer, data, out, *words):
+def evaluate(tokenizer, data, out, *words):
     """What the script does, in this process, so that all compile once."""
     with exit_with_message(ValueError, OSError, ImportError):
         run(command(tokenizer, data, out, *words))
@@ -64,7 +64,7 @@ def test_a_killed_evaluation_continues_and_ends_equal(tokenizer, tmp_path):
         path: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("rows-*")
     }
     for name in ("whole", "killed"):
-        judge(tokenizer, data, tmp_path / name)
+        evaluate(tokenizer, data, tmp_path / name)
     cards = [
         (tmp_path / name / "card_reconstruction.json").read_text()
         for name in ("whole", "killed")
@@ -86,7 +86,7 @@ def test_files_that_are_no_images_are_named_and_the_rest_is_judged(
     (folder / "3.png").write_bytes((folder / "3.png").read_bytes()[:200])
     (folder / "notes.txt").write_text("not an image")
     out = tmp_path / "out"
-    judge(tokenizer, folder, out)
+    evaluate(tokenizer, folder, out)
     printed = capsys.readouterr().out
     assert "1 files are no images by name: notes.txt" in printed
     assert "1 files could not be read: 3.png" in printed
@@ -95,7 +95,7 @@ def test_files_that_are_no_images_are_named_and_the_rest_is_judged(
     assert content["card"]["num_skipped"] == 1
     assert content["skipped"].keys() == {"3.png"}
     with pytest.raises(SystemExit, match="got 5 of 6"):
-        judge(tokenizer, folder, out, "--num-samples", 6)
+        evaluate(tokenizer, folder, out, "--num-samples", 6)
 
 
 @pytest.mark.slow
@@ -115,7 +115,7 @@ def test_tars_are_judged_as_the_same_images_in_a_folder(tokenizer, tmp_path, cap
     numbers = []
     for data in (tars / "{0,1}.tar", folder):
         out = tmp_path / "out" / str(len(numbers))
-        judge(tokenizer, data, out)
+        evaluate(tokenizer, data, out)
         content = json.loads((out / "card_reconstruction.json").read_text())
         numbers.append((content["numbers"], content["card"]["num_samples"]))
     assert numbers[0] == numbers[1]
@@ -123,7 +123,7 @@ def test_tars_are_judged_as_the_same_images_in_a_folder(tokenizer, tmp_path, cap
     last = tars / "1.tar"
     last.write_bytes(last.read_bytes()[:700])
     capsys.readouterr()
-    judge(tokenizer, tars, tmp_path / "cut")
+    evaluate(tokenizer, tars, tmp_path / "cut")
     printed = capsys.readouterr().out
     assert "1 tars are damaged: 1.tar (cut in the middle of 4.png" in printed
 

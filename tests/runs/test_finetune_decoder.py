@@ -106,15 +106,15 @@ def test_another_config_than_a_run_was_begun_with_is_refused(ended, tokenizer, d
 
 
 def test_a_collapse_is_a_warning_within_500_steps_and_once():
-    said = []
-    sink = CollapseWarning(said.append)
+    warnings = []
+    sink = CollapseWarning(warnings.append)
     for step in range(50, 1000, 50):  # it began at step 100, and mended at 800
         count = step - 100 if 100 <= step < 800 else 0
         sink(step, {"saturated_steps": count, "flat_steps": 0.0})
-    (text,) = said
+    (text,) = warnings
     assert "nearly 0 for 200 steps, up to step 300" in text
     sink(1500, {"saturated_steps": 0.0, "flat_steps": 250.0})
-    assert "of one color for 250 steps" in said[1]
+    assert "of one color for 250 steps" in warnings[1]
 
 
 def test_a_log_that_would_tell_of_a_collapse_too_late_is_refused(tokenizer, tmp_path):

@@ -13,7 +13,7 @@ from vtp_eqx.models.encoder import Features
 
 @runtime_checkable
 class DeepNetwork(Protocol):
-    """A vision transformer that gives its features behind each block.
+    """A vision transformer that gives its features after each block.
 
     `DinoV2` and `FrozenEncoder` are such networks.
     """
@@ -36,7 +36,7 @@ class DeepNetwork(Protocol):
     def intermediate(
         self, image: Float[Array, "height width 3"], last: int
     ) -> list[Features]:
-        """The features behind each of the `last` blocks, first to last, normed.
+        """The features after each of the `last` blocks, first to last, normed.
 
         Of one image with values in [0, 1] that the patch divides.
         """
@@ -44,9 +44,9 @@ class DeepNetwork(Protocol):
 
 
 class DepthFeatures(eqx.Module):
-    """The patch features of a network behind some of its blocks, evenly spread.
+    """The patch features of a network after some of its blocks, evenly spread.
 
-    Of 12 blocks and 4 levels, behind blocks 3, 6, 9 and 12. All pass the network's
+    Of 12 blocks and 4 levels, after blocks 3, 6, 9 and 12. All pass the network's
     final norm. An image is resized to `side` pixels, a multiple of the patch size.
     """
 

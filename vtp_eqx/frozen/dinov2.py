@@ -121,7 +121,7 @@ class DinoV2(eqx.Module):
     def intermediate(
         self, image: Float[Array, "height width 3"], last: int
     ) -> list[Features]:
-        """The features behind each of the `last` blocks, first to last, normed."""
+        """The features after each of the `last` blocks, first to last, normed."""
         traced = self.stack.trace(self._embed(image))[-last:]
         return [self._features(self.norm(tokens)) for tokens in traced]
 

@@ -31,7 +31,7 @@ class FrozenEncoder(eqx.Module):
     def intermediate(
         self, image: Float[Array, "height width 3"], last: int
     ) -> list[Features]:
-        """The features behind each of the `last` blocks, first to last, normed."""
+        """The features after each of the `last` blocks, first to last, normed."""
         return self.encoder.intermediate(self._pixels(image), last)
 
     @property

@@ -98,7 +98,7 @@ class Encoder(eqx.Module):
     def intermediate(
         self, pixels: Float[Array, "height width 3"], last: int
     ) -> list[Features]:
-        """The features behind each of the `last` blocks, first to last, normed."""
+        """The features after each of the `last` blocks, first to last, normed."""
         depth = self.stack.depth
         require(
             1 <= last <= depth,

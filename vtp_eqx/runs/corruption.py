@@ -82,7 +82,7 @@ class Difference:
 def check_recompute(recompute_every: int, platform: str) -> None:
     """Raises `ValueError` where steps cannot be compared on devices of `platform`.
 
-    The kernels of GPUs add in any order unless they are told not to.
+    The kernels of GPUs add in any order unless a flag forbids it.
     """
     require(
         recompute_every >= 0,
@@ -90,9 +90,9 @@ def check_recompute(recompute_every: int, platform: str) -> None:
         "never: raise it.",
     )
     flags = os.environ.get("XLA_FLAGS", "")
-    told = any(f"{flag}=true" in flags.lower() for flag in _DETERMINISTIC)
+    is_deterministic = any(f"{flag}=true" in flags.lower() for flag in _DETERMINISTIC)
     require(
-        recompute_every == 0 or platform != "gpu" or told,
+        recompute_every == 0 or platform != "gpu" or is_deterministic,
         f"`recompute_every` ({recompute_every}) needs kernels that give the same bits "
         f"each time: set XLA_FLAGS=--{_DETERMINISTIC[0]}=true, or leave it at 0.",
     )

@@ -30,7 +30,7 @@ from vtp_eqx.training.state import TrainState
 
 FAULT_TOLERANCE = FaultTolerance()
 # Ours: a collapse that has lasted so many steps is one, and lines of the log are no
-# further apart than so many, so that it is told of within 500.
+# further apart than so many, so that it is reported within 500.
 COLLAPSED_STEPS, MAX_LOG_EVERY = 200, 250
 COLLAPSES = {
     "saturated_steps": "The discriminator's loss has been nearly 0 for {:.0f} steps, "
@@ -119,8 +119,8 @@ def finetune_decoder(
     - `evaluate(tokenizer, step)`: as in `Callbacks`, with the tokenizer so far.
     - `holds_folder`: the caller has locked `folder` and written its config.
 
-    Standard error is told of a collapse within 500 steps. The other arguments, and what
-    is raised, are those of `run_training`.
+    A collapse is a warning on standard error within 500 steps. The other arguments,
+    and what is raised, are those of `run_training`.
     """
     require(
         log_every <= MAX_LOG_EVERY,

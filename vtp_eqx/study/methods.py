@@ -30,7 +30,7 @@ class Method:
     heads_input: Literal["latent", "full"] = "latent"
     weighting: Literal["fixed", "learned"] = "fixed"
     smoothness: float = 0.0
-    latent_noise: float = 0.0  # in deviations of a channel; behind a norm, these are 1
+    latent_noise: float = 0.0  # in deviations of a channel; after a norm, these are 1
     latent_norm: LatentNorm = "none"
     controls: ControlsConfig = NO_CONTROLS
     narrower: int = 1  # so many times fewer channels
@@ -71,7 +71,7 @@ METHODS: Mapping[str, Method] = {
 
 
 def _regularized(latent_noise: float = 0.0, **controls: Any) -> Method:
-    """Reconstruction with a control, behind the guard of the scale."""
+    """Reconstruction with a control, after the guard of the scale."""
     return Method(
         latent_norm="rms",
         latent_noise=latent_noise,
@@ -90,7 +90,7 @@ DETOK_NOISE, DETOK_MASKS = dict(noise_law="interpolated"), (-0.1, 0.7)
 CONTROLS: Mapping[str, Method] = {
     "AE guarded": _regularized(),
     "VTP guarded": dataclasses.replace(VTP, latent_norm="rms"),
-    # DeTok has 3, of latents that are guarded by KL alone; ours 1 behind a norm.
+    # DeTok has 3, of latents that are guarded by KL alone; ours 1 after a norm.
     "AE noise DeTok": _regularized(1.0, **DETOK_NOISE),
     "AE noise DeTok 3": _regularized(3.0, **DETOK_NOISE),
     "AE noise RAE": _regularized(0.8, noise_law="uniform"),

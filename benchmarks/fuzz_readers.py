@@ -1,6 +1,6 @@
-"""What the fuzz mutates, and the public doors that it goes through.
+"""What the fuzz mutates, and the public readers that it goes through.
 
-Each door has sound files, which are made once, a way to damage them, and a call that
+Each reader has sound files, which are made once, a way to damage them, and a call that
 reads all that they hold and ends in a number.
 """
 
@@ -70,7 +70,7 @@ LEGACY = Path(__file__).parent.parent / "tests/golden/torch_legacy/tensors.pth"
 
 
 @dataclasses.dataclass(frozen=True)
-class Door:
+class Reader:
     """`make` writes sound files into a folder, `open` reads them.
 
     `mutates` are the files that are damaged, by a pattern, one at a time.
@@ -235,9 +235,9 @@ def _sum(model: object) -> float:
     )
 
 
-def _tokenizers(kind: str) -> Door:
+def _tokenizers(kind: str) -> Reader:
     writers = {"ours": save, "published": save_published, "diffusers": save_diffusers}
-    return Door(
+    return Reader(
         make=lambda folder: writers[kind](small_models()[0], folder),
         open=lambda folder: _sum(load(folder)),
         mutates="*[ns]",  # json and safetensors
@@ -361,27 +361,29 @@ def _open_card(folder: Path) -> float:
     return sum(numbers.values()) + found.num_samples
 
 
-DOORS = {
-    "images": Door(_images, _open_images),
-    "folder": Door(_folder, read_all),
-    "tar": Door(_tar, lambda folder: read_all(folder / "a.tar"), "*.tar"),
-    "index of a tar": Door(_tar, lambda folder: read_all(folder / "a.tar"), ".index/*"),
-    "npz of images": Door(_npz, lambda folder: read_all(folder / "a.npz")),
-    "reference .npz": Door(_reference, _open_reference),
-    "samples": Door(_samples, _open_samples),
-    "classes, templates": Door(_classes, _open_classes),
-    "vocabulary": Door(_words, _open_words),
+READERS = {
+    "images": Reader(_images, _open_images),
+    "folder": Reader(_folder, read_all),
+    "tar": Reader(_tar, lambda folder: read_all(folder / "a.tar"), "*.tar"),
+    "index of a tar": Reader(
+        _tar, lambda folder: read_all(folder / "a.tar"), ".index/*"
+    ),
+    "npz of images": Reader(_npz, lambda folder: read_all(folder / "a.npz")),
+    "reference .npz": Reader(_reference, _open_reference),
+    "samples": Reader(_samples, _open_samples),
+    "classes, templates": Reader(_classes, _open_classes),
+    "vocabulary": Reader(_words, _open_words),
     "tokenizer": _tokenizers("ours"),
     "published tokenizer": _tokenizers("published"),
     "diffusers folder": _tokenizers("diffusers"),
-    "generator": Door(_generator, lambda folder: _sum(load_generator(folder))),
-    "published generator": Door(_published_generator, _open_published_generator),
-    "weights": Door(_weights, _open_weights),
-    "latents": Door(_latents("float32"), _open_latents),
-    "latents of bytes": Door(_latents("uint8"), _open_latents),
-    "LightningDiT latents": Door(_foreign_latents, _open_latents),
-    "run": Door(_run, _open_run, "*.json*"),
-    "checkpoint": Door(_run, _open_run, "checkpoints/**/*"),
-    "resumed checkpoint": Door(_run, _open_resumed, "checkpoints/**/*"),
-    "card": Door(_card, _open_card),
+    "generator": Reader(_generator, lambda folder: _sum(load_generator(folder))),
+    "published generator": Reader(_published_generator, _open_published_generator),
+    "weights": Reader(_weights, _open_weights),
+    "latents": Reader(_latents("float32"), _open_latents),
+    "latents of bytes": Reader(_latents("uint8"), _open_latents),
+    "LightningDiT latents": Reader(_foreign_latents, _open_latents),
+    "run": Reader(_run, _open_run, "*.json*"),
+    "checkpoint": Reader(_run, _open_run, "checkpoints/**/*"),
+    "resumed checkpoint": Reader(_run, _open_resumed, "checkpoints/**/*"),
+    "card": Reader(_card, _open_card),
 }
