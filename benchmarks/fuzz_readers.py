@@ -70,7 +70,7 @@ LEGACY = Path(__file__).parent.parent / "tests/golden/torch_legacy/tensors.pth"
 
 
 @dataclasses.dataclass(frozen=True)
-class Reader:
+class FuzzedReader:
     """`make` writes sound files into a folder, `open` reads them.
 
     `mutates` are the files that are damaged, by a pattern, one at a time.
@@ -235,9 +235,9 @@ def _sum(model: object) -> float:
     )
 
 
-def _tokenizers(kind: str) -> Reader:
+def _tokenizers(kind: str) -> FuzzedReader:
     writers = {"ours": save, "published": save_published, "diffusers": save_diffusers}
-    return Reader(
+    return FuzzedReader(
         make=lambda folder: writers[kind](small_models()[0], folder),
         open=lambda folder: _sum(load(folder)),
         mutates="*[ns]",  # json and safetensors
@@ -362,28 +362,30 @@ def _open_card(folder: Path) -> float:
 
 
 READERS = {
-    "images": Reader(_images, _open_images),
-    "folder": Reader(_folder, read_all),
-    "tar": Reader(_tar, lambda folder: read_all(folder / "a.tar"), "*.tar"),
-    "index of a tar": Reader(
+    "images": FuzzedReader(_images, _open_images),
+    "folder": FuzzedReader(_folder, read_all),
+    "tar": FuzzedReader(_tar, lambda folder: read_all(folder / "a.tar"), "*.tar"),
+    "index of a tar": FuzzedReader(
         _tar, lambda folder: read_all(folder / "a.tar"), ".index/*"
     ),
-    "npz of images": Reader(_npz, lambda folder: read_all(folder / "a.npz")),
-    "reference .npz": Reader(_reference, _open_reference),
-    "samples": Reader(_samples, _open_samples),
-    "classes, templates": Reader(_classes, _open_classes),
-    "vocabulary": Reader(_words, _open_words),
+    "npz of images": FuzzedReader(_npz, lambda folder: read_all(folder / "a.npz")),
+    "reference .npz": FuzzedReader(_reference, _open_reference),
+    "samples": FuzzedReader(_samples, _open_samples),
+    "classes, templates": FuzzedReader(_classes, _open_classes),
+    "vocabulary": FuzzedReader(_words, _open_words),
     "tokenizer": _tokenizers("ours"),
     "published tokenizer": _tokenizers("published"),
     "diffusers folder": _tokenizers("diffusers"),
-    "generator": Reader(_generator, lambda folder: _sum(load_generator(folder))),
-    "published generator": Reader(_published_generator, _open_published_generator),
-    "weights": Reader(_weights, _open_weights),
-    "latents": Reader(_latents("float32"), _open_latents),
-    "latents of bytes": Reader(_latents("uint8"), _open_latents),
-    "LightningDiT latents": Reader(_foreign_latents, _open_latents),
-    "run": Reader(_run, _open_run, "*.json*"),
-    "checkpoint": Reader(_run, _open_run, "checkpoints/**/*"),
-    "resumed checkpoint": Reader(_run, _open_resumed, "checkpoints/**/*"),
-    "card": Reader(_card, _open_card),
+    "generator": FuzzedReader(_generator, lambda folder: _sum(load_generator(folder))),
+    "published generator": FuzzedReader(
+        _published_generator, _open_published_generator
+    ),
+    "weights": FuzzedReader(_weights, _open_weights),
+    "latents": FuzzedReader(_latents("float32"), _open_latents),
+    "latents of bytes": FuzzedReader(_latents("uint8"), _open_latents),
+    "LightningDiT latents": FuzzedReader(_foreign_latents, _open_latents),
+    "run": FuzzedReader(_run, _open_run, "*.json*"),
+    "checkpoint": FuzzedReader(_run, _open_run, "checkpoints/**/*"),
+    "resumed checkpoint": FuzzedReader(_run, _open_resumed, "checkpoints/**/*"),
+    "card": FuzzedReader(_card, _open_card),
 }

@@ -104,7 +104,7 @@ def line(mesh: Mesh) -> tuple[TrainState, Step]:
     return state, step
 
 
-def pretraining(mesh: Mesh) -> tuple[TrainState, Step]:
+def joint_training(mesh: Mesh) -> tuple[TrainState, Step]:
     """A small one, with all three objectives."""
     return init_pretraining(CONFIG, np.zeros((0, 32, 32, 3), np.uint8), mesh)
 
@@ -178,7 +178,7 @@ def training(place: Path, model: str, begun: float) -> None:
     mesh = data_mesh()
     shard = (jax.process_index(), jax.process_count())
     reader = reader_of(place.parent / "tars")
-    state, step = {"pretraining": pretraining, "line": line}[model](mesh)
+    state, step = {"pretraining": joint_training, "line": line}[model](mesh)
     restore, mark = Checkpoints.restore, place / RESTORING
 
     def marked(self: Checkpoints, template: TrainState) -> TrainState:
