@@ -78,6 +78,7 @@ class LatentIndex:
     shard_images: int
     limit: int | None
     class_names: tuple[str, ...] = ()
+    changed: str = ""  # of the images' files, see `data.changes`; "" if not known
     latents_hash: str = ""  # of the tokenizer with these statistics
     num_images: int = 0
     num_skipped: int = 0

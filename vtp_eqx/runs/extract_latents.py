@@ -46,9 +46,11 @@ from vtp_eqx.runs.multihost import all_equal, is_main_process, raise_on_all
 from vtp_eqx.runs.run_dir import check_disk_space, disk_errors, lock_folder
 
 
-# What an index says of the finished latents, and not of what they are made from.
-_RESULTS = (
+# What an index says of the finished latents, and not of what they are made from; and
+# the times of the images' files, which have a sentence of their own.
+_NOT_SETTINGS = (
     "latents_hash", "num_images", "num_skipped", "rms_error", "mean", "std", "shards",
+    "changed",
 )  # fmt: skip
 
 
@@ -105,7 +107,8 @@ def extract_latents(
     with contextlib.ExitStack() as stack:
         stack.enter_context(disk_errors(folder))
         require(
-            all_equal(json.dumps(dataclasses.asdict(index))),
+            # Copies on other hosts have other times.
+            all_equal(json.dumps(dataclasses.asdict(index) | {"changed": ""})),
             f"`source` ({index.source}) and `tokenizer` ({index.encoder_hash}) must be "
             "the same in all processes: copy the same data to all hosts.",
         )
@@ -140,6 +143,7 @@ def _index_of(
         encoder_hash=encoder_hash(tokenizer),
         source=images.description["source"],
         crop=images.description["crop"],
+        changed=images.description["changed"],
         views=config.view_names,
         view_settings=random if config.views == "augmented" else {},
         dtype=config.dtype,
@@ -159,12 +163,17 @@ def _check_unchanged(folder: Path, index: LatentIndex) -> None:
         f"`{field.name}` ({now!s:.60}, was {before!s:.60})"
         for field in dataclasses.fields(LatentIndex)
         for now, before in [(getattr(index, field.name), getattr(begun, field.name))]
-        if field.name not in _RESULTS and now != before
+        if field.name not in _NOT_SETTINGS and now != before
     ]
     require(
         not changed,
         f"{', '.join(changed)} may not differ from what the latents in {folder} were "
         "begun with: restore the old values, or choose another folder.",
+    )
+    require(
+        begun.changed in ("", index.changed),
+        f"`source` ({index.source}) must have the files that the latents in {folder} "
+        "were begun with; some were written again since: choose another folder.",
     )
 
 
