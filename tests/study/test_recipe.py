@@ -13,6 +13,8 @@ from experiments import (
     compare_convergence,
     compare_objectives,
     scale_compute,
+    scale_data,
+    scale_decoder,
     scale_encoder,
     scale_latents,
 )
@@ -34,6 +36,8 @@ NUM_STEPS = 200  # the first ones, in which a start is wrecked if it is
 STUDIES = [
     scale_encoder,
     scale_compute,
+    scale_data,
+    scale_decoder,
     compare_objectives,
     compare_convergence,
     scale_latents,

@@ -102,6 +102,7 @@ class _Stages:
         Before it the frozen network that its latents are aligned with, if they are.
         """
         spec, images = self.spec, self.data.train
+        rows = slice(spec.tokenizer_images)
         folder = self.paths.tokenizer(spec)
         with exclusive_folder(folder):
             if _is_whole(folder / "tokenizer"):
@@ -111,9 +112,9 @@ class _Stages:
                 frozen = dataclasses.replace(self, spec=spec.vision_run)
                 network = FrozenEncoder.of(frozen.tokenizer("frozen network"))
                 vision = FeatureGrid.for_latents(network, spec.pretrain.tokenizer)
-            arrays = {"image": images.image}
+            arrays = {"image": images.image[rows]}
             if images.caption_ids is not None:
-                arrays["caption"] = images.caption_ids
+                arrays["caption"] = images.caption_ids[rows]
             tokenizer = pretrain(
                 spec.pretrain, arrays, folder=folder, group=GROUP, vision=vision,
                 progress=lambda done, total, metrics: self.report(stage, done, total),
@@ -131,8 +132,9 @@ class _Stages:
             if _is_whole(folder / "tokenizer"):
                 return load(folder / "tokenizer")
             images, report = self.data.train.image, self.report
+            rows = slice(self.spec.tokenizer_images)
             tokenizer = train_decoder(
-                config, tokenizer, images, encoded(), folder=folder,
+                config, tokenizer, images[rows], encoded()[rows], folder=folder,
                 progress=lambda done, total, metrics: report("decoder", done, total),
             )  # fmt: skip
             save(tokenizer, folder / "tokenizer")
