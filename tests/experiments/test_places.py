@@ -40,6 +40,7 @@ COMMANDS = {
     "scale_encoder": [["--smoke", "--reuse-results", "https://a.b/runs.json"]],
     "scale_latents": [["--smoke", "--runs", "gs://bucket/run"]],
     "train_generator": [["--latents", "l", "--out", "gs://bucket/run"]],
+    "weigh_losses": [["--smoke", "--runs", "gs://bucket/run"]],
     "train_scene_network": [["--smoke", "--folder", "gs://bucket/run"]],
 }
 

@@ -17,6 +17,7 @@ from experiments import (
     scale_decoder,
     scale_encoder,
     scale_latents,
+    weigh_losses,
 )
 from vtp_eqx.mesh import data_mesh, shard_batch
 from vtp_eqx.scenes.render import render
@@ -42,6 +43,7 @@ STUDIES = [
     compare_convergence,
     scale_latents,
     bisect_recipe,
+    weigh_losses,
 ]
 
 

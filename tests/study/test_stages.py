@@ -73,12 +73,20 @@ def made(row, monkeypatch):
             snapshot(step, dit)
         return dit
 
-    def measure(spec, tokenizer, generators, data, folder, report):
+    def objective_balance(folder, data, *, num_batches, vision, **_):
+        names.append("gradients")
+        names.rows["gradients"] = {len(array) for array in data.values()}
+        assert (folder / "tokenizer").is_dir()  # that of the pre-training
+        assert num_batches == 8
+        assert vision is None
+        return {"weight contrast": 0.5}
+
+    def measure(spec, tokenizer, generators, data, folder, report, known):
         names.append("numbers")
         assert tuple(generators) == spec.budgets
         folder.mkdir(parents=True, exist_ok=True)
         result = dataclasses.replace(
-            row(spec, 4.0).result, feature_hash=scene_network_hash()
+            row(spec, 4.0, **known).result, feature_hash=scene_network_hash()
         )
         result.write(folder)
         return result
@@ -93,6 +101,7 @@ def made(row, monkeypatch):
         train_decoder=train_decoder,
         train_generator=train_generator,
         measure=measure,
+        objective_balance=objective_balance,
         with_latent_statistics=with_latent_statistics,
         encode_images=lambda *_, **__: latents,
         load_dataset=lambda *_: Dataset(SPLIT, SPLIT, WORDS),
@@ -206,3 +215,17 @@ def test_a_tokenizer_sees_the_images_of_its_run_and_the_generator_all(
     spec = run(SMOKE, "AE", "x", 0, tokenizer_images=images)
     execute(RunPaths(tmp_path), spec)
     assert made.rows == {"tokenizer": {seen}, "decoder": {seen}, "generator": {ROWS}}
+
+
+def test_gradients_are_measured_where_a_run_asks_for_them(made, tmp_path):
+    paths = RunPaths(tmp_path)
+    execute(paths, run(SMOKE, "VTP", "x", 0))
+    made.clear()
+    asked = dict(gradient_batches=8, tokenizer_images=24)
+    result = execute(paths, run(SMOKE, "VTP", "x", 0, **asked))
+    assert made == ["tokenizer", "decoder", "generator", "gradients", "numbers"]
+    assert result.numbers["weight contrast"] == 0.5
+    assert made.rows["gradients"] == {24}
+    made.clear()
+    execute(paths, run(SMOKE, "VTP", "x", 0, gradient_batches=8))
+    assert made == ["gradients", "numbers"]  # trained before

@@ -130,8 +130,12 @@ def measure(
     data: Dataset,
     folder: Path,
     report: Report,
+    known: Mapping[str, float],
 ) -> RunResult:
-    """Measures a run, and leaves numbers, cards and pictures in `folder`."""
+    """Measures a run, and leaves numbers, cards and pictures in `folder`.
+
+    `known` are numbers of its training, which the result has too.
+    """
     network = scene_features(shipped(spec.data.size))
     read = network.model
     images = data.validation.image
@@ -141,6 +145,7 @@ def measure(
     # each group, because those of a group are alike.
     others = data.train.image[::GROUP][: spec.num_samples]
     numbers = {
+        **known,
         **rebuilt.numbers,
         "Geary's C": float(jnp.mean(smoothness_loss(jnp.asarray(latents)))),
         "FD(train, validation)": frechet_distance(

@@ -59,6 +59,7 @@ class Recipe:
     budgets: tuple[int, ...]  # generator steps after which samples are measured
     labels: Labels = "class"
     num_samples: int = 2400
+    gradient_batches: int = 0  # that cosines between gradients are measured over
 
 
 def vit(width: int, depth: int) -> TransformerConfig:
@@ -202,6 +203,7 @@ def run(
         setting=setting,
         data=recipe.data,
         tokenizer_images=recipe.tokenizer_images,
+        gradient_batches=recipe.gradient_batches,
         pretrain=pretrain,
         decode=decode if recipe.decoder_steps > 0 else None,
         generate=GenerateConfig(

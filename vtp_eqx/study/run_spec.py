@@ -53,6 +53,8 @@ class RunSpec:
     vision: PretrainConfig | None = later(None)
     # Training scenes that tokenizers see, the first ones; generators see all.
     tokenizer_images: int | None = later(None)
+    # Over which cosines between the gradients of objectives are measured; 0: none are.
+    gradient_batches: int = later(0)
 
     def __post_init__(self):
         require(
@@ -60,6 +62,13 @@ class RunSpec:
             "`vision` must be there where `pretrain.alignment_weight` "
             f"({self.pretrain.alignment_weight}) is above 0, and nowhere else: change "
             "either.",
+        )
+        require(
+            self.gradient_batches == 0
+            or (self.gradient_batches > 0 and self.pretrain.num_steps > 0),
+            f"`gradient_batches` ({self.gradient_batches}) must be 0, or more where "
+            f"the tokenizer is trained, here for {self.pretrain.num_steps} steps: "
+            "change it.",
         )
         dit, tokenizer = self.generate.dit, self.pretrain.tokenizer
         made_for = (dit.latent_size, dit.latent_width, dit.num_classes)
