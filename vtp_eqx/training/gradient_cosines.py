@@ -26,7 +26,7 @@ def make_gradient_cosines(
     *,
     accumulate: int = 1,
 ) -> Callable[[Any, Any, Any, Int[Array, ""], PRNGKeyArray], Cosines]:
-    """The compiled function `(student, teacher, batch, step, key) -> Cosines`.
+    """The compiled `(student, teacher, batch, step, key) -> cosines` of each two terms.
 
     - `names`: all loss terms of `objective`, in the order of rows and columns.
     - `shared(student)`: the part of the student on which gradients are compared.
