@@ -19,8 +19,9 @@ import equinox as eqx
 import jax.random as jr
 import tyro
 
-from vtp_eqx.config import require, TokenizerConfig, VIT_FEMTO
+from vtp_eqx.config import require
 from vtp_eqx.data.sources import ArraySource
+from vtp_eqx.evaluation.smoke import TOKENIZER
 from vtp_eqx.files import require_local_fields
 from vtp_eqx.runs.batches import open_sources
 from vtp_eqx.runs.command import exit_with_message
@@ -68,10 +69,9 @@ class Options:
 
 def components(width: int) -> Tokenizer:
     """A tokenizer of the principal components of patches, so many."""
-    shape = dict(encoder=VIT_FEMTO, decoder=VIT_FEMTO, image_size=32, patch_size=8)
-    config = TokenizerConfig(**shape, latent_width=width)
+    config = dataclasses.replace(TOKENIZER, text=None, latent_width=width)
     new = eqx.filter_jit(Tokenizer)(config, key=jr.key(0))
-    return start_from_pca(new, scenes(32, 256).arrays["image"])
+    return start_from_pca(new, scenes(config.image_size, 256).arrays["image"])
 
 
 def scenes(size: int, count: int) -> ArraySource:

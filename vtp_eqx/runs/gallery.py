@@ -106,10 +106,12 @@ def gallery_figure(columns: Mapping[str, Reconstructed]) -> "Figure":
             axis.imshow(image, COLORS, norm, interpolation="nearest")
             axis.set_axis_off()
 
-    def write(column: int, cells: int, line: float, text: str, **style: str) -> None:
+    def write(
+        column: int, cells: int, line: float, text: str, weight: str = "normal"
+    ) -> None:
         middle = left(column) + (cells * (CELL + GAP) - GAP) / 2 / width
         above = (height - header + line * LINE) / height
-        figure.text(middle, above, text, ha="center", fontsize=FONT, **style)
+        figure.text(middle, above, text, ha="center", fontsize=FONT, weight=weight)
 
     draw(0, largest, "original")
     for column, (name, pair) in zip(itertools.count(1, 2), columns.items()):
@@ -121,7 +123,7 @@ def gallery_figure(columns: Mapping[str, Reconstructed]) -> "Figure":
         (left(num_columns), GAP / height, BAR_WIDTH / width, high / height)
     )
     figure.colorbar(ScalarMappable(norm, COLORS), bar, extend="max")
-    bar.set_ylabel("error, levels of 255", fontsize=FONT)
+    bar.set_ylabel("error (of 255)", fontsize=FONT)
     bar.tick_params(labelsize=FONT)
     return figure
 
