@@ -57,11 +57,9 @@ class Options:
         """The tokenizers by their headings, in order."""
         if self.smoke:
             return {f"{width} channels": components(width) for width in (8, 24)}
-        places: dict[str, str | Path] = {}
-        for text in self.tokenizers:
-            name, _, place = text.rpartition("=")
-            places[name or place] = place
-        places |= saved_tokenizers(RunPaths(self.runs), self.methods, self.settings)
+        parts = [text.rpartition("=") for text in self.tokenizers]
+        saved = saved_tokenizers(RunPaths(self.runs), self.methods, self.settings)
+        places = {name or place: place for name, _, place in parts} | saved
         none = "`tokenizers` and `methods` (none) must name what is shown: give one."
         require(len(places) > 0, none)
         return {name: load(place) for name, place in places.items()}
@@ -79,7 +77,8 @@ def scenes(size: int, count: int) -> ArraySource:
     config = SceneConfig(
         size=size, difficulty=STUDY_DIFFICULTY, validation_in_groups=False
     )
-    return ArraySource(render(config, config.validation_indices[:count]).arrays())
+    rows = config.validation_indices[: 7 * count : 7]  # shapes come in sixes
+    return ArraySource(render(config, rows).arrays())
 
 
 def main(options: Options) -> None:
