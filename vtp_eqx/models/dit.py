@@ -120,7 +120,9 @@ class CaptionTokens(eqx.Module):
             f"{text.tokens.shape}: use the tokenizer it was trained with.",
         )
         is_word = jnp.arange(len(self.null)) < text.length
-        return jnp.where(is_word[:, None], self.project(text.tokens), self.null)
+        return jnp.where(
+            is_word[:, None], self.project(jnp.asarray(text.tokens)), self.null
+        )
 
     def summary(self, text: TextFeatures) -> Float[Array, " width"]:
         """The token at the end of the text, of which contrast makes an embedding."""
@@ -227,7 +229,7 @@ class DiT(eqx.Module):
         conditions: Conditions,
     ) -> Float[Array, "batch height width channels"]:
         """The velocities of a batch."""
-        return jax.vmap(self)(latents, t, conditions)
+        return jax.vmap(self)(latents, t, jax.tree.map(jnp.asarray, conditions))
 
     def embed(
         self, t: Float[Array, ""], condition: Condition
