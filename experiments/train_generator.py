@@ -10,8 +10,8 @@
 Presets are `laptop`, and `S`, `B`, `XL` and `1B` as published for latents of VTP-S and
 VTP-B, or with `-on-L` for those of VTP-L; `--help` after one lists its values, each an
 option. Latents are a folder of extract_latents.py or of LightningDiT's extractor; with
-`--data`, images are encoded in every step instead. `--config.dit.condition text` learns
-from their captions in place of classes: see extract_latents.py. Where bfloat16 ends in NaN, try
+`--data`, images are encoded in every step instead. `--config.dit.condition text` has
+captions in place of classes (see extract_latents.py). Where bfloat16 ends in NaN, try
 `--config.dit.qk-norm` and `--config.dit.float32-logits`.
 
 The same command again continues where the run was, bit for bit; exit status as of
