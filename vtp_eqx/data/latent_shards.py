@@ -58,7 +58,13 @@ def _open_captions(
     """The ids of all captions, in the order of the images."""
     found = []
     for record in index.shards:
-        path = folder / ([*record.files, ""])[2]  # after latents and examples
+        names = [*record.files]
+        require(
+            len(names) == 3,
+            f"A shard with captions has a file of them behind two others; got {names} "
+            f"in {folder}: extract the latents again.",
+        )
+        path = folder / names[2]
         try:
             found.append(np.load(path))
         except NPZ_ERRORS as error:

@@ -191,6 +191,7 @@ def draw_images(
         mesh,
     )
     num_devices, waiting = mesh.devices.size, None
+    kind = "class" if prompts is None else "prompt"
     for start in range(0, len(groups), num_devices):
         lot = groups[start : start + num_devices]
         # Filled up with repeats; and the last group with images that nobody asked for,
@@ -204,10 +205,10 @@ def draw_images(
         answer = _draw(networks, batch, jr.key(config.seed), config.sampler, mesh)
         keep = (np.arange(len(indices)) < len(lot) * size) & (indices < num)
         if waiting is not None:
-            yield _finished(*waiting, labels)
+            yield _finished(*waiting, labels, kind)
         waiting = (indices, keep, answer)
     if waiting is not None:
-        yield _finished(*waiting, labels)
+        yield _finished(*waiting, labels, kind)
 
 
 class Networks(eqx.Module):
@@ -251,14 +252,18 @@ def _draw(
 
 
 def _finished(
-    indices: np.ndarray, keep: np.ndarray, answer: tuple, labels: np.ndarray
+    indices: np.ndarray,
+    keep: np.ndarray,
+    answer: tuple,
+    labels: np.ndarray,
+    kind: str,
 ) -> tuple[np.ndarray, np.ndarray]:
     images, is_finite = jax.device_get(answer)
     bad = indices[keep & ~is_finite]
     require(
         len(bad) == 0,
         f"`generator` ({len(bad)} samples with NaN or infinite values, such as number "
-        f"{bad[:1].tolist()} of class or prompt {labels[bad[:1]].tolist()}) must give "
+        f"{bad[:1].tolist()} of {kind} {labels[bad[:1]].tolist()}) must give "
         "finite latents: look at its training's log, lower the guidance, or raise the "
         "`num_steps` that dopri5 may take.",
     )
