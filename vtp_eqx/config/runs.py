@@ -6,6 +6,7 @@ A comment behind a field says where its default comes from: see `vtp_eqx.config`
 import dataclasses
 from typing import Literal
 
+from vtp_eqx.config.alignment import AlignmentConfig, check_alignment
 from vtp_eqx.config.checks import require
 from vtp_eqx.config.controls import check_controls, ControlsConfig
 from vtp_eqx.config.fields import later
@@ -79,17 +80,6 @@ class ReconstructionConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AlignmentConfig:
-    """Alignment of latents with the features of a frozen vision network (VA-VAE)."""
-
-    width: int = 1024  # VA-VAE: of the features, DINOv2's ViT-L/14
-    cosine_weight: float = 1.0  # VA-VAE
-    similarity_weight: float = 1.0  # VA-VAE
-    cosine_margin: float = 0.5  # VA-VAE, its last phase; 0 before
-    similarity_margin: float = 0.25  # VA-VAE, its last phase; 0 before
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """AdamW, its schedule and its masks. Rates are per step."""
 
@@ -131,8 +121,7 @@ class PretrainConfig:
     # Ours, both off: what else makes latents good to generate on, as controls.
     smoothness_weight: float = 0.0  # of latents that differ from their neighbors
     latent_noise: float = 0.0  # on what is decoded, in deviations of a channel
-    # Ours, off, and fixed. VA-VAE's changes with each step: 0.1 (first 0.5) times the
-    # norm of the gradient of reconstruction over its own, at the encoder's last layer.
+    # Ours, off. VA-VAE: 0.1 (first 0.5), with the `alignment.weighting` "adaptive".
     alignment_weight: float = later(0.0)
     controls: ControlsConfig = later(ControlsConfig())
     weighting: Literal["fixed", "learned"] = "fixed"  # paper; learned is ours
@@ -215,6 +204,7 @@ class PretrainConfig:
             self.controls, terms, self.tokenizer, latent_noise=self.latent_noise,
             accumulate=self.accumulate,
         )  # fmt: skip
+        check_alignment(self.alignment, terms, self.weighting)
         require(
             self.accumulate >= 1,
             f"`accumulate` must be 1 or more; got {self.accumulate}: 1 is all at once.",

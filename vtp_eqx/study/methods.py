@@ -37,6 +37,7 @@ class Method:
     # With the frozen encoder of a CLIP+SSL run of the same size and budget (VA-VAE).
     alignment: float = 0.0
     alignment_cosine: float = 1.0  # of each position; 0: alike in their relations alone
+    alignment_weighting: Literal["fixed", "adaptive"] = "fixed"
     start: Literal["random", "pca"] = "random"
     trained: bool = True
     rotated: bool = False
@@ -67,6 +68,12 @@ METHODS: Mapping[str, Method] = {
     # And if semantics are another network's, which never learned pixels?
     "CLIP+SSL": dataclasses.replace(VTP, reconstruction=0.0),
     "distilled": Method(alignment=1.0),
+    # VA-VAE whole, by its own constants.
+    "VA-VAE": Method(
+        alignment=0.1,
+        alignment_weighting="adaptive",
+        controls=ControlsConfig(kl_weight=1e-6),
+    ),
 }
 
 

@@ -251,7 +251,9 @@ def pretrain_config(recipe: Recipe, method: Method, seed: int) -> PretrainConfig
         reconstruction=PIXELS,
         alignment=(
             AlignmentConfig(
-                width=recipe.encoder.width, cosine_weight=method.alignment_cosine
+                width=recipe.encoder.width,
+                cosine_weight=method.alignment_cosine,
+                weighting=method.alignment_weighting,
             )
             if method.alignment > 0
             else AlignmentConfig()

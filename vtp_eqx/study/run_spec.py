@@ -143,6 +143,8 @@ def vision_flops(spec: RunSpec) -> float:
         return 0.0
     tokenizer = spec.vision.tokenizer
     num_images = spec.pretrain.num_steps * spec.pretrain.reconstruction_batch
+    # The norms that an adaptive weight follows take a pass of their own.
+    num_images *= 2 if spec.pretrain.alignment.weighting == "adaptive" else 1
     passes = num_images * encoder_flops(tokenizer, tokenizer.image_size)
     return run_flops(spec.vision) + passes
 

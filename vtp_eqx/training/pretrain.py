@@ -98,6 +98,7 @@ def pretrain_step(
 ) -> Step:
     """The compiled step of a pre-training; of `state` only the structure is used."""
     start, end = config.distillation.momentum
+    balances = [term.balance for term in pretrain_terms(config)]
     return make_step(
         state,
         pretrain_objective(
@@ -112,6 +113,7 @@ def pretrain_step(
         precision=config.precision,
         sharding=config.sharding,
         spike_factor=config.optimizer.spike_factor,
+        balance=next(filter(None, balances), None),
     )
 
 

@@ -1,12 +1,11 @@
 """Alignment of latents with the features of a frozen vision network (VA-VAE).
 
-Yao et al. 2025, https://arxiv.org/abs/2501.01423, section 3.2. Its weight is fixed
-here; theirs follows the norms of two gradients.
+Yao et al. 2025, https://arxiv.org/abs/2501.01423, section 3.2.
 """
 
 from collections.abc import Callable
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -20,8 +19,12 @@ from vtp_eqx.frozen.encoder import FrozenEncoder
 from vtp_eqx.losses.alignment import cosine_loss, similarity_loss
 from vtp_eqx.models.tokenizer import Pretrainer
 from vtp_eqx.nn.linear import Linear
+from vtp_eqx.training.balance import GradientBalance
+from vtp_eqx.training.parameter_counts import decoder_flops
 from vtp_eqx.training.precision import cast_params
 from vtp_eqx.training.pretrain_views import select_rows
+from vtp_eqx.training.terms.encoder_passes import POSTERIOR
+from vtp_eqx.training.terms.reconstruction import lpips_flops
 from vtp_eqx.training.terms.term import Microbatch, SubsetTerm, TermFlops, TermLoss
 
 
@@ -69,7 +72,8 @@ class Alignment(SubsetTerm):
     """Latents, through a linear map of their own, resemble features of `vision`.
 
     At each position by their direction, and in each image by which positions are alike.
-    Acts on latents of the images that are decoded, before any noise.
+    Acts on latents of the images that are decoded, before any noise; where they are
+    drawn from a posterior, on what was drawn (VA-VAE).
     """
 
     config: PretrainConfig
@@ -83,6 +87,28 @@ class Alignment(SubsetTerm):
             f"`alignment_weight` ({self.weight}) is above 0; got None: pass one, such "
             "as a `FeatureGrid`, or set the weight to 0.",
         )
+
+    @property
+    def balance(self) -> GradientBalance | None:
+        """Where the weight is adaptive: of reconstruction, at the encoder's last layer.
+
+        That makes latents of features, and the variance of a posterior where there is
+        one: one layer in VA-VAE.
+        """
+        config = self.config.alignment
+        if config.weighting == "fixed":
+            return None
+
+        def last_layer(student: Pretrainer) -> tuple[Any, ...]:
+            latents = student.tokenizer.bottleneck.weight
+            if POSTERIOR not in student.heads:
+                return (latents,)
+            return (latents, student.heads[POSTERIOR].weight)
+
+        return GradientBalance(
+            self.name, "reconstruction", last_layer, config.weight_eps,
+            config.weight_limit,
+        )  # fmt: skip
 
     def make_head(self, key: PRNGKeyArray) -> Linear:
         """The map from latents to the network's width."""
@@ -126,8 +152,16 @@ class Alignment(SubsetTerm):
         return TermLoss(value, monitors)
 
     def flops(self) -> TermFlops:
-        """Without those of `vision`, which no config describes."""
+        """Without those of `vision`, which no config describes.
+
+        An adaptive weight takes one more forward pass, and one back through the
+        decoder and the network of LPIPS.
+        """
         tokenizer = self.config.tokenizer
         positions = (tokenizer.image_size // tokenizer.patch_size) ** 2
         head = 2.0 * tokenizer.latent_width * self.config.alignment.width * positions
-        return TermFlops(student=head, subset_pass=self.encoder_flops)
+        norms = 0.0
+        if self.balance is not None:
+            norms = self.encoder_flops + 2 * decoder_flops(tokenizer)
+            norms += lpips_flops(self.config.reconstruction, tokenizer.image_size)
+        return TermFlops(student=head, subset_pass=self.encoder_flops, frozen=norms)
