@@ -72,6 +72,12 @@ def test_methods_differ_in_what_they_are_called_for_alone():
     for name, fields in changed.items():
         other = pretrain_config(LAPTOP, METHODS[name], 0)
         assert differing_fields(plain, other) == fields
+    for name, own in (("RAE", {"generate"}), ("FAE", set())):
+        frozen, semantic = (run(LAPTOP, how, "x", 0) for how in (name, "CLIP+SSL"))
+        common = {"method", "adapter", "decode"}
+        assert differing_fields(frozen, semantic) == common | own
+        noise = {"latent_noise", "noise_law"}
+        assert differing_fields(frozen.decode, semantic.decode) == noise
     rotated = run(LAPTOP, "AE rotated", "x", 0)
     assert differing_fields(rotated, run(LAPTOP, "AE", "x", 0)) == {
         "method",

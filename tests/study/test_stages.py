@@ -41,8 +41,9 @@ def made(row, monkeypatch):
 
     names = Made()
     grid = SPEC.generate.dit.latent_size
-    latents = np.zeros((8, grid, grid, SPEC.generate.dit.latent_width), np.float32)
-    width = latents.shape[-1]
+
+    def encode_images(tokenizer, *_, **__):
+        return np.zeros((8, grid, grid, tokenizer.config.latent_width), np.float32)
 
     def pretrain(config, *_, vision, **__):
         if vision is not None:
@@ -74,6 +75,7 @@ def made(row, monkeypatch):
 
     def with_latent_statistics(tokenizer, *_):
         where = lambda tokenizer: (tokenizer.latent_mean, tokenizer.latent_std)
+        width = tokenizer.config.latent_width
         statistics = (jnp.full(width, names.mean), jnp.full(width, 2.0))
         return eqx.tree_at(where, tokenizer, statistics)
 
@@ -83,7 +85,7 @@ def made(row, monkeypatch):
         train_generator=train_generator,
         measure=measure,
         with_latent_statistics=with_latent_statistics,
-        encode_images=lambda *_, **__: latents,
+        encode_images=encode_images,
         load_dataset=lambda *_: Dataset(SPLIT, SPLIT, WORDS),
     ).items():
         monkeypatch.setattr(stages, name, fake)
@@ -186,3 +188,36 @@ def test_a_frozen_network_is_made_before_what_is_aligned_with_it_and_once(
     longer = dataclasses.replace(spec.pretrain, num_steps=spec.pretrain.num_steps + 1)
     execute(paths, dataclasses.replace(spec, pretrain=longer))
     assert made == ["aligned tokenizer", *rest]
+
+
+def test_a_decoder_learns_after_a_frozen_encoder_that_other_runs_share(
+    made, tmp_path, monkeypatch
+):
+    paths, given = RunPaths(tmp_path), []
+    train_decoder = stages.train_decoder
+    monkeypatch.setattr(
+        stages,
+        "train_decoder",
+        lambda config, tokenizer, *rest, **options: (
+            given.append((config, tokenizer))
+            or train_decoder(config, tokenizer, *rest, **options)
+        ),
+    )
+    spec = run(SMOKE, "RAE", "x", 0)
+    execute(paths, spec)
+    assert made == ["tokenizer", "decoder", "generator", "numbers"]
+    (config, tokenizer), frozen = (
+        given[0],
+        untrained(Tokenizer, spec.pretrain.tokenizer),
+    )
+    assert (config.latent_noise, config.noise_law) == (0.8, "uniform")
+    assert tokenizer.config == spec.tokenizer
+    assert eqx.tree_equal(tokenizer.encoder, frozen.encoder)
+    assert jnp.array_equal(tokenizer.bottleneck.weight, jnp.eye(48))
+    made.clear()
+    (paths.result(spec) / "result.json").unlink()
+    execute(paths, spec)
+    assert made == ["numbers"]
+    made.clear()
+    execute(paths, run(SMOKE, "CLIP+SSL", "x", 0))
+    assert made == ["decoder", "generator", "numbers"]

@@ -96,6 +96,15 @@ class ControlsConfig:
         }
 
 
+def check_noise(name: str, law: NoiseLaw, latent_noise: float) -> None:
+    """Raises `ValueError` where the field `name` is a law of no noise."""
+    require(
+        latent_noise > 0 or law == "fixed",
+        f"`{name}` ({law!r}) is of noise, but `latent_noise` is 0: raise it, or leave "
+        "the law out.",
+    )
+
+
 def check_controls(
     controls: ControlsConfig,
     terms: Collection[str],
@@ -126,11 +135,7 @@ def check_controls(
         f"they are decoded, but `accumulate` is {accumulate}: set it to 1, or, "
         "for noise, `tokenizer.latent_norm` to 'rms'.",
     )
-    require(
-        has_noise or controls.noise_law == "fixed",
-        f"`controls.noise_law` ({controls.noise_law!r}) is of noise, but "
-        "`latent_noise` is 0: raise it, or leave the law out.",
-    )
+    check_noise("controls.noise_law", controls.noise_law, latent_noise)
     side = tokenizer.image_size // tokenizer.patch_size
     require(
         "scale_equivariance" not in terms or side % controls.scale_factor == 0,

@@ -213,7 +213,7 @@ GENERATE_LAPTOP = GenerateConfig(
 # frozen encoder.
 FINETUNE_RAE = FinetuneConfig(
     adversarial=AdversarialConfig(discriminator=DiscriminatorConfig(kind="features")),
-    latent_noise=0.0,  # RAE has some: see there
+    latent_noise=0.0,  # RAE 0.8, "uniform": for decoders of its own latents
     sharding="zero",
 )
 _VA_VAE_OPTIMIZER = OptimizerConfig(

@@ -8,7 +8,12 @@ from typing import Literal
 
 from vtp_eqx.config.alignment import AlignmentConfig, check_alignment
 from vtp_eqx.config.checks import require
-from vtp_eqx.config.controls import check_controls, ControlsConfig
+from vtp_eqx.config.controls import (
+    check_controls,
+    check_noise,
+    ControlsConfig,
+    NoiseLaw,
+)
 from vtp_eqx.config.fields import later
 from vtp_eqx.config.shapes import (
     DiTConfig,
@@ -222,7 +227,8 @@ class DecodeConfig:
     decoder: TransformerConfig
     reconstruction: ReconstructionConfig = ReconstructionConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    latent_noise: float = 0.0  # in deviations of a channel
+    latent_noise: float = 0.0  # in deviations of a channel; RAE: 0.8 of normed features
+    noise_law: NoiseLaw = later("fixed")  # RAE: "uniform"
     linear_start: bool = True  # from least squares, as `pca_start`
     ema_decay: float = 0.999
     batch_size: int = 256
@@ -236,6 +242,9 @@ class DecodeConfig:
     # state; 0: never.
     recompute_every: int = later(0)
     seed: int = 0
+
+    def __post_init__(self):
+        check_noise("noise_law", self.noise_law, self.latent_noise)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ import dataclasses
 from typing import Any, Literal
 
 from vtp_eqx.config import ControlsConfig, LatentNorm
+from vtp_eqx.study.adapter import Adapter
 
 
 NO_CONTROLS = ControlsConfig()
@@ -38,12 +39,17 @@ class Method:
     alignment: float = 0.0
     alignment_cosine: float = 1.0  # of each position; 0: alike in their relations alone
     alignment_weighting: Literal["fixed", "adaptive"] = "fixed"
+    # The encoder, frozen, in a tokenizer of its own: see `Adapter`.
+    adapter: Adapter | None = None
+    # Of the decoder on frozen latents: up to so much, for each image (RAE).
+    decoder_noise: float = 0.0
     start: Literal["random", "pca"] = "random"
     trained: bool = True
     rotated: bool = False
 
 
 VTP = Method(contrast=1.0, distillation=1.0)
+SEMANTICS = dataclasses.replace(VTP, reconstruction=0.0)
 METHODS: Mapping[str, Method] = {
     "AE": Method(),
     "CLIP+AE": Method(contrast=1.0),
@@ -66,8 +72,11 @@ METHODS: Mapping[str, Method] = {
     "CLIP": Method(contrast=1.0, reconstruction=0.0),
     "VTP learned weights": dataclasses.replace(VTP, weighting="learned"),
     # And if semantics are another network's, which never learned pixels?
-    "CLIP+SSL": dataclasses.replace(VTP, reconstruction=0.0),
+    "CLIP+SSL": SEMANTICS,
     "distilled": Method(alignment=1.0),
+    # And if its features are the latents? 0.8: RAE.
+    "RAE": dataclasses.replace(SEMANTICS, adapter="identity", decoder_noise=0.8),
+    "FAE": dataclasses.replace(SEMANTICS, adapter="linear", decoder_noise=0.8),
     # VA-VAE whole, by its own constants.
     "VA-VAE": Method(
         alignment=0.1,

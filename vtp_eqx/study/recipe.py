@@ -24,6 +24,7 @@ from vtp_eqx.config import (
     ViewsConfig,
 )
 from vtp_eqx.scenes.render import SceneConfig, STUDY_DIFFICULTY
+from vtp_eqx.study.adapter import adapted_config
 from vtp_eqx.study.methods import Method as Method, METHODS as METHODS
 from vtp_eqx.study.run_spec import dit_for, Labels, RunSpec
 from vtp_eqx.training.flops import train_flops
@@ -181,6 +182,8 @@ def run(
         decoder=DECODER,
         reconstruction=PIXELS,
         optimizer=_optimizer(recipe.tokenizer_rate, recipe.decoder_steps),
+        latent_noise=how.decoder_noise,
+        noise_law="uniform" if how.decoder_noise > 0 else "fixed",
         linear_start=False,
         ema_decay=0.99,
         batch_size=recipe.pixels,
@@ -189,6 +192,8 @@ def run(
     )
     last = recipe.budgets[-1]
     tokenizer = pretrain.tokenizer
+    if how.adapter is not None:
+        tokenizer = adapted_config(tokenizer, how.adapter)
     vision = None
     if how.alignment > 0:
         vision = pretrain_config(recipe, METHODS["CLIP+SSL"], seed)
@@ -216,6 +221,7 @@ def run(
         budgets=recipe.budgets,
         rotation=seed if how.rotated else None,
         vision=vision,
+        adapter=how.adapter,
     )
 
 

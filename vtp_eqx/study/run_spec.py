@@ -16,6 +16,7 @@ from vtp_eqx.config import (
 )
 from vtp_eqx.config.fields import later
 from vtp_eqx.scenes.render import COLORS, NUM_CLASSES, SceneConfig
+from vtp_eqx.study.adapter import adapted_config, Adapter
 from vtp_eqx.training.flops import run_flops
 from vtp_eqx.training.parameter_counts import encoder_flops
 
@@ -48,6 +49,9 @@ class RunSpec:
     rotation: int | None = None
     # The pre-training whose encoder, frozen, latents are aligned with, if they are.
     vision: PretrainConfig | None = later(None)
+    # What makes latents of features of the pre-training's encoder, frozen, in place of
+    # its bottleneck.
+    adapter: Adapter | None = later(None)
 
     def __post_init__(self):
         require(
@@ -56,7 +60,13 @@ class RunSpec:
             f"({self.pretrain.alignment_weight}) is above 0, and nowhere else: change "
             "either.",
         )
-        dit, tokenizer = self.generate.dit, self.pretrain.tokenizer
+        require(
+            self.adapter is None or self.decode is not None,
+            f"`decode` must be there where an `adapter` ({self.adapter!r}) makes "
+            "latents that no decoder was trained on: give it, or leave the adapter "
+            "out.",
+        )
+        dit, tokenizer = self.generate.dit, self.tokenizer
         made_for = (dit.latent_size, dit.latent_width, dit.num_classes)
         grid = tokenizer.image_size // tokenizer.patch_size
         needed = (grid, tokenizer.latent_width, NUM_LABELS[self.labels])
@@ -76,6 +86,12 @@ class RunSpec:
     def seed(self) -> int:
         """The seed of tokenizer, decoder and generator."""
         return self.pretrain.seed
+
+    @property
+    def tokenizer(self) -> TokenizerConfig:
+        """The shape of the tokenizer whose latents are generated."""
+        shape = self.pretrain.tokenizer
+        return shape if self.adapter is None else adapted_config(shape, self.adapter)
 
     @property
     def vision_run(self) -> "RunSpec | None":
@@ -114,15 +130,19 @@ class RunPaths:
         """The pre-training run and its tokenizer."""
         return self.root / "tokenizers" / _joint_hash(*_tokenizer_parts(spec))
 
+    def adapted(self, spec: RunSpec) -> Path:
+        """The frozen encoder of that tokenizer, with its adapter."""
+        return self.root / "tokenizers" / _joint_hash(*_latents_parts(spec))
+
     def decoder(self, spec: RunSpec) -> Path:
         """The decoder's run on frozen latents, and the tokenizer with that decoder."""
         assert spec.decode is not None
-        joint = _joint_hash(*_tokenizer_parts(spec), spec.decode)
+        joint = _joint_hash(*_latents_parts(spec), spec.decode)
         return self.root / "decoders" / joint
 
     def generator(self, spec: RunSpec) -> Path:
         """The generator's run, and its weights after each budget."""
-        trained_on = (*_tokenizer_parts(spec), spec.rotation, spec.labels)
+        trained_on = (*_latents_parts(spec), spec.rotation, spec.labels)
         joint = _joint_hash(*trained_on, spec.generate, spec.budgets)
         return self.root / "generators" / joint
 
@@ -153,6 +173,12 @@ def _tokenizer_parts(spec: RunSpec) -> list[object]:
     """What a tokenizer depends on."""
     vision = [] if spec.vision is None else [spec.vision]
     return [spec.data, spec.pretrain, *vision]
+
+
+def _latents_parts(spec: RunSpec) -> list[object]:
+    """What latents depend on, before they are turned."""
+    adapter = [] if spec.adapter is None else [spec.adapter]
+    return [*_tokenizer_parts(spec), *adapter]
 
 
 def _joint_hash(*parts: object) -> str:

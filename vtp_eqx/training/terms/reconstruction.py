@@ -11,7 +11,13 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from vtp_eqx.config import DecodeConfig, PretrainConfig, ReconstructionConfig, require
+from vtp_eqx.config import (
+    DecodeConfig,
+    NoiseLaw,
+    PretrainConfig,
+    ReconstructionConfig,
+    require,
+)
 from vtp_eqx.frozen.lpips import blank_perceptual, Perceptual
 from vtp_eqx.losses.latents import channel_variance
 from vtp_eqx.losses.reconstruction import gradient_l1_loss, l1_loss, pooled_l1_loss
@@ -109,14 +115,8 @@ class Reconstruction(SubsetTerm):
             spread = jnp.sqrt(channel_variance(latents, axis_name=DATA))
             # Without a gradient, or latents would learn to spread less.
             size = size * lax.stop_gradient(spread)
-        noise = size * views.noise
-        law = config.controls.noise_law
-        if law == "fixed":
-            return latents + noise
-        assert views.draws is not None
-        share = views.draws[self.name][:, None, None, None]
-        kept = 1.0 if law == "uniform" else 1 - share
-        return kept * latents + share * noise
+        shares = None if views.draws is None else views.draws[self.name]
+        return noisy(latents, size * views.noise, config.controls.noise_law, shares)
 
     def draw(self, key: PRNGKeyArray) -> Float[Array, " rebuilt"] | None:
         """The share of the noise that each image gets, where these differ."""
@@ -131,6 +131,21 @@ class Reconstruction(SubsetTerm):
             subset_pass=self.encoder_flops,
             frozen=lpips_flops(self.config.reconstruction, tokenizer.image_size),
         )
+
+
+def noisy(
+    latents: Array, noise: Array, law: NoiseLaw, shares: Float[Array, " batch"] | None
+) -> Float[Array, "batch rows columns channels"]:
+    """`latents` with noise by a law (`ControlsConfig.noise_law`).
+
+    `shares` is how much of the noise each image gets, in [0, 1): "fixed" needs none.
+    """
+    if law == "fixed":
+        return latents + noise
+    assert shares is not None
+    share = shares[:, None, None, None]
+    kept = 1.0 if law == "uniform" else 1 - share
+    return kept * latents + share * noise
 
 
 class DecoderViews(eqx.Module):
