@@ -11,7 +11,7 @@ import pytest
 
 from vtp_eqx import config
 from vtp_eqx.models.tokenizer import Tokenizer
-from vtp_eqx.study.adapter import adapt, adapted_config
+from vtp_eqx.study.adapter import adapt, adapted_config, AdapterConfig
 
 
 SHAPE = config.TokenizerConfig(
@@ -24,6 +24,7 @@ SHAPE = config.TokenizerConfig(
     latent_norm="rms",
     heads_input="latent",
 )
+IDENTITY, LINEAR = AdapterConfig(kind="identity"), AdapterConfig(kind="linear")
 WIDTH = SHAPE.encoder.width
 IMAGES = np.random.default_rng(0).integers(0, 256, (80, 16, 16, 3), np.uint8)
 
@@ -47,8 +48,8 @@ def encoded(tokenizer):
 
 
 def test_features_are_latents_as_they_are(frozen):
-    adapted = adapt(frozen, "identity", IMAGES[:0])
-    assert adapted.config == adapted_config(SHAPE, "identity")
+    adapted = adapt(frozen, IDENTITY, IMAGES[:0])
+    assert adapted.config == adapted_config(SHAPE, IDENTITY)
     assert (adapted.config.latent_width, adapted.config.text) == (WIDTH, None)
     assert eqx.tree_equal(adapted.encoder, frozen.encoder)
     np.testing.assert_allclose(encoded(adapted), features(frozen), rtol=1e-5, atol=1e-5)
@@ -56,8 +57,8 @@ def test_features_are_latents_as_they_are(frozen):
 
 
 def test_no_linear_map_tells_more_of_the_features(frozen):
-    adapted = adapt(frozen, "linear", IMAGES)
-    assert adapted.config == adapted_config(SHAPE, "linear")
+    adapted = adapt(frozen, LINEAR, IMAGES)
+    assert adapted.config == adapted_config(SHAPE, LINEAR)
     latents, target = (
         np.asarray(part - part.mean(axis=0), np.float64)
         for part in (encoded(adapted), features(frozen))
@@ -70,10 +71,20 @@ def test_no_linear_map_tells_more_of_the_features(frozen):
     assert np.mean(latents**2) == pytest.approx(1, rel=1e-3)
 
 
+def test_features_of_several_blocks_can_be_latents(frozen):
+    both = AdapterConfig(kind="identity", readout_layers=2)
+    adapted = adapt(frozen, both, IMAGES[:0])
+    assert adapted.config == adapted_config(SHAPE, both)
+    image = jnp.asarray(IMAGES[0], jnp.float32) / 255
+    first, last = (one.patches for one in frozen.features(image, 2))
+    latents = adapted.encode(image).reshape(-1, WIDTH)
+    np.testing.assert_allclose(latents, (first + last) / 2, rtol=1e-4, atol=1e-4)
+
+
 def test_what_cannot_be_adapted_is_refused(frozen):
     with pytest.raises(ValueError, match=r"^`images` \(1\) must be more"):
-        adapt(frozen, "linear", IMAGES[:1])
+        adapt(frozen, LINEAR, IMAGES[:1])
     wide = dataclasses.replace(SHAPE, latent_width=WIDTH + 1)
     tokenizer = eqx.filter_jit(Tokenizer)(wide, key=jr.key(1))
     with pytest.raises(ValueError, match=r"^`latent_width` \(\d+\) of a linear"):
-        adapt(tokenizer, "linear", IMAGES)
+        adapt(tokenizer, LINEAR, IMAGES)

@@ -97,7 +97,7 @@ def test_frozen_encoders_are_one_whatever_adapts_them():
     assert len({*adapted}) == 3
     assert adapted[0] == paths.tokenizer(plain)
     assert (rae.tokenizer.latent_width, fae.tokenizer.latent_width) == (96, 64)
-    with pytest.raises(ValueError, match=r"^`decode` must be there .*'identity'"):
+    with pytest.raises(ValueError, match=r"^`decode` must be there .*kind='identity'"):
         dataclasses.replace(rae, decode=None)
 
 

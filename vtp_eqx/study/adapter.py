@@ -8,6 +8,7 @@ import dataclasses
 from typing import Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, UInt8
@@ -18,25 +19,34 @@ from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.training.pca_start import principal_components
 
 
-# "identity": latents are the features (RAE). "linear": the linear map to the latent
-# width from which, linearly again, most of the features can be told (FAE).
-Adapter = Literal["identity", "linear"]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdapterConfig:
+    """What latents are of a frozen encoder's features."""
+
+    # "identity": the features themselves (RAE). "linear": of the latent width, as many
+    # numbers as tell, linearly again, most of the features (FAE).
+    kind: Literal["identity", "linear"]
+    readout_layers: int = 1  # RAEv2: the mean of the features of so many last blocks
 
 
-def adapted_config(config: TokenizerConfig, adapter: Adapter) -> TokenizerConfig:
+def adapted_config(config: TokenizerConfig, adapter: AdapterConfig) -> TokenizerConfig:
     """The shape of a tokenizer on the frozen encoder of one of the shape `config`.
 
     It has no text tower: what read the former latents does not read these.
     """
-    width = config.encoder.width if adapter == "identity" else config.latent_width
+    width = config.encoder.width if adapter.kind == "identity" else config.latent_width
     return dataclasses.replace(
-        config, latent_width=width, latent_norm="none", text=None
+        config,
+        latent_width=width,
+        latent_norm="none",
+        text=None,
+        readout_layers=adapter.readout_layers,
     )
 
 
 def adapt(
     tokenizer: Tokenizer,
-    adapter: Adapter,
+    adapter: AdapterConfig,
     images: UInt8[np.ndarray, "num height width 3"],
 ) -> Tokenizer:
     """A tokenizer on the encoder of `tokenizer`; its decoder has learned nothing.
@@ -47,14 +57,15 @@ def adapt(
     """
     config = adapted_config(tokenizer.config, adapter)
     made = eqx.filter_jit(Tokenizer)(config, key=jr.key(0))
-    weight = jnp.eye(config.latent_width)
-    if adapter == "linear":
-        weight = _linear_map(tokenizer, images, config.latent_width)
-    return eqx.tree_at(
-        lambda tokenizer: (tokenizer.encoder, tokenizer.bottleneck.weight),
-        made,
-        (tokenizer.encoder, weight),
+    # The arrays of one, and the read-out of the other.
+    encoder = jax.tree.unflatten(
+        jax.tree.structure(made.encoder), jax.tree.leaves(tokenizer.encoder)
     )
+    adapted = eqx.tree_at(lambda made: made.encoder, made, encoder)
+    weight = jnp.eye(config.latent_width)
+    if adapter.kind == "linear":
+        weight = _linear_map(adapted, images, config.latent_width)
+    return eqx.tree_at(lambda adapted: adapted.bottleneck.weight, adapted, weight)
 
 
 def _linear_map(
@@ -88,5 +99,5 @@ def _linear_map(
 @eqx.filter_jit
 def _features(tokenizer: Tokenizer, images: Array) -> Float[Array, "patches width"]:
     pixels = tokenizer.normalize(images)
-    patches = tokenizer.encoder.batch(pixels).patches
+    patches = tokenizer.encoder.batch(pixels).readout.patches
     return patches.reshape(-1, patches.shape[-1])

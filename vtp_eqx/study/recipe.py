@@ -246,6 +246,7 @@ def pretrain_config(recipe: Recipe, method: Method, seed: int) -> PretrainConfig
             latent_width=recipe.latent_width // method.narrower,
             latent_init="orthogonal",
             latent_norm=method.latent_norm,
+            readout_layers=method.readout_layers,
             heads_input=method.heads_input,
             contrast_feature="pooled",
         ),

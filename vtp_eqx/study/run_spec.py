@@ -16,7 +16,7 @@ from vtp_eqx.config import (
 )
 from vtp_eqx.config.fields import later
 from vtp_eqx.scenes.render import COLORS, NUM_CLASSES, SceneConfig
-from vtp_eqx.study.adapter import adapted_config, Adapter
+from vtp_eqx.study.adapter import adapted_config, AdapterConfig
 from vtp_eqx.training.flops import run_flops
 from vtp_eqx.training.parameter_counts import encoder_flops
 
@@ -51,7 +51,7 @@ class RunSpec:
     vision: PretrainConfig | None = later(None)
     # What makes latents of features of the pre-training's encoder, frozen, in place of
     # its bottleneck.
-    adapter: Adapter | None = later(None)
+    adapter: AdapterConfig | None = later(None)
 
     def __post_init__(self):
         require(
@@ -62,7 +62,7 @@ class RunSpec:
         )
         require(
             self.adapter is None or self.decode is not None,
-            f"`decode` must be there where an `adapter` ({self.adapter!r}) makes "
+            f"`decode` must be there where an `adapter` ({self.adapter}) makes "
             "latents that no decoder was trained on: give it, or leave the adapter "
             "out.",
         )

@@ -29,7 +29,7 @@ from vtp_eqx.runs.pretrain import PCA_IMAGES, pretrain
 from vtp_eqx.runs.train_decoder import train_decoder
 from vtp_eqx.runs.train_generator import train_generator
 from vtp_eqx.scenes.render import GROUP
-from vtp_eqx.study.adapter import adapt, Adapter
+from vtp_eqx.study.adapter import adapt, AdapterConfig
 from vtp_eqx.study.dataset import Dataset, load_dataset
 from vtp_eqx.study.measure import BATCH, measure, Report, RunResult
 from vtp_eqx.study.rotation import rotate_latents
@@ -125,7 +125,7 @@ class _Stages:
             save(tokenizer, folder / "tokenizer")
             return tokenizer
 
-    def adapted(self, adapter: Adapter) -> Tokenizer:
+    def adapted(self, adapter: AdapterConfig) -> Tokenizer:
         """A tokenizer on the frozen encoder of the run's, with its latent statistics.
 
         Its decoder is not trained.

@@ -146,7 +146,7 @@ def _solve_decoder(tokenizer: Tokenizer, pixels: Array) -> Tokenizer:
 
 @eqx.filter_jit
 def _features(encoder: Encoder, pixels: Array) -> Array:
-    return encoder.batch(pixels).patches
+    return encoder.batch(pixels).readout.patches
 
 
 @eqx.filter_jit
