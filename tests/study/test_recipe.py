@@ -62,6 +62,7 @@ def test_methods_differ_in_what_they_are_called_for_alone():
         "CLIP+AE": {"contrast_weight", "tokenizer"},
         "distilled": {"alignment_weight", "alignment"},
         "VA-VAE": {"alignment_weight", "alignment", "controls"},
+        "RecTok": {"flow_distillation", "latent_noise", "controls"},
         "AE guarded": {"tokenizer"},
         "AE noise DeTok": {"tokenizer", "latent_noise", "controls"},
         "AE KL 1e-6": {"controls"},

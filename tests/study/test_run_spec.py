@@ -18,7 +18,7 @@ def specs():
 
 
 def test_a_run_survives_its_file(specs):
-    methods = ("AE rotated", "distilled", "VA-VAE", "RAE", "FAE")
+    methods = ("AE rotated", "distilled", "VA-VAE", "RecTok", "RAE", "FAE")
     others = [run(RECIPES["laptop"], method, "64 channels", 3) for method in methods]
     for spec in specs + others:
         assert from_dict(RunSpec, json.loads(as_json(spec))) == spec

@@ -13,7 +13,10 @@ from vtp_eqx.config.adversarial import (
     DiscriminatorNorm as DiscriminatorNorm,
     FinetuneConfig as FinetuneConfig,
 )
-from vtp_eqx.config.alignment import AlignmentConfig as AlignmentConfig
+from vtp_eqx.config.alignment import (
+    AlignmentConfig as AlignmentConfig,
+    FlowDistillationConfig as FlowDistillationConfig,
+)
 from vtp_eqx.config.checks import (
     first_sentence as first_sentence,
     printable as printable,

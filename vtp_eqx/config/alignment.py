@@ -1,6 +1,8 @@
-"""Config of the alignment of latents with a frozen vision network (VA-VAE).
+"""Configs of what latents learn from a frozen vision network.
 
-Yao et al. 2025, https://arxiv.org/abs/2501.01423, section 3.2, and its released code.
+*VA-VAE*: Yao et al. 2025, https://arxiv.org/abs/2501.01423, section 3.2, and its
+released code. *RecTok*: Shi et al. 2025, https://arxiv.org/abs/2512.13421, section 3,
+and its released code.
 """
 
 from collections.abc import Collection
@@ -9,6 +11,7 @@ from typing import Literal
 
 from vtp_eqx.config.checks import require
 from vtp_eqx.config.fields import later
+from vtp_eqx.config.shapes import TransformerConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,29 @@ class AlignmentConfig:
                 f"`alignment.{name}` ({getattr(self, name)}) must be positive: "
                 "raise it.",
             )
+
+
+SMALL_DECODER = TransformerConfig(width=192, depth=3, num_heads=4)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlowDistillationConfig:
+    """Features are told from latents on their way to noise (RecTok)."""
+
+    weight: float = 0.0  # ours, off; RecTok 1
+    width: int = 768  # RecTok: of the features, DINOv3's ViT-B/16
+    # RecTok: of three blocks; it is no part of the tokenizer.
+    decoder: TransformerConfig = SMALL_DECODER
+
+
+def check_flow_distillation(terms: Collection[str], noise_law: str) -> None:
+    """Raises `ValueError` where there is no flow to distill along."""
+    require(
+        "flow_distillation" not in terms or noise_law in ("interpolated", "shifted"),
+        "`flow_distillation.weight` needs latents on their way to noise, a "
+        "`latent_noise` with the `controls.noise_law` 'interpolated' or 'shifted'; got "
+        f"{noise_law!r}: change it, or set the weight to 0.",
+    )
 
 
 def check_alignment(

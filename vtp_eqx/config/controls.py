@@ -14,7 +14,7 @@ from vtp_eqx.config.shapes import TokenizerConfig
 
 
 # How much of the noise an image gets, where `latent_noise` says how much there is.
-NoiseLaw = Literal["fixed", "uniform", "interpolated"]
+NoiseLaw = Literal["fixed", "uniform", "interpolated", "shifted"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,8 @@ class ControlsConfig:
 
     # Ours: "fixed" adds all of it to each image. RAE's decoder: "uniform" adds a share
     # of it, drawn for each image. DeTok: "interpolated" mixes such shares of noise and
-    # latents, `(1 - s) z + s noise`, with a `latent_noise` of 3.
+    # latents, `(1 - s) z + s noise`, with a `latent_noise` of 3. RecTok: "shifted" does
+    # so with more noise where latents have more numbers, and a `latent_noise` of 1.
     noise_law: NoiseLaw = later("fixed")
     # Shares of patches that the encoder does not see, uniform, one an image; below 0
     # none is hidden. DeTok: -0.1 to 0.7, one a batch, and of its decoder.

@@ -6,7 +6,12 @@ A comment behind a field says where its default comes from: see `vtp_eqx.config`
 import dataclasses
 from typing import Literal
 
-from vtp_eqx.config.alignment import AlignmentConfig, check_alignment
+from vtp_eqx.config.alignment import (
+    AlignmentConfig,
+    check_alignment,
+    check_flow_distillation,
+    FlowDistillationConfig,
+)
 from vtp_eqx.config.checks import require
 from vtp_eqx.config.controls import (
     check_controls,
@@ -118,6 +123,7 @@ class PretrainConfig:
     distillation: DistillationConfig = DistillationConfig()
     reconstruction: ReconstructionConfig = ReconstructionConfig()
     alignment: AlignmentConfig = later(AlignmentConfig())
+    flow_distillation: FlowDistillationConfig = later(FlowDistillationConfig())
     optimizer: OptimizerConfig = OptimizerConfig()
     # Weights of the three objectives (paper); a weight of 0 leaves the term out.
     contrast_weight: float = 1.0
@@ -160,6 +166,7 @@ class PretrainConfig:
             "reconstruction": self.reconstruction_weight,
             "smoothness": self.smoothness_weight,
             "alignment": self.alignment_weight,
+            "flow_distillation": self.flow_distillation.weight,
             **self.controls.term_weights,
         }
         return {name: weight for name, weight in weights.items() if weight > 0}
@@ -171,7 +178,7 @@ class PretrainConfig:
             (
                 "reconstruction_batch",
                 self.reconstruction_batch,
-                ("reconstruction", "alignment"),
+                ("reconstruction", "alignment", "flow_distillation"),
             ),
         ):
             divides = 0 < size <= self.batch_size and self.batch_size % size == 0
@@ -210,6 +217,7 @@ class PretrainConfig:
             accumulate=self.accumulate,
         )  # fmt: skip
         check_alignment(self.alignment, terms, self.weighting)
+        check_flow_distillation(terms, self.controls.noise_law)
         require(
             self.accumulate >= 1,
             f"`accumulate` must be 1 or more; got {self.accumulate}: 1 is all at once.",

@@ -40,6 +40,7 @@ class Method:
     alignment: float = 0.0
     alignment_cosine: float = 1.0  # of each position; 0: alike in their relations alone
     alignment_weighting: Literal["fixed", "adaptive"] = "fixed"
+    flow_distillation: float = 0.0  # of the same network (RecTok)
     # The encoder, frozen, in a tokenizer of its own: see `study.adapter`.
     adapter: AdapterConfig | None = None
     # Of the decoder on frozen latents: up to so much, for each image (RAE).
@@ -91,6 +92,14 @@ METHODS: Mapping[str, Method] = {
         alignment=0.1,
         alignment_weighting="adaptive",
         controls=ControlsConfig(kl_weight=1e-6),
+    ),
+    # And RecTok, but for the discriminator, as everywhere here.
+    "RecTok": Method(
+        flow_distillation=1.0,
+        latent_noise=1.0,
+        controls=ControlsConfig(
+            noise_law="shifted", masked_ratio=(-0.1, 0.7), kl_weight=1e-6
+        ),
     ),
 }
 

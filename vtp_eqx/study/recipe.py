@@ -12,6 +12,7 @@ from vtp_eqx.config import (
     AlignmentConfig,
     DecodeConfig,
     DistillationConfig,
+    FlowDistillationConfig,
     GenerateConfig,
     OptimizerConfig,
     PretrainConfig,
@@ -195,7 +196,7 @@ def run(
     if how.adapter is not None:
         tokenizer = adapted_config(tokenizer, how.adapter)
     vision = None
-    if how.alignment > 0:
+    if how.alignment > 0 or how.flow_distillation > 0:
         vision = pretrain_config(recipe, METHODS["CLIP+SSL"], seed)
     return RunSpec(
         method=method,
@@ -264,6 +265,16 @@ def pretrain_config(recipe: Recipe, method: Method, seed: int) -> PretrainConfig
             )
             if method.alignment > 0
             else AlignmentConfig()
+        ),
+        flow_distillation=(
+            FlowDistillationConfig(
+                weight=method.flow_distillation,
+                width=recipe.encoder.width,
+                # RecTok's has a quarter of the encoder's blocks and of its width.
+                decoder=vit(48, 1),
+            )
+            if method.flow_distillation > 0
+            else FlowDistillationConfig()
         ),
         optimizer=_optimizer(
             rate, recipe.tokenizer_steps, warmup_steps=warmup_steps, weight_decay=0.05

@@ -54,11 +54,13 @@ class RunSpec:
     adapter: AdapterConfig | None = later(None)
 
     def __post_init__(self):
+        alignment = self.pretrain.alignment_weight
+        along_flow = self.pretrain.flow_distillation.weight
         require(
-            (self.vision is not None) == ("alignment" in self.pretrain.term_weights),
+            (self.vision is not None) == (max(alignment, along_flow) > 0),
             "`vision` must be there where `pretrain.alignment_weight` "
-            f"({self.pretrain.alignment_weight}) is above 0, and nowhere else: change "
-            "either.",
+            f"({alignment}) or `pretrain.flow_distillation.weight` ({along_flow}) is "
+            "above 0, and nowhere else: change either.",
         )
         require(
             self.adapter is None or self.decode is not None,

@@ -30,6 +30,7 @@ from vtp_eqx.training.terms.continuity import Continuity
 from vtp_eqx.training.terms.contrast import Contrast
 from vtp_eqx.training.terms.encoder_passes import EncoderPasses
 from vtp_eqx.training.terms.equivariance import RotationEquivariance, ScaleEquivariance
+from vtp_eqx.training.terms.flow_distillation import FlowDistillation
 from vtp_eqx.training.terms.kl import KL
 from vtp_eqx.training.terms.local_correlation import LocalCorrelation
 from vtp_eqx.training.terms.reconstruction import Reconstruction
@@ -151,6 +152,7 @@ def pretrain_terms(
         Smoothness(config),
         Reconstruction(config, perceptual),
         Alignment(config, vision),
+        FlowDistillation(config, vision),
         KL(config),
         ScaleEquivariance(config, perceptual),
         RotationEquivariance(config, perceptual),

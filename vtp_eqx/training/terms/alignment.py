@@ -60,6 +60,40 @@ class FeatureGrid(eqx.Module):
         return patches.reshape(self.grid_size, self.grid_size, patches.shape[-1])
 
 
+def require_vision(vision: VisionFeatures | None, name: str, weight: float) -> None:
+    """Raises `ValueError` where a frozen network is learned from, but is not there."""
+    require(
+        vision is not None,
+        "`vision` must be the frozen network that latents are aligned with, where "
+        f"`{name}` ({weight}) is above 0; got None: pass one, such as a "
+        "`FeatureGrid`, or set the weight to 0.",
+    )
+
+
+def frozen_features(
+    vision: VisionFeatures | None,
+    rows: Microbatch,
+    config: PretrainConfig,
+    *,
+    width: int,
+) -> Float[Array, "rebuilt rows columns {width}"]:
+    """What a frozen network sees in the images that are decoded, without a gradient.
+
+    A `ValueError` where that is no grid of `width` features as fine as the latents'.
+    """
+    vision, views = cast_params(vision, config.precision), rows.views
+    images = select_rows(views.whole, views.rebuilt)
+    features = lax.stop_gradient(jax.vmap(vision)(images)).astype(jnp.float32)
+    expected = (*rows.passes.subset.latents.shape[:3], width)
+    require(
+        features.shape == expected,
+        f"`vision` must return features of shape {list(expected[1:])}, the grid of the "
+        f"latents and the `width` of its config; got {list(features.shape[1:])}: "
+        "resize its images, or set the width.",
+    )
+    return features
+
+
 class AlignmentOutputs(eqx.Module):
     """Both losses of each image."""
 
@@ -81,12 +115,7 @@ class Alignment(SubsetTerm):
     name: ClassVar[str] = "alignment"
 
     def check(self) -> None:
-        require(
-            self.vision is not None,
-            "`vision` must be the frozen network that latents are aligned with, where "
-            f"`alignment_weight` ({self.weight}) is above 0; got None: pass one, such "
-            "as a `FeatureGrid`, or set the weight to 0.",
-        )
+        require_vision(self.vision, "alignment_weight", self.weight)
 
     @property
     def balance(self) -> GradientBalance | None:
@@ -119,18 +148,9 @@ class Alignment(SubsetTerm):
         )
 
     def forward(self, rows: Microbatch) -> AlignmentOutputs:
-        config, views = self.config.alignment, rows.views
-        vision = cast_params(self.vision, self.config.precision)
-        images = select_rows(views.whole, views.rebuilt)
-        features = lax.stop_gradient(jax.vmap(vision)(images)).astype(jnp.float32)
+        config = self.config.alignment
+        features = frozen_features(self.vision, rows, self.config, width=config.width)
         latents = rows.passes.subset.latents
-        expected = (*latents.shape[:3], config.width)
-        require(
-            features.shape == expected,
-            "`vision` must return features of shape "
-            f"{list(expected[1:])}, the grid of the latents and `alignment.width`; got "
-            f"{list(features.shape[1:])}: resize its images, or set the width.",
-        )
         mapped = rows.student.heads[self.name](latents).astype(jnp.float32)
         return AlignmentOutputs(
             cosine=cosine_loss(mapped, features, margin=config.cosine_margin),
