@@ -12,6 +12,7 @@ from experiments import (
     bisect_recipe,
     compare_convergence,
     compare_objectives,
+    compare_rivals,
     scale_compute,
     scale_encoder,
     scale_latents,
@@ -36,6 +37,7 @@ STUDIES = [
     scale_compute,
     compare_objectives,
     compare_convergence,
+    compare_rivals,
     scale_latents,
     bisect_recipe,
 ]
@@ -220,6 +222,27 @@ def test_convergence_is_of_three_methods_and_one_frozen_network_a_seed():
         assert vision_flops(spec) > run_flops(frozen)
         plain = run(LAPTOP, "CLIP+SSL", "x", spec.seed)
         assert paths.tokenizer(spec.vision_run) == paths.tokenizer(plain)
+
+
+def test_rivals_share_one_frozen_encoder_a_seed():
+    paths = RunPaths(Path("runs"))
+    specs = compare_rivals.plan("laptop", SEEDS)
+    frozen = {
+        (spec.seed, paths.tokenizer(spec.vision_run or spec))
+        for spec in specs
+        if spec.vision is not None or spec.adapter is not None
+    }
+    assert len(frozen) == len(SEEDS)
+    # Rivals differ in their tokenizer and in what it needs, and in nothing else.
+    plain = run(LAPTOP, "AE", "equal samples", 0)
+    for spec in specs[:: len(SEEDS)]:
+        own = {"method", "pretrain", "vision", "adapter", "decode", "generate"}
+        assert differing_fields(spec, plain) <= own
+        decode = {"latent_noise", "noise_law"} if spec.adapter else set()
+        assert differing_fields(spec.decode, plain.decode) == decode
+        wide = {"dit"} if spec.method.startswith("RAE") else set()
+        assert differing_fields(spec.generate, plain.generate) == wide
+    assert {spec.method for spec in compare_rivals.plan("smoke", [0])} <= {*METHODS}
 
 
 @pytest.fixture(scope="module")

@@ -81,9 +81,9 @@ def frozen_features(
 
     A `ValueError` where that is no grid of `width` features as fine as the latents'.
     """
-    vision, views = cast_params(vision, config.precision), rows.views
-    images = select_rows(views.whole, views.rebuilt)
-    features = lax.stop_gradient(jax.vmap(vision)(images)).astype(jnp.float32)
+    network: Any = cast_params(vision, config.precision)
+    images = select_rows(rows.views.whole, rows.views.rebuilt)
+    features = lax.stop_gradient(jax.vmap(network)(images)).astype(jnp.float32)
     expected = (*rows.passes.subset.latents.shape[:3], width)
     require(
         features.shape == expected,
