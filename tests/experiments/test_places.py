@@ -12,6 +12,7 @@ COMMANDS = {
     "bisect_recipe": [["--smoke", "--out", "gs://bucket/run"]],
     "compare_convergence": [["--smoke", "--runs", "gs://bucket/run"]],
     "compare_objectives": [["--smoke", "--runs", "s3://bucket/run"]],
+    "compare_rivals": [["--smoke", "--runs", "gs://bucket/run"]],
     "convert": [["model", "gs://bucket/run"], ["https://a.b/model", "copy"]],
     "evaluate": [
         ["rfid", "--tokenizer", "t", "--data", "x", "--out", "gs://bucket/run"],

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from vtp_eqx.losses.adversarial import (
-    adaptive_weight,
     generator_loss,
     hinge_discriminator_loss,
     lecam_loss,
@@ -41,16 +40,6 @@ def test_reordering_the_images_reorders_the_losses(seed, order):
         np.testing.assert_array_equal(
             loss(real[order], fake[order]), loss(real, fake)[order]
         )
-
-
-def test_the_adaptive_weight_makes_both_gradients_as_long():
-    number = lambda value: jnp.asarray(value, jnp.float32)
-    weigh = lambda one, other: adaptive_weight(
-        number(one), number(other), eps=1e-6, limit=1e4
-    )
-    assert weigh(3.0, 0.5) * 0.5 == pytest.approx(3.0, rel=1e-5)
-    # Where nothing comes from the discriminator, no weight is without bound.
-    assert weigh(3.0, 0.0) == 1e4
 
 
 def test_nan_is_an_error():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vtp_eqx.losses.weighting import FixedWeights, LearnedWeights
+from vtp_eqx.losses.weighting import adaptive_weight, FixedWeights, LearnedWeights
 
 
 WEIGHTS = {"contrast": 1.0, "reconstruction": 0.1}
@@ -100,3 +100,13 @@ def test_leaves_are_strongly_typed(kind):
     for leaf in jax.tree.leaves(kind(WEIGHTS)):
         assert leaf.dtype == jnp.float32
         assert not leaf.weak_type
+
+
+def test_the_adaptive_weight_makes_both_gradients_as_long():
+    number = lambda value: jnp.asarray(value, jnp.float32)
+    weigh = lambda one, other: adaptive_weight(
+        number(one), number(other), eps=1e-6, limit=1e4
+    )
+    assert weigh(3.0, 0.5) * 0.5 == pytest.approx(3.0, rel=1e-5)
+    # Where nothing comes from the discriminator, no weight is without bound.
+    assert weigh(3.0, 0.0) == 1e4

@@ -113,3 +113,44 @@ def test_published_sizes_have_the_published_parameters(config, block, trunk):
     shapes = eqx.filter_eval_shape(Encoder, config, 16, "float32", key=jr.key(0))
     assert count(shapes.stack.blocks) == block * config.depth
     assert count(shapes) == trunk
+
+
+@pytest.fixture(scope="module")
+def fused(encoder):
+    """The same arrays; the bottleneck reads both blocks."""
+    made = eqx.filter_jit(Encoder)(
+        CONFIG, PATCH, "float32", readout_layers=2, key=jr.key(0)
+    )
+    assert eqx.tree_equal(jax.tree.leaves(made), jax.tree.leaves(encoder))
+    return made
+
+
+def test_the_bottleneck_reads_the_mean_of_the_last_blocks(encoder, fused, getkey):
+    pixels = jr.normal(getkey(), (3, 8, 12, 3))
+    layers = eqx.filter_jit(Encoder.intermediate)(encoder, pixels[0], 2)
+    found = see(fused, pixels[0])
+    for name in ("cls", "patches"):
+        first, last = (getattr(features, name) for features in layers)
+        np.testing.assert_allclose(getattr(found, name), last, rtol=1e-5, atol=1e-6)
+        mean = getattr(found.readout, name)
+        np.testing.assert_allclose(mean, (first + last) / 2, rtol=1e-5, atol=1e-6)
+        assert np.abs(mean - last).max() > 1e-3
+    together = see_batch(fused, pixels)
+    np.testing.assert_allclose(together.readout.cls[0], found.readout.cls, atol=1e-5)
+    np.testing.assert_allclose(together.patches[0], found.patches, atol=1e-5)
+
+
+def test_one_block_is_read_as_it_is(encoder, getkey):
+    features = see(encoder, jr.normal(getkey(), (8, 8, 3)))
+    assert features.fused is None
+    assert features.readout is features
+
+
+def test_depth_drops_the_same_whatever_is_read(encoder, fused, getkey):
+    pixels, key = jr.normal(getkey(), (4, 8, 8, 3)), getkey()
+    one, both = (
+        see_batch(network, pixels, drop_rate=0.5, key=key)
+        for network in (encoder, fused)
+    )
+    np.testing.assert_allclose(both.patches, one.patches, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(both.cls, see_batch(fused, pixels).cls)

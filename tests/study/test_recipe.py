@@ -12,6 +12,7 @@ from experiments import (
     bisect_recipe,
     compare_convergence,
     compare_objectives,
+    compare_rivals,
     scale_compute,
     scale_data,
     scale_decoder,
@@ -41,6 +42,7 @@ STUDIES = [
     scale_decoder,
     compare_objectives,
     compare_convergence,
+    compare_rivals,
     scale_latents,
     bisect_recipe,
     weigh_losses,
@@ -67,6 +69,8 @@ def test_methods_differ_in_what_they_are_called_for_alone():
         "SSL+AE": {"distillation_weight", "prototypes"},
         "CLIP+AE": {"contrast_weight", "tokenizer"},
         "distilled": {"alignment_weight", "alignment"},
+        "VA-VAE": {"alignment_weight", "alignment", "controls"},
+        "RecTok": {"flow_distillation", "latent_noise", "controls"},
         "AE guarded": {"tokenizer"},
         "AE noise DeTok": {"tokenizer", "latent_noise", "controls"},
         "AE KL 1e-6": {"controls"},
@@ -77,6 +81,12 @@ def test_methods_differ_in_what_they_are_called_for_alone():
     for name, fields in changed.items():
         other = pretrain_config(LAPTOP, METHODS[name], 0)
         assert differing_fields(plain, other) == fields
+    for name, own in (("RAE", {"generate"}), ("FAE", set())):
+        frozen, semantic = (run(LAPTOP, how, "x", 0) for how in (name, "CLIP+SSL"))
+        common = {"method", "adapter", "decode"}
+        assert differing_fields(frozen, semantic) == common | own
+        noise = {"latent_noise", "noise_law"}
+        assert differing_fields(frozen.decode, semantic.decode) == noise
     rotated = run(LAPTOP, "AE rotated", "x", 0)
     assert differing_fields(rotated, run(LAPTOP, "AE", "x", 0)) == {
         "method",
@@ -218,6 +228,27 @@ def test_convergence_is_of_three_methods_and_one_frozen_network_a_seed():
         assert vision_flops(spec) > run_flops(frozen)
         plain = run(LAPTOP, "CLIP+SSL", "x", spec.seed)
         assert paths.tokenizer(spec.vision_run) == paths.tokenizer(plain)
+
+
+def test_rivals_share_one_frozen_encoder_a_seed():
+    paths = RunPaths(Path("runs"))
+    specs = compare_rivals.plan("laptop", SEEDS)
+    frozen = {
+        (spec.seed, paths.tokenizer(spec.vision_run or spec))
+        for spec in specs
+        if spec.vision is not None or spec.adapter is not None
+    }
+    assert len(frozen) == len(SEEDS)
+    # Rivals differ in their tokenizer and in what it needs, and in nothing else.
+    plain = run(LAPTOP, "AE", "equal samples", 0)
+    for spec in specs[:: len(SEEDS)]:
+        own = {"method", "pretrain", "vision", "adapter", "decode", "generate"}
+        assert differing_fields(spec, plain) <= own
+        decode = {"latent_noise", "noise_law"} if spec.adapter else set()
+        assert differing_fields(spec.decode, plain.decode) == decode
+        wide = {"dit"} if spec.method.startswith("RAE") else set()
+        assert differing_fields(spec.generate, plain.generate) == wide
+    assert {spec.method for spec in compare_rivals.plan("smoke", [0])} <= {*METHODS}
 
 
 @pytest.fixture(scope="module")

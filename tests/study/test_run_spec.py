@@ -18,7 +18,7 @@ def specs():
 
 
 def test_a_run_survives_its_file(specs):
-    methods = ("AE rotated", "distilled")
+    methods = ("AE rotated", "distilled", "VA-VAE", "RecTok", "RAE", "FAE")
     others = [run(RECIPES["laptop"], method, "64 channels", 3) for method in methods]
     for spec in specs + others:
         assert from_dict(RunSpec, json.loads(as_json(spec))) == spec
@@ -94,6 +94,21 @@ def test_the_images_that_tokenizers_see_are_part_of_them_and_not_of_the_data():
         moved = {"tokenizer", "decoder", "generator", "result"}
         assert moved_folders(spec, other) == moved
         assert from_dict(RunSpec, json.loads(as_json(other))) == other
+
+
+def test_frozen_encoders_are_one_whatever_adapts_them():
+    recipe, paths = RECIPES["laptop"], RunPaths(Path("runs"))
+    plain, rae, fae = (
+        run(recipe, method, "x", 1) for method in ("CLIP+SSL", "RAE", "FAE")
+    )
+    own = {"decoder", "generator", "result"}
+    assert moved_folders(plain, rae) == moved_folders(rae, fae) == own
+    adapted = [paths.adapted(spec) for spec in (plain, rae, fae)]
+    assert len({*adapted}) == 3
+    assert adapted[0] == paths.tokenizer(plain)
+    assert (rae.tokenizer.latent_width, fae.tokenizer.latent_width) == (96, 64)
+    with pytest.raises(ValueError, match=r"^`decode` must be there .*kind='identity'"):
+        dataclasses.replace(rae, decode=None)
 
 
 def test_methods_differ_in_their_objectives_alone(specs):

@@ -48,8 +48,9 @@ def made(row, monkeypatch):
     names = Made()
     names.rows = {}
     grid = SPEC.generate.dit.latent_size
-    latents = np.zeros((ROWS, grid, grid, SPEC.generate.dit.latent_width), np.float32)
-    width = latents.shape[-1]
+
+    def encode_images(tokenizer, *_, **__):
+        return np.zeros((ROWS, grid, grid, tokenizer.config.latent_width), np.float32)
 
     def pretrain(config, data, *_, vision, **__):
         names.rows["tokenizer"] = {len(array) for array in data.values()}
@@ -93,6 +94,7 @@ def made(row, monkeypatch):
 
     def with_latent_statistics(tokenizer, *_):
         where = lambda tokenizer: (tokenizer.latent_mean, tokenizer.latent_std)
+        width = tokenizer.config.latent_width
         statistics = (jnp.full(width, names.mean), jnp.full(width, 2.0))
         return eqx.tree_at(where, tokenizer, statistics)
 
@@ -103,7 +105,7 @@ def made(row, monkeypatch):
         measure=measure,
         objective_balance=objective_balance,
         with_latent_statistics=with_latent_statistics,
-        encode_images=lambda *_, **__: latents,
+        encode_images=encode_images,
         load_dataset=lambda *_: Dataset(SPLIT, SPLIT, WORDS),
     ).items():
         monkeypatch.setattr(stages, name, fake)
@@ -229,3 +231,36 @@ def test_gradients_are_measured_where_a_run_asks_for_them(made, tmp_path):
     made.clear()
     execute(paths, run(SMOKE, "VTP", "x", 0, gradient_batches=8))
     assert made == ["gradients", "numbers"]  # trained before
+
+
+def test_a_decoder_learns_after_a_frozen_encoder_that_other_runs_share(
+    made, tmp_path, monkeypatch
+):
+    paths, given = RunPaths(tmp_path), []
+    train_decoder = stages.train_decoder
+    monkeypatch.setattr(
+        stages,
+        "train_decoder",
+        lambda config, tokenizer, *rest, **options: (
+            given.append((config, tokenizer))
+            or train_decoder(config, tokenizer, *rest, **options)
+        ),
+    )
+    spec = run(SMOKE, "RAE", "x", 0)
+    execute(paths, spec)
+    assert made == ["tokenizer", "decoder", "generator", "numbers"]
+    (config, tokenizer), frozen = (
+        given[0],
+        untrained(Tokenizer, spec.pretrain.tokenizer),
+    )
+    assert (config.latent_noise, config.noise_law) == (0.8, "uniform")
+    assert tokenizer.config == spec.tokenizer
+    assert eqx.tree_equal(tokenizer.encoder, frozen.encoder)
+    assert jnp.array_equal(tokenizer.bottleneck.weight, jnp.eye(48))
+    made.clear()
+    (paths.result(spec) / "result.json").unlink()
+    execute(paths, spec)
+    assert made == ["numbers"]
+    made.clear()
+    execute(paths, run(SMOKE, "CLIP+SSL", "x", 0))
+    assert made == ["decoder", "generator", "numbers"]

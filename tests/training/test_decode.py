@@ -37,6 +37,26 @@ def test_noise_is_in_units_of_a_channels_deviation(tokenizer, data):
     np.testing.assert_array_equal(calm.latents, latents)
 
 
+def test_each_image_has_its_share_of_the_noise_by_its_law(tokenizer, data):
+    latents = jnp.asarray(np.tile(encode(tokenizer, data), (8, 1, 1, 1)))
+    batch = EncodedBatch(np.tile(data["image"], (8, 1, 1, 1)), latents)
+
+    def noise(law):
+        config = dataclasses.replace(DECODE, latent_noise=0.8, noise_law=law)
+        views = decode_objective(config, tokenizer).make_views(batch, jr.key(0))
+        return np.asarray((views.latents - latents) / tokenizer.latent_std)
+
+    fixed, uniform = noise("fixed"), noise("uniform")
+    share = (uniform / fixed).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(uniform, share[:, None, None, None] * fixed, atol=1e-4)
+    assert ((share >= 0) & (share < 1)).all()
+    np.testing.assert_allclose(np.quantile(share, [0.25, 0.75]), [0.25, 0.75], atol=0.1)
+    with pytest.raises(
+        ValueError, match=r"^`noise_law` \('uniform'\) is of noise, but"
+    ):
+        dataclasses.replace(DECODE, noise_law="uniform")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "rtol"),

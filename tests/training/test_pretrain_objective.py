@@ -9,13 +9,19 @@ import numpy as np
 import pytest
 
 from vtp_eqx.mesh import data_mesh, REPLICATED, shard_batch
-from vtp_eqx.models.tokenizer import Pretrainer, Teacher
+from vtp_eqx.models.tokenizer import Pretrainer, Teacher, Tokenizer
 from vtp_eqx.training.pretrain import (
     clamp_logit_scale,
     init_pretraining,
     pretrain_objective,
 )
-from vtp_eqx.training.pretrain_views import CaptionedBatch, PretrainViews, select_rows
+from vtp_eqx.training.pretrain_views import (
+    CaptionedBatch,
+    Needs,
+    PretrainViews,
+    select_rows,
+)
+from vtp_eqx.training.terms.encoder_passes import EncoderPasses
 
 
 NAMES = ("contrast", "distillation", "reconstruction")
@@ -165,6 +171,25 @@ def test_shared_features_equal_a_second_pass(tiny, models, views):
     # Where contrast drops rows, reconstruction makes a pass of its own without.
     separate = dataclasses.replace(shared, contrast_drop=0.5)
     np.testing.assert_allclose(rebuild(shared), rebuild(separate), rtol=1e-5)
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.5])
+def test_decoded_latents_are_those_that_are_encoded(drop, tiny, views):
+    """Of both blocks, in the pass of contrast and in one of its own."""
+    encoder = dataclasses.replace(tiny.tokenizer.encoder, depth=2, init="clip")
+    shape = dataclasses.replace(tiny.tokenizer, encoder=encoder, readout_layers=2)
+    config = dataclasses.replace(tiny, tokenizer=shape, contrast_drop=drop)
+    tokenizer = eqx.filter_jit(Tokenizer)(shape, key=jr.key(1))
+
+    @eqx.filter_jit
+    def latents(tokenizer, views):
+        needs = Needs.PAIRS | Needs.SUBSET
+        passes = EncoderPasses(tokenizer, views, config, needs, key=jr.key(0))
+        images = select_rows(views.whole, views.rebuilt)
+        return passes.subset.latents, jax.vmap(tokenizer.encode)(images)
+
+    found, expected = latents(tokenizer, views)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["contrast", "reconstruction"])

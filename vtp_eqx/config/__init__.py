@@ -13,6 +13,10 @@ from vtp_eqx.config.adversarial import (
     DiscriminatorNorm as DiscriminatorNorm,
     FinetuneConfig as FinetuneConfig,
 )
+from vtp_eqx.config.alignment import (
+    AlignmentConfig as AlignmentConfig,
+    FlowDistillationConfig as FlowDistillationConfig,
+)
 from vtp_eqx.config.checks import (
     first_sentence as first_sentence,
     printable as printable,
@@ -23,7 +27,6 @@ from vtp_eqx.config.controls import (
     NoiseLaw as NoiseLaw,
 )
 from vtp_eqx.config.runs import (
-    AlignmentConfig as AlignmentConfig,
     DecodeConfig as DecodeConfig,
     DistillationConfig as DistillationConfig,
     GenerateConfig as GenerateConfig,

@@ -9,6 +9,8 @@ import dataclasses
 from typing import Literal
 
 from vtp_eqx.config.checks import require
+from vtp_eqx.config.controls import check_noise, NoiseLaw
+from vtp_eqx.config.fields import later
 from vtp_eqx.config.runs import OptimizerConfig, ReconstructionConfig
 from vtp_eqx.config.shapes import Precision, Sharding
 
@@ -118,9 +120,10 @@ class FinetuneConfig:
     reconstruction: ReconstructionConfig = L1_AND_LPIPS
     adversarial: AdversarialConfig = AdversarialConfig()
     optimizer: OptimizerConfig = RAE_WARM  # of the decoder
-    # Ours, off: in deviations of a channel. RAE: of each image up to 0.8, at random, so
-    # that the decoder forgives a generator.
+    # Ours, off: in deviations of a channel. RAE 0.8, so that the decoder forgives a
+    # generator, with the law "uniform".
     latent_noise: float = 0.0
+    noise_law: NoiseLaw = later("fixed")
     ema_decay: float = 0.9978  # RAE
     batch_size: int = 512  # RAE; VA-VAE 256
     num_steps: int = 40_000  # RAE: 16 epochs of ImageNet
@@ -133,6 +136,7 @@ class FinetuneConfig:
 
     def __post_init__(self):
         adversarial = self.adversarial
+        check_noise("noise_law", self.noise_law, self.latent_noise)
         require(
             self.accumulate >= 1,
             f"`accumulate` must be 1 or more; got {self.accumulate}: 1 is all at once.",

@@ -14,7 +14,7 @@ from vtp_eqx.config.shapes import TokenizerConfig
 
 
 # How much of the noise an image gets, where `latent_noise` says how much there is.
-NoiseLaw = Literal["fixed", "uniform", "interpolated"]
+NoiseLaw = Literal["fixed", "uniform", "interpolated", "shifted"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,8 @@ class ControlsConfig:
 
     # Ours: "fixed" adds all of it to each image. RAE's decoder: "uniform" adds a share
     # of it, drawn for each image. DeTok: "interpolated" mixes such shares of noise and
-    # latents, `(1 - s) z + s noise`, with a `latent_noise` of 3.
+    # latents, `(1 - s) z + s noise`, with a `latent_noise` of 3. RecTok: "shifted" does
+    # so with more noise where latents have more numbers, and a `latent_noise` of 1.
     noise_law: NoiseLaw = later("fixed")
     # Shares of patches that the encoder does not see, uniform, one an image; below 0
     # none is hidden. DeTok: -0.1 to 0.7, one a batch, and of its decoder.
@@ -96,6 +97,15 @@ class ControlsConfig:
         }
 
 
+def check_noise(name: str, law: NoiseLaw, latent_noise: float) -> None:
+    """Raises `ValueError` where the field `name` is a law of no noise."""
+    require(
+        latent_noise > 0 or law == "fixed",
+        f"`{name}` ({law!r}) is of noise, but `latent_noise` is 0: raise it, or leave "
+        "the law out.",
+    )
+
+
 def check_controls(
     controls: ControlsConfig,
     terms: Collection[str],
@@ -126,11 +136,7 @@ def check_controls(
         f"they are decoded, but `accumulate` is {accumulate}: set it to 1, or, "
         "for noise, `tokenizer.latent_norm` to 'rms'.",
     )
-    require(
-        has_noise or controls.noise_law == "fixed",
-        f"`controls.noise_law` ({controls.noise_law!r}) is of noise, but "
-        "`latent_noise` is 0: raise it, or leave the law out.",
-    )
+    check_noise("controls.noise_law", controls.noise_law, latent_noise)
     side = tokenizer.image_size // tokenizer.patch_size
     require(
         "scale_equivariance" not in terms or side % controls.scale_factor == 0,

@@ -6,8 +6,19 @@ A comment behind a field says where its default comes from: see `vtp_eqx.config`
 import dataclasses
 from typing import Literal
 
+from vtp_eqx.config.alignment import (
+    AlignmentConfig,
+    check_alignment,
+    check_flow_distillation,
+    FlowDistillationConfig,
+)
 from vtp_eqx.config.checks import require
-from vtp_eqx.config.controls import check_controls, ControlsConfig
+from vtp_eqx.config.controls import (
+    check_controls,
+    check_noise,
+    ControlsConfig,
+    NoiseLaw,
+)
 from vtp_eqx.config.fields import later
 from vtp_eqx.config.shapes import (
     DiTConfig,
@@ -79,17 +90,6 @@ class ReconstructionConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AlignmentConfig:
-    """Alignment of latents with the features of a frozen vision network (VA-VAE)."""
-
-    width: int = 1024  # VA-VAE: of the features, DINOv2's ViT-L/14
-    cosine_weight: float = 1.0  # VA-VAE
-    similarity_weight: float = 1.0  # VA-VAE
-    cosine_margin: float = 0.5  # VA-VAE, its last phase; 0 before
-    similarity_margin: float = 0.25  # VA-VAE, its last phase; 0 before
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """AdamW, its schedule and its masks. Rates are per step."""
 
@@ -123,6 +123,7 @@ class PretrainConfig:
     distillation: DistillationConfig = DistillationConfig()
     reconstruction: ReconstructionConfig = ReconstructionConfig()
     alignment: AlignmentConfig = later(AlignmentConfig())
+    flow_distillation: FlowDistillationConfig = later(FlowDistillationConfig())
     optimizer: OptimizerConfig = OptimizerConfig()
     # Weights of the three objectives (paper); a weight of 0 leaves the term out.
     contrast_weight: float = 1.0
@@ -131,8 +132,7 @@ class PretrainConfig:
     # Ours, both off: what else makes latents good to generate on, as controls.
     smoothness_weight: float = 0.0  # of latents that differ from their neighbors
     latent_noise: float = 0.0  # on what is decoded, in deviations of a channel
-    # Ours, off, and fixed. VA-VAE's changes with each step: 0.1 (first 0.5) times the
-    # norm of the gradient of reconstruction over its own, at the encoder's last layer.
+    # Ours, off. VA-VAE: 0.1 (first 0.5), with the `alignment.weighting` "adaptive".
     alignment_weight: float = later(0.0)
     controls: ControlsConfig = later(ControlsConfig())
     weighting: Literal["fixed", "learned"] = "fixed"  # paper; learned is ours
@@ -166,6 +166,7 @@ class PretrainConfig:
             "reconstruction": self.reconstruction_weight,
             "smoothness": self.smoothness_weight,
             "alignment": self.alignment_weight,
+            "flow_distillation": self.flow_distillation.weight,
             **self.controls.term_weights,
         }
         return {name: weight for name, weight in weights.items() if weight > 0}
@@ -177,7 +178,7 @@ class PretrainConfig:
             (
                 "reconstruction_batch",
                 self.reconstruction_batch,
-                ("reconstruction", "alignment"),
+                ("reconstruction", "alignment", "flow_distillation"),
             ),
         ):
             divides = 0 < size <= self.batch_size and self.batch_size % size == 0
@@ -215,6 +216,8 @@ class PretrainConfig:
             self.controls, terms, self.tokenizer, latent_noise=self.latent_noise,
             accumulate=self.accumulate,
         )  # fmt: skip
+        check_alignment(self.alignment, terms, self.weighting)
+        check_flow_distillation(terms, self.controls.noise_law)
         require(
             self.accumulate >= 1,
             f"`accumulate` must be 1 or more; got {self.accumulate}: 1 is all at once.",
@@ -232,7 +235,8 @@ class DecodeConfig:
     decoder: TransformerConfig
     reconstruction: ReconstructionConfig = ReconstructionConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    latent_noise: float = 0.0  # in deviations of a channel
+    latent_noise: float = 0.0  # in deviations of a channel; RAE: 0.8 of normed features
+    noise_law: NoiseLaw = later("fixed")  # RAE: "uniform"
     linear_start: bool = True  # from least squares, as `pca_start`
     ema_decay: float = 0.999
     batch_size: int = 256
@@ -246,6 +250,9 @@ class DecodeConfig:
     # state; 0: never.
     recompute_every: int = later(0)
     seed: int = 0
+
+    def __post_init__(self):
+        check_noise("noise_law", self.noise_law, self.latent_noise)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

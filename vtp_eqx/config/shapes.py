@@ -124,6 +124,9 @@ class TokenizerConfig:
     # Code: none. PAE: "rms" divides each latent vector by its root mean square, which
     # guards its scale: noise cannot be evaded by growing.
     latent_norm: LatentNorm = later("none")
+    # Code: 1, the features after the last block. RAEv2: more, whose mean the bottleneck
+    # reads, each after the final norm (its paper has the sum).
+    readout_layers: int = later(1)
     heads_input: Literal["full", "latent"] = "full"  # code: bottleneck_ae_only = true
     contrast_feature: Literal["cls", "pooled"] = "cls"  # code
     # code: N(0, 0.02^2), which suits widths of about 1000. Ours: random orthogonal maps
@@ -139,6 +142,11 @@ class TokenizerConfig:
     def __post_init__(self):
         _require_sizes(self)
         _require_multiple(self, "image_size", "patch_size")
+        require(
+            self.readout_layers <= max(self.encoder.depth, 1),
+            f"`readout_layers` ({self.readout_layers}) must not exceed the encoder's "
+            f"`depth` ({self.encoder.depth}): lower it.",
+        )
 
     @property
     def head_width(self) -> int:

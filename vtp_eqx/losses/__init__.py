@@ -7,7 +7,6 @@ function and take no collective on gradients.
 """
 
 from vtp_eqx.losses.adversarial import (
-    adaptive_weight as adaptive_weight,
     generator_loss as generator_loss,
     hinge_discriminator_loss as hinge_discriminator_loss,
     lecam_loss as lecam_loss,
@@ -34,6 +33,7 @@ from vtp_eqx.losses.reconstruction import (
 )
 from vtp_eqx.losses.sinkhorn import sinkhorn as sinkhorn
 from vtp_eqx.losses.weighting import (
+    adaptive_weight as adaptive_weight,
     FixedWeights as FixedWeights,
     LearnedWeights as LearnedWeights,
 )

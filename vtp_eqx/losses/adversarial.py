@@ -47,18 +47,5 @@ def lecam_loss(
     return _mean(above) + _mean(below)
 
 
-def adaptive_weight(
-    reconstruction_norm: Scalar, adversarial_norm: Scalar, *, eps: float, limit: float
-) -> Scalar:
-    """The weight at which an adversarial loss pulls as hard as reconstruction does.
-
-    Both norms are of gradients with respect to the last layer's weight; their ratio is
-    at most `limit`, and has no gradient. Esser et al. 2021 (VQGAN),
-    https://arxiv.org/abs/2012.09841, equation 7.
-    """
-    ratio = reconstruction_norm / (adversarial_norm + eps)
-    return jax.lax.stop_gradient(jnp.clip(ratio, 0, limit))
-
-
 def _mean(values: Logits) -> Float[Array, " batch"]:
     return jnp.mean(values.astype(jnp.float32), axis=tuple(range(1, values.ndim)))

@@ -4,7 +4,7 @@ Both ways are called alike, `weights(terms) -> total`, and hold their numbers as
 so that they are part of the train state and of its checkpoints.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import math
 
 import equinox as eqx
@@ -16,6 +16,7 @@ from vtp_eqx.config import require
 
 
 Scalar = Float[Array, ""]
+TermWeights = Callable[[dict[str, Scalar]], Scalar]  # from terms to their total
 
 
 class FixedWeights(eqx.Module):
@@ -70,6 +71,20 @@ class LearnedWeights(eqx.Module):
     def current(self) -> dict[str, Scalar]:
         """The weight of each term, `exp(-s_i)`."""
         return {name: jnp.exp(-s) for name, s in self.log_variance.items()}
+
+
+def adaptive_weight(
+    reference_norm: Scalar, own_norm: Scalar, *, eps: float, limit: float
+) -> Scalar:
+    """The weight at which a loss pulls as hard as the loss of reference does.
+
+    Both norms are of gradients with respect to the same layer's weight; their ratio is
+    at most `limit`, and has no gradient. Esser et al. 2021 (VQGAN),
+    https://arxiv.org/abs/2012.09841, equation 7, for a discriminator; Yao et al. 2025
+    (VA-VAE), https://arxiv.org/abs/2501.01423, section 3.2, for alignment.
+    """
+    ratio = reference_norm / (own_norm + eps)
+    return lax.stop_gradient(jnp.clip(ratio, 0, limit))
 
 
 def _require_weights(weights: Mapping[str, float], *, zero_allowed: bool) -> None:

@@ -17,16 +17,29 @@ from vtp_eqx.nn.transformer import Transformer
 class Features(eqx.Module):
     """The features of an image after the encoder's final norm.
 
-    `cls` is the class token; `patches` run row by row.
+    `cls` is the class token; `patches` run row by row. `fused` are their means over the
+    last blocks, where the bottleneck reads these and not the last block's alone.
     """
 
     cls: Float[Array, "*batch width"]
     patches: Float[Array, "*batch num_patches width"]
+    fused: "Features | None" = None
+
+    @property
+    def readout(self) -> "Features":
+        """What the bottleneck reads."""
+        return self if self.fused is None else self.fused
 
     @classmethod
     def of_tokens(cls, tokens: Float[Array, "*batch seq width"]) -> "Features":
         """The features of a sequence whose first token is the class token."""
         return cls(tokens[..., 0, :], tokens[..., 1:, :])
+
+    @classmethod
+    def of_layers(cls, layers: Float[Array, "layers *batch seq width"]) -> "Features":
+        """Those of the last block, with the means over all given ones as `fused`."""
+        last = cls.of_tokens(layers[-1])
+        return cls(last.cls, last.patches, cls.of_tokens(jnp.mean(layers, axis=0)))
 
 
 class Encoder(eqx.Module):
@@ -46,6 +59,7 @@ class Encoder(eqx.Module):
     norm: RMSNorm | LayerNorm
     patch_size: int = eqx.field(static=True)
     rope: Precision = eqx.field(static=True)
+    readout_layers: int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -53,8 +67,10 @@ class Encoder(eqx.Module):
         patch_size: int,
         rope: Precision,
         *,
+        readout_layers: int = 1,
         key: PRNGKeyArray,
     ):
+        """`readout_layers`: so many last blocks are in `Features.fused`; 1: none is."""
         embed_key, cls_key, stack_key = jr.split(key, 3)
         self.patch_embed = _patch_embed(patch_size, config.width, embed_key)
         self.cls_token = 0.02 * jr.normal(cls_key, (config.width,), jnp.float32)
@@ -63,6 +79,7 @@ class Encoder(eqx.Module):
         self.norm = make_norm(config.norm, config.width)
         self.patch_size = patch_size
         self.rope = rope
+        self.readout_layers = readout_layers
 
     def __call__(
         self,
@@ -71,8 +88,11 @@ class Encoder(eqx.Module):
         mask: Bool[Array, " num_patches"] | None = None,
     ) -> Features:
         """The features of one image; `mask` is `True` where a patch is hidden."""
-        tokens = self.stack(self._embed(pixels, mask), rotate=self._rotate(pixels))
-        return Features.of_tokens(self.norm(tokens))
+        tokens, rotate = self._embed(pixels, mask), self._rotate(pixels)
+        if self.readout_layers == 1:
+            return Features.of_tokens(self.norm(self.stack(tokens, rotate=rotate)))
+        traced = self.stack.trace(tokens, rotate=rotate)
+        return Features.of_layers(self.norm(traced[-self.readout_layers :]))
 
     def batch(
         self,
@@ -87,13 +107,16 @@ class Encoder(eqx.Module):
         Subsets are a matter of the batch, hence this method: without a key, or at rate
         0, it equals `jax.vmap` of a call.
         """
-        tokens = self.stack.batch(
+        run = self.stack.batch if self.readout_layers == 1 else self.stack.trace_batch
+        tokens = run(
             jax.vmap(self._embed)(pixels, mask),
             rotate=self._rotate(pixels[0]),
             drop_rate=drop_rate,
             key=key,
         )
-        return Features.of_tokens(self.norm(tokens))
+        if self.readout_layers == 1:
+            return Features.of_tokens(self.norm(tokens))
+        return Features.of_layers(self.norm(tokens[-self.readout_layers :]))
 
     def intermediate(
         self, pixels: Float[Array, "height width 3"], last: int

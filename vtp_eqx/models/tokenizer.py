@@ -66,7 +66,10 @@ class Tokenizer(eqx.Module):
     def __init__(self, config: TokenizerConfig, *, origin: str = "", key: PRNGKeyArray):
         encoder_key, narrow_key, decoder_key, text_key, project_key = jr.split(key, 5)
         patch_size, latent_width = config.patch_size, config.latent_width
-        self.encoder = Encoder(config.encoder, patch_size, config.rope, key=encoder_key)
+        self.encoder = Encoder(
+            config.encoder, patch_size, config.rope,
+            readout_layers=config.readout_layers, key=encoder_key,
+        )  # fmt: skip
         self.bottleneck = Bottleneck(config, key=narrow_key)
         self.decoder = PixelDecoder(
             config.decoder, latent_width, patch_size, config.rope, key=decoder_key
@@ -214,7 +217,8 @@ class Tokenizer(eqx.Module):
     ) -> Float[Array, "rows columns channels"]:
         height, width, _ = image.shape
         rows, columns = patch_grid(height, width, self.config.patch_size)
-        latents = self.bottleneck(self.encoder(self._pixels(image)).patches)
+        features = self.encoder(self._pixels(image)).readout
+        latents = self.bottleneck(features.patches)
         return latents.astype(jnp.float32).reshape(rows, columns, -1)
 
     @eqx.filter_jit
@@ -345,4 +349,5 @@ def _head_features(
 ) -> Features:
     if config.heads_input == "full":
         return features
-    return Features(bottleneck(features.cls), bottleneck(features.patches))
+    read = features.readout
+    return Features(bottleneck(read.cls), bottleneck(read.patches))

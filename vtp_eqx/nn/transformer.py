@@ -153,18 +153,42 @@ class Transformer(eqx.Module):
         subsets are drawn from the local rows. `key=None` drops nothing.
         """
 
+        apply, keys = self._on_subsets(drop_rate, key, rotate=rotate, mask=mask)
+        silent = lambda *layer: (apply(*layer), None)
+        return self._through(tokens, silent, keys)[0]
+
+    def trace_batch(
+        self,
+        tokens: Float[Array, "batch seq width"],
+        *,
+        rotate: Rotate | None = None,
+        drop_rate: float = 0.0,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "depth batch seq width"]:
+        """The tokens of a batch after every block; otherwise as `batch`."""
+        apply, keys = self._on_subsets(drop_rate, key, rotate=rotate)
+
+        def traced(*layer):
+            tokens = apply(*layer)
+            return tokens, tokens
+
+        return self._through(tokens, traced, keys)[1]
+
+    def _on_subsets(
+        self, drop_rate: float, key: PRNGKeyArray | None, **attention: Any
+    ) -> tuple[Callable[..., Array], Array | None]:
+        """A block on a batch, `apply(block, tokens, key)`, and the keys of all."""
+
         def attend(block):
-            return jax.vmap(lambda one: block.attend(one, rotate=rotate, mask=mask))
+            return jax.vmap(lambda one: block.attend(one, **attention))
 
         def apply(block, tokens, key):
             keys = (None, None) if key is None else jr.split(key)
             tokens = _add_on_subset(attend(block), tokens, drop_rate, keys[0])
-            return _add_on_subset(
-                jax.vmap(block.feed), tokens, drop_rate, keys[1]
-            ), None
+            return _add_on_subset(jax.vmap(block.feed), tokens, drop_rate, keys[1])
 
         keys = None if key is None or drop_rate == 0 else jr.split(key, self.depth)
-        return self._through(tokens, apply, keys)[0]
+        return apply, keys
 
     def trace(
         self,

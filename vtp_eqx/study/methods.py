@@ -8,6 +8,7 @@ import dataclasses
 from typing import Any, Literal
 
 from vtp_eqx.config import ControlsConfig, LatentNorm
+from vtp_eqx.study.adapter import AdapterConfig
 
 
 NO_CONTROLS = ControlsConfig()
@@ -34,15 +35,23 @@ class Method:
     latent_norm: LatentNorm = "none"
     controls: ControlsConfig = NO_CONTROLS
     narrower: int = 1  # so many times fewer channels
+    readout_layers: int = 1  # last blocks whose features the bottleneck reads
     # With the frozen encoder of a CLIP+SSL run of the same size and budget (VA-VAE).
     alignment: float = 0.0
     alignment_cosine: float = 1.0  # of each position; 0: alike in their relations alone
+    alignment_weighting: Literal["fixed", "adaptive"] = "fixed"
+    flow_distillation: float = 0.0  # of the same network (RecTok)
+    # The encoder, frozen, in a tokenizer of its own: see `study.adapter`.
+    adapter: AdapterConfig | None = None
+    # Of the decoder on frozen latents: up to so much, for each image (RAE).
+    decoder_noise: float = 0.0
     start: Literal["random", "pca"] = "random"
     trained: bool = True
     rotated: bool = False
 
 
 VTP = Method(contrast=1.0, distillation=1.0)
+SEMANTICS = dataclasses.replace(VTP, reconstruction=0.0)
 METHODS: Mapping[str, Method] = {
     "AE": Method(),
     "CLIP+AE": Method(contrast=1.0),
@@ -51,6 +60,7 @@ METHODS: Mapping[str, Method] = {
     "VTP full": dataclasses.replace(VTP, heads_input="full"),
     "AE from PCA": Method(start="pca"),
     "VTP from PCA": dataclasses.replace(VTP, start="pca"),
+    "VTP 2 blocks": dataclasses.replace(VTP, readout_layers=2),
     # Controls. Is it the basis, or that latents are robust, smooth or never trained?
     "AE rotated": Method(rotated=True),
     "VTP rotated": dataclasses.replace(VTP, rotated=True),
@@ -65,8 +75,32 @@ METHODS: Mapping[str, Method] = {
     "CLIP": Method(contrast=1.0, reconstruction=0.0),
     "VTP learned weights": dataclasses.replace(VTP, weighting="learned"),
     # And if semantics are another network's, which never learned pixels?
-    "CLIP+SSL": dataclasses.replace(VTP, reconstruction=0.0),
+    "CLIP+SSL": SEMANTICS,
     "distilled": Method(alignment=1.0),
+    # And if its features are the latents? 0.8: RAE.
+    **{
+        name: dataclasses.replace(SEMANTICS, adapter=adapter, decoder_noise=0.8)
+        for name, adapter in {
+            "RAE": AdapterConfig(kind="identity"),
+            # RAEv2: 7 of the last 13 of 24 blocks.
+            "RAE 2 blocks": AdapterConfig(kind="identity", readout_layers=2),
+            "FAE": AdapterConfig(kind="linear"),
+        }.items()
+    },
+    # VA-VAE whole, by its own constants.
+    "VA-VAE": Method(
+        alignment=0.1,
+        alignment_weighting="adaptive",
+        controls=ControlsConfig(kl_weight=1e-6),
+    ),
+    # And RecTok, but for the discriminator, as everywhere here.
+    "RecTok": Method(
+        flow_distillation=1.0,
+        latent_noise=1.0,
+        controls=ControlsConfig(
+            noise_law="shifted", masked_ratio=(-0.1, 0.7), kl_weight=1e-6
+        ),
+    ),
 }
 
 

@@ -12,6 +12,7 @@ from vtp_eqx.config import (
     AlignmentConfig,
     DecodeConfig,
     DistillationConfig,
+    FlowDistillationConfig,
     GenerateConfig,
     OptimizerConfig,
     PretrainConfig,
@@ -24,6 +25,7 @@ from vtp_eqx.config import (
     ViewsConfig,
 )
 from vtp_eqx.scenes.render import SceneConfig, STUDY_DIFFICULTY
+from vtp_eqx.study.adapter import adapted_config
 from vtp_eqx.study.methods import Method as Method, METHODS as METHODS
 from vtp_eqx.study.run_spec import dit_for, Labels, RunSpec
 from vtp_eqx.training.flops import train_flops
@@ -187,6 +189,8 @@ def run(
         decoder=recipe.decoder,
         reconstruction=PIXELS,
         optimizer=_optimizer(recipe.tokenizer_rate, recipe.decoder_steps),
+        latent_noise=how.decoder_noise,
+        noise_law="uniform" if how.decoder_noise > 0 else "fixed",
         linear_start=False,
         ema_decay=0.99,
         batch_size=recipe.pixels,
@@ -195,8 +199,10 @@ def run(
     )
     last = recipe.budgets[-1]
     tokenizer = pretrain.tokenizer
+    if how.adapter is not None:
+        tokenizer = adapted_config(tokenizer, how.adapter)
     vision = None
-    if how.alignment > 0:
+    if how.alignment > 0 or how.flow_distillation > 0:
         vision = pretrain_config(recipe, METHODS["CLIP+SSL"], seed)
     return RunSpec(
         method=method,
@@ -224,6 +230,7 @@ def run(
         budgets=recipe.budgets,
         rotation=seed if how.rotated else None,
         vision=vision,
+        adapter=how.adapter,
     )
 
 
@@ -248,6 +255,7 @@ def pretrain_config(recipe: Recipe, method: Method, seed: int) -> PretrainConfig
             latent_width=recipe.latent_width // method.narrower,
             latent_init="orthogonal",
             latent_norm=method.latent_norm,
+            readout_layers=method.readout_layers,
             heads_input=method.heads_input,
             contrast_feature="pooled",
         ),
@@ -259,10 +267,22 @@ def pretrain_config(recipe: Recipe, method: Method, seed: int) -> PretrainConfig
         reconstruction=PIXELS,
         alignment=(
             AlignmentConfig(
-                width=recipe.encoder.width, cosine_weight=method.alignment_cosine
+                width=recipe.encoder.width,
+                cosine_weight=method.alignment_cosine,
+                weighting=method.alignment_weighting,
             )
             if method.alignment > 0
             else AlignmentConfig()
+        ),
+        flow_distillation=(
+            FlowDistillationConfig(
+                weight=method.flow_distillation,
+                width=recipe.encoder.width,
+                # RecTok's has a quarter of the encoder's blocks and of its width.
+                decoder=vit(48, 1),
+            )
+            if method.flow_distillation > 0
+            else FlowDistillationConfig()
         ),
         optimizer=_optimizer(
             rate, recipe.tokenizer_steps, warmup_steps=warmup_steps, weight_decay=0.05

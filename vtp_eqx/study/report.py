@@ -138,6 +138,8 @@ def rows_of(
         numbers, frozen = dict(result.numbers), vision_flops(spec)
         if spec.vision is not None:
             numbers["frozen FLOPs"] = frozen
+        elif spec.adapter is not None:
+            numbers["frozen FLOPs"] = run_flops(spec.pretrain)
         numbers["FLOPs"] = run_flops(spec.pretrain) + frozen
         rows.append(Row(spec, dataclasses.replace(result, numbers=numbers)))
     return rows

@@ -19,6 +19,7 @@ from vtp_eqx.config import (
 )
 from vtp_eqx.config.fields import later
 from vtp_eqx.scenes.render import COLORS, NUM_CLASSES, SceneConfig
+from vtp_eqx.study.adapter import adapted_config, AdapterConfig
 from vtp_eqx.training.flops import run_flops
 from vtp_eqx.training.parameter_counts import encoder_flops
 
@@ -55,13 +56,18 @@ class RunSpec:
     tokenizer_images: int | None = later(None)
     # Over which cosines between the gradients of objectives are measured; 0: none are.
     gradient_batches: int = later(0)
+    # What makes latents of features of the pre-training's encoder, frozen, in place of
+    # its bottleneck.
+    adapter: AdapterConfig | None = later(None)
 
     def __post_init__(self):
+        alignment = self.pretrain.alignment_weight
+        along_flow = self.pretrain.flow_distillation.weight
         require(
-            (self.vision is not None) == ("alignment" in self.pretrain.term_weights),
+            (self.vision is not None) == (max(alignment, along_flow) > 0),
             "`vision` must be there where `pretrain.alignment_weight` "
-            f"({self.pretrain.alignment_weight}) is above 0, and nowhere else: change "
-            "either.",
+            f"({alignment}) or `pretrain.flow_distillation.weight` ({along_flow}) is "
+            "above 0, and nowhere else: change either.",
         )
         require(
             self.gradient_batches == 0
@@ -70,7 +76,13 @@ class RunSpec:
             f"the tokenizer is trained, here for {self.pretrain.num_steps} steps: "
             "change it.",
         )
-        dit, tokenizer = self.generate.dit, self.pretrain.tokenizer
+        require(
+            self.adapter is None or self.decode is not None,
+            f"`decode` must be there where an `adapter` ({self.adapter}) makes "
+            "latents that no decoder was trained on: give it, or leave the adapter "
+            "out.",
+        )
+        dit, tokenizer = self.generate.dit, self.tokenizer
         made_for = (dit.latent_size, dit.latent_width, dit.num_classes)
         grid = tokenizer.image_size // tokenizer.patch_size
         needed = (grid, tokenizer.latent_width, NUM_LABELS[self.labels])
@@ -98,6 +110,12 @@ class RunSpec:
     def seed(self) -> int:
         """The seed of tokenizer, decoder and generator."""
         return self.pretrain.seed
+
+    @property
+    def tokenizer(self) -> TokenizerConfig:
+        """The shape of the tokenizer whose latents are generated."""
+        shape = self.pretrain.tokenizer
+        return shape if self.adapter is None else adapted_config(shape, self.adapter)
 
     @property
     def vision_run(self) -> "RunSpec | None":
@@ -136,15 +154,19 @@ class RunPaths:
         """The pre-training run and its tokenizer."""
         return self.root / "tokenizers" / _joint_hash(*_tokenizer_parts(spec))
 
+    def adapted(self, spec: RunSpec) -> Path:
+        """The frozen encoder of that tokenizer, with its adapter."""
+        return self.root / "tokenizers" / _joint_hash(*_latents_parts(spec))
+
     def decoder(self, spec: RunSpec) -> Path:
         """The decoder's run on frozen latents, and the tokenizer with that decoder."""
         assert spec.decode is not None
-        joint = _joint_hash(*_tokenizer_parts(spec), spec.decode)
+        joint = _joint_hash(*_latents_parts(spec), spec.decode)
         return self.root / "decoders" / joint
 
     def generator(self, spec: RunSpec) -> Path:
         """The generator's run, and its weights after each budget."""
-        trained_on = (*_tokenizer_parts(spec), spec.rotation, spec.labels)
+        trained_on = (*_latents_parts(spec), spec.rotation, spec.labels)
         joint = _joint_hash(*trained_on, spec.generate, spec.budgets)
         return self.root / "generators" / joint
 
@@ -199,6 +221,8 @@ def vision_flops(spec: RunSpec) -> float:
         return 0.0
     tokenizer = spec.vision.tokenizer
     num_images = spec.pretrain.num_steps * spec.pretrain.reconstruction_batch
+    # The norms that an adaptive weight follows take a pass of their own.
+    num_images *= 2 if spec.pretrain.alignment.weighting == "adaptive" else 1
     passes = num_images * encoder_flops(tokenizer, tokenizer.image_size)
     return run_flops(spec.vision) + passes
 
@@ -207,6 +231,12 @@ def _tokenizer_parts(spec: RunSpec) -> list[object]:
     """What a tokenizer depends on."""
     others = [part for part in (spec.vision, spec.tokenizer_images) if part is not None]
     return [spec.data, spec.pretrain, *others]
+
+
+def _latents_parts(spec: RunSpec) -> list[object]:
+    """What latents depend on, before they are turned."""
+    adapter = [] if spec.adapter is None else [spec.adapter]
+    return [*_tokenizer_parts(spec), *adapter]
 
 
 def _joint_hash(*parts: object) -> str:

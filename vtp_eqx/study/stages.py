@@ -26,10 +26,11 @@ from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator, load_generator, save_generator
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.objective_balance import objective_balance
-from vtp_eqx.runs.pretrain import pretrain
+from vtp_eqx.runs.pretrain import PCA_IMAGES, pretrain
 from vtp_eqx.runs.train_decoder import train_decoder
 from vtp_eqx.runs.train_generator import train_generator
 from vtp_eqx.scenes.render import GROUP
+from vtp_eqx.study.adapter import adapt, AdapterConfig
 from vtp_eqx.study.dataset import Dataset, load_dataset
 from vtp_eqx.study.measure import BATCH, measure, Report, RunResult
 from vtp_eqx.study.rotation import rotate_latents
@@ -51,7 +52,9 @@ def execute_run(spec: RunSpec, paths: RunPaths, report: Report) -> RunResult:
     report("data", 0, 1)
     data = load_dataset(spec, paths.data(spec))
     stages = _Stages(spec, paths, data, report)
-    tokenizer = encoder = stages.tokenizer()
+    tokenizer = encoder = (
+        stages.tokenizer() if spec.adapter is None else stages.adapted(spec.adapter)
+    )
     encoded = stages.encoded(encoder)
     if spec.decode is not None:
         tokenizer = stages.decoder(spec.decode, encoder, encoded)
@@ -145,6 +148,22 @@ class _Stages:
             num_batches=self.spec.gradient_batches, group=GROUP, mesh=data_mesh(1),
             vision=self.vision(),
         )  # fmt: skip
+
+    def adapted(self, adapter: AdapterConfig) -> Tokenizer:
+        """A tokenizer on the frozen encoder of the run's, with its latent statistics.
+
+        Its decoder is not trained.
+        """
+        folder = self.paths.adapted(self.spec)
+        with exclusive_folder(folder):
+            if _is_whole(folder / "tokenizer"):
+                return load(folder / "tokenizer")
+            frozen = self.tokenizer("frozen network")
+            images = self.pretrain_arrays()["image"][:PCA_IMAGES]
+            tokenizer = adapt(frozen, adapter, images)
+            tokenizer = with_latent_statistics(tokenizer, self.data, folder)
+            save(tokenizer, folder / "tokenizer")
+            return tokenizer
 
     def decoder(
         self, config: DecodeConfig, tokenizer: Tokenizer, encoded: Encoded

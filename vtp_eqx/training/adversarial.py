@@ -125,7 +125,7 @@ class AdversarialObjective:
 
     def __post_init__(self):
         require_perceptual_weights(self.config.reconstruction, self.perceptual)
-        decoder_views(self.tokenizer, self.config.latent_noise)  # if it can be made
+        self._decoder_views()  # if it can be made
         kind = self.config.adversarial.discriminator.kind
         require(
             (kind == "features") == (self.vision is not None),
@@ -144,7 +144,7 @@ class AdversarialObjective:
 
     def make_views(self, batch: EncodedBatch, key: PRNGKeyArray) -> AdversarialViews:
         """The views of a global batch, keyed by positions in it."""
-        make = decoder_views(self.tokenizer, self.config.latent_noise)
+        make = self._decoder_views()
         draws = jr.uniform(jr.fold_in(key, 1), (len(batch.image), 2, NUM_DRAWS))
         return AdversarialViews(make(batch, key), draws)
 
@@ -236,6 +236,10 @@ class AdversarialObjective:
             return terms["discriminator"] + lecam
 
         return total
+
+    def _decoder_views(self) -> Callable[[EncodedBatch, PRNGKeyArray], DecoderViews]:
+        config = self.config
+        return decoder_views(self.tokenizer, config.latent_noise, config.noise_law)
 
     def _deviations(self, pixels: Pixels) -> Float[Array, " batch"]:
         """How far colors of an image are from their mean, in [0, 1]."""

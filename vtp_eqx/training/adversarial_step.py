@@ -14,7 +14,7 @@ import optax
 from vtp_eqx.config import FinetuneConfig
 from vtp_eqx.frozen.depth_features import DepthFeatures
 from vtp_eqx.frozen.lpips import Perceptual
-from vtp_eqx.losses.adversarial import adaptive_weight
+from vtp_eqx.losses.weighting import adaptive_weight
 from vtp_eqx.mesh import DATA, REPLICATED, SPLIT
 from vtp_eqx.models.discriminator import FeatureDiscriminator
 from vtp_eqx.models.tokenizer import Tokenizer

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 import numpy as np
 
-from vtp_eqx.config import DecodeConfig, TransformerConfig
+from vtp_eqx.config import DecodeConfig, NoiseLaw, TransformerConfig
 from vtp_eqx.frozen.lpips import Perceptual
 from vtp_eqx.losses.weighting import FixedWeights
 from vtp_eqx.models.input_checks import check_measured
@@ -22,6 +22,7 @@ from vtp_eqx.training.step import make_step, Step
 from vtp_eqx.training.terms.reconstruction import (
     DecoderViews,
     LatentsToPixels,
+    noisy,
     require_perceptual_weights,
 )
 from vtp_eqx.training.terms.term import compose
@@ -39,12 +40,12 @@ def decode_objective(
 ) -> Objective:
     """Reconstruction of pixels from latents of `tokenizer`, which gets no gradient."""
     require_perceptual_weights(config.reconstruction, perceptual)
-    make_views = decoder_views(tokenizer, config.latent_noise)
+    make_views = decoder_views(tokenizer, config.latent_noise, config.noise_law)
     return compose((LatentsToPixels(config, tokenizer, perceptual),), make_views)
 
 
 def decoder_views(
-    tokenizer: Tokenizer, latent_noise: float
+    tokenizer: Tokenizer, latent_noise: float, law: NoiseLaw
 ) -> Callable[[EncodedBatch, PRNGKeyArray], DecoderViews]:
     """`make_views(batch, key)` of a decoder of `tokenizer`, with noise on latents.
 
@@ -57,7 +58,10 @@ def decoder_views(
         latents = jnp.asarray(batch.latents)
         if latent_noise > 0:
             noise = jr.normal(key, latents.shape, jnp.float32)
-            latents += latent_noise * tokenizer.latent_std * noise
+            noise = latent_noise * tokenizer.latent_std * noise
+            # Not `fold_in` of 1, from which a discriminator's augmentation draws.
+            shares = jr.uniform(jr.fold_in(key, 2), (len(latents),))
+            latents = noisy(latents, noise, law, shares)
         unit = jnp.asarray(batch.image).astype(jnp.float32) / 255
         return DecoderViews(latents, tokenizer.normalize(unit))
 

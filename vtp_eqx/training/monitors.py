@@ -55,7 +55,7 @@ def _collapse_signs(
 ) -> dict[str, Float[Array, ""]]:
     tokenizer = student.tokenizer
     seen = tokenizer.encoder.batch(tokenizer.normalize(images))
-    deviation = jnp.std(tokenizer.bottleneck(seen.patches), axis=(0, 1))
+    deviation = jnp.std(tokenizer.bottleneck(seen.readout.patches), axis=(0, 1))
     signs = {
         "feature_rank": effective_rank(seen.cls),
         "neighbor_distance": neighbor_distance(seen.cls),

@@ -66,6 +66,17 @@ def solve_decoder(
     return _solve_decoder(tokenizer, pixels)
 
 
+def principal_components(
+    centered: Array | np.ndarray, num: int
+) -> tuple[Float[Array, "num values"], Float[Array, " num"]]:
+    """The first `num` principal directions, one a row, and their variances."""
+    values = np.asarray(centered, np.float64)
+    variances, vectors = np.linalg.eigh(values.T @ values / len(values))
+    kept = np.argsort(variances)[::-1][:num]
+    as_float32 = lambda array: jnp.asarray(array, jnp.float32)
+    return as_float32(vectors[:, kept].T), as_float32(variances[kept])
+
+
 def _patches_of(tokenizer: Tokenizer, pixels: Array) -> Float[Array, "num values"]:
     size = tokenizer.config.patch_size
     patches = jax.vmap(lambda image: patchify(image, size))(pixels)
@@ -80,7 +91,9 @@ def _solve_patches(tokenizer: Tokenizer, patches: Array) -> Tokenizer:
     """
     width = tokenizer.config.encoder.width
     mean = jnp.mean(patches, axis=0)
-    basis, variances = _components(patches - mean, min(width - 1, patches.shape[1]))
+    basis, variances = principal_components(
+        patches - mean, min(width - 1, patches.shape[1])
+    )
     # Unit mean square over the widths that carry components.
     scale = jnp.sqrt(width / jnp.sum(variances))
     weight = jnp.zeros((width, patches.shape[1])).at[: len(basis)].set(scale * basis)
@@ -96,7 +109,7 @@ def _solve_bottleneck(tokenizer: Tokenizer, pixels: Array) -> Tokenizer:
     patches = _patches_of(tokenizer, pixels)
     weight, _ = _least_squares(features, patches)
     predicted = (features - jnp.mean(features, axis=0)) @ weight.T
-    basis, variances = _components(predicted, tokenizer.config.latent_width)
+    basis, variances = principal_components(predicted, tokenizer.config.latent_width)
     # A common scale: the mean variance of a latent channel is 1.
     narrow = basis @ weight * jnp.sqrt(len(basis) / jnp.sum(variances))
     return eqx.tree_at(lambda tokenizer: tokenizer.bottleneck.weight, tokenizer, narrow)
@@ -133,21 +146,12 @@ def _solve_decoder(tokenizer: Tokenizer, pixels: Array) -> Tokenizer:
 
 @eqx.filter_jit
 def _features(encoder: Encoder, pixels: Array) -> Array:
-    return encoder.batch(pixels).patches
+    return encoder.batch(pixels).readout.patches
 
 
 @eqx.filter_jit
 def _tokens(decoder: PixelDecoder, latents: Array) -> Array:
     return jax.vmap(decoder.tokens)(latents)
-
-
-def _components(centered: Array, num: int) -> tuple[Array, Array]:
-    """The first `num` principal directions, one a row, and their variances."""
-    values = np.asarray(centered, np.float64)
-    variances, vectors = np.linalg.eigh(values.T @ values / len(values))
-    kept = np.argsort(variances)[::-1][:num]
-    as_float32 = lambda array: jnp.asarray(array, jnp.float32)
-    return as_float32(vectors[:, kept].T), as_float32(variances[kept])
 
 
 def _least_squares(features: Array, targets: Array) -> tuple[Array, Array]:

@@ -30,6 +30,7 @@ from vtp_eqx.training.terms.continuity import Continuity
 from vtp_eqx.training.terms.contrast import Contrast
 from vtp_eqx.training.terms.encoder_passes import EncoderPasses
 from vtp_eqx.training.terms.equivariance import RotationEquivariance, ScaleEquivariance
+from vtp_eqx.training.terms.flow_distillation import FlowDistillation
 from vtp_eqx.training.terms.kl import KL
 from vtp_eqx.training.terms.local_correlation import LocalCorrelation
 from vtp_eqx.training.terms.reconstruction import Reconstruction
@@ -98,6 +99,7 @@ def pretrain_step(
 ) -> Step:
     """The compiled step of a pre-training; of `state` only the structure is used."""
     start, end = config.distillation.momentum
+    balances = [term.balance for term in pretrain_terms(config)]
     return make_step(
         state,
         pretrain_objective(
@@ -112,6 +114,7 @@ def pretrain_step(
         precision=config.precision,
         sharding=config.sharding,
         spike_factor=config.optimizer.spike_factor,
+        balance=next(filter(None, balances), None),
     )
 
 
@@ -149,6 +152,7 @@ def pretrain_terms(
         Smoothness(config),
         Reconstruction(config, perceptual),
         Alignment(config, vision),
+        FlowDistillation(config, vision),
         KL(config),
         ScaleEquivariance(config, perceptual),
         RotationEquivariance(config, perceptual),

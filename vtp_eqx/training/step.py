@@ -14,6 +14,7 @@ import optax
 
 from vtp_eqx.config import Precision, Sharding
 from vtp_eqx.mesh import DATA, REPLICATED, SPLIT
+from vtp_eqx.training.balance import GradientBalance
 from vtp_eqx.training.microbatches import loss_and_gradient, Objective
 from vtp_eqx.training.precision import cast_params
 from vtp_eqx.training.state import moving_average, placement, TrainState
@@ -39,6 +40,7 @@ def make_step(
     precision: Precision = "float32",
     sharding: Sharding = "none",
     spike_factor: float | None = None,
+    balance: GradientBalance | None = None,
 ) -> Step:
     """The compiled `step(state, batch) -> (state, metrics)`; it donates its state.
 
@@ -51,6 +53,7 @@ def make_step(
     - `sharding`: what is split over devices between steps (`state.placement`).
     - `spike_factor`: a step whose gradient is longer than so many times the typical one
         is skipped; `None`: none is for that.
+    - `balance`: a term whose weight changes with each step, if one has such a weight.
 
     A step whose loss or gradient is not finite is skipped in any case: student,
     teacher, loss weights and optimizer stay as they were, and the next batch follows.
@@ -69,15 +72,24 @@ def make_step(
         key = jr.fold_in(jr.fold_in(state.key, state.step), 1)
         trainable, rest = _trainable(state)
 
-        def assemble(trainable):
-            student, weights = cast(tuple, eqx.combine(trainable, rest))
-            return cast_params(student, precision), weights
-
-        teacher = cast_params(state.teacher, precision)
-        return loss_and_gradient(
+        cast_student = lambda student: cast_params(student, precision)
+        teacher = cast_student(state.teacher)
+        gradient = lambda trainable, assemble: loss_and_gradient(
             objective, trainable, assemble, teacher, views, state.step,
             accumulate=accumulate, key=jr.fold_in(key, lax.axis_index(DATA)),
         )  # fmt: skip
+        balanced, norms = None, {}
+        if balance is not None:
+            balanced, norms = balance.measure(
+                gradient, state.student, state.weights, cast_student
+            )
+
+        def assemble(trainable):
+            student, weights = cast(tuple, eqx.combine(trainable, rest))
+            return cast_student(student), balanced or weights
+
+        total, metrics, by_trainable = gradient(trainable, assemble)
+        return total, metrics | norms, by_trainable
 
     def on_arrays(arrays, batch):
         key = jr.fold_in(jr.fold_in(arrays.key, arrays.step), 0)

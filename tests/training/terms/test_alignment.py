@@ -8,20 +8,36 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from vtp_eqx.config import AlignmentConfig, from_dict, PretrainConfig
+from vtp_eqx.config import (
+    AlignmentConfig,
+    ControlsConfig,
+    decoder_like,
+    from_dict,
+    OptimizerConfig,
+    PretrainConfig,
+    TransformerConfig,
+)
 from vtp_eqx.config.presets import VA_VAE_B
 from vtp_eqx.frozen.dinov2 import DinoV2, DinoV2Config
 from vtp_eqx.frozen.encoder import FrozenEncoder
 from vtp_eqx.losses.alignment import cosine_loss, similarity_loss
-from vtp_eqx.mesh import data_mesh
+from vtp_eqx.mesh import data_mesh, shard_batch
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.log import read_log
 from vtp_eqx.runs.pretrain import pretrain
-from vtp_eqx.training.pretrain import initial_state, pretrain_objective, pretrain_terms
-from vtp_eqx.training.pretrain_views import PretrainViews
+from vtp_eqx.training.flops import train_flops
+from vtp_eqx.training.parameter_counts import decoder_flops, encoder_flops
+from vtp_eqx.training.pretrain import (
+    initial_state,
+    pretrain_objective,
+    pretrain_step,
+    pretrain_terms,
+)
+from vtp_eqx.training.pretrain_views import CaptionedBatch, PretrainViews
+from vtp_eqx.training.state import shard_state
 from vtp_eqx.training.terms.alignment import Alignment, FeatureGrid
 from vtp_eqx.training.terms.encoder_passes import EncoderPasses
-from vtp_eqx.training.terms.term import Microbatch
+from vtp_eqx.training.terms.term import Microbatch, ViewsAndTargets
 
 
 WIDTH = 6
@@ -184,8 +200,135 @@ def test_a_dinov2_sees_as_many_patches_as_there_are_latents(vision, tiny, views)
     np.testing.assert_allclose(grid(image), expected, rtol=1e-5)
 
 
-def test_its_preset_learns_pixels_and_alignment_and_survives_json():
+@pytest.fixture(scope="module")
+def adaptive(aligned):
+    """VA-VAE, all of it, in networks without blocks, which compile in no time."""
+    encoder = TransformerConfig(width=16, depth=0, num_heads=2)
+    tokenizer = dataclasses.replace(
+        aligned.tokenizer, encoder=encoder, decoder=decoder_like(encoder), text=None
+    )
+    return dataclasses.replace(
+        aligned, tokenizer=tokenizer, prototypes=None,
+        alignment=dataclasses.replace(aligned.alignment, weighting="adaptive"),
+        controls=ControlsConfig(kl_weight=1e-2),
+        optimizer=OptimizerConfig(warmup_steps=1, eps=1e-3),
+    )  # fmt: skip
+
+
+def updated(config, data, vision, num_devices):
+    """The arrays of the student, before and after a step, and the step's metrics."""
+    mesh, start = data_mesh(num_devices), initial_state(config, None)
+    student = lambda state: jax.tree.map(
+        np.asarray, eqx.filter(state.student, eqx.is_inexact_array)
+    )
+    before = student(start)
+    step = pretrain_step(config, start, mesh, vision=vision)
+    batch = CaptionedBatch(data["image"][: config.batch_size], None)
+    state, metrics = step(shard_state(start, mesh, "none"), shard_batch(batch, mesh))
+    return (
+        before,
+        student(state),
+        {name: float(value) for name, value in metrics.items()},
+    )
+
+
+@pytest.fixture(scope="module")
+def on_one_device(adaptive, data, vision):
+    return updated(adaptive, data, vision, 1)
+
+
+def test_an_adaptive_weight_makes_alignment_pull_as_hard_as_pixels(
+    adaptive, data, vision, on_one_device
+):
+    _, _, metrics = on_one_device
+    state = initial_state(adaptive, None)
+    objective = pretrain_objective(adaptive, num_shards=1, vision=vision)
+    keys = [jr.fold_in(jr.fold_in(state.key, 0), number) for number in (0, 1)]
+    batch = CaptionedBatch(data["image"][: adaptive.batch_size], None)
+
+    @jax.jit
+    def norms(batch):
+        views = ViewsAndTargets(objective.make_views(batch, keys[0]), (None,) * 3)
+
+        def last_layer(student):
+            return student.tokenizer.bottleneck.weight, student.heads["kl"].weight
+
+        def mean(layer, name):
+            student = eqx.tree_at(last_layer, state.student, layer)
+            outputs = objective.forward(student, None, views, state.step, keys[1])
+            return objective.loss(student, outputs)[0][name].mean()
+
+        layer = last_layer(state.student)
+        return [
+            jnp.sqrt(sum((part**2).sum() for part in jax.grad(mean)(layer, name)))
+            for name in ("reconstruction", "alignment")
+        ]
+
+    pixels, own = map(float, norms(batch))
+    assert metrics["reconstruction_norm"] == pytest.approx(0.1 * pixels, rel=1e-4)
+    assert metrics["alignment_norm"] == pytest.approx(own, rel=1e-4)
+    weight = 0.5 * 0.1 * pixels / (own + 1e-4)
+    assert metrics["adaptive_weight"] == pytest.approx(weight, rel=1e-4)
+    total = 0.1 * metrics["reconstruction"] + weight * metrics["alignment"]
+    total += 1e-2 * metrics["kl"]
+    assert metrics["total"] == pytest.approx(total, rel=1e-4)
+
+
+def test_an_adaptive_weight_has_its_limit(adaptive, data, vision, on_one_device):
+    limit = on_one_device[2]["adaptive_weight"] / adaptive.alignment_weight / 3
+    config = dataclasses.replace(
+        adaptive, alignment=dataclasses.replace(adaptive.alignment, weight_limit=limit)
+    )
+    _, _, metrics = updated(config, data, vision, 1)
+    weight = adaptive.alignment_weight * limit
+    assert metrics["adaptive_weight"] == pytest.approx(weight, rel=1e-5)
+
+
+def test_devices_and_microbatches_do_not_change_an_adaptive_update(
+    adaptive, data, vision, on_one_device
+):
+    split = dataclasses.replace(adaptive, accumulate=2)
+    _, arrays, metrics = updated(split, data, vision, 2)
+    before, expected, expected_metrics = on_one_device
+    for name, value in expected_metrics.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-3, err_msg=name)
+    for found, value in zip(*map(jax.tree.leaves, (arrays, expected)), strict=True):
+        np.testing.assert_allclose(found, value, rtol=1e-3, atol=2e-5)
+    moved = jax.tree.map(
+        lambda new, old: not np.array_equal(new, old), expected, before
+    )
+    assert moved.tokenizer.bottleneck.weight
+    assert moved.heads["kl"].weight
+
+
+def test_an_adaptive_weight_needs_pixels_and_fixed_weights(adaptive):
+    with pytest.raises(ValueError, match=r"^`alignment.weighting` .* is 0: raise it"):
+        dataclasses.replace(
+            adaptive, reconstruction_weight=0.0, controls=ControlsConfig()
+        )
+    with pytest.raises(ValueError, match=r"^`alignment.weighting` .* got 'learned'"):
+        dataclasses.replace(adaptive, weighting="learned")
+    with pytest.raises(ValueError, match=r"^`alignment.weight_eps` \(0\) must be"):
+        AlignmentConfig(weight_eps=0)
+
+
+def test_norms_cost_what_they_compute(adaptive):
+    fixed, own = (
+        dataclasses.replace(
+            adaptive, alignment=dataclasses.replace(adaptive.alignment, weighting=name)
+        )
+        for name in ("fixed", "adaptive")
+    )
+    tokenizer = adaptive.tokenizer
+    parts = encoder_flops(tokenizer, tokenizer.image_size)
+    parts += 2 * decoder_flops(tokenizer)
+    more = train_flops(own) - train_flops(fixed)
+    assert more == pytest.approx(adaptive.reconstruction_batch * parts)
+
+
+def test_its_preset_is_va_vae_and_survives_json():
     names = [term.name for term in pretrain_terms(VA_VAE_B)]
-    assert names == ["reconstruction", "alignment"]
+    assert names == ["reconstruction", "alignment", "kl"]
+    assert VA_VAE_B.alignment.weighting == "adaptive"
     fields = json.loads(json.dumps(dataclasses.asdict(VA_VAE_B)))
     assert from_dict(PretrainConfig, fields) == VA_VAE_B

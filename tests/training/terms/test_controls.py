@@ -149,6 +149,10 @@ def test_noise_follows_its_law(config):
     close(noisy(config, "uniform", 0.3), LATENTS + 0.15 * NOISE)
     close(noisy(config, "interpolated", 0.3), 0.7 * LATENTS + 0.15 * NOISE)
     close(noisy(config, "interpolated", 0.0), LATENTS)
+    # RecTok: by the root of 48 numbers over 4096.
+    a = (48 / 4096) ** 0.5
+    share = a * 0.3 / (1 + (a - 1) * 0.3)
+    close(noisy(config, "shifted", 0.3), (1 - share) * LATENTS + share * 0.5 * NOISE)
     alone = noisy(config, "interpolated", 1.0)
     close(alone, 0.5 * NOISE)
     np.testing.assert_array_equal(

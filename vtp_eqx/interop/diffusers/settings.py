@@ -26,7 +26,7 @@ _FIXED = {
 }
 # Younger than the layout: left out where they are the default, so that files without
 # them come back as they were.
-_YOUNGER = {"residual": "as computed", "latent_norm": "none"}
+_YOUNGER = {"residual": "as computed", "latent_norm": "none", "readout_layers": 1}
 _TOWERS = ("encoder", "decoder")
 _PERIODS = "rope_periods"
 # What diffusers and the hub write into every config.
@@ -34,7 +34,15 @@ _IGNORED = {"_diffusers_version", "_name_or_path"}
 
 
 def config_to_diffusers(config: TokenizerConfig) -> dict[str, Any]:
-    """The settings of a config, all written out."""
+    """The settings of a config, all written out.
+
+    A `ValueError` where the PyTorch file beside them would compute something else.
+    """
+    require(
+        config.readout_layers == 1,
+        "`readout_layers` is 1 in the PyTorch file for diffusers; got "
+        f"{config.readout_layers}: keep this tokenizer in our own format.",
+    )
     fields = dataclasses.asdict(config)
     for theirs, ours in _FIELDS.items():
         fields[theirs] = fields.pop(ours)

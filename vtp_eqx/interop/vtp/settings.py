@@ -136,6 +136,7 @@ def config_to_published(config: TokenizerConfig) -> dict[str, Any]:
         ("patch_size", config.patch_size, 16),
         ("decoder.mlp_ratio", config.decoder.mlp_ratio, 4.0),
         ("latent_norm", config.latent_norm, "none"),
+        ("readout_layers", config.readout_layers, 1),
         ("pixel_mean", config.pixel_mean, IMAGENET_MEAN),
         ("pixel_std", config.pixel_std, IMAGENET_STD),
     ):

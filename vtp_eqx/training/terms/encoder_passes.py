@@ -76,14 +76,14 @@ class EncoderPasses:
         assert rebuilt is not None
         pixels = select_rows(self._pixels, rebuilt)
         if self._is_shared:
-            patches = select_rows(self.whole.patches, rebuilt)
+            patches = select_rows(self.whole.readout.patches, rebuilt)
         else:
             patches = tokenizer.encoder.batch(
                 pixels,
                 mask=self._views.hidden,
                 drop_rate=self._config.reconstruction_drop,
                 key=jr.fold_in(self._key, SUBSET_KEY),
-            ).patches
+            ).readout.patches
         size = tokenizer.config.patch_size
         rows, columns = pixels.shape[1] // size, pixels.shape[2] // size
 

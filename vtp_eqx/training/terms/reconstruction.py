@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import math
 from typing import ClassVar
 
 import equinox as eqx
@@ -11,7 +12,13 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from vtp_eqx.config import DecodeConfig, PretrainConfig, ReconstructionConfig, require
+from vtp_eqx.config import (
+    DecodeConfig,
+    NoiseLaw,
+    PretrainConfig,
+    ReconstructionConfig,
+    require,
+)
 from vtp_eqx.frozen.lpips import blank_perceptual, Perceptual
 from vtp_eqx.losses.latents import channel_variance
 from vtp_eqx.losses.reconstruction import gradient_l1_loss, l1_loss, pooled_l1_loss
@@ -94,29 +101,14 @@ class Reconstruction(SubsetTerm):
         rebuilt = (
             rows.passes.rebuilt
             if rows.views.noise is None
-            else tokenizer.decoder.batch(self._noisy(subset.latents, rows.views))
+            else tokenizer.decoder.batch(
+                decoded_latents(config, subset.latents, rows.views)
+            )
         )
         return pixel_loss(
             rebuilt, subset.pixels, config.reconstruction,
             cast_params(self.perceptual, config.precision), tokenizer.denormalize,
         )  # fmt: skip
-
-    def _noisy(self, latents: Array, views: PretrainViews) -> Array:
-        config, size = self.config, self.config.latent_noise
-        assert views.noise is not None
-        if config.tokenizer.latent_norm == "none":
-            # Looks at the whole batch: the config refuses it with microbatches.
-            spread = jnp.sqrt(channel_variance(latents, axis_name=DATA))
-            # Without a gradient, or latents would learn to spread less.
-            size = size * lax.stop_gradient(spread)
-        noise = size * views.noise
-        law = config.controls.noise_law
-        if law == "fixed":
-            return latents + noise
-        assert views.draws is not None
-        share = views.draws[self.name][:, None, None, None]
-        kept = 1.0 if law == "uniform" else 1 - share
-        return kept * latents + share * noise
 
     def draw(self, key: PRNGKeyArray) -> Float[Array, " rebuilt"] | None:
         """The share of the noise that each image gets, where these differ."""
@@ -131,6 +123,44 @@ class Reconstruction(SubsetTerm):
             subset_pass=self.encoder_flops,
             frozen=lpips_flops(self.config.reconstruction, tokenizer.image_size),
         )
+
+
+def decoded_latents(
+    config: PretrainConfig, latents: Array, views: PretrainViews
+) -> Float[Array, "batch rows columns channels"]:
+    """`latents` as they are decoded: with the noise of the views, where there is any.
+
+    Inside of `shard_map`, because noise is in deviations over the global batch.
+    """
+    if views.noise is None:
+        return latents
+    size = config.latent_noise
+    if config.tokenizer.latent_norm == "none":
+        # Looks at the whole batch: the config refuses it with microbatches.
+        spread = jnp.sqrt(channel_variance(latents, axis_name=DATA))
+        # Without a gradient, or latents would learn to spread less.
+        size = size * lax.stop_gradient(spread)
+    shares = None if views.draws is None else views.draws[Reconstruction.name]
+    return noisy(latents, size * views.noise, config.controls.noise_law, shares)
+
+
+def noisy(
+    latents: Array, noise: Array, law: NoiseLaw, shares: Float[Array, " batch"] | None
+) -> Float[Array, "batch rows columns channels"]:
+    """`latents` with noise by a law (`ControlsConfig.noise_law`).
+
+    `shares` is how much of the noise each image gets, in [0, 1): "fixed" needs none.
+    """
+    if law == "fixed":
+        return latents + noise
+    assert shares is not None
+    share = shares[:, None, None, None]
+    if law == "shifted":
+        # More noise where latents have more numbers that tell the same.
+        shift = math.sqrt(latents[0].size / 4096)
+        share = shift * share / (1 + (shift - 1) * share)
+    kept = 1.0 if law == "uniform" else 1 - share
+    return kept * latents + share * noise
 
 
 class DecoderViews(eqx.Module):

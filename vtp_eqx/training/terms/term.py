@@ -9,6 +9,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vtp_eqx.config import PretrainConfig
+from vtp_eqx.training.balance import GradientBalance
 from vtp_eqx.training.microbatches import Objective
 from vtp_eqx.training.parameter_counts import encoder_flops
 from vtp_eqx.training.pretrain_views import Needs
@@ -150,6 +151,11 @@ class PretrainTerm(Term):
     @property
     def weight(self) -> float:
         return self.config.term_weights.get(self.name, 0.0)
+
+    @property
+    def balance(self) -> GradientBalance | None:
+        """What its weight follows in each step; by default it stays as it is."""
+        return None
 
     @property
     def batch_size(self) -> int:

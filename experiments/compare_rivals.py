@@ -1,0 +1,86 @@
+"""Does joint pre-training beat the other ways to semantics in latents?
+
+    python experiments/compare_rivals.py                       # 2 CPU cores: hours
+    python experiments/compare_rivals.py --scale workstation   # a GPU: hours
+    python experiments/compare_rivals.py --smoke               # does it run at all?
+
+Joint pre-training (VTP), and the same with the mean of two blocks read out, beside
+latents that are aligned with a frozen encoder (distilled, VA-VAE, RecTok), that are its
+features as they are (RAE, of one block or two) or made narrower (FAE), and
+reconstruction alone (AE). The frozen encoder has the same size and learned from
+contrast and self-distillation alone, for as many steps; what it takes is in the table.
+Every tokenizer then gets a new pixel decoder, trained on its frozen latents, and the
+same diffusion transformer. What differs from the sources: docs/rivals.md. Runs that
+other studies made are found. `--help` lists the options.
+"""
+
+import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
+
+from collections.abc import Sequence
+
+import tyro
+
+from vtp_eqx.study.command import run_study, Scale, Study, StudyOptions
+from vtp_eqx.study.figure import frontier_figure
+from vtp_eqx.study.recipe import RECIPES, run
+from vtp_eqx.study.run_spec import RunSpec
+from vtp_eqx.study.summary import baseline_sentences, progress_sentence
+from vtp_eqx.study.table import Column, COLUMNS, Row
+
+
+METHODS = (
+    "AE",
+    "VTP",
+    "distilled",
+    "VA-VAE",
+    "RecTok",
+    "RAE",
+    "RAE 2 blocks",
+    "FAE",
+    "VTP 2 blocks",
+)
+# A smoke run tries what the others do not share; its encoders have but one block.
+SMOKE = ("AE", "VA-VAE", "RecTok", "RAE", "FAE")
+
+QUESTION = """\
+Reconstruction alone (AE), jointly with contrast and self-distillation (VTP), and with
+what a frozen encoder of the same size knows, which learned from contrast and
+self-distillation alone: aligned with it (distilled, VA-VAE), told from noisy latents
+(RecTok), or its features themselves (RAE), fewer of them (FAE). After each, a new
+decoder trained on frozen latents, and the same diffusion transformer. Is joint
+pre-training the best way to latents that are good to generate on?"""
+
+
+def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
+    """Every run: methods x seeds, from as many samples."""
+    return [
+        run(RECIPES[scale], method, "equal samples", seed)
+        for method in (SMOKE if scale == "smoke" else METHODS)
+        for seed in seeds
+    ]
+
+
+COSTS = [
+    Column("pre-training FLOPs", "FLOPs", ".1e"),
+    Column("of them for the frozen network", "frozen FLOPs", ".1e"),
+]
+
+
+def summary(rows: Sequence[Row]) -> list[str]:
+    """Ten sentences at most."""
+    return [*progress_sentence(rows), *baseline_sentences(rows, *METHODS[1:])]
+
+
+if __name__ == "__main__":
+    run_study(
+        Study(
+            name="compare_rivals",
+            title="Generation and reconstruction by the way to semantics",
+            question=QUESTION,
+            plan=plan,
+            figure=frontier_figure,
+            summary=summary,
+            columns=[*COLUMNS, *COSTS],
+        ),
+        tyro.cli(StudyOptions, default=StudyOptions(seeds=3), description=__doc__),
+    )
