@@ -7,6 +7,7 @@ from scipy.ndimage import gaussian_filter
 
 from vtp_eqx.evaluation.batches import as_bytes
 from vtp_eqx.evaluation.frechet import frechet_distance
+from vtp_eqx.evaluation.mind import mind
 from vtp_eqx.evaluation.scene_metrics import (
     attribute_agreement,
     attribute_total_variation,
@@ -14,7 +15,7 @@ from vtp_eqx.evaluation.scene_metrics import (
     predictions,
     read_scenes,
     recognizable_share,
-    scene_moments,
+    SceneSet,
 )
 from vtp_eqx.frozen.scene_network import (
     load_scene_network,
@@ -31,6 +32,10 @@ SCENES = SceneConfig(difficulty=0.7)  # what the shipped network was trained on
 @pytest.fixture(scope="module")
 def network():
     return load_scene_network()
+
+
+def scene_moments(network, images):
+    return SceneSet(read_scenes(network, images)).moments
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +56,27 @@ def test_the_batch_size_changes_no_reading():
     assert few.features.shape == (8, 16)
     for got, expected in zip(jax.tree.leaves(few), jax.tree.leaves(many), strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_features_are_read_as_their_images_are(network, real):
+    read = read_scenes(network, real.image[:70])
+    again = SceneSet.of(network, np.asarray(read.features)).reading
+    for got, expected in zip(
+        jax.tree.leaves(again), jax.tree.leaves(read), strict=True
+    ):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_real_halves_are_near_and_damaged_scenes_far_in_mind_as_in_moments(
+    network, real
+):
+    half = SceneSet(read_scenes(network, real.image[::2]))
+    other, worse = (
+        SceneSet(read_scenes(network, images))
+        for images in (real.image[1::2], damaged(real.image[1::2], "blur", 1))
+    )
+    near, far = (mind(half.projections, some.projections) for some in (other, worse))
+    assert far > 3 * near
 
 
 def test_agreement_by_hand():

@@ -62,8 +62,9 @@ def made(row, monkeypatch):
             snapshot(step, dit)
         return dit
 
-    def measure(spec, tokenizer, generators, data, folder, report):
+    def measure(spec, tokenizer, generators, data, paths, report):
         names.append("numbers")
+        folder = paths.result(spec)
         assert tuple(generators) == spec.budgets
         folder.mkdir(parents=True, exist_ok=True)
         result = dataclasses.replace(

@@ -7,7 +7,7 @@ numbers of equal counts only. Heusel et al. 2017, https://arxiv.org/abs/1706.085
 
 import dataclasses
 
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 import numpy as np
 
 from vtp_eqx.config import require
@@ -28,13 +28,7 @@ class Moments:
     @classmethod
     def of(cls, features: Float[np.ndarray, "count width"]) -> "Moments":
         """Moments of the rows of `features`. An error where a value is not finite."""
-        rows = np.asarray(features, dtype=np.float64)
-        bad = int((~np.isfinite(rows)).any(axis=1).sum())
-        require(
-            bad == 0,
-            f"Features must be finite; got {bad} rows of {len(rows)} with NaN or "
-            "infinity: look at the images they come from.",
-        )
+        rows = finite_rows(features)
         if len(rows) == 0:
             width = rows.shape[1]
             return cls(0, np.zeros(width), np.zeros((width, width)))
@@ -85,6 +79,20 @@ class Moments:
             "evaluate more images.",
         )
         return self.scatter / (self.count - 1)
+
+
+def finite_rows(
+    features: Float[np.ndarray, "count width"],
+) -> Float64[np.ndarray, "count width"]:
+    """The rows of `features` in float64. An error where a value is not finite."""
+    rows = np.asarray(features, dtype=np.float64)
+    bad = int((~np.isfinite(rows)).any(axis=1).sum())
+    require(
+        bad == 0,
+        f"Features must be finite; got {bad} rows of {len(rows)} with NaN or "
+        "infinity: look at the images they come from.",
+    )
+    return rows
 
 
 def frechet_distance(first: Moments, second: Moments) -> float:

@@ -10,16 +10,48 @@ most attributes). Quote that floor beside a distance.
 """
 
 from collections.abc import Mapping
+import dataclasses
+import functools
 from typing import Literal
 
-from jaxtyping import Float64, Int, UInt8
+from jaxtyping import Float, Float64, Int, UInt8
 import numpy as np
 from scipy.special import softmax
 
 from vtp_eqx.evaluation.batches import in_batches
 from vtp_eqx.evaluation.frechet import Moments
+from vtp_eqx.evaluation.mind import Projections
 from vtp_eqx.frozen.scene_network import Reading, SceneNetwork
 from vtp_eqx.scenes.captions import COLORS, NAMES
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneSet:
+    """A set of scenes as the scene network reads them, and summaries for distances."""
+
+    reading: Reading
+
+    @classmethod
+    def of(
+        cls, network: SceneNetwork, features: Float[np.ndarray, "count width"]
+    ) -> "SceneSet":
+        """The set of the scenes that have these features of `network`."""
+        return cls(in_batches(SceneNetwork.read_features, network, features))
+
+    @property
+    def features(self) -> Float[np.ndarray, "count width"]:
+        """The features of each scene."""
+        return np.asarray(self.reading.features)
+
+    @functools.cached_property
+    def moments(self) -> Moments:
+        """For a Frechet distance."""
+        return Moments.of(self.features)
+
+    @functools.cached_property
+    def projections(self) -> Projections:
+        """For MIND."""
+        return Projections.of(self.features)
 
 
 def read_scenes(
@@ -104,15 +136,3 @@ def shares(
 ) -> Float64[np.ndarray, " values"]:
     """The share of images with each value of the attribute `name`."""
     return np.bincount(values, minlength=len(NAMES[name])) / len(values)
-
-
-def scene_moments(
-    network: SceneNetwork, images: UInt8[np.ndarray, "count height width 3"]
-) -> Moments:
-    """Moments of the network's features over all images."""
-    return reading_moments(read_scenes(network, images))
-
-
-def reading_moments(reading: Reading) -> Moments:
-    """Moments of the features of all images of a reading."""
-    return Moments.of(np.asarray(reading.features))

@@ -30,7 +30,8 @@ from vtp_eqx.runs.train_decoder import train_decoder
 from vtp_eqx.runs.train_generator import train_generator
 from vtp_eqx.scenes.render import GROUP
 from vtp_eqx.study.dataset import Dataset, load_dataset
-from vtp_eqx.study.measure import BATCH, measure, Report, RunResult
+from vtp_eqx.study.generation import Report
+from vtp_eqx.study.measure import BATCH, measure, RunResult
 from vtp_eqx.study.rotation import rotate_latents
 from vtp_eqx.study.run_spec import RunPaths, RunSpec
 from vtp_eqx.tensor_files import CONFIG_FILE
@@ -69,7 +70,7 @@ def execute_run(spec: RunSpec, paths: RunPaths, report: Report) -> RunResult:
         if result is not None:
             return result
         report("measuring", 0, 1)
-        return measure(spec, tokenizer, generators, data, folder, report)
+        return measure(spec, tokenizer, generators, data, paths, report)
 
 
 def with_latent_statistics(
