@@ -12,6 +12,7 @@ import numpy as np
 from vtp_eqx.evaluation.batches import as_bytes, in_batches
 from vtp_eqx.evaluation.frechet import frechet_distance
 from vtp_eqx.evaluation.mind import mind
+from vtp_eqx.evaluation.precision_recall import neighborhood_scores
 from vtp_eqx.evaluation.scene_metrics import (
     attribute_total_variation,
     conditional_accuracy,
@@ -71,11 +72,24 @@ def draw_samples(
 
 
 def floor_numbers(reference: Reference) -> dict[str, float]:
-    """Distances of other real scenes to the real ones: what samples can hope for."""
-    others, real = reference.others, reference.real
+    """What `compare_sets` gives of real scenes that no generator made.
+
+    As "FD(train, validation)" and so on: what samples can hope for.
+    """
+    numbers = compare_sets(reference.others, reference.real)
+    return {f"{name}(train, validation)": numbers[name] for name in numbers}
+
+
+def compare_sets(scenes: SceneSet, real: SceneSet) -> dict[str, float]:
+    """FD and MIND to real scenes; precision, recall, density and coverage.
+
+    The latter four of equal counts, the first scenes of the larger set.
+    """
+    count = min(len(scenes.features), len(real.features))
     return {
-        "FD(train, validation)": frechet_distance(others.moments, real.moments),
-        "MIND(train, validation)": mind(others.projections, real.projections),
+        "FD": frechet_distance(scenes.moments, real.moments),
+        "MIND": mind(scenes.projections, real.projections),
+        **neighborhood_scores(real.features[:count], scenes.features[:count]),
     }
 
 
@@ -87,17 +101,18 @@ def generation_numbers(
 ) -> dict[str, float]:
     """Distances of samples to real scenes and to reconstructions, and their accuracy.
 
-    And by how much the frequencies of textures and positions differ from real ones.
+    `compare_sets` of samples and real scenes, its FD as "FD-scenes"; and by how much
+    the frequencies of textures and positions differ from real ones.
     """
-    real, rebuilt = reference.real, reference.rebuilt
-    reading = samples.reading
+    reading, rebuilt = samples.reading, reference.rebuilt
+    scores = compare_sets(samples, reference.real)
     drift = attribute_total_variation(reading, reference.attributes)
     return {
-        "FD-scenes": frechet_distance(samples.moments, real.moments),
+        "FD-scenes": scores.pop("FD"),
         "FD(samples, reconstructions)": frechet_distance(
             samples.moments, rebuilt.moments
         ),
-        "MIND": mind(samples.projections, real.projections),
+        **scores,
         **conditional_accuracy(reading, labels, condition),
         "shape recognizable": recognizable_share(reading, "shape"),
         **{f"total variation {name}": drift[name] for name in ("texture", "position")},
