@@ -10,11 +10,16 @@ from jaxtyping import Int, UInt8
 import numpy as np
 
 from vtp_eqx.evaluation.batches import as_bytes, in_batches
-from vtp_eqx.evaluation.frechet import frechet_distance
+from vtp_eqx.evaluation.frechet import (
+    class_frechet_distance,
+    frechet_distance,
+    Moments,
+)
 from vtp_eqx.evaluation.mind import mind
 from vtp_eqx.evaluation.precision_recall import neighborhood_scores
 from vtp_eqx.evaluation.scene_metrics import (
     attribute_total_variation,
+    attribute_weights,
     conditional_accuracy,
     recognizable_share,
     SceneSet,
@@ -71,52 +76,80 @@ def draw_samples(
     return as_bytes(in_batches(_decode, tokenizer, latents, batch_size=BATCH))
 
 
-def floor_numbers(reference: Reference) -> dict[str, float]:
-    """What `compare_sets` gives of real scenes that no generator made.
+def reference_numbers(reference: Reference, condition: Labels) -> dict[str, float]:
+    """What samples can hope for: numbers of scenes that no generator made.
 
-    As "FD(train, validation)" and so on: what samples can hope for.
+    `compare_sets` of other real scenes, as "FD(train, validation)" and so on: the floor
+    of a distance; and the accuracy of reconstructions.
     """
-    numbers = compare_sets(reference.others, reference.real)
-    return {f"{name}(train, validation)": numbers[name] for name in numbers}
+    floors = compare_sets(reference.others, reference.real)
+    oracle = set_accuracy(reference.rebuilt, condition)
+    return {
+        **{f"{name}(train, validation)": floors[name] for name in floors},
+        **{f"{name} in reconstructions": oracle[name] for name in oracle},
+    }
 
 
 def compare_sets(scenes: SceneSet, real: SceneSet) -> dict[str, float]:
     """FD and MIND to real scenes; precision, recall, density and coverage.
 
-    The latter four of equal counts, the first scenes of the larger set.
+    The latter four of equal counts, the first scenes of the larger set. "FD per class"
+    where there is more than one class.
     """
     count = min(len(scenes.features), len(real.features))
-    return {
+    numbers = {
         "FD": frechet_distance(scenes.moments, real.moments),
         "MIND": mind(scenes.projections, real.projections),
         **neighborhood_scores(real.features[:count], scenes.features[:count]),
     }
+    if len(np.unique(real.labels)) > 1:
+        numbers["FD per class"] = class_frechet_distance(
+            real.features, real.labels, scenes.features, scenes.labels
+        )
+    return numbers
 
 
 def generation_numbers(
-    samples: SceneSet,
-    labels: Int[np.ndarray, " num"],
-    reference: Reference,
-    condition: Labels,
+    samples: SceneSet, reference: Reference, condition: Labels
 ) -> dict[str, float]:
     """Distances of samples to real scenes and to reconstructions, and their accuracy.
 
-    `compare_sets` of samples and real scenes, its FD as "FD-scenes"; and by how much
-    the frequencies of textures and positions differ from real ones.
+    `compare_sets` of samples and real scenes, its FD as "FD-scenes", and as "FD
+    reweighted" that of samples whose attributes count as if they were as frequent as
+    real ones; by how much the frequencies of textures and positions differ; and
+    accuracies, "normalized" over those of reconstructions by the same tokenizer, whose
+    decoder may blur what the scene network looks for.
     """
-    reading, rebuilt = samples.reading, reference.rebuilt
-    scores = compare_sets(samples, reference.real)
+    reading, real, rebuilt = samples.reading, reference.real, reference.rebuilt
+    scores = compare_sets(samples, real)
+    weights = attribute_weights(reading, real.reading)
     drift = attribute_total_variation(reading, reference.attributes)
+    accuracy, oracle = (
+        set_accuracy(scenes, condition) for scenes in (samples, rebuilt)
+    )
     return {
         "FD-scenes": scores.pop("FD"),
         "FD(samples, reconstructions)": frechet_distance(
             samples.moments, rebuilt.moments
         ),
+        "FD reweighted": frechet_distance(
+            Moments.of(samples.features, weights), real.moments
+        ),
         **scores,
-        **conditional_accuracy(reading, labels, condition),
+        **accuracy,
+        **{
+            f"{name}, normalized": accuracy[name] / oracle[name]
+            for name in accuracy
+            if oracle[name] > 0
+        },
         "shape recognizable": recognizable_share(reading, "shape"),
         **{f"total variation {name}": drift[name] for name in ("texture", "position")},
     }
+
+
+def set_accuracy(scenes: SceneSet, condition: Labels) -> dict[str, float]:
+    """The conditional accuracy of a set by its own labels."""
+    return conditional_accuracy(scenes.reading, scenes.labels, condition)
 
 
 def by_label(images: np.ndarray, labels: np.ndarray) -> np.ndarray:

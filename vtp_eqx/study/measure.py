@@ -42,12 +42,12 @@ from vtp_eqx.study.dataset import Dataset
 from vtp_eqx.study.generation import (
     by_label,
     draw_samples,
-    floor_numbers,
     generation_numbers,
     Reference,
+    reference_numbers,
     Report,
 )
-from vtp_eqx.study.run_spec import RunPaths, RunSpec
+from vtp_eqx.study.run_spec import Labels, RunPaths, RunSpec
 
 
 PROBE_IMAGES = 4000  # training images that probes are fitted to
@@ -127,21 +127,24 @@ def measure(
     folder = paths.result(spec)
     network = scene_features(shipped(spec.data.size))
     images = data.validation.image
-    rebuilt = measure_reconstructions(network, tokenizer, data)
+    rebuilt = measure_reconstructions(network, tokenizer, data, spec.labels)
     latents = encode_images(tokenizer, images, batch_size=BATCH)
     # As many real images as samples, because a distance falls with their number; one of
     # each group, because those of a group are alike.
     training = training_features(network, data, paths.data(spec))
+    some = slice(0, spec.num_samples * GROUP, GROUP)
     reference = Reference(
         real=rebuilt.real,
         rebuilt=rebuilt.scenes,
-        others=SceneSet.of(network.model, training[::GROUP][: spec.num_samples]),
+        others=SceneSet.of(
+            network.model, training[some], data.train.labels(spec.labels)[some]
+        ),
         attributes=data.validation.attributes,
     )
     numbers = {
         **rebuilt.numbers,
         "Geary's C": float(jnp.mean(smoothness_loss(jnp.asarray(latents)))),
-        **floor_numbers(reference),
+        **reference_numbers(reference, spec.labels),
         **probe_numbers(tokenizer, data, latents),
         **zero_shot_numbers(tokenizer, data),
     }
@@ -162,8 +165,8 @@ def measure(
     for steps in spec.budgets:
         generator = generators[steps]
         samples = draw_samples(spec, tokenizer, generator, labels, report)
-        scenes = SceneSet(read_scenes(network.model, samples))
-        generated = generation_numbers(scenes, labels, reference, spec.labels)
+        scenes = SceneSet(read_scenes(network.model, samples), labels)
+        generated = generation_numbers(scenes, reference, spec.labels)
         numbers |= {at_budget(name, steps): generated[name] for name in generated}
         if steps == spec.budgets[-1]:
             numbers |= generated
@@ -195,7 +198,10 @@ def measure(
 
 
 def measure_reconstructions(
-    network: FeatureNetwork, tokenizer: Tokenizer, data: Dataset
+    network: FeatureNetwork,
+    tokenizer: Tokenizer,
+    data: Dataset,
+    condition: Labels = "class",
 ) -> Reconstructions:
     """PSNR in dB, SSIM, FD of reconstructions, and the share with the right shape."""
     images = data.validation.image
@@ -203,7 +209,7 @@ def measure_reconstructions(
     seen = extract_features(compare, models, Images.of(images), IN_MEMORY)
     rebuilt = reconstruct_images(tokenizer, images, batch_size=BATCH)
     real, scenes = (
-        SceneSet.of(network.model, seen.column(name))
+        SceneSet.of(network.model, seen.column(name), data.validation.labels(condition))
         for name in ("real features", "features")
     )
     shape = predictions(scenes.reading)["shape"]
