@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from vtp_eqx.data.text.caption_bpe import train_tokenizer
 from vtp_eqx.evaluation.batches import as_bytes
 from vtp_eqx.evaluation.scene_metrics import read_scenes, SceneSet
 from vtp_eqx.frozen.scene_network import load_scene_network
 from vtp_eqx.scenes.render import render, SceneConfig
+from vtp_eqx.study.dataset import Dataset, Split
 from vtp_eqx.study.generation import (
     generation_numbers,
     Reference,
@@ -38,25 +40,32 @@ def unseen():
 
 
 @pytest.fixture(scope="module")
-def reference(network):
+def data():
     real = render(SCENES, SCENES.validation_indices[:COUNT])
-    train = render(SCENES, SCENES.train_indices[: 4 * COUNT : 4])
-    real_set, rebuilt, others = (
+    train = render(SCENES, SCENES.train_indices[: 4 * COUNT])
+    parts = (
+        Split(of.image, of.caption, None, of.label, of.attributes)
+        for of in (train, real)
+    )
+    return Dataset(*parts, train_tokenizer(["a scene"] * 8, 300))
+
+
+@pytest.fixture(scope="module")
+def reference(network, data):
+    train, real, rebuilt = (
         SceneSet(read_scenes(network, images), labels)
         for images, labels in (
-            (real.image, real.label),
-            (blurred(real.image), real.label),
-            (train.image, train.label),
+            (data.train.image, data.train.label),
+            (data.validation.image, data.validation.label),
+            (blurred(data.validation.image), data.validation.label),
         )
     )
-    return Reference(
-        real=real_set, rebuilt=rebuilt, others=others, attributes=real.attributes
-    )
+    return Reference.of(data, train, real, rebuilt, COUNT)
 
 
 def numbers_of(network, images, labels, reference, condition="class"):
     scenes = SceneSet(read_scenes(network, images), labels)
-    return generation_numbers(scenes, reference, condition)
+    return generation_numbers(scenes, images, reference, condition)
 
 
 def test_real_scenes_are_at_the_floor_and_blurred_ones_far(network, unseen, reference):
@@ -128,3 +137,24 @@ def test_what_frequencies_account_for_is_taken_off(network, unseen, reference):
     )
     assert some["FD-scenes"] > 1.2 * whole["FD-scenes"]
     assert some["FD reweighted"] < 1.1 * whole["FD-scenes"]
+
+
+def test_copies_of_training_scenes_are_seen_and_unseen_scenes_are_none(
+    network, data, unseen, reference
+):
+    copies = data.train.image[3 : 4 * COUNT : 4], data.train.label[3 : 4 * COUNT : 4]
+    names = ("memorization, features", "memorization, pixels")
+    copied, own = (
+        numbers_of(network, images, labels, reference)
+        for images, labels in (copies, (unseen.image, unseen.label))
+    )
+    for name in names:
+        assert copied[name] == 20
+        assert own[name] < 2.5
+
+
+def test_the_floor_is_of_one_scene_of_each_group(data, reference):
+    assert len(reference.others.features) == COUNT
+    np.testing.assert_array_equal(
+        reference.others.labels, data.train.label[: 4 * COUNT : 4]
+    )

@@ -48,6 +48,11 @@ class SceneSet:
         """The set of the scenes that have these features of `network`."""
         return cls(in_batches(SceneNetwork.read_features, network, features), labels)
 
+    def __getitem__(self, rows: slice) -> "SceneSet":
+        """The set of some of the scenes."""
+        logits = {name: part[rows] for name, part in self.reading.logits.items()}
+        return SceneSet(Reading(self.features[rows], logits), self.labels[rows])
+
     @property
     def features(self) -> Float[np.ndarray, "count width"]:
         """The features of each scene."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 import numpy as np
 
 from vtp_eqx.evaluation.batches import as_bytes, in_batches
@@ -15,6 +15,7 @@ from vtp_eqx.evaluation.frechet import (
     frechet_distance,
     Moments,
 )
+from vtp_eqx.evaluation.memorization import coarse_pixels, copy_distance, copy_ratio
 from vtp_eqx.evaluation.mind import mind
 from vtp_eqx.evaluation.precision_recall import neighborhood_scores
 from vtp_eqx.evaluation.scene_metrics import (
@@ -28,6 +29,8 @@ from vtp_eqx.models.arrays import latents_hash
 from vtp_eqx.models.generator import Generator
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.scenes.captions import COLORS
+from vtp_eqx.scenes.render import GROUP
+from vtp_eqx.study.dataset import Dataset
 from vtp_eqx.study.run_spec import Labels, RunSpec
 
 
@@ -44,12 +47,44 @@ class Reference:
     reconstructions. `others` are as many training scenes as there are samples, since a
     distance falls with their number, and one of each group, because those of a group
     resemble one another: their distance to `real` is the floor of that of samples.
+    `training` has the features and the coarse pixels of all training scenes, and `near`
+    the `copy_distance` of either.
     """
 
     real: SceneSet
     rebuilt: SceneSet
     others: SceneSet
     attributes: Mapping[str, Int[np.ndarray, " num"]]
+    training: Mapping[str, Float[np.ndarray, "train _"]]
+    near: Mapping[str, float]
+
+    @classmethod
+    def of(
+        cls,
+        data: Dataset,
+        training: SceneSet,
+        real: SceneSet,
+        rebuilt: SceneSet,
+        num_samples: int,
+    ) -> "Reference":
+        """That of a tokenizer whose reconstructions of the `real` scenes are `rebuilt`.
+
+        `training` are all training scenes.
+        """
+        rows = {
+            "features": (training.features, real.features),
+            "pixels": tuple(
+                coarse_pixels(split.image) for split in (data.train, data.validation)
+            ),
+        }
+        return cls(
+            real=real,
+            rebuilt=rebuilt,
+            others=training[slice(0, num_samples * GROUP, GROUP)],
+            attributes=data.validation.attributes,
+            training={name: pair[0] for name, pair in rows.items()},
+            near={name: copy_distance(*pair) for name, pair in rows.items()},
+        )
 
 
 def draw_samples(
@@ -110,7 +145,10 @@ def compare_sets(scenes: SceneSet, real: SceneSet) -> dict[str, float]:
 
 
 def generation_numbers(
-    samples: SceneSet, reference: Reference, condition: Labels
+    samples: SceneSet,
+    images: UInt8[np.ndarray, "num height width 3"],
+    reference: Reference,
+    condition: Labels,
 ) -> dict[str, float]:
     """Distances of samples to real scenes and to reconstructions, and their accuracy.
 
@@ -118,12 +156,14 @@ def generation_numbers(
     reweighted" that of samples whose attributes count as if they were as frequent as
     real ones; by how much the frequencies of textures and positions differ; and
     accuracies, "normalized" over those of reconstructions by the same tokenizer, whose
-    decoder may blur what the scene network looks for.
+    decoder may blur what the scene network looks for. "memorization" is the
+    `copy_ratio` of features and of the pixels of the samples' `images`.
     """
     reading, real, rebuilt = samples.reading, reference.real, reference.rebuilt
     scores = compare_sets(samples, real)
     weights = attribute_weights(reading, real.reading)
     drift = attribute_total_variation(reading, reference.attributes)
+    rows = {"features": samples.features, "pixels": coarse_pixels(images)}
     accuracy, oracle = (
         set_accuracy(scenes, condition) for scenes in (samples, rebuilt)
     )
@@ -141,6 +181,12 @@ def generation_numbers(
             f"{name}, normalized": accuracy[name] / oracle[name]
             for name in accuracy
             if oracle[name] > 0
+        },
+        **{
+            f"memorization, {name}": copy_ratio(
+                reference.training[name], rows[name], reference.near[name]
+            )
+            for name in rows
         },
         "shape recognizable": recognizable_share(reading, "shape"),
         **{f"total variation {name}": drift[name] for name in ("texture", "position")},

@@ -36,7 +36,6 @@ from vtp_eqx.models.generator import Generator, generator_hash
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.pictures import save_grid
 from vtp_eqx.scenes.captions import COLORS, NAMES, prompts
-from vtp_eqx.scenes.render import GROUP
 from vtp_eqx.study.checkout import commit
 from vtp_eqx.study.dataset import Dataset
 from vtp_eqx.study.generation import (
@@ -129,17 +128,9 @@ def measure(
     images = data.validation.image
     rebuilt = measure_reconstructions(network, tokenizer, data, spec.labels)
     latents = encode_images(tokenizer, images, batch_size=BATCH)
-    # As many real images as samples, because a distance falls with their number; one of
-    # each group, because those of a group are alike.
-    training = training_features(network, data, paths.data(spec))
-    some = slice(0, spec.num_samples * GROUP, GROUP)
-    reference = Reference(
-        real=rebuilt.real,
-        rebuilt=rebuilt.scenes,
-        others=SceneSet.of(
-            network.model, training[some], data.train.labels(spec.labels)[some]
-        ),
-        attributes=data.validation.attributes,
+    training = training_scenes(network, data, paths.data(spec), spec.labels)
+    reference = Reference.of(
+        data, training, rebuilt.real, rebuilt.scenes, spec.num_samples
     )
     numbers = {
         **rebuilt.numbers,
@@ -166,7 +157,7 @@ def measure(
         generator = generators[steps]
         samples = draw_samples(spec, tokenizer, generator, labels, report)
         scenes = SceneSet(read_scenes(network.model, samples), labels)
-        generated = generation_numbers(scenes, reference, spec.labels)
+        generated = generation_numbers(scenes, samples, reference, spec.labels)
         numbers |= {at_budget(name, steps): generated[name] for name in generated}
         if steps == spec.budgets[-1]:
             numbers |= generated
@@ -225,17 +216,18 @@ def measure_reconstructions(
     )
 
 
-def training_features(
-    network: FeatureNetwork, data: Dataset, folder: Path
-) -> Float[np.ndarray, "num width"]:
-    """The network's features of all training scenes, kept in the `folder` of the data.
+def training_scenes(
+    network: FeatureNetwork, data: Dataset, folder: Path, condition: Labels
+) -> SceneSet:
+    """All training scenes; their features are kept in the `folder` of the data.
 
     All runs on the same data share them.
     """
     place = ExtractConfig(folder=folder, batch_size=BATCH, mesh=None)
     images = Images.of(data.train.image)
     seen = extract_features(network_outputs, network, images, place)
-    return seen.column("features")
+    labels = data.train.labels(condition)
+    return SceneSet.of(network.model, seen.column("features"), labels)
 
 
 def probe_numbers(
