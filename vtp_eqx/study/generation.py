@@ -10,6 +10,7 @@ from jaxtyping import Float, Int, UInt8
 import numpy as np
 
 from vtp_eqx.evaluation.batches import as_bytes, in_batches
+from vtp_eqx.evaluation.flow_paths import held_out_flow_loss, path_shapes
 from vtp_eqx.evaluation.frechet import (
     class_frechet_distance,
     frechet_distance,
@@ -26,7 +27,7 @@ from vtp_eqx.evaluation.scene_metrics import (
     SceneSet,
 )
 from vtp_eqx.models.arrays import latents_hash
-from vtp_eqx.models.generator import Generator
+from vtp_eqx.models.generator import Generator, SOLVERS
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.scenes.captions import COLORS
 from vtp_eqx.scenes.render import GROUP
@@ -93,22 +94,51 @@ def draw_samples(
     generator: Generator,
     labels: Int[np.ndarray, " num"],
     report: Report,
-) -> UInt8[np.ndarray, "num height width 3"]:
-    """One image of the generator for each label, as bytes."""
+) -> tuple[UInt8[np.ndarray, "num height width 3"], dict[str, float]]:
+    """One image of the generator for each label, as bytes, and means of `path_shapes`.
+
+    The latter where the solver's steps are the same for all.
+    """
     # Training splits the key of this seed in two; these draws are none of those.
-    key, parts = jr.fold_in(jr.key(spec.generate.seed), 2), []
-    of = latents_hash(tokenizer)
+    key, parts, shapes = jr.fold_in(jr.key(spec.generate.seed), 2), [], []
+    of, sampler = latents_hash(tokenizer), spec.sampler
     for start in range(0, len(labels), BATCH):
         batch = labels[start : start + BATCH]
-        full = batch[np.arange(BATCH) % len(batch)]
-        latents = generator.sample(
-            jnp.asarray(full), spec.sampler, latents_hash=of,
-            key=jr.fold_in(key, start),
-        )  # fmt: skip
-        parts.append(np.asarray(latents)[: len(batch)])
+        full = jnp.asarray(batch[np.arange(BATCH) % len(batch)])
+        chance = jr.fold_in(key, start)
+        if sampler.solver in SOLVERS:
+            points = generator.trajectory(full, sampler, latents_hash=of, key=chance)
+            path = np.asarray(points)[:, : len(batch)]
+            shapes.append(path_shapes(path))
+            parts.append(path[-1])
+        else:
+            latents = generator.sample(full, sampler, latents_hash=of, key=chance)
+            parts.append(np.asarray(latents)[: len(batch)])
         report("sampling", start + len(batch), len(labels))
-    latents = np.concatenate(parts)
-    return as_bytes(in_batches(_decode, tokenizer, latents, batch_size=BATCH))
+    images = in_batches(_decode, tokenizer, np.concatenate(parts), batch_size=BATCH)
+    straight = {
+        name: float(np.mean(np.concatenate([shape[name] for shape in shapes])))
+        for name in (shapes[0] if shapes else ())
+    }
+    return as_bytes(images), straight
+
+
+def flow_losses(
+    spec: RunSpec,
+    generator: Generator,
+    latents: Float[np.ndarray, "num height width channels"],
+    labels: Int[np.ndarray, " num"],
+    bound: float,
+) -> dict[str, float]:
+    """The flow loss of normalized held-out latents, and its excess over `bound`.
+
+    That is `gaussian_flow_loss` of these latents.
+    """
+    # Neither samples nor the training have this key.
+    key, config = jr.fold_in(jr.key(spec.generate.seed), 3), spec.generate
+    times = (config.time_mean, config.time_std)
+    loss = held_out_flow_loss(generator.dit, latents, labels, times=times, key=key)
+    return {"flow loss": loss, "excess flow loss": loss - bound}
 
 
 def reference_numbers(reference: Reference, condition: Labels) -> dict[str, float]:

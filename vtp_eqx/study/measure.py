@@ -15,6 +15,7 @@ from vtp_eqx.evaluation.batches import BYTES, encode_images, reconstruct_images
 from vtp_eqx.evaluation.card import EvaluationCard, write
 from vtp_eqx.evaluation.extract import BatchConfig, extract_features, ExtractConfig
 from vtp_eqx.evaluation.images import Images
+from vtp_eqx.evaluation.latent_covariance import gaussian_flow_loss
 from vtp_eqx.evaluation.linear_probe import last_block, probe_attributes
 from vtp_eqx.evaluation.networks import (
     FeatureNetwork,
@@ -41,6 +42,7 @@ from vtp_eqx.study.dataset import Dataset
 from vtp_eqx.study.generation import (
     by_label,
     draw_samples,
+    flow_losses,
     generation_numbers,
     Reference,
     reference_numbers,
@@ -153,11 +155,22 @@ def measure(
     )
     write(folder / "card_reconstruction.json", numbers, card, num_evaluated=len(images))
     labels = np.arange(spec.num_samples) % spec.generate.dit.num_classes
+    normalized = np.asarray(tokenizer.normalize_latents(jnp.asarray(latents)))
+    told = data.validation.labels(spec.labels)
+    bound = gaussian_flow_loss(
+        normalized.reshape(len(images), -1, normalized.shape[-1]),
+        told,
+        times=(spec.generate.time_mean, spec.generate.time_std),
+    )
     for steps in spec.budgets:
         generator = generators[steps]
-        samples = draw_samples(spec, tokenizer, generator, labels, report)
+        samples, straight = draw_samples(spec, tokenizer, generator, labels, report)
         scenes = SceneSet(read_scenes(network.model, samples), labels)
-        generated = generation_numbers(scenes, samples, reference, spec.labels)
+        generated = {
+            **generation_numbers(scenes, samples, reference, spec.labels),
+            **straight,
+            **flow_losses(spec, generator, normalized, told, bound),
+        }
         numbers |= {at_budget(name, steps): generated[name] for name in generated}
         if steps == spec.budgets[-1]:
             numbers |= generated
