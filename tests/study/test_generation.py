@@ -126,6 +126,9 @@ def test_a_generator_that_knows_no_class_has_no_number_of_classes(
     numbers |= reference_numbers(unknown, "none")
     assert not [name for name in numbers if "class" in name or "accuracy" in name]
     assert numbers["FD-scenes"] > 0
+    # Nor where a class is missing: a long run does not end in an error.
+    few = unseen.image[:20], unseen.label[:20]
+    assert "FD per class" not in numbers_of(network, *few, reference)
 
 
 def test_what_frequencies_account_for_is_taken_off(network, unseen, reference):

@@ -159,7 +159,7 @@ def compare_sets(scenes: SceneSet, real: SceneSet) -> dict[str, float]:
     """FD and MIND to real scenes; precision, recall, density and coverage.
 
     The latter four of equal counts, the first scenes of the larger set. "FD per class"
-    where there is more than one class.
+    where there is more than one class, and both sets have two scenes of each or more.
     """
     count = min(len(scenes.features), len(real.features))
     numbers = {
@@ -167,7 +167,9 @@ def compare_sets(scenes: SceneSet, real: SceneSet) -> dict[str, float]:
         "MIND": mind(scenes.projections, real.projections),
         **neighborhood_scores(real.features[:count], scenes.features[:count]),
     }
-    if len(np.unique(real.labels)) > 1:
+    most = max(real.labels.max(), scenes.labels.max()) + 1
+    counts = [np.bincount(of.labels, minlength=most) for of in (scenes, real)]
+    if most > 1 and np.min(counts) > 1:
         numbers["FD per class"] = class_frechet_distance(
             real.features, real.labels, scenes.features, scenes.labels
         )
