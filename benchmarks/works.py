@@ -128,7 +128,7 @@ def sampling(name: str, config: GenerateConfig, sampler: SamplerConfig) -> Work:
             velocity = guided_velocity(eqx.combine(arrays, static), labels, sampler)
             return sample(velocity, noise, time_grid(sampler.num_steps), solver)
 
-        return (arrays, latents.label, latents.latents), run
+        return (arrays, latents.condition, latents.latents), run
 
     flops = float(batch * evaluations * generator_flops(dit))
     name = f"{name}, {evaluations} evaluations"

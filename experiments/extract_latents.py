@@ -10,7 +10,9 @@
 The tokenizer is a run, a folder, or a published one; data are folders of images, tars,
 or prepared sets of TensorFlow Datasets (`PATH:SPLIT`). Latents are of each image and of
 its mirror image (`--config.views`), in shards that are mapped into memory or, with
-`--config.layout lightningdit`, in the folder that LightningDiT trains on.
+`--config.layout lightningdit`, in the folder that LightningDiT trains on. For
+generators of text, `--config.captions` keeps captions too: take `--config.views
+original` beside it where they name left and right.
 
 The same command again continues where it was, without a doubled or missing image. No
 bit of a latent depends on batch, devices or processes: each image is encoded by itself.
@@ -36,6 +38,7 @@ from vtp_eqx.evaluation.prompts import read_class_names
 from vtp_eqx.files import require_local_fields
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.runs.batches import open_sources
+from vtp_eqx.runs.captions import open_captions, save_words
 from vtp_eqx.runs.command import exit_with_message, RUN_ERRORS
 from vtp_eqx.runs.extract_latents import extract_latents
 from vtp_eqx.runs.multihost import is_main_process
@@ -96,14 +99,18 @@ def extract(options: ExtractOptions) -> None:
         jax.distributed.initialize()
     source = open_sources(options.data, options.split)
     names = read_class_names(options.classes) if options.classes else ()
+    tokenizer, words, encode = load(options.tokenizer), None, None
+    if options.config.captions:
+        words, encode = open_captions(tokenizer, options.tokenizer, source)
     tokenizer, index = extract_latents(
-        options.config, load(options.tokenizer), source, out,
+        options.config, tokenizer, source, out,
         mesh=data_mesh(options.devices), class_names=names,
-        num_threads=options.workers, device_images=options.device_images,
+        encode=encode, num_threads=options.workers, device_images=options.device_images,
         progress=throttled_print("images encoded by this process: {} of {}"),
     )  # fmt: skip
     if is_main_process():
         save(tokenizer, out / TOKENIZER)
+        save_words(words, out)
         size = sum(size for record in index.shards for size, _ in record.files.values())
         print(
             f"{index.num_images:,} images ({index.num_skipped:,} unreadable), views "

@@ -7,11 +7,14 @@
         --guidance 2 --weaker earlier.safetensors
     python experiments/sample.py --tokenizer DIR --generator DIR --out few \
         --num-samples 16 --classes 207 360 --solver dopri5 --time-shift 0
+    python experiments/sample.py --generator DIR --guidance 3 \
+        --prompt "a small red star on a dotted background" --prompt "a blue circle"
     python experiments/sample.py --smoke
 
 Image `i` is the same on any number of devices, among any number of images, and where
 the command was killed and given again, which continues; `--group-size` alone changes
-its last bits. `samples.json` tells what made the images; `evaluate.py gfid` reads both.
+its last bits. `samples.json` tells what made the images, with the prompt of each where
+there are prompts; `evaluate.py gfid` reads both.
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
@@ -29,71 +32,42 @@ import tyro
 
 from vtp_eqx.config import SampleConfig, SamplerConfig
 from vtp_eqx.conversion import small_models
+from vtp_eqx.data.text.caption_bpe import train_tokenizer
 from vtp_eqx.evaluation.console import progress
-from vtp_eqx.files import require_local_fields
 from vtp_eqx.mesh import data_mesh
+from vtp_eqx.models.arrays import text_hash
 from vtp_eqx.models.generator import Generator, load_generator, save_generator
+from vtp_eqx.runs.captions import open_prompts, save_words
 from vtp_eqx.runs.command import exit_with_message, RUN_ERRORS
 from vtp_eqx.runs.multihost import is_main_process
 from vtp_eqx.runs.pictures import save_grid
 from vtp_eqx.runs.sample import choose_labels, sample
-from vtp_eqx.runs.sample_files import read_classes, read_images, write_archive
+from vtp_eqx.runs.sample_files import read_images, write_archive
+from vtp_eqx.runs.sample_options import SampleOptions
 from vtp_eqx.tokenizer import latents_hash, load, save
 
 
-# The protocol of the paper's table 2: 50,000 images, 249 steps of Euler, no guidance.
-CONFIG = SampleConfig()
+COLUMNS = 8  # of the grid, or one a prompt where there are fewer
 console = Console(width=None if sys.stdout.isatty() else 120)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """Which networks draw, what, and where to."""
-
-    tokenizer: str
-    """A folder or file, ours or published, or a name on the hub."""
-    generator: Path
-    """A generator trained on that tokenizer's latents: its file, or a folder of it."""
-    out: Path
-    """The folder that images go to; its grid goes beside it."""
-    weaker: Path | None = None
-    """An earlier or smaller generator that guidance leads away from."""
-    classes: tuple[int, ...] = ()
-    """The classes of the images, again from the first where they end."""
-    classes_file: Path | None = None
-    """The same from a file, one a line, in place of `classes`."""
-    npz: bool = False
-    """Write samples.npz too, as ADM's evaluator reads it."""
-    grid: int = 64
-    """The first so many images become one picture; 0 makes none."""
-    devices: int | None = None
-    """How many to use; by default all."""
-    distributed: bool = False
-    """One of several processes, as the cluster's environment says."""
-    config: SampleConfig = CONFIG
-
-
-def main(options: Options) -> None:
+def main(options: SampleOptions) -> None:
     """Samples, and writes what else is asked for."""
-    require_local_fields(options)
-    config, given = options.config, None
     if options.distributed:
         jax.distributed.initialize()
-    if options.classes or options.classes_file:
-        named = options.classes_file and read_classes(options.classes_file)
-        given = np.array(options.classes, np.int64) if named is None else named
-        config = dataclasses.replace(config, labels="given")
-    if options.weaker is not None:
-        sampler = dataclasses.replace(config.sampler, guide="generator")
-        config = dataclasses.replace(config, sampler=sampler)
-    tokenizer = load(options.tokenizer)
+    tokenizer = load(options.where)
     generator = load_generator(options.generator, tokenizer)
     weaker = options.weaker and load_generator(options.weaker, tokenizer)
+    prompts = open_prompts(
+        options.prompt, options.prompts_file, generator, tokenizer,
+        options.generator, Path(options.where),
+    )  # fmt: skip
+    config, given = options.choices(prompts)
     started = time.monotonic()
     with progress(console) as report:
         sample(
             config, generator, tokenizer, options.out, guide=weaker, given=given,
-            mesh=data_mesh(options.devices), report=report,
+            prompts=prompts, mesh=data_mesh(options.devices), report=report,
         )  # fmt: skip
     if not is_main_process():
         return
@@ -102,10 +76,15 @@ def main(options: Options) -> None:
     if options.grid > 0:
         path = options.out.with_name(f"{options.out.name}-grid.png")
         first = read_images(options.out, range(min(options.grid, count)))
-        save_grid(np.stack(first), path, columns=8)
+        columns = COLUMNS if prompts is None else len(prompts.texts)
+        columns = columns if 1 < columns < COLUMNS else COLUMNS
+        save_grid(np.stack(first), path, columns=columns)
         console.print(f"Grid of the first {len(first)}: {path}")
     if options.npz:
-        labels = choose_labels(config, generator.dit.config.num_classes, given)
+        num_choices = (
+            generator.dit.config.num_classes if prompts is None else len(prompts.texts)
+        )
+        labels = choose_labels(config, num_choices, given)
         console.print(f"Archive: {write_archive(options.out, labels[:count])}")
 
 
@@ -119,7 +98,7 @@ def smoke() -> None:
             dit = jax.tree.map(lambda leaf, by=scale: by * leaf, generator.dit)
             bound = Generator(dit, latents_hash(tokenizer))
             save_generator(bound, folder / f"{name}.safetensors")
-        of = Options(
+        of = SampleOptions(
             tokenizer=str(folder / "tokenizer"), out=folder,
             generator=folder / "late.safetensors",
         )  # fmt: skip
@@ -137,6 +116,20 @@ def smoke() -> None:
         ):
             config = SampleConfig(num_samples=10, group_size=4, sampler=sampler)
             main(dataclasses.replace(of, out=folder / name, config=config, **more))
+        smoke_of_prompts(folder / "text", SampleConfig(sampler=interval, group_size=4))
+
+
+def smoke_of_prompts(folder: Path, config: SampleConfig) -> None:
+    """Images of two prompts, from a generator of captions and what lies beside it."""
+    tokenizer, generator = small_models(
+        300, condition="text", text_context=8, text_width=24
+    )
+    save(tokenizer, folder / "tokenizer")
+    save_words(train_tokenizer(["a red star"], 300), folder)
+    bound = Generator(generator.dit, latents_hash(tokenizer), text_hash(tokenizer))
+    save_generator(bound, folder / "generator.safetensors")
+    two = ("a red star", "a star")
+    main(SampleOptions(generator=folder, out=folder / "out", prompt=two, config=config))
 
 
 if __name__ == "__main__":
@@ -145,4 +138,4 @@ if __name__ == "__main__":
             smoke()
         else:
             plain = (tyro.conf.OmitArgPrefixes,)
-            main(tyro.cli(Options, description=__doc__, config=plain))
+            main(tyro.cli(SampleOptions, description=__doc__, config=plain))

@@ -1,4 +1,4 @@
-"""Does semantics keep wide latents good to generate on? From 8 channels to 96.
+"""Does semantics keep wide latents good to generate on? From 8 channels to 88.
 
     python experiments/scale_latents.py --seeds 3             # 2 CPU cores: ten hours
     python experiments/scale_latents.py --methods AE VTP      # two methods alone first
@@ -53,7 +53,8 @@ class Options(StudyOptions):
     """Plan the regularizers and other controls of `study/methods.py` too."""
 
 
-WIDTHS = (8, 16, 32, 64, 96)
+# Decoders start as linear maps: their width, 96, must be a few more than the latents.
+WIDTHS = (8, 16, 32, 64, 88)
 CHANNELS = {"smoke": (8, 16), "laptop": WIDTHS, "workstation": WIDTHS}
 DECIDING = ("AE", "VTP", "AE rotated", "VTP rotated", "PCA rotated", "AE noise 0.2")
 DECIDING += ("VTP from PCA", "VTP from PCA rotated")
@@ -63,7 +64,7 @@ SMOKE = ("AE", "PCA rotated")  # not in `compare_objectives.py`; each takes a mi
 LABELS = ("color", "none")  # what a generator may know, beside the class
 
 QUESTION = """\
-Latents of 8 to 96 channels, by reconstruction alone (AE) and jointly (VTP), and
+Latents of 8 to 88 channels, by reconstruction alone (AE) and jointly (VTP), and
 controls. After each, a new decoder trained on frozen latents, and the same short
 training of the same diffusion transformer. Whose generation is better at equal
 reconstruction?"""

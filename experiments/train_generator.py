@@ -3,13 +3,15 @@
     python experiments/train_generator.py --latents runs/latents          # 2 CPU cores
     python experiments/train_generator.py XL-on-L --latents latents --out runs/xl
     python experiments/train_generator.py B --latents vavae/latents --tokenizer vavae
+    python experiments/train_generator.py laptop --config.dit.condition text
     python experiments/train_generator.py XL --dry-run
     python experiments/train_generator.py --smoke
 
 Presets are `laptop`, and `S`, `B`, `XL` and `1B` as published for latents of VTP-S and
 VTP-B, or with `-on-L` for those of VTP-L; `--help` after one lists its values, each an
 option. Latents are a folder of extract_latents.py or of LightningDiT's extractor; with
-`--data`, images are encoded in every step instead. Where bfloat16 ends in NaN, try
+`--data`, images are encoded in every step instead. `--config.dit.condition text` has
+captions in place of classes (see extract_latents.py). Where bfloat16 ends in NaN, try
 `--config.dit.qk-norm` and `--config.dit.float32-logits`.
 
 The same command again continues where the run was, bit for bit; exit status as of
@@ -32,13 +34,14 @@ from vtp_eqx.config import LatentsConfig, presets
 from vtp_eqx.conversion import small_models
 from vtp_eqx.data.sources import TfdsSource
 from vtp_eqx.mesh import data_mesh
-from vtp_eqx.models.arrays import latents_hash
+from vtp_eqx.models.arrays import latents_hash, text_hash
 from vtp_eqx.models.generator import Generator, load_generator, save_generator
+from vtp_eqx.runs.captions import fit_to_text, save_words, text_config_of
 from vtp_eqx.runs.command import exit_with_message, preset_options, RUN_ERRORS
 from vtp_eqx.runs.dry_run import generator_dry_run_lines
 from vtp_eqx.runs.extract_latents import extract_latents, open_latents
 from vtp_eqx.runs.generator_options import GeneratorOptions
-from vtp_eqx.runs.generator_setup import fit_to_cache, open_generator_training
+from vtp_eqx.runs.generator_setup import BESIDE, fit_to_cache, open_generator_training
 from vtp_eqx.runs.multihost import is_main_process
 from vtp_eqx.runs.throughput import print_progress
 from vtp_eqx.runs.train_generator import train_on_batches
@@ -81,8 +84,10 @@ def train(options: GeneratorOptions) -> None:
             progress=print_progress,
         )  # fmt: skip
         if is_main_process():
-            generator = Generator(dit, latents_hash(setup.tokenizer))
+            text = text_hash(setup.tokenizer) if setup.words else ""
+            generator = Generator(dit, latents_hash(setup.tokenizer), text)
             save_generator(generator, out / "generator.safetensors")
+            save_words(setup.words, out)
             save(setup.tokenizer, out / "tokenizer")
             print(f"Generator: {out / 'generator.safetensors'}")
 
@@ -94,6 +99,9 @@ def dry_run(options: GeneratorOptions) -> list[str]:
         latents = open_latents(Path(options.latents))
         config = fit_to_cache(config, latents, unconditional=options.unconditional)
         count = len(latents)
+        if config.dit.condition == "text":
+            where = options.tokenizer or str(Path(options.latents) / BESIDE)
+            config = fit_to_text(config, text_config_of(load(where), where))
     return generator_dry_run_lines(config, data_mesh(options.devices), count)
 
 

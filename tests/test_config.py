@@ -29,6 +29,7 @@ from vtp_eqx.config import (
     VTP_B,
 )
 from vtp_eqx.config.fields import later
+from vtp_eqx.data.latents import ShardRecord
 
 
 # The preset of size B of a former version, whose fields of today are at their defaults.
@@ -117,6 +118,18 @@ def test_unknown_fields_are_named():
 def test_values_that_no_config_has_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         from_dict(TokenizerConfig, json.loads(as_json(PLAIN)) | changes)
+
+
+def test_each_value_of_a_long_tuple_and_of_a_table_is_looked_at():
+    ones = dict(count=1, squared_error=[1.0] * 200)
+    assert from_dict(ShardRecord, ones).squared_error == (1.0,) * 200
+    for place in range(0, 200, 40):
+        changed = [1.0] * place + [[]] + [1.0] * (199 - place)
+        with pytest.raises(ValueError, match=r"^`squared_error` .* of a ShardRecord"):
+            from_dict(ShardRecord, ones | {"squared_error": changed})
+    files = {f"{number}.npy": [number, "a"] for number in range(50)}
+    with pytest.raises(ValueError, match=r"^`files` .* of a ShardRecord must be of"):
+        from_dict(ShardRecord, ones | {"files": files | {"25.npy": [25, 1]}})
 
 
 def test_what_is_no_record_is_said():

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import fuzz, fuzz_readers
 from benchmarks.fuzz_mutations import Payload
-from benchmarks.fuzz_readers import Reader, READERS
+from benchmarks.fuzz_readers import FuzzedReader, READERS
 
 
 def cases(reader, folder, count):
@@ -61,7 +61,7 @@ def raises(error):
     ],
 )
 def test_what_is_no_sentence_is_a_traceback(error, outcome, tmp_path, monkeypatch):
-    made = Reader(lambda folder: as_text(folder / "a.txt"), raises(error))
+    made = FuzzedReader(lambda folder: as_text(folder / "a.txt"), raises(error))
     monkeypatch.setitem(READERS, "odd", made)
     assert outcome in {case.outcome for case in cases("odd", tmp_path, 3)}
 
@@ -78,7 +78,9 @@ def test_code_that_a_file_runs_is_seen(tmp_path, monkeypatch):
         return pickle.dumps(Payload(marker))
 
     monkeypatch.setattr(fuzz_readers, "mutated", mutated)
-    reader = Reader(make, lambda folder: pickle.loads((folder / "a.pkl").read_bytes()))
+    reader = FuzzedReader(
+        make, lambda folder: pickle.loads((folder / "a.pkl").read_bytes())
+    )
     monkeypatch.setitem(READERS, "odd", reader)
     [case] = cases("odd", tmp_path, 1)
     assert case.outcome == "executed"

@@ -169,17 +169,22 @@ def differences(kind: str, before: Tensors, after: Tensors) -> dict[str, float]:
     return {name: _difference(before[name], after[name]) for name in sorted(before)}
 
 
-def small_models() -> tuple[Tokenizer, Generator]:
-    """A tokenizer and a generator, random in every array; deviations are positive."""
+def small_models(vocabulary: int = 50, **dit: Any) -> tuple[Tokenizer, Generator]:
+    """A tokenizer and a generator, random in every array; deviations are positive.
+
+    - `vocabulary`: of the text tower, whose context and width are 8 and 24.
+    - `dit`: further fields of the generator's config.
+    """
     tower = TransformerConfig(width=32, depth=2, num_heads=2)
-    text = TextConfig(context=8, vocabulary=50, width=24, depth=2, num_heads=2)
+    text = TextConfig(context=8, vocabulary=vocabulary, width=24, depth=2, num_heads=2)
     shape = TokenizerConfig(
         encoder=tower, decoder=decoder_like(tower), text=text, image_size=64,
         latent_width=8, rope="bfloat16",
     )  # fmt: skip
     flow = DiTConfig(
-        width=48, depth=2, num_heads=3, latent_width=8, latent_size=4, num_classes=5
-    )
+        width=48, depth=2, num_heads=3, latent_width=8, latent_size=4, num_classes=5,
+        **dit,
+    )  # fmt: skip
     tokenizer = eqx.filter_eval_shape(Tokenizer, shape, key=jr.key(0))
     dit = eqx.filter_eval_shape(DiT, flow, key=jr.key(0))
     drawn = _random(tokenizer)

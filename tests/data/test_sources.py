@@ -126,7 +126,11 @@ def test_images_in_memory_are_a_source(tmp_path):
         ArraySource({"image": images / 255})
     with pytest.raises(ValueError, match=r"of shape \(2, 0, "):
         ArraySource({"image": images[:, :0]})
-    for short in ({"image": images, "label": np.arange(3)}, {"image": images[:0]}):
+    labels = (np.arange(3), np.array(7))
+    for short in (
+        {"image": images[:0]},
+        *({"image": images, "label": of} for of in labels),
+    ):
         with pytest.raises(ValueError, match=r"got {'image': ."):
             ArraySource(short)
 

@@ -1,5 +1,6 @@
 """What `samples.json` says, and what of it is refused."""
 
+import dataclasses
 import json
 import os
 
@@ -17,6 +18,7 @@ from vtp_eqx.evaluation.sample_record import (
     SampleRecord,
     write_sample_record,
 )
+from vtp_eqx.evaluation.samples import _made_by
 from vtp_eqx.models.arrays import latents_hash, weights_hash
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator, generator_hash
@@ -46,6 +48,17 @@ def test_a_record_is_read_as_it_was_written(path):
     assert read_sample_record(path.parent) == RECORD
     # Beside an archive of samples, too.
     assert read_sample_record(str(path.parent / "samples.npz")) == RECORD
+
+
+def test_prompts_are_in_the_record_and_name_themselves_on_the_card(path):
+    assert "prompts" not in json.loads(path.read_text())  # as before there were any
+    hashes = set()
+    for prompts in (("a star", "a circle"), ("a star", "a square")):
+        record = dataclasses.replace(RECORD, num_samples=2, prompts=prompts)
+        write_sample_record(path.parent, record)
+        assert read_sample_record(path.parent) == record
+        hashes.add(_made_by(record)["labels_hash"])
+    assert len(hashes) == 2
 
 
 def test_a_record_that_cannot_be_written_leaves_the_one_before(path, monkeypatch):

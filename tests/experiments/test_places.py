@@ -26,14 +26,21 @@ COMMANDS = {
         ["--tokenizer", "t", "--data", "x", "--out", "gs://bucket/run"],
         ["--tokenizer", "t", "--data", "s3://bucket/x"],
     ],
+    "gallery": [
+        ["--smoke", "--out", "gs://bucket/run"],
+        ["--tokenizers", "t", "--data", "s3://bucket/x"],
+    ],
     "make_emoji_tars": [["--out", "gs://bucket/run"]],
     "make_scenes_tars": [["--out", "gs://bucket/run"]],
     "pretrain": [["--out", "gs://bucket/run"], ["--data", "https://a.b/c.tar"]],
     "sample": [["--tokenizer", "t", "--generator", "g", "--out", "gs://bucket/run"]],
     "scale_compute": [["--smoke", "--out", "gs://bucket/run"]],
+    "scale_data": [["--smoke", "--out", "gs://bucket/run"]],
+    "scale_decoder": [["--smoke", "--runs", "s3://bucket/run"]],
     "scale_encoder": [["--smoke", "--reuse-results", "https://a.b/runs.json"]],
     "scale_latents": [["--smoke", "--runs", "gs://bucket/run"]],
     "train_generator": [["--latents", "l", "--out", "gs://bucket/run"]],
+    "weigh_losses": [["--smoke", "--runs", "gs://bucket/run"]],
     "train_scene_network": [["--smoke", "--folder", "gs://bucket/run"]],
 }
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tyro
 
-from experiments.sample import main, Options
+from experiments.sample import main
 from vtp_eqx.config import (
     DiTConfig,
     SampleConfig,
@@ -25,6 +25,7 @@ from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator, save_generator
 from vtp_eqx.runs.command import exit_with_message
 from vtp_eqx.runs.sample import sample
+from vtp_eqx.runs.sample_options import SampleOptions
 from vtp_eqx.tokenizer import latents_hash, save, Tokenizer
 
 
@@ -35,7 +36,7 @@ COUNT = 120
 def by_script(words):
     """What the script does, in this process."""
     with exit_with_message(ValueError):
-        main(tyro.cli(Options, args=words, config=(tyro.conf.OmitArgPrefixes,)))
+        main(tyro.cli(SampleOptions, args=words, config=(tyro.conf.OmitArgPrefixes,)))
 
 
 @pytest.mark.slow

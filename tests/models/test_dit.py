@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vtp_eqx.config import DIT_1B, DIT_B, DIT_XL, DiTConfig
-from vtp_eqx.models.dit import DiT, drop_labels, sincos_table, time_waves
+from vtp_eqx.models.dit import DiT, drop_conditions, sincos_table, time_waves
 
 
 CONFIG = DiTConfig(
@@ -121,7 +121,7 @@ def test_heads_without_two_axes_of_pairs_are_refused():
 
 def test_labels_are_dropped_at_their_rate(getkey):
     labels = jnp.arange(4000, dtype=jnp.int32) % 5
-    dropped = drop_labels(labels, CONFIG, key=getkey())
+    dropped = drop_conditions(labels, CONFIG, key=getkey())
     assert dropped.dtype == labels.dtype
     is_null = dropped == CONFIG.num_classes
     assert 0.08 < float(is_null.mean()) < 0.12

@@ -154,6 +154,16 @@ def test_a_changed_number_is_noticed_by_its_bits(saved, monkeypatch):
         assert int(checkpoints.restore(small(100, 0)).step) == 2
 
 
+def test_damage_beside_a_state_is_said_and_the_file_can_be_spared(saved):
+    beside = saved / "3" / "_CHECKPOINT_METADATA"
+    beside.write_text("[true]")
+    with pytest.raises(ValueError, match=r"_CHECKPOINT_METADATA` are sound; .* delete"):
+        Checkpoints(saved, keep=3)
+    beside.unlink()
+    with Checkpoints(saved, keep=3) as checkpoints:
+        assert int(checkpoints.restore(small(100, 0)).step) == 3
+
+
 def test_half_a_checkpoint_is_none(saved):
     (saved / "3").rename(saved / "4.orbax-checkpoint-tmp")
     with Checkpoints(saved, keep=3) as checkpoints:

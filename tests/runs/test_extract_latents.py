@@ -241,6 +241,23 @@ def test_unreadable_images_are_left_out_and_other_labels_refused(
         )
 
 
+def test_images_made_again_under_the_same_names_are_not_the_latents(
+    tokenizer, images, tmp_path
+):
+    paths = [tmp_path / "set" / "one" / f"{row}.bmp" for row in range(3)]
+    paths[0].parent.mkdir(parents=True)
+    for path, image in zip(paths, images.arrays["image"], strict=False):
+        Image.fromarray(image).save(path)  # of one size, whatever they show
+    source = FolderSource(tmp_path / "set")
+    folder = tmp_path / "latents"
+    _, index = extract_latents(SHARDS, tokenizer, source, folder, **ONE)
+    Image.fromarray(images.arrays["image"][5]).save(paths[1])
+    source = FolderSource(tmp_path / "set")
+    assert source.fingerprint == index.source
+    with pytest.raises(ValueError, match=r"were begun with; some were written again"):
+        extract_latents(SHARDS, tokenizer, source, folder, **ONE)
+
+
 def test_latents_that_are_not_finite_are_refused(tokenizer, images, tmp_path):
     weight = lambda tokenizer: tokenizer.bottleneck.weight
     broken = eqx.tree_at(weight, tokenizer, weight(tokenizer) * np.float32(np.nan))

@@ -192,7 +192,7 @@ def test_images_are_encoded_as_they_are_needed(measured, tmp_path):
     found = next(stream)
     stream.close()
     rows = np.array(batches.rows(1))
-    np.testing.assert_array_equal(found.label, rows % 3)
+    np.testing.assert_array_equal(found.condition, rows % 3)
     squares = np.stack([batches.images.reader.crop(images[row]) for row in rows])
     views = np.concatenate([squares, squares[:, :, ::-1]]) / np.float32(255)
     expected = measured.normalize_latents(

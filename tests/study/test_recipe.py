@@ -13,8 +13,11 @@ from experiments import (
     compare_convergence,
     compare_objectives,
     scale_compute,
+    scale_data,
+    scale_decoder,
     scale_encoder,
     scale_latents,
+    weigh_losses,
 )
 from vtp_eqx.mesh import data_mesh, shard_batch
 from vtp_eqx.scenes.render import render
@@ -34,10 +37,13 @@ NUM_STEPS = 200  # the first ones, in which a start is wrecked if it is
 STUDIES = [
     scale_encoder,
     scale_compute,
+    scale_data,
+    scale_decoder,
     compare_objectives,
     compare_convergence,
     scale_latents,
     bisect_recipe,
+    weigh_losses,
 ]
 
 

@@ -86,6 +86,16 @@ def test_what_latents_are_aligned_with_is_part_of_their_tokenizer():
         dataclasses.replace(spec, vision=None)
 
 
+def test_the_images_that_tokenizers_see_are_part_of_them_and_not_of_the_data():
+    recipe = RECIPES["laptop"]
+    for method in ("AE", "distilled"):
+        spec = run(recipe, method, "x", 1)
+        other = dataclasses.replace(spec, tokenizer_images=744)
+        moved = {"tokenizer", "decoder", "generator", "result"}
+        assert moved_folders(spec, other) == moved
+        assert from_dict(RunSpec, json.loads(as_json(other))) == other
+
+
 def test_methods_differ_in_their_objectives_alone(specs):
     joint, alone = (
         next(spec for spec in specs if spec.method == method)

@@ -23,8 +23,11 @@ from vtp_eqx.tokenizer import Tokenizer
 
 SPEC = plan("smoke", [0])[0]
 WORDS = train_tokenizer(["a scene"] * 8, 300)
-SPLIT = Split(np.zeros((8, 32, 32, 3), np.uint8), ["a scene"] * 8, None,
-              np.zeros(8, np.int32), {})  # fmt: skip
+ROWS = 48
+SPLIT = Split(
+    np.zeros((ROWS, 32, 32, 3), np.uint8), ["a scene"] * ROWS,
+    np.zeros((ROWS, 17), np.int32), np.zeros(ROWS, np.int32), {},
+)  # fmt: skip
 
 
 @functools.cache
@@ -34,41 +37,57 @@ def untrained(model, config):
 
 @pytest.fixture
 def made(row, monkeypatch):
-    """What was made, in order; `made.mean` is that of a trained tokenizer's latents."""
+    """What was made, in order; `made.mean` is that of a trained tokenizer's latents.
+
+    `made.rows` are how many rows of each array a training was given.
+    """
 
     class Made(list):
         mean = 0.0
 
     names = Made()
+    names.rows = {}
     grid = SPEC.generate.dit.latent_size
-    latents = np.zeros((8, grid, grid, SPEC.generate.dit.latent_width), np.float32)
+    latents = np.zeros((ROWS, grid, grid, SPEC.generate.dit.latent_width), np.float32)
     width = latents.shape[-1]
 
-    def pretrain(config, *_, vision, **__):
+    def pretrain(config, data, *_, vision, **__):
+        names.rows["tokenizer"] = {len(array) for array in data.values()}
+        assert {*data} == {"image", "caption"}
         if vision is not None:
             frozen = untrained(Tokenizer, vision.network.config).encoder
             assert eqx.tree_equal(vision.network.encoder, frozen)
         names.append("tokenizer" if vision is None else "aligned tokenizer")
         return untrained(Tokenizer, config.tokenizer)
 
-    def train_decoder(config, tokenizer, *_, **__):
+    def train_decoder(config, tokenizer, *arrays, **__):
+        names.rows["decoder"] = {len(array) for array in arrays}
         names.append("decoder")
         return tokenizer
 
-    def train_generator(config, *_, snapshot, snapshot_steps, **__):
+    def train_generator(config, *arrays, snapshot, snapshot_steps, **__):
+        names.rows["generator"] = {len(array) for array in arrays}
         names.append("generator")
         dit = untrained(DiT, config.dit)
         for step in snapshot_steps:
             snapshot(step, dit)
         return dit
 
-    def measure(spec, tokenizer, generators, data, paths, report):
+    def objective_balance(folder, data, *, num_batches, vision, **_):
+        names.append("gradients")
+        names.rows["gradients"] = {len(array) for array in data.values()}
+        assert (folder / "tokenizer").is_dir()  # that of the pre-training
+        assert num_batches == 8
+        assert vision is None
+        return {"weight contrast": 0.5}
+
+    def measure(spec, tokenizer, generators, data, paths, report, known):
         names.append("numbers")
         folder = paths.result(spec)
         assert tuple(generators) == spec.budgets
         folder.mkdir(parents=True, exist_ok=True)
         result = dataclasses.replace(
-            row(spec, 4.0).result, feature_hash=scene_network_hash()
+            row(spec, 4.0, **known).result, feature_hash=scene_network_hash()
         )
         result.write(folder)
         return result
@@ -83,6 +102,7 @@ def made(row, monkeypatch):
         train_decoder=train_decoder,
         train_generator=train_generator,
         measure=measure,
+        objective_balance=objective_balance,
         with_latent_statistics=with_latent_statistics,
         encode_images=lambda *_, **__: latents,
         load_dataset=lambda *_: Dataset(SPLIT, SPLIT, WORDS),
@@ -187,3 +207,26 @@ def test_a_frozen_network_is_made_before_what_is_aligned_with_it_and_once(
     longer = dataclasses.replace(spec.pretrain, num_steps=spec.pretrain.num_steps + 1)
     execute(paths, dataclasses.replace(spec, pretrain=longer))
     assert made == ["aligned tokenizer", *rest]
+
+
+@pytest.mark.parametrize(("images", "seen"), [(24, 24), (None, ROWS)])
+def test_a_tokenizer_sees_the_images_of_its_run_and_the_generator_all(
+    images, seen, made, tmp_path
+):
+    spec = run(SMOKE, "AE", "x", 0, tokenizer_images=images)
+    execute(RunPaths(tmp_path), spec)
+    assert made.rows == {"tokenizer": {seen}, "decoder": {seen}, "generator": {ROWS}}
+
+
+def test_gradients_are_measured_where_a_run_asks_for_them(made, tmp_path):
+    paths = RunPaths(tmp_path)
+    execute(paths, run(SMOKE, "VTP", "x", 0))
+    made.clear()
+    asked = dict(gradient_batches=8, tokenizer_images=24)
+    result = execute(paths, run(SMOKE, "VTP", "x", 0, **asked))
+    assert made == ["tokenizer", "decoder", "generator", "gradients", "numbers"]
+    assert result.numbers["weight contrast"] == 0.5
+    assert made.rows["gradients"] == {24}
+    made.clear()
+    execute(paths, run(SMOKE, "VTP", "x", 0, gradient_batches=8))
+    assert made == ["gradients", "numbers"]  # trained before

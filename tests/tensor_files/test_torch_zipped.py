@@ -28,7 +28,10 @@ def text(word):
 
 
 def numbers(*counts):
-    return b"(" + b"".join(b"J" + c.to_bytes(4, "little") for c in counts) + b"t"
+    # `LONG1` of ten bytes, for counts of any size.
+    return (
+        b"(" + b"".join(b"\x8a\x0a" + c.to_bytes(10, "little") for c in counts) + b"t"
+    )
 
 
 def tensor(shape=(2,), strides=(1,), offset=0, size=4, record="0", kind="Float"):
@@ -93,6 +96,11 @@ def test_a_state_dict_has_a_tensor_for_each_name(tmp_path):
 def test_a_program_written_by_hand_is_read(tmp_path):
     path = saved(tmp_path / "a.pt", tensor(offset=1, strides=(2,)))
     np.testing.assert_array_equal(read(path), [1, 3])
+
+
+def test_the_stride_of_an_axis_of_one_does_not_matter(tmp_path):
+    path = saved(tmp_path / "a.pt", tensor(shape=(1, 2), strides=(2**70, 1)))
+    np.testing.assert_array_equal(read(path), [[0, 1]])
 
 
 @pytest.mark.parametrize("function", [os.system, eval, os.remove, pickle.loads])

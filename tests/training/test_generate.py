@@ -40,8 +40,10 @@ def test_a_point_lies_between_noise_and_latent(generating):
 
 def test_some_labels_become_the_null_class(generating):
     config, _, latents, views = generating
-    dropped = np.asarray(views.label) == config.dit.num_classes
-    np.testing.assert_array_equal(views.label[~dropped], latents.label[~dropped])
+    dropped = np.asarray(views.condition) == config.dit.num_classes
+    np.testing.assert_array_equal(
+        views.condition[~dropped], latents.condition[~dropped]
+    )
     assert 16 < dropped.sum() < 48  # half of 64
 
 

@@ -263,6 +263,9 @@ class LatentsConfig:
     layout: Literal["npy", "lightningdit"] = "npy"
     shard_images: int = 2048  # ours: images of a shard, and what a kill may cost
     limit: int | None = None  # ours: so many images, evenly spread; `None`: all
+    # Ours: the ids of each image's caption beside its latents, for generators of text.
+    # Where captions name left and right, mirror images contradict them: see `views`.
+    captions: bool = later(False)
     seed: int = 0  # of random crops
 
     def __post_init__(self):
@@ -271,6 +274,11 @@ class LatentsConfig:
             "`layout` ('lightningdit') holds each image and its mirror image in "
             f"float32 or float16; got `views` {self.views!r} and `dtype` "
             f"{self.dtype!r}: change them, or take the layout 'npy'.",
+        )
+        require(
+            self.layout == "npy" or not self.captions,
+            "`captions` (True) need the `layout` 'npy', because LightningDiT's has no "
+            "place for them: change either.",
         )
         require(
             self.shard_images > 0 and self.num_augmented > 0,

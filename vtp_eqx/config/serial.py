@@ -95,12 +95,26 @@ def from_dict(kind: type[Config], fields: Any) -> Config:
         hint = hints[name]
         words = hint.__name__ if isinstance(hint, type) else str(hint)
         require(
-            is_bearable(value, hint, conf=_INTEGERS_ARE_FLOATS),
+            _is_of(hint, value),
             f"`{name}` ({reprlib.repr(value)}) of a {kind.__name__} must be of the "
             f"type {words.replace('typing.', '')}: correct it, or use the version that "
             "wrote it.",
         )
     return kind(**values)
+
+
+def _is_of(hint: Any, value: Any) -> bool:
+    """Whether `value`, and each value inside it, has its hint's type.
+
+    By itself the type checker looks at one value of a tuple, drawn at random.
+    """
+    for kind in (hint, *get_args(hint)):
+        origin, inside = get_origin(kind), get_args(kind)
+        if isinstance(value, tuple) and origin is tuple and inside[1:] == (...,):
+            return all(_is_of(inside[0], own) for own in value)
+        if isinstance(value, Mapping) and origin in (dict, Mapping):
+            return all(_is_of(inside[1], own) for own in value.values())
+    return is_bearable(value, hint, conf=_INTEGERS_ARE_FLOATS)
 
 
 def _value(hint: Any, value: Any) -> Any:

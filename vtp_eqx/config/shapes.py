@@ -157,7 +157,7 @@ class DiTConfig:
     latent_size: int = 16  # paper: side of the square latent grid
     patch_size: int = 1  # paper
     num_classes: int = 1000  # paper; class `num_classes` is the null class
-    label_drop_rate: float = 0.1  # LightningDiT
+    label_drop_rate: float = 0.1  # LightningDiT; of captions as well
     qk_norm: bool = False  # code
     rmsnorm: bool = True  # code
     rope: bool = True  # code
@@ -169,6 +169,11 @@ class DiTConfig:
     # Ours: queries and keys are normalized, turned and multiplied in float32, whatever
     # the rest computes in; beside `qk_norm`, what helps where bfloat16 ends in NaN.
     float32_logits: bool = later(False)
+    # Ours; published is "label". "text": captions, as the text tower of the tokenizer
+    # reads them, are tokens before those of the latent. The next two are that tower's.
+    condition: Literal["label", "text"] = later("label")
+    text_context: int = later(77)
+    text_width: int = later(768)
 
     def __post_init__(self):
         _require_sizes(self)

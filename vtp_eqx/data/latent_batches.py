@@ -23,8 +23,11 @@ def latent_batches(
     start_step: int = 0,
     shard: tuple[int, int] = (0, 1),
     num_threads: int = 4,
-) -> Iterator[tuple[Latents, Int[np.ndarray, " num"]]]:
+    captions: bool = False,
+) -> Iterator[tuple[Latents, Int[np.ndarray, "num ..."]]]:
     """Normalized latents and labels from step `start_step` on, without end.
+
+    With `captions`, their ids come in place of labels, for a cache that has them.
 
     A batch is a function of (seed, step); shard `(i, n)` reads the `i`-th of `n` equal
     parts of it. Each image comes once an epoch, in one of its views at random.
@@ -33,13 +36,15 @@ def latent_batches(
     window = -(-MIXED_IMAGES // max(sizes))
     sampler = ShardedSampler([sizes], batch_size, seed=seed, window=window)
     positions = sampler.positions(shard)
+    given = cache.captions if captions else cache.labels
+    assert given is not None
 
-    def read(step: int) -> tuple[Latents, Int[np.ndarray, " num"]]:
+    def read(step: int) -> tuple[Latents, Int[np.ndarray, "num ..."]]:
         rows = sampler.rows(step, positions)
         rng = CounterRNG(seed, step * batch_size + positions)
         views = rng.integer("view", cache.num_views)
         latents = (cache.read(rows, views) - cache.mean) / cache.std
-        return latents, cache.labels[rows]
+        return latents, given[rows]
 
     # Threads work on different batches, so that each needs several in flight.
     return read_ahead(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jaxtyping import Shaped
+from jaxtyping import Int32, Shaped
 import numpy as np
 
 from vtp_eqx.config import require
@@ -29,6 +29,9 @@ def open_npy_latents(folder: Path, index: LatentIndex) -> LatentCache:
     check_complete(folder, index)
     opened = [_open_shard(folder, record) for record in index.shards]
     shapes = sorted({shard.array.shape[1:] for shard, _ in opened})
+    captions = None
+    if index.text_hash:
+        captions = _open_captions(folder, index)
     views, *shape, channels = shapes[0]
     known = statistics_of(index)
     require(
@@ -44,8 +47,41 @@ def open_npy_latents(folder: Path, index: LatentIndex) -> LatentCache:
         labels=np.concatenate([labels for _, labels in opened]),
         shape=(*shape, channels),
         num_views=views,
+        captions=captions,
         **known,
     )
+
+
+def _open_captions(
+    folder: Path, index: LatentIndex
+) -> Int32[np.ndarray, "num context"]:
+    """The ids of all captions, in the order of the images."""
+    found = []
+    for record in index.shards:
+        names = [*record.files]
+        require(
+            len(names) == 3,
+            f"A shard with captions has a file of them behind two others; got {names} "
+            f"in {folder}: extract the latents again.",
+        )
+        path = folder / names[2]
+        try:
+            found.append(np.load(path))
+        except NPZ_ERRORS as error:
+            raise ValueError(
+                f"The captions {path} must be a whole array; got "
+                f"{npz_fault(path, error)}: run the same extraction again, which makes "
+                "it anew."
+            ) from error
+    shapes = [ids.shape for ids in found]
+    require(
+        all(ids.dtype == np.int32 and ids.ndim == 2 for ids in found)
+        and len({ids.shape[1:] for ids in found}) == 1
+        and [len(ids) for ids in found] == [record.count for record in index.shards],
+        f"Captions are int32 [images, context] in every shard; got {shapes[:2]} in "
+        f"{folder}: extract the latents again.",
+    )
+    return np.concatenate(found)
 
 
 def _open_shard(
@@ -53,11 +89,11 @@ def _open_shard(
 ) -> tuple[NpyShard, Shaped[np.ndarray, " num"]]:
     """A shard and the labels of its images."""
     require(
-        len(record.files) == 2,
+        len(record.files) in (2, 3),
         f"A shard has a file of latents and one of examples; got {[*record.files]} in "
         f"{folder}: extract the latents again.",
     )
-    path, examples = (folder / name for name in record.files)  # in this order
+    path, examples, *_ = (folder / name for name in record.files)  # in this order
     shard = NpyShard(
         path=path, count=record.count, offset=record.offset, scale=record.scale
     )

@@ -2,7 +2,8 @@
 
 A folder of latents has, for each shard, `latents-*.npy` (`[images, views, height,
 width, channels]`, mapped into memory), `examples-*.npy` (row in the source and label of
-each image) and `shard-*.json`, which appears last; and `index.json`, which names what
+each image), where asked for `captions-*.npy` (the ids of its caption, all 0 where it
+has none), and `shard-*.json`, which appears last; and `index.json`, which names what
 the latents are of. Everything is a function of source and tokenizer alone.
 """
 
@@ -14,7 +15,7 @@ import json
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Float32, Int, Shaped
+from jaxtyping import Float32, Int, Int32, Shaped
 import numpy as np
 
 from vtp_eqx.config import first_sentence, from_dict, require
@@ -77,7 +78,9 @@ class LatentIndex:
     layout: str
     shard_images: int
     limit: int | None
+    text_hash: str = ""  # of the text tower that captions have ids for; "": none
     class_names: tuple[str, ...] = ()
+    changed: str = ""  # of the images' files, see `data.changes`; "" if not known
     latents_hash: str = ""  # of the tokenizer with these statistics
     num_images: int = 0
     num_skipped: int = 0
@@ -164,6 +167,8 @@ class LatentCache:
     std: Float32[np.ndarray, " channels"]
     latents_hash: str = ""
     class_names: tuple[str, ...] = ()
+    text_hash: str = ""  # of the text tower that captions have ids for
+    captions: Int32[np.ndarray, "num context"] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -211,6 +216,7 @@ def statistics_of(index: LatentIndex) -> dict[str, Any]:
         "std": np.array(index.std, np.float32),
         "latents_hash": index.latents_hash,
         "class_names": index.class_names,
+        "text_hash": index.text_hash,
     }
 
 
@@ -263,6 +269,7 @@ def write_npy_shard(
     rows: Int[np.ndarray, " num"],
     labels: Int[np.ndarray, " num"],
     dtype: str,
+    captions: Int32[np.ndarray, "num context"] | None = None,
 ) -> ShardRecord:
     """Writes a shard and returns its record, which is still to be written.
 
@@ -279,6 +286,8 @@ def write_npy_shard(
         f"latents-{number:05d}.npy": stored,
         f"examples-{number:05d}.npy": np.stack([rows, labels], axis=1),
     }
+    if captions is not None:
+        arrays[f"captions-{number:05d}.npy"] = captions
     for name, array in arrays.items():
         with atomic_path(folder / name) as unfinished, unfinished.open("wb") as file:
             np.save(file, array)

@@ -122,9 +122,11 @@ class ArraySource:
             "Images in memory are uint8 [count, height, width, 3]; got "
             f"{images.dtype} of shape {images.shape}: convert them.",
         )
-        lengths = {name: len(array) for name, array in arrays.items()}
+        # Of a single number, which has no length, nothing.
+        lengths = {name: [*array.shape[:1]] for name, array in arrays.items()}
         require(
-            len(images) > 0 and {*lengths.values()} == {len(images)},
+            len(images) > 0
+            and all(found == [len(images)] for found in lengths.values()),
             f"Images in memory are 1 or more, with as many of all else; got {lengths}: "
             "make the arrays equally long.",
         )

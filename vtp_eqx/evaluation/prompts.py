@@ -33,6 +33,14 @@ def read_templates(path: str | Path) -> list[str]:
     return lines
 
 
+def read_prompts(path: str | Path) -> list[str]:
+    """Texts to generate for, one a line.
+
+    A `ValueError` or `OSError` where the file is no such list.
+    """
+    return _read_lines(path, "prompts_file")
+
+
 def fill_templates(
     class_names: Sequence[str], templates: Sequence[str]
 ) -> list[list[str]]:

@@ -42,6 +42,7 @@ class SampleRecord:
     guide_hash: str = ""  # of the weaker generator's, where one guided
     labels_hash: str = ""  # of their classes, in order
     group_size: int | None = None  # images computed together: last bits depend on it
+    prompts: tuple[str, ...] = ()  # of each sample in order, where there were prompts
 
     def __post_init__(self):
         require(
@@ -105,6 +106,8 @@ class SampleRecord:
 def write_sample_record(folder: str | Path, record: SampleRecord) -> None:
     """Writes `samples.json` into the folder of its samples, whole or not at all."""
     content = {"format": FORMAT, **dataclasses.asdict(record)}
+    if not record.prompts:  # as files were before there were prompts
+        del content["prompts"]
     text = json.dumps(content, indent=1, sort_keys=True) + "\n"
     write_text(Path(folder) / RECORD_FILE, text)
 
@@ -134,6 +137,8 @@ def read_sample_record(samples: str | Path) -> SampleRecord:
         f"`{path}` (format {found!r}) must have the format {FORMAT!r}: read it with "
         "the version that wrote it, or sample again.",
     )
+    if isinstance(fields.setdefault("prompts", []), list):  # JSON has no tuples
+        fields["prompts"] = (*fields["prompts"],)
     _check_fields(fields, SampleRecord, path)
     return from_dict(SampleRecord, fields)
 

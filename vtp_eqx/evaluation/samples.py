@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from vtp_eqx.config import require
 from vtp_eqx.evaluation.card import EvaluationCard, network_fields, write_numbers
 from vtp_eqx.evaluation.extract import (
@@ -22,6 +24,7 @@ from vtp_eqx.evaluation.networks import DISTANCE_NAMES, FeatureNetwork, network_
 from vtp_eqx.evaluation.precision_recall import inception_score, precision_and_recall
 from vtp_eqx.evaluation.reference import Reference
 from vtp_eqx.evaluation.sample_record import SampleRecord
+from vtp_eqx.models.arrays import arrays_hash
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -187,7 +190,10 @@ def _made_by(record: SampleRecord | str) -> dict[str, Any]:
         unknown = dict(tokenizer_hash="", latents_hash="", precision="unknown")
         return {**unknown, "origin": record}
     # `group_size` changes rounding alone.
-    no_fields = ("num_samples", "group_size")
-    return {
+    no_fields = ("num_samples", "group_size", "prompts")
+    fields = {
         name: value for name, value in vars(record).items() if name not in no_fields
     }
+    if record.prompts:  # labels are then their numbers, which say nothing of texts
+        fields["labels_hash"] = arrays_hash({"prompts": np.array(record.prompts)})
+    return fields

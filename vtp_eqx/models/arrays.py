@@ -62,6 +62,15 @@ def latents_hash(tokenizer: Tokenizer) -> str:
     return _hash_with_shape(tokenizer, arrays)
 
 
+def text_hash(tokenizer: Tokenizer) -> str:
+    """Sixteen hexadecimal digits that name the text tower, or "" where there is none.
+
+    As with `latents_hash`, weights count as rounded to bfloat16.
+    """
+    arrays = {name: _rounded(a) for name, a in named_arrays(tokenizer.text).items()}
+    return arrays_hash(arrays) if arrays else ""
+
+
 def encoder_hash(tokenizer: Tokenizer) -> str:
     """Sixteen hexadecimal digits that name raw latents, to the last bit.
 

@@ -1,6 +1,7 @@
 """LightningDiT: the diffusion transformer that generates in a tokenizer's latents.
 
-It predicts the velocity of `vtp_eqx.flow` from a noisy latent, a time and a class.
+It predicts the velocity of `vtp_eqx.flow` from a noisy latent, a time and a class, or
+a caption in place of the class.
 Latents come in normalized per channel. Yao et al. 2025,
 https://arxiv.org/abs/2501.01423; the block is DiT's "adaLN-zero" (Peebles & Xie 2023,
 https://arxiv.org/abs/2212.09748).
@@ -18,6 +19,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 import numpy as np
 
 from vtp_eqx.config import DiTConfig, require
+from vtp_eqx.models.text import TextFeatures
 from vtp_eqx.nn.attention import SelfAttention
 from vtp_eqx.nn.feed_forward import MLP, SwiGLU
 from vtp_eqx.nn.linear import Linear
@@ -34,6 +36,9 @@ QUERY_EPS = {"rmsnorm": 1e-6, "layernorm": 1e-5}
 TIME_WAVES = 128  # code
 
 Layer = TypeVar("Layer", bound=eqx.Module)
+# What a latent is generated for, and the same for a batch: a row each.
+Condition = Int[Array, ""] | TextFeatures
+Conditions = Int[Array, " batch"] | Int[np.ndarray, " batch"] | TextFeatures
 
 
 class DiTBlock(eqx.Module):
@@ -92,13 +97,51 @@ class DiTBlock(eqx.Module):
         return tokens + feed_gate * self.feed_forward(read)
 
 
+class CaptionTokens(eqx.Module):
+    """Captions as tokens of a transformer, which its own layers attend to.
+
+    Where a text has ended stand learned tokens, and they alone where there is no text.
+    """
+
+    project: Linear
+    null: Float[Array, "context width"]
+
+    def __init__(self, config: DiTConfig, *, key: PRNGKeyArray):
+        project_key, null_key = jr.split(key)
+        self.project = Linear(config.text_width, config.width, key=project_key)
+        shape = (config.text_context, config.width)
+        self.null = 0.02 * jr.normal(null_key, shape, jnp.float32)
+
+    def __call__(self, text: TextFeatures) -> Float[Array, "context width"]:
+        expected = (len(self.null), self.project.weight.shape[1])
+        require(
+            text.tokens.shape == expected,
+            f"The model was made for text features of shape {expected}; got "
+            f"{text.tokens.shape}: use the tokenizer it was trained with.",
+        )
+        is_word = jnp.arange(len(self.null)) < text.length
+        return jnp.where(
+            is_word[:, None], self.project(jnp.asarray(text.tokens)), self.null
+        )
+
+    def summary(self, text: TextFeatures) -> Float[Array, " width"]:
+        """The token at the end of the text, of which contrast makes an embedding."""
+        return self(text)[jnp.maximum(text.length, 1) - 1]
+
+
 class DiT(eqx.Module):
-    """The velocity of one latent, given the time and the class it is generated for."""
+    """The velocity of one latent, given the time and what it is generated for.
+
+    That is a class (published), or a caption where `config.condition` is "text": tokens
+    of the caption stand before those of the latent, and the last of them is added to
+    the time where a class is. So the blocks are those of a model of classes.
+    """
 
     to_tokens: Linear
     time_in: Linear
     time_out: Linear
-    labels: Float[Array, "classes width"]
+    labels: Float[Array, "classes width"] | None
+    captions: CaptionTokens | None
     blocks: DiTBlock
     norm: RMSNorm | LayerNorm
     modulation: Linear
@@ -121,9 +164,13 @@ class DiT(eqx.Module):
         self.to_tokens = _xavier(Linear(numbers, width, key=keys[0]), key=keys[1])
         self.time_in = Linear(2 * TIME_WAVES, width, key=keys[2])
         self.time_out = Linear(width, width, key=keys[3])
-        # One class more than there are: the last is the null class, "any".
-        shape = (config.num_classes + 1, width)
-        self.labels = 0.02 * jr.normal(keys[4], shape, jnp.float32)
+        self.labels = self.captions = None
+        if config.condition == "text":
+            self.captions = CaptionTokens(config, key=keys[4])
+        else:
+            # One class more than there are: the last is the null class, "any".
+            shape = (config.num_classes + 1, width)
+            self.labels = 0.02 * jr.normal(keys[4], shape, jnp.float32)
         self.blocks = stacked(
             lambda key: DiTBlock(config, key=key), config.depth, key=keys[5]
         )
@@ -137,12 +184,13 @@ class DiT(eqx.Module):
         self,
         latents: Float[Array, "height width channels"],
         t: Float[Array, ""],
-        label: Int[Array, ""],
+        condition: Condition,
     ) -> Float[Array, "height width channels"]:
         """The velocity at `latents` and time `t` in [0, 1].
 
-        `label` counts from 0; `config.num_classes` is the null class. A label beyond
-        it gives NaN, because under `jit` it cannot be refused.
+        `condition` is a label or a caption, as `config.condition` says. Labels count
+        from 0; `config.num_classes` is the null class. A label beyond it gives NaN,
+        because under `jit` it cannot be refused. The null caption has the length 0.
         """
         config = self.config
         side = config.latent_size
@@ -155,16 +203,22 @@ class DiT(eqx.Module):
         grid = side // config.patch_size
         tokens = self.to_tokens(patchify(latents, config.patch_size))
         tokens = tokens + jnp.asarray(sincos_table(grid, config.width), tokens.dtype)
-        condition = jax.nn.silu(self.embed(t, label))
+        embedding = jax.nn.silu(self.embed(t, condition))
+        prefix = 0
+        if self.captions is not None and isinstance(condition, TextFeatures):
+            prefix = config.text_context
+            tokens = jnp.concatenate([self.captions(condition), tokens])
         rotate = None
         if config.rope:
-            rotate = integer_table(grid, grid, config.width // config.num_heads)
+            head_width = config.width // config.num_heads
+            rotate = integer_table(grid, grid, head_width, prefix=prefix)
 
         def apply(block, tokens, _):
-            return block(tokens, condition, rotate=rotate), None
+            return block(tokens, embedding, rotate=rotate), None
 
         tokens, _ = through_depth(self.blocks, tokens, apply, remat=config.remat)
-        shift, scale = jnp.split(self.modulation(condition), 2)
+        tokens = tokens[prefix:] if prefix else tokens
+        shift, scale = jnp.split(self.modulation(embedding), 2)
         velocity = self.to_velocity(self.norm(tokens) * (1 + scale) + shift)
         return unpatchify(velocity, (grid, grid), config.patch_size)
 
@@ -172,32 +226,64 @@ class DiT(eqx.Module):
         self,
         latents: Float[Array, "batch height width channels"],
         t: Float[Array, " batch"],
-        labels: Int[Array, " batch"],
+        conditions: Conditions,
     ) -> Float[Array, "batch height width channels"]:
         """The velocities of a batch."""
-        return jax.vmap(self)(latents, t, labels)
+        return jax.vmap(self)(latents, t, jax.tree.map(jnp.asarray, conditions))
 
     def embed(
-        self, t: Float[Array, ""], label: Int[Array, ""]
+        self, t: Float[Array, ""], condition: Condition
     ) -> Float[Array, " width"]:
-        """Time and class as one vector: what every block is conditioned on."""
-        waves = time_waves(t).astype(self.labels.dtype)
+        """Time and condition as one vector: what every block is conditioned on."""
+        check_condition_kind(condition, self.config)
+        waves = time_waves(t).astype(self.time_in.weight.dtype)
         time = self.time_out(jax.nn.silu(self.time_in(waves)))
-        return time + self.labels.at[label].get(
+        if isinstance(condition, TextFeatures):
+            assert self.captions is not None
+            return time + self.captions.summary(condition)
+        assert self.labels is not None
+        return time + self.labels.at[condition].get(
             mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
         )
 
 
-def drop_labels(
-    labels: Int[Array, " batch"], config: DiTConfig, *, key: PRNGKeyArray
-) -> Int[Array, " batch"]:
-    """`labels`, each replaced by the null class at `config.label_drop_rate`.
+def check_condition_kind(condition: Condition | Conditions, config: DiTConfig) -> None:
+    """A `ValueError` unless it is a caption or a class, whichever the model takes."""
+    got = "text" if isinstance(condition, TextFeatures) else "label"
+    require(
+        got == config.condition,
+        f"`condition` (a {got}) must be a {config.condition}, which the model was "
+        "trained with: give that, or use another model.",
+    )
+
+
+def num_rows(conditions: Conditions) -> int:
+    """How many latents they are of."""
+    return jax.tree.leaves(conditions)[0].shape[0]
+
+
+def without_condition(conditions: Conditions, config: DiTConfig) -> Conditions:
+    """As many of none: the null class, or captions without a word."""
+    if isinstance(conditions, TextFeatures):
+        no_word = jnp.zeros_like(conditions.length)
+        return TextFeatures(conditions.tokens, no_word)
+    return jnp.full_like(conditions, config.num_classes)
+
+
+def drop_conditions(
+    conditions: Conditions, config: DiTConfig, *, key: PRNGKeyArray
+) -> Conditions:
+    """`conditions`, each replaced by none at `config.label_drop_rate`.
 
     So one model learns the conditional and the unconditional velocity, as guidance
     needs (Ho & Salimans 2022).
     """
-    dropped = jr.bernoulli(key, config.label_drop_rate, labels.shape)
-    return jnp.where(dropped, jnp.asarray(config.num_classes, labels.dtype), labels)
+    dropped = jr.bernoulli(key, config.label_drop_rate, (num_rows(conditions),))
+
+    def chosen(none, given):
+        return jnp.where(dropped.reshape(-1, *[1] * (given.ndim - 1)), none, given)
+
+    return jax.tree.map(chosen, without_condition(conditions, config), conditions)
 
 
 def time_waves(t: Float[Array, ""]) -> Float[Array, " waves"]:

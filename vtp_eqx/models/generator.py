@@ -34,8 +34,16 @@ from vtp_eqx.models.arrays import (
     latents_hash,
     named_arrays,
     statistics_hash,
+    text_hash,
 )
-from vtp_eqx.models.dit import DiT
+from vtp_eqx.models.dit import (
+    check_condition_kind,
+    Conditions,
+    DiT,
+    num_rows,
+    without_condition,
+)
+from vtp_eqx.models.text import TextFeatures
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.models.weights import load_weights, read_notes, save_weights
 from vtp_eqx.tensor_files import require_file
@@ -51,34 +59,37 @@ class Generator(eqx.Module):
     The transformer works on normalized latents. With another encoder or other
     statistics they mean something else, and the images would be quietly worse: it is
     refused. The hash of a published transformer is not known, and is "".
+
+    `text_hash` is that of the text tower whose features it learned with, or "".
     """
 
     dit: DiT
     latents_hash: str = eqx.field(static=True)
+    text_hash: str = eqx.field(static=True, default="")
 
     def sample(
         self,
-        labels: Int[Array, " batch"],
+        conditions: Conditions,
         sampler: SamplerConfig,
         *,
         latents_hash: str,
         guide: "Generator | None" = None,
         key: PRNGKeyArray,
     ) -> Float[Array, "batch height width channels"]:
-        """One normalized latent for each label.
+        """One normalized latent for each label or caption.
 
         `latents_hash` is that of the tokenizer which will decode them, and `guide` the
         weaker generator of autoguidance. Compiles once per batch size and sampler,
         whatever the weights.
         """
         self.check_latents_hash(latents_hash)
-        noise = self._noise(len(labels), key)
+        noise = self._noise(num_rows(conditions), key)
         weaker = None if guide is None else self.check_guide(guide).dit
-        return sample_latents(self.dit, labels, noise, sampler, weaker)
+        return sample_latents(self.dit, conditions, noise, sampler, weaker)
 
     def trajectory(
         self,
-        labels: Int[Array, " batch"],
+        conditions: Conditions,
         sampler: SamplerConfig,
         *,
         latents_hash: str,
@@ -94,9 +105,9 @@ class Generator(eqx.Module):
             f"`sampler.solver` ({sampler.solver!r}) must be one of {[*SOLVERS]}, whose "
             "steps are those of a fixed grid: change it, or use `sample`.",
         )
-        velocity = guided_velocity(self.dit, labels, sampler)
+        velocity = guided_velocity(self.dit, conditions, sampler)
         times = time_grid(sampler.num_steps, sampler.time_shift)
-        noise = self._noise(len(labels), key)
+        noise = self._noise(num_rows(conditions), key)
         return trajectory(velocity, noise, times, SOLVERS[sampler.solver])
 
     def _noise(
@@ -118,7 +129,8 @@ class Generator(eqx.Module):
     def check_guide(self, guide: "Generator") -> "Generator":
         """`guide`, or a `ValueError` where it does not generate the same latents."""
         require(
-            guide.latents_hash == self.latents_hash,
+            guide.latents_hash == self.latents_hash
+            and guide.text_hash == self.text_hash,
             f"`guide` (latents {guide.latents_hash!r}) must generate the latents "
             f"of the generator that it guides ({self.latents_hash!r}): choose an "
             "earlier or a smaller one that was trained with the same tokenizer.",
@@ -144,9 +156,9 @@ def save_generator(generator: Generator, path: str | Path) -> None:
     """Writes a generator as one safetensors file, its config in the header."""
     dit = generator.dit
     notes = {"config": as_json(dit.config), "latents_hash": generator.latents_hash}
-    save_weights(
-        dit, Path(path), notes | ({"origin": dit.origin} if dit.origin else {})
-    )
+    others = {"origin": dit.origin, "text_hash": generator.text_hash}
+    notes |= {name: note for name, note in others.items() if note}
+    save_weights(dit, Path(path), notes)
 
 
 def load_generator(path: str | Path, tokenizer: Tokenizer | None = None) -> Generator:
@@ -181,6 +193,13 @@ def load_generator(path: str | Path, tokenizer: Tokenizer | None = None) -> Gene
             "or train the generator again.",
         )
         known = known and latents_hash(tokenizer)
+        text = notes.get("text_hash", "")
+        require(
+            text in ("", text_hash(tokenizer)),
+            f"`tokenizer` (text tower {text_hash(tokenizer) or 'none'}) must have the "
+            f"text tower that the generator in {path} was trained with ({text}): load "
+            "that tokenizer.",
+        )
     require(
         tokenizer is not None or "latents_hash" in notes or not known,
         f"`tokenizer` (None) must be given for {path}, which was saved with a hash of "
@@ -196,38 +215,39 @@ def load_generator(path: str | Path, tokenizer: Tokenizer | None = None) -> Gene
             f"{path} ({first_sentence(error)}): copy the file again, or load it with "
             "the version that saved it."
         ) from error
-    return Generator(load_weights(skeleton, path), known)
+    return Generator(load_weights(skeleton, path), known, notes.get("text_hash", ""))
 
 
 def sample_latents(
     dit: DiT,
-    labels: Int[Array, " batch"],
+    conditions: Conditions,
     noise: Float[Array, "batch height width channels"],
     sampler: SamplerConfig,
     guide: DiT | None = None,
 ) -> Float[Array, "batch height width channels"]:
-    """Normalized latents, integrated from `noise`; one label for each row.
+    """Normalized latents, integrated from `noise`; one label or caption for each row.
 
     dopri5 chooses steps for each row by itself, so that no row depends on another.
     """
-    velocity = guided_velocity(dit, labels, sampler, guide)
+    velocity = guided_velocity(dit, conditions, sampler, guide)
     if sampler.solver != "dopri5":
         times = time_grid(sampler.num_steps, sampler.time_shift)
         return sample(velocity, noise, times, SOLVERS[sampler.solver])
-    return _adaptive(dit, labels, noise, sampler, guide)
+    return _adaptive(dit, conditions, noise, sampler, guide)
 
 
 @eqx.filter_jit
 def _adaptive(
     dit: DiT,
-    labels: Int[Array, " batch"],
+    conditions: Conditions,
     noise: Float[Array, "batch height width channels"],
     sampler: SamplerConfig,
     guide: DiT | None,
 ) -> Float[Array, "batch height width channels"]:
-    def one(label, noise):
+    def one(condition, noise):
+        alone = jax.tree.map(lambda array: array[None], condition)
         reached = dopri5(
-            guided_velocity(dit, label[None], sampler, guide),
+            guided_velocity(dit, alone, sampler, guide),
             noise[None],
             tolerance=sampler.tolerance,
             tolerance_abs=sampler.tolerance_abs,
@@ -235,20 +255,22 @@ def _adaptive(
         )
         return reached[0]
 
-    return jax.vmap(one)(labels, noise)
+    return jax.vmap(one)(conditions, noise)
 
 
 def guided_velocity(
     dit: DiT,
-    labels: Int[Array, " batch"],
+    conditions: Conditions,
     sampler: SamplerConfig,
     guide: DiT | None = None,
 ) -> Velocity:
-    """The velocity field with guidance as `sampler` says; one label for each row.
+    """The velocity field with guidance as `sampler` says.
+
+    `conditions` are one label, or the features of one caption, for each row.
 
     With guidance, the conditional and the unconditional velocity are one call of twice
     the batch; with `guidance = 1` there is no unconditional one. `guide` is the weaker
-    transformer of autoguidance, which sees the same labels.
+    transformer of autoguidance, which sees the same conditions.
     """
     require(
         (guide is not None) == (sampler.guide == "generator"),
@@ -256,10 +278,10 @@ def guided_velocity(
         f"and only where, the sampler's `guide` ({sampler.guide!r}) is 'generator': "
         "change either.",
     )
-    num_classes = dit.config.num_classes
-    if not isinstance(labels, Tracer):
-        check_labels(np.asarray(labels), num_classes)
-    return eqx.Partial(_velocity, dit, guide, labels, sampler)
+    check_condition_kind(conditions, dit.config)
+    if not isinstance(conditions, Tracer | TextFeatures):
+        check_labels(np.asarray(conditions), dit.config.num_classes)
+    return eqx.Partial(_velocity, dit, guide, conditions, sampler)
 
 
 def check_labels(labels: Int[np.ndarray, " count"], num_classes: int) -> None:
@@ -274,23 +296,24 @@ def check_labels(labels: Int[np.ndarray, " count"], num_classes: int) -> None:
 def _velocity(
     dit: DiT,
     guide: DiT | None,
-    labels: Int[Array, " batch"],
+    conditions: Conditions,
     sampler: SamplerConfig,
     latents: Float[Array, "batch height width channels"],
     t: Float[Array, ""],
 ) -> Float[Array, "batch height width channels"]:
-    times = jnp.full(labels.shape, t)
+    times = jnp.full((num_rows(conditions),), t)
     if sampler.guidance == 1:
-        return dit.batch(latents, times, labels).astype(latents.dtype)
+        return dit.batch(latents, times, conditions).astype(latents.dtype)
     if guide is not None:
-        conditional = dit.batch(latents, times, labels)
-        other = guide.batch(latents, times, labels)
+        conditional = dit.batch(latents, times, conditions)
+        other = guide.batch(latents, times, conditions)
     else:
-        null = jnp.full_like(labels, dit.config.num_classes)
+        none = without_condition(conditions, dit.config)
+        join = lambda *parts: jnp.concatenate(parts)
         both = dit.batch(
-            jnp.concatenate([latents, latents]),
-            jnp.concatenate([times, times]),
-            jnp.concatenate([labels, null]),
+            join(latents, latents),
+            join(times, times),
+            jax.tree.map(join, conditions, none),
         )
         conditional, other = jnp.split(both, 2)
     return guided(

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+import numpy as np
 
 from vtp_eqx.config import TextConfig
 from vtp_eqx.nn.feed_forward import gelu, quick_gelu
@@ -13,6 +14,17 @@ from vtp_eqx.nn.transformer import Transformer
 
 # Published code; the vision towers have 1e-6.
 _NORM_EPS = 1e-5
+
+
+class TextFeatures(eqx.Module):
+    """The features of every token of a text, or of a batch of texts.
+
+    `length` counts the tokens from the start to the end token; what stands behind them
+    means nothing. A length of 0 is no text: anything.
+    """
+
+    tokens: Float[Array | np.ndarray, "*batch context width"]
+    length: Int[Array | np.ndarray, "*batch"]
 
 
 class TextEncoder(eqx.Module):
@@ -56,14 +68,21 @@ class TextEncoder(eqx.Module):
 
     def __call__(self, ids: Int[Array, " context"]) -> Float[Array, " width"]:
         """The feature of one text at its end token, before the projection."""
-        tokens = self.token_embedding[ids] + self.positions
-        tokens = self.stack(tokens, mask=self._mask())
         # The norm acts on each token alone, so only the one that is read needs it.
-        return self.norm(tokens[jnp.argmax(ids)])
+        return self.norm(self._tokens(ids)[jnp.argmax(ids)])
+
+    def features(self, ids: Int[Array, " context"]) -> TextFeatures:
+        """The features of all tokens of one text; ids of 0 alone are no text."""
+        length = jnp.where(jnp.any(ids > 0), jnp.argmax(ids) + 1, 0)
+        return TextFeatures(self.norm(self._tokens(ids)), length.astype(jnp.int32))
 
     def embed(self, ids: Int[Array, " context"]) -> Float[Array, " embed"]:
         """The projected feature of one text, not yet of unit norm."""
         return self(ids) @ self.projection
+
+    def _tokens(self, ids: Int[Array, " context"]) -> Float[Array, "context width"]:
+        tokens = self.token_embedding[ids] + self.positions
+        return self.stack(tokens, mask=self._mask())
 
     def _mask(self) -> Bool[Array, "context context"] | None:
         context = self.positions.shape[0]

@@ -28,7 +28,7 @@ from vtp_eqx.models.input_checks import (
     check_measured,
     check_token_ids,
 )
-from vtp_eqx.models.text import TextEncoder
+from vtp_eqx.models.text import TextEncoder, TextFeatures
 from vtp_eqx.nn.linear import Linear, orthogonal
 from vtp_eqx.nn.norms import unit_norm
 from vtp_eqx.nn.patches import patch_grid
@@ -123,6 +123,12 @@ class Tokenizer(eqx.Module):
         text, _ = self._contrast()
         vocabulary, context = text.token_embedding.shape[0], text.positions.shape[0]
         return self._embed_text(check_token_ids(ids, context, vocabulary))
+
+    def text_features(self, ids: AnyArray) -> TextFeatures:
+        """What the text tower says of each token of a text: what generators read."""
+        text, _ = self._contrast()
+        vocabulary, context = text.token_embedding.shape[0], text.positions.shape[0]
+        return self._text_features(check_token_ids(ids, context, vocabulary))
 
     @property
     def precision(self) -> str:
@@ -238,6 +244,12 @@ class Tokenizer(eqx.Module):
     def _embed_text(self, ids: Int[Array, " context"]) -> Float[Array, " embed"]:
         text, _ = self._contrast()
         return unit_norm(text.embed(ids).astype(jnp.float32))
+
+    @eqx.filter_jit
+    def _text_features(self, ids: Int[Array, " context"]) -> TextFeatures:
+        text, _ = self._contrast()
+        features = text.features(ids)
+        return TextFeatures(features.tokens.astype(jnp.float32), features.length)
 
     def _pixels(self, image: Array) -> Array:
         return self.normalize(image).astype(self.precision)

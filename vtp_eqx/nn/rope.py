@@ -91,8 +91,12 @@ def axial_periods(head_width: int, precision: Precision) -> Float[np.ndarray, " 
     return np.power(100.0, exponents.astype(np.float64)).astype(np.float32).astype(kind)
 
 
-def integer_table(height: int, width: int, head_width: int) -> RotaryTable:
+def integer_table(
+    height: int, width: int, head_width: int, *, prefix: int = 0
+) -> RotaryTable:
     """LightningDiT's table: whole-number coordinates, neighbors paired, float32.
+
+    `prefix` tokens stand before the grid.
 
     Periods are `10000 ** (4i / d)` as in EVA-02 (Fang et al. 2023).
     """
@@ -102,7 +106,8 @@ def integer_table(height: int, width: int, head_width: int) -> RotaryTable:
     angles = (grid[:, :, None] * frequencies).reshape(height * width, head_width // 2)
     angles = np.repeat(angles, 2, axis=-1)
     return RotaryTable(
-        cos=np.cos(angles).astype(np.float32), sin=np.sin(angles).astype(np.float32),
+        cos=_with_prefix(prefix, np.cos(angles), 1.0),
+        sin=_with_prefix(prefix, np.sin(angles), 0.0),
         pairing="neighbors", precision="float32",
     )  # fmt: skip
 

@@ -206,7 +206,7 @@ def text_tokenizer_for(
     if path.exists():
         return CaptionTokenizer.load(path)
     rows = np.linspace(0, len(source) - 1, min(_CAPTIONS, len(source))).astype(int)
-    captions = [_caption(source, row) for row in rows.tolist()]
+    captions = [caption_of(source, row) for row in rows.tolist()]
     found = [caption for caption in captions if caption]
     require(
         bool(found),
@@ -241,7 +241,8 @@ def encode_prompts(
     return np.stack([encode(texts) for texts in fill_templates(names, lines)])
 
 
-def _caption(source: Source, row: int) -> str:
+def caption_of(source: Source, row: int) -> str:
+    """The caption of an example, or "" where it has none or cannot be read."""
     try:
         return str(read_encoded(source, row).get("caption", ""))
     except ValueError:  # unreadable: a run counts it, a vocabulary needs not

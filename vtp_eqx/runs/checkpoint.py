@@ -36,7 +36,10 @@ class Checkpoints:
         keep_best: int = 0,
         say: Callable[[str], None] = warn,
     ):
-        """`say` is given a sentence for each damaged checkpoint that is set aside."""
+        """`say` is given a sentence for each damaged checkpoint that is set aside.
+
+        Raises `ValueError` where Orbax cannot read what it wrote beside the states.
+        """
         policies: list[Any] = [LatestN(keep)]
         score: Callable[[Any], float] | None = None
         if keep_best > 0:
@@ -45,19 +48,26 @@ class Checkpoints:
             # score: a run continues from the last state, not from the best.
             policies.append(BestN(n=keep_best, get_metric_fn=score, reverse=False))
         self._say, self._scored = say, keep_best > 0
-        self._manager = ocp.CheckpointManager(
-            folder.absolute(),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=AnyPreservationPolicy(policies),
-                best_fn=score,
-                create=True,
-            ),
-            # Named here, or a reopened folder could not say what is in it.
-            item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
-                "sums": ocp.JsonCheckpointHandler(),
-            },
-        )
+        try:
+            self._manager = ocp.CheckpointManager(
+                folder.absolute(),
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=AnyPreservationPolicy(policies),
+                    best_fn=score,
+                    create=True,
+                ),
+                # Named here, or a reopened folder could not say what is in it.
+                item_handlers={
+                    "state": ocp.StandardCheckpointHandler(),
+                    "sums": ocp.JsonCheckpointHandler(),
+                },
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"`folder` ({folder}) must have checkpoints whose files "
+                f"`_CHECKPOINT_METADATA` are sound; one is damaged ({error}): delete "
+                "that file, which the state beside it does not need."
+            ) from error
 
     def __enter__(self) -> "Checkpoints":
         return self

@@ -232,6 +232,9 @@ def generator_dry_run_lines(
     dit, devices = config.dit, mesh.devices.size
     peak, source = device_peak(mesh.devices.flat[0])
     flops, tokens = train_step_flops(config), num_tokens(dit)
+    conditions = f"{dit.num_classes} classes"
+    if dit.condition == "text":
+        conditions = f"{dit.text_context} of them a caption's"
     seen = config.batch_size * config.num_steps
     epochs = f", {seen / num_images:.3g} times each" if num_images else ""
     sizes = [number(config, devices) for number in (state_bytes, step_bytes)]
@@ -240,7 +243,7 @@ def generator_dry_run_lines(
         f"parameters      {dit_parameters(dit):,}: width "
         f"{dit.width}, depth {dit.depth}, {dit.num_heads} heads",
         f"latents         {dit.latent_size} x {dit.latent_size} x {dit.latent_width}, "
-        f"{tokens} tokens, {dit.num_classes} classes",
+        f"{tokens} tokens, {conditions}",
         f"steps           {config.num_steps:,} of {config.batch_size} images "
         f"({config.accumulate} microbatches): {seen:,} images{epochs}, "
         f"{seen * tokens:.4g} tokens",

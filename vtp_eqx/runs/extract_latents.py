@@ -29,6 +29,7 @@ from vtp_eqx.data.latents import (
     write_npy_shard,
 )
 from vtp_eqx.data.loader import Source
+from vtp_eqx.data.prefetch import Encode
 from vtp_eqx.evaluation.batches import in_batches
 from vtp_eqx.evaluation.images import Images, read_blocks
 from vtp_eqx.evaluation.latent_statistics import DEVICE_IMAGES, LatentSums
@@ -40,15 +41,17 @@ from vtp_eqx.interop.lightningdit.latents import (
     write_published_statistics,
 )
 from vtp_eqx.mesh import data_mesh, local_mesh, REPLICATED
-from vtp_eqx.models.arrays import encoder_hash, latents_hash
+from vtp_eqx.models.arrays import encoder_hash, latents_hash, text_hash
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.multihost import all_equal, is_main_process, raise_on_all
 from vtp_eqx.runs.run_dir import check_disk_space, disk_errors, lock_folder
 
 
-# What an index says of the finished latents, and not of what they are made from.
-_RESULTS = (
+# What an index says of the finished latents, and not of what they are made from; and
+# the times of the images' files, which have a sentence of their own.
+_NOT_SETTINGS = (
     "latents_hash", "num_images", "num_skipped", "rms_error", "mean", "std", "shards",
+    "changed",
 )  # fmt: skip
 
 
@@ -71,6 +74,7 @@ def extract_latents(
     *,
     mesh: Mesh | None = None,
     class_names: Sequence[str] = (),
+    encode: Encode | None = None,
     num_threads: int = 8,
     device_images: int = DEVICE_IMAGES,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -86,12 +90,18 @@ def extract_latents(
     `evaluation.latent_statistics.measure_latents` has.
 
     - `class_names`: by default those of the source.
+    - `encode`: captions to ids of the tokenizer's text tower, for `config.captions`.
     - `progress` is told how many images of this process are done, and of how many.
 
     A `ValueError` where the folder has latents of another tokenizer, other images or
     settings, where a latent is not finite and where a label is none of the classes; a
     `DiskSpaceError` where the disk is full, after which the same call continues.
     """
+    require(
+        (encode is not None) == config.captions,
+        f"`encode` ({'none' if encode is None else 'one'}) must be given where, and "
+        f"only where, `captions` ({config.captions}) are kept: change either.",
+    )
     mesh = data_mesh() if mesh is None else mesh
     crop = CenterCrop(tokenizer.config.image_size)
     limit = None if config.limit is None else min(config.limit, len(source))
@@ -101,11 +111,12 @@ def extract_latents(
         check_class_names(class_names, np.zeros(0, np.int64), folders)
     names = tuple(class_names or folders)
     index = _index_of(config, tokenizer, images, names)
-    job = _Job(config, tokenizer, images, folder, names)
+    job = _Job(config, tokenizer, images, folder, names, encode)
     with contextlib.ExitStack() as stack:
         stack.enter_context(disk_errors(folder))
         require(
-            all_equal(json.dumps(dataclasses.asdict(index))),
+            # Copies on other hosts have other times.
+            all_equal(json.dumps(dataclasses.asdict(index) | {"changed": ""})),
             f"`source` ({index.source}) and `tokenizer` ({index.encoder_hash}) must be "
             "the same in all processes: copy the same data to all hosts.",
         )
@@ -140,12 +151,14 @@ def _index_of(
         encoder_hash=encoder_hash(tokenizer),
         source=images.description["source"],
         crop=images.description["crop"],
+        changed=images.description["changed"],
         views=config.view_names,
         view_settings=random if config.views == "augmented" else {},
         dtype=config.dtype,
         layout=config.layout,
         shard_images=config.shard_images,
         limit=images.limit,
+        text_hash=text_hash(tokenizer) if config.captions else "",
         class_names=names,
     )
 
@@ -159,12 +172,17 @@ def _check_unchanged(folder: Path, index: LatentIndex) -> None:
         f"`{field.name}` ({now!s:.60}, was {before!s:.60})"
         for field in dataclasses.fields(LatentIndex)
         for now, before in [(getattr(index, field.name), getattr(begun, field.name))]
-        if field.name not in _RESULTS and now != before
+        if field.name not in _NOT_SETTINGS and now != before
     ]
     require(
         not changed,
         f"{', '.join(changed)} may not differ from what the latents in {folder} were "
         "begun with: restore the old values, or choose another folder.",
+    )
+    require(
+        begun.changed in ("", index.changed),
+        f"`source` ({index.source}) must have the files that the latents in {folder} "
+        "were begun with; some were written again since: choose another folder.",
     )
 
 
@@ -177,6 +195,7 @@ class _Job:
     images: Images
     folder: Path
     class_names: tuple[str, ...]
+    encode_captions: Encode | None
 
     def shards(self) -> list[Int[np.ndarray, " rows"]]:
         """The rows of the source of every shard."""
@@ -224,16 +243,15 @@ class _Job:
         for number, batches in read_blocks(
             self.read, missing, batch_size=together, num_threads=num_threads
         ):
-            latents, kept, labels = [], [], []
+            latents, kept = [], []
             for batch in batches:
                 good = [example for example in batch if example is not None]
                 squares = [example.views for example in good]
                 latents += self.encode(tokenizer, squares, batch_size, mesh)
-                kept += [example.row for example in good]
-                labels += [example.label for example in good]
+                kept += [dataclasses.replace(one, views=None) for one in good]
                 done += len(batch)
                 progress(done, total)
-            self.write(number, len(missing[number]), latents, kept, labels)
+            self.write(number, len(missing[number]), latents, kept)
 
     def read(self, row: int) -> "_Example | None":
         """The views of an image, or nothing where it cannot be read."""
@@ -254,7 +272,8 @@ class _Job:
                 cut(example["image"], np.random.default_rng([config.seed, row, view]))
                 for view in range(config.num_augmented)
             ]
-        return _Example(row, np.stack(views), label_of(example))
+        caption = str(example.get("caption", ""))
+        return _Example(row, np.stack(views), label_of(example), caption)
 
     def encode(
         self, tokenizer: Tokenizer, images: list[Any], batch_size: int, mesh: Mesh
@@ -273,13 +292,14 @@ class _Job:
         number: int,
         num_rows: int,
         latents: list[Any],
-        rows: list[int],
-        labels: list[int],
+        examples: "list[_Example]",
     ) -> None:
         """A shard, and last its record."""
         record = ShardRecord(count=0)
         if latents:
-            array, classes = np.stack(latents), np.array(labels)
+            rows = [example.row for example in examples]
+            array = np.stack(latents)
+            classes = np.array([example.label for example in examples])
             num_classes = len(self.class_names)
             outside = classes[(classes < 0) | (classes >= num_classes)]
             require(
@@ -293,9 +313,14 @@ class _Job:
                 f"{rows[0]} to {rows[-1]}: look at the images and the tokenizer.",
             )
             if self.config.layout == "npy":
+                captions = None
+                if self.encode_captions is not None:
+                    texts = [example.caption for example in examples]
+                    there = np.array([bool(text) for text in texts])
+                    captions = self.encode_captions(texts) * there[:, None]
                 record = write_npy_shard(
                     self.folder, number, array, np.array(rows), classes,
-                    self.config.dtype,
+                    self.config.dtype, captions,
                 )  # fmt: skip
             else:
                 record = write_published_shard(
@@ -303,7 +328,7 @@ class _Job:
                 )
             sums = LatentSums.of(array[:, 0]).as_json()
             record = dataclasses.replace(record, sums=sums)
-        skipped = num_rows - len(rows)
+        skipped = num_rows - len(examples)
         dataclasses.replace(record, num_skipped=skipped).write(self.record_path(number))
 
     def finished(self, index: LatentIndex) -> tuple[Tokenizer, LatentIndex]:
@@ -344,8 +369,12 @@ class _Job:
 
 @dataclasses.dataclass
 class _Example:
-    """The views of an image that could be read; `label` is -1 where it has none."""
+    """The views of an image that could be read; `label` is -1 where it has none.
+
+    Once they are encoded, views are `None`.
+    """
 
     row: int
-    views: UInt8[np.ndarray, "views size size 3"]
+    views: UInt8[np.ndarray, "views size size 3"] | None
     label: int
+    caption: str  # "" where it has none

@@ -18,10 +18,11 @@ from vtp_eqx.data.latent_batches import latent_batches
 from vtp_eqx.data.latents import LatentCache
 from vtp_eqx.data.loader import Source
 from vtp_eqx.data.mixture import make_sampler
-from vtp_eqx.data.prefetch import ExampleReader
+from vtp_eqx.data.prefetch import Encode, ExampleReader
 from vtp_eqx.mesh import local_mesh, replicate, shard_batch
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.batches import Batches
+from vtp_eqx.runs.captions import text_reader
 from vtp_eqx.training.generate import LatentBatch
 
 
@@ -30,6 +31,8 @@ class CachedBatches:
     """`batches(first)` yields this process's part of the batches of a cache.
 
     - `unconditional`: every image is of class 0.
+    - `reader`: the tokenizer whose text tower reads captions, which then stand in
+      place of classes, and the devices that it does so on.
     """
 
     cache: LatentCache
@@ -37,13 +40,19 @@ class CachedBatches:
     seed: int
     unconditional: bool = False
     workers: int = 4
+    reader: tuple[Tokenizer, Mesh] | None = None
 
     def __call__(self, first: int) -> Iterator[LatentBatch]:
-        for latents, labels in latent_batches(
+        reader = self.reader and text_reader(*self.reader)
+        for latents, given in latent_batches(
             self.cache, self.batch_size, seed=self.seed, start_step=first,
             shard=(jax.process_index(), jax.process_count()), num_threads=self.workers,
+            captions=reader is not None,
         ):  # fmt: skip
-            labels = np.zeros_like(labels) if self.unconditional else labels
+            if reader is not None:
+                yield LatentBatch(latents, reader(given))
+                continue
+            labels = np.zeros_like(given) if self.unconditional else given
             yield LatentBatch(latents, labels.astype(np.int32))
 
 
@@ -66,13 +75,20 @@ class EncodedBatches:
         precision: Precision = "float32",
         unconditional: bool = False,
         workers: int = 8,
+        encode: Encode | None = None,
     ):
-        """`folder`: where bad examples are logged. `precision`: of the encoder."""
+        """`folder`: where bad examples are logged. `precision`: of the encoder.
+
+        `encode`: captions to ids, for a generator of captions. Images are then not
+        mirrored, because a caption may name left and right; those without a caption
+        are skipped.
+        """
         size = tokenizer.config.image_size
         reader = ExampleReader(
             source=source,
             sampler=make_sampler(source, config.batch_size, seed=config.seed),
             size=size,
+            encode=encode,
             crop=CenterCrop(size),
             min_side=1,
         )
@@ -82,11 +98,22 @@ class EncodedBatches:
         self.seed, self.unconditional = config.seed, unconditional
         self.mesh = local_mesh(mesh)
         self.tokenizer = replicate(tokenizer.at_precision(precision), self.mesh)
+        self.read_texts = None
+        if encode is not None:
+            self.read_texts = text_reader(tokenizer, mesh)
 
     def __call__(self, first: int) -> Iterator[LatentBatch]:
         sampler = self.images.reader.sampler
         positions = sampler.positions((jax.process_index(), jax.process_count()))
         for examples in self.images.examples(first):
+            if self.read_texts is not None:
+                assert examples.tokens is not None
+                latents = _encode(
+                    self.tokenizer, shard_batch(examples.image, self.mesh)
+                )
+                read = self.read_texts(examples.tokens)
+                yield LatentBatch(np.asarray(latents), read)
+                continue
             rng = CounterRNG(self.seed, examples.step * sampler.batch_size + positions)
             turned = (rng.uniform("view") < 0.5)[:, None, None, None]
             images = np.where(turned, examples.image[:, :, ::-1], examples.image)

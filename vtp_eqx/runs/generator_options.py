@@ -12,7 +12,8 @@ class GeneratorOptions(RunOptions):
     """Options of a generator's training: latents, config, folder."""
 
     config: GenerateConfig
-    """Latent shape and classes are those of the latents."""
+    """Latent shape and classes are those of the latents, which need captions where
+    `dit.condition` is text."""
     latents: str = ""
     """A folder of latents: of extract_latents.py, or of LightningDiT's extractor."""
     tokenizer: str = ""
@@ -56,6 +57,18 @@ class GeneratorOptions(RunOptions):
             bool(self.data) or (not self.split and self.encoder_precision == "float32"),
             "`split` and `encoder_precision` are of images that are encoded in every "
             "step, but there is no `data`: give it, or leave them out.",
+        )
+        is_text = self.config.dit.condition == "text"
+        require(
+            not (is_text and self.unconditional),
+            "`unconditional` (True) leaves nothing to ask for, but `condition` is "
+            "'text': leave either out.",
+        )
+        require(
+            not (is_text and self.reference),
+            f"`reference` ({self.reference}) measures samples of classes as they are "
+            "learned, but `condition` is 'text': leave it out, and measure a folder of "
+            "sample.py.",
         )
         require(
             bool(self.reference) or not self.weights,

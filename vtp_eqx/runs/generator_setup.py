@@ -22,11 +22,18 @@ from vtp_eqx.evaluation.networks import feature_network, FeatureNetwork, network
 from vtp_eqx.evaluation.reference import read_reference, Reference
 from vtp_eqx.evaluation.samples import check_comparable, generation_numbers
 from vtp_eqx.mesh import data_mesh, local_mesh
-from vtp_eqx.models.arrays import latents_hash
+from vtp_eqx.models.arrays import latents_hash, text_hash
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.batches import check_batch_size, open_sources
+from vtp_eqx.runs.captions import (
+    find_words,
+    fit_to_text,
+    open_captions,
+    text_config_of,
+    TextTokenizer,
+)
 from vtp_eqx.runs.extract_latents import open_latents
 from vtp_eqx.runs.generator_batches import CachedBatches, EncodedBatches, fit_to_latents
 from vtp_eqx.runs.generator_options import FIXED, GeneratorOptions
@@ -53,6 +60,7 @@ class GeneratorSetup:
     config: GenerateConfig  # fitted to the latents
     batches: CachedBatches | EncodedBatches
     tokenizer: Tokenizer  # with the statistics that the latents are normalized by
+    words: TextTokenizer | None  # the vocabulary of captions, where they are read
     mesh: Mesh
     evaluate: Callable[[DiT, int], dict[str, float]] | None  # its gFID, where asked for
 
@@ -66,7 +74,8 @@ def open_generator_training(
     `load` is `vtp_eqx.tokenizer.load`. A `ValueError` where the run was begun with
     other settings or latents, where latents are damaged or of another tokenizer, and
     where labels are outside the classes; a `FolderInUseError` where another process
-    writes the folder.
+    writes the folder. For a generator of captions also where there are none, or they
+    are of another text tower than the tokenizer's.
     """
     require(
         bool(options.latents or options.data),
@@ -79,9 +88,11 @@ def open_generator_training(
             if is_main_process():
                 held.enter_context(lock_folder(out))
         if options.latents:
-            config, batches, tokenizer, data = _from_cache(options, load)
+            config, batches, tokenizer, data, words = _from_cache(options, load, mesh)
         else:
-            config, batches, tokenizer, data = _from_images(options, load, mesh)
+            config, batches, tokenizer, data, words = _from_images(options, load, mesh)
+        if words is not None:
+            data += f" and captions as {text_hash(tokenizer)} reads them"
         with raise_on_all():
             evaluate = _evaluation(options, tokenizer, mesh)
             check_config_unchanged(out, config, options, FIXED)
@@ -90,8 +101,8 @@ def open_generator_training(
             if is_main_process():
                 write_config(out, config, options, data)
         yield GeneratorSetup(
-            config=config, batches=batches, tokenizer=tokenizer, mesh=mesh,
-            evaluate=evaluate,
+            config=config, batches=batches, tokenizer=tokenizer, words=words,
+            mesh=mesh, evaluate=evaluate,
         )  # fmt: skip
 
 
@@ -128,27 +139,52 @@ def _evaluation(
 def fit_to_cache(
     config: GenerateConfig, cache: LatentCache, *, unconditional: bool
 ) -> GenerateConfig:
-    """`config` for the shape and classes of some latents, whose labels are checked."""
+    """`config` for the shape and classes of some latents, whose labels are checked.
+
+    For a generator of captions: for their shape, and whether they have captions.
+    """
     if unconditional:
         return fit_to_latents(config, cache.shape, 1)
+    if config.dit.condition == "text":
+        require(
+            cache.captions is not None and bool(cache.captions.any()),
+            "`latents` (without captions) must have some for `condition` 'text': "
+            "extract them again with --config.captions, from captioned images.",
+        )
+        return fit_to_latents(config, cache.shape, config.dit.num_classes)
     num_classes = len(cache.class_names) or max(int(cache.labels.max()) + 1, 1)
     fitted = fit_to_latents(config, cache.shape, num_classes)
     cache.check_labels(fitted.dit.num_classes)
     return fitted
 
 
-def _from_cache(options: GeneratorOptions, load: Callable[[str], Tokenizer]):
+def _from_cache(
+    options: GeneratorOptions, load: Callable[[str], Tokenizer], mesh: Mesh
+):
     folder = Path(options.latents)
     cache = open_latents(folder)
     config = fit_to_cache(options.config, cache, unconditional=options.unconditional)
+    where = options.tokenizer or str(folder / BESIDE)
     tokenizer = _tokenizer_of(cache, folder, options.tokenizer, load)
+    words = None
+    if config.dit.condition == "text":
+        text = text_config_of(tokenizer, where)
+        require(
+            text_hash(tokenizer) == cache.text_hash,
+            f"`tokenizer` ({where}, text tower {text_hash(tokenizer)}) must be the one "
+            f"that the captions in {folder} have ids for ({cache.text_hash}): name "
+            "that one, or extract the latents again.",
+        )
+        config = fit_to_text(config, text)
+        words = find_words(text, folder / BESIDE, where)
     batches = CachedBatches(
         cache=cache, batch_size=config.batch_size, seed=config.seed,
         unconditional=options.unconditional, workers=options.workers,
+        reader=None if words is None else (tokenizer, mesh),
     )  # fmt: skip
     digest = cache.latents_hash or latents_hash(tokenizer)  # the same where known
     data = f"{len(cache)} images as latents {digest}"
-    return config, batches, tokenizer, data
+    return config, batches, tokenizer, data, words
 
 
 def _tokenizer_of(
@@ -184,6 +220,9 @@ def _from_images(
 ):
     out, tokenizer = Path(options.out), load(options.tokenizer)
     source = open_sources(options.data, options.split)
+    words = encode = None
+    if options.config.dit.condition == "text":
+        words, encode = open_captions(tokenizer, options.tokenizer, source)
     if not tokenizer.is_measured:
         tokenizer, _ = measure_latents(
             tokenizer, source, out, mesh=mesh, num_threads=options.workers,
@@ -197,12 +236,15 @@ def _from_images(
         options.config, (side, side, shape.latent_width),
         1 if options.unconditional else num_classes,
     )  # fmt: skip
+    if words is not None:
+        config = fit_to_text(config, text_config_of(tokenizer, options.tokenizer))
     batches = EncodedBatches(
         tokenizer, source, config, mesh, folder=out, workers=options.workers,
         precision=options.encoder_precision, unconditional=options.unconditional,
+        encode=encode,
     )  # fmt: skip
     data = f"{source_fingerprint(source)} with latents {latents_hash(tokenizer)}"
-    return config, batches, tokenizer, data
+    return config, batches, tokenizer, data, words
 
 
 def measure_generation(

@@ -50,14 +50,7 @@ def pretrain(
     state, step = init_pretraining(
         config, data["image"][:PCA_IMAGES], mesh, perceptual, vision
     )
-    names = ["image"] if text_config(config) is None else ["image", "caption"]
-    arrays = {name: data[name] for name in names}
-    if (seed := config.controls.caption_shuffle) is not None:
-        arrays["caption"] = data["caption"][caption_rows(len(data["caption"]), seed)]
-    batches = ArrayBatches(
-        lambda image, caption=None: CaptionedBatch(image, caption),
-        arrays, config.batch_size, seed=config.seed, group=group,
-    )  # fmt: skip
+    batches = array_batches(config, data, group=group)
     state = run_training(
         state, step, batches,
         num_steps=config.num_steps, mesh=mesh, folder=folder, progress=progress,
@@ -65,6 +58,20 @@ def pretrain(
         recompute_every=config.recompute_every,
     )  # fmt: skip
     return state.student.tokenizer
+
+
+def array_batches(
+    config: PretrainConfig, data: Mapping[str, np.ndarray], *, group: int = 1
+) -> ArrayBatches:
+    """The batches of a pre-training on `data`, from any step on; see `pretrain`."""
+    names = ["image"] if text_config(config) is None else ["image", "caption"]
+    arrays = {name: data[name] for name in names}
+    if (seed := config.controls.caption_shuffle) is not None:
+        arrays["caption"] = data["caption"][caption_rows(len(data["caption"]), seed)]
+    return ArrayBatches(
+        lambda image, caption=None: CaptionedBatch(image, caption),
+        arrays, config.batch_size, seed=config.seed, group=group,
+    )  # fmt: skip
 
 
 def check_data(config: PretrainConfig, data: Mapping[str, np.ndarray]) -> None:

@@ -33,9 +33,10 @@ from vtp_eqx.mesh import (
     shard_batch,
     SPLIT,
 )
-from vtp_eqx.models.dit import DiT
+from vtp_eqx.models.dit import Conditions, DiT
 from vtp_eqx.models.generator import check_labels, Generator, sample_latents
 from vtp_eqx.models.tokenizer import Tokenizer
+from vtp_eqx.runs.captions import check_conditions, Prompts, text_features
 from vtp_eqx.runs.multihost import all_equal, is_main_process, raise_on_all
 from vtp_eqx.runs.run_dir import disk_errors, lock_folder
 from vtp_eqx.runs.sample_files import (
@@ -60,6 +61,7 @@ def sample(
     *,
     guide: Generator | None = None,
     given: Int[np.ndarray, " count"] | None = None,
+    prompts: Prompts | None = None,
     mesh: Mesh | None = None,
     report: Report = no_report,
 ) -> SampleRecord:
@@ -70,6 +72,8 @@ def sample(
 
     - `guide`: the weaker generator, where `config.sampler.guide` is "generator".
     - `given`: the classes, where `config.labels` is "given".
+    - `prompts`: what is drawn, for a generator of captions. They take the part of
+      classes: `given` and the labels are their numbers, from 0.
 
     Draws what is missing: a run that was killed continues, and a larger `num_samples`
     adds to what is there. A `ValueError` where the tokenizer is not the generator's,
@@ -77,12 +81,16 @@ def sample(
     it are on disk. A full disk is a `DiskSpaceError`, and loses nothing either.
     """
     size, count = config.group_size, config.num_samples
-    labels = choose_labels(config, generator.dit.config.num_classes, given)
+    check_conditions(generator, prompts.texts if prompts else (), "the `generator`")
+    num_classes = generator.dit.config.num_classes
+    num_choices = num_classes if prompts is None else len(prompts.texts)
+    labels = choose_labels(config, num_choices, given)
     named = labels[:count]
     record = SampleRecord.of(
         generator, tokenizer.at_precision(config.precision), config.sampler,
         num_samples=count, labels=config.labels, seed=config.seed, guide=guide,
         labels_hash=labels_hash(named), group_size=size,
+        prompts=tuple(prompts.texts[label] for label in named) if prompts else (),
     )  # fmt: skip
     require(
         all_equal(json.dumps(dataclasses.asdict(record))),
@@ -102,8 +110,8 @@ def sample(
             own = range(jax.process_index(), len(labels) // size, jax.process_count())
             groups = [n for n in missing_groups(folder, count, size) if n in own]
             drawn = draw_images(
-                config, generator, tokenizer, labels, guide=guide, groups=groups,
-                mesh=mesh,
+                config, generator, tokenizer, labels, guide=guide, prompts=prompts,
+                groups=groups, mesh=mesh,
             )  # fmt: skip
             images_in = lambda groups: sum(min(size, count - n * size) for n in groups)
             total = images_in(own)
@@ -160,6 +168,7 @@ def draw_images(
     labels: Int[np.ndarray, " filled"],
     *,
     guide: Generator | None = None,
+    prompts: Prompts | None = None,
     groups: list[int] | None = None,
     mesh: Mesh | None = None,
 ) -> Iterator[
@@ -167,7 +176,8 @@ def draw_images(
 ]:
     """Indices and images, as bytes, of `groups` (all by default) in their order.
 
-    `labels` are those of `choose_labels`. While one lot is used, the next is computed.
+    `labels` are those of `choose_labels`, of classes or of `prompts`. While one lot is
+    used, the next is computed.
     """
     mesh = data_mesh() if mesh is None else mesh
     size, num = config.group_size, config.num_samples
@@ -181,25 +191,28 @@ def draw_images(
         mesh,
     )
     num_devices, waiting = mesh.devices.size, None
+    kind = "class" if prompts is None else "prompt"
     for start in range(0, len(groups), num_devices):
         lot = groups[start : start + num_devices]
         # Filled up with repeats; and the last group with images that nobody asked for,
         # because those that were are computed in the same company always.
         filled = [lot[device % len(lot)] for device in range(num_devices)]
         indices = np.concatenate([np.arange(g * size, (g + 1) * size) for g in filled])
-        batch = (indices.astype(np.int32), labels[indices].astype(np.int32))
-        batch = shard_batch(batch, mesh)
+        conditions = labels[indices].astype(np.int32)
+        if prompts is not None:
+            conditions = text_features(tokenizer, prompts.ids[conditions])
+        batch = shard_batch((indices.astype(np.int32), conditions), mesh)
         answer = _draw(networks, batch, jr.key(config.seed), config.sampler, mesh)
         keep = (np.arange(len(indices)) < len(lot) * size) & (indices < num)
         if waiting is not None:
-            yield _finished(*waiting, labels)
+            yield _finished(*waiting, labels, kind)
         waiting = (indices, keep, answer)
     if waiting is not None:
-        yield _finished(*waiting, labels)
+        yield _finished(*waiting, labels, kind)
 
 
 class Networks(eqx.Module):
-    """The networks that make images of labels: generator, weaker guide, decoder."""
+    """The networks that make images: generator, weaker guide, decoder."""
 
     dit: DiT
     guide: DiT | None
@@ -209,22 +222,22 @@ class Networks(eqx.Module):
 @eqx.filter_jit
 def _draw(
     networks: Networks,
-    batch: tuple[Int[Array, " rows"], Int[Array, " rows"]],
+    batch: tuple[Int[Array, " rows"], Conditions],
     key: Array,
     sampler: SamplerConfig,
     mesh: Mesh,
 ) -> tuple[UInt8[Array, "rows height width 3"], Bool[Array, " rows"]]:
-    """Images of indices and labels, and whether each is finite."""
+    """Images of indices and conditions, and whether each is finite."""
     arrays, static = eqx.partition(networks, eqx.is_array)
 
     def local(arrays, key, batch):
-        own, (indices, labels) = eqx.combine(arrays, static), batch
+        own, (indices, conditions) = eqx.combine(arrays, static), batch
         config, tokenizer = own.dit.config, own.tokenizer
         shape = (config.latent_size, config.latent_size, config.latent_width)
         noise = jax.vmap(
             lambda index: jr.normal(jr.fold_in(key, index), shape, jnp.float32)
         )(indices)
-        latents = sample_latents(own.dit, labels, noise, sampler, own.guide)
+        latents = sample_latents(own.dit, conditions, noise, sampler, own.guide)
         raw = tokenizer.denormalize_latents(latents)
         images = jax.vmap(tokenizer.decode)(raw)
         finite = lambda x: jnp.all(jnp.isfinite(x), axis=(1, 2, 3))
@@ -239,15 +252,19 @@ def _draw(
 
 
 def _finished(
-    indices: np.ndarray, keep: np.ndarray, answer: tuple, labels: np.ndarray
+    indices: np.ndarray,
+    keep: np.ndarray,
+    answer: tuple,
+    labels: np.ndarray,
+    kind: str,
 ) -> tuple[np.ndarray, np.ndarray]:
     images, is_finite = jax.device_get(answer)
     bad = indices[keep & ~is_finite]
     require(
         len(bad) == 0,
         f"`generator` ({len(bad)} samples with NaN or infinite values, such as number "
-        f"{bad[:1].tolist()} of class {labels[bad[:1]].tolist()}) must give finite "
-        "latents: look at its training's log, lower the guidance, or raise the "
+        f"{bad[:1].tolist()} of {kind} {labels[bad[:1]].tolist()}) must give "
+        "finite latents: look at its training's log, lower the guidance, or raise the "
         "`num_steps` that dopri5 may take.",
     )
     return indices[keep], images[keep]

@@ -60,8 +60,9 @@ def check_record_unchanged(
     )
     count = before.num_samples
     first = dataclasses.replace(
-        record, num_samples=count, labels_hash=labels_hash(labels[:count])
-    )
+        record, num_samples=count, labels_hash=labels_hash(labels[:count]),
+        prompts=record.prompts[:count],
+    )  # fmt: skip
     changed = changed_fields(before, first)
     require(
         not changed,

@@ -52,7 +52,7 @@ def train_generator(
         snapshot(step, dit)
         return {}
 
-    arrays = {"latents": latents, "label": labels}
+    arrays = {"latents": latents, "condition": labels}
     return train_on_batches(
         config,
         ArrayBatches(LatentBatch, arrays, config.batch_size, seed=config.seed),

@@ -60,9 +60,9 @@ def curves_figure(
     for axis, name in zip(axes, names, strict=True):
         for method, color in _colors(rows).items():
             committed = _points(band, method, name, settings)
-            if committed:
-                x = [settings.index(setting) for setting in committed]
-                low, high = _ends(_seeds(committed, name))
+            x = [settings.index(setting) for setting in committed]
+            low, high = _ends(_seeds(committed, name))
+            if low != high:  # of one seed each there is no area
                 axis.fill_between(
                     x, low, high, color=color, alpha=0.18, linewidth=0,
                     label=f"{method}, committed runs",

@@ -123,8 +123,12 @@ def measure(
     data: Dataset,
     paths: RunPaths,
     report: Report,
+    known: Mapping[str, float],
 ) -> RunResult:
-    """Measures a run, and leaves numbers, cards and pictures in its folder."""
+    """Measures a run, and leaves numbers, cards and pictures in its folder.
+
+    `known` are numbers of its training, which the result has too.
+    """
     folder = paths.result(spec)
     network = scene_features(shipped(spec.data.size))
     images = data.validation.image
@@ -135,6 +139,7 @@ def measure(
         data, training, rebuilt.real, rebuilt.scenes, spec.num_samples
     )
     numbers = {
+        **known,
         **rebuilt.numbers,
         "Geary's C": float(jnp.mean(smoothness_loss(jnp.asarray(latents)))),
         **reference_numbers(reference, spec.labels),

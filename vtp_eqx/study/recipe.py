@@ -37,7 +37,9 @@ class Recipe:
     """A scale: the settings that all runs of a study share."""
 
     encoder: TransformerConfig
+    decoder: TransformerConfig  # of pixels: the joint one, and that of the stage after
     data: SceneConfig
+    tokenizer_images: int | None = None  # of the training scenes; `None`: all
     patch_size: int
     latent_width: int
     pairs: int  # the contrastive batch
@@ -57,6 +59,7 @@ class Recipe:
     budgets: tuple[int, ...]  # generator steps after which samples are measured
     labels: Labels = "class"
     num_samples: int = 2400
+    gradient_batches: int = 0  # that cosines between gradients are measured over
 
 
 def vit(width: int, depth: int) -> TransformerConfig:
@@ -66,9 +69,11 @@ def vit(width: int, depth: int) -> TransformerConfig:
     )
 
 
-DECODER = TransformerConfig(
-    width=96, depth=2, num_heads=2, norm="layernorm", remat="full"
-)
+def vit_decoder(width: int, depth: int) -> TransformerConfig:
+    """A small pixel decoder with heads of 48."""
+    return dataclasses.replace(vit(width, depth), norm="layernorm")
+
+
 # Every word and comma of a caption is one token; the longest has 17 with start and end.
 TEXT = TextConfig(
     context=17, vocabulary=400, width=96, depth=1, num_heads=2, remat="full"
@@ -103,6 +108,7 @@ SCENES = SceneConfig(
 
 LAPTOP = Recipe(
     encoder=vit(96, 3),
+    decoder=vit_decoder(96, 2),
     data=SCENES,
     patch_size=8,
     latent_width=64,  # a third of a patch's numbers; the paper has a twelfth
@@ -178,7 +184,7 @@ def run(
     recipe = dataclasses.replace(recipe, **changes)
     pretrain = pretrain_config(recipe, how, seed)
     decode = DecodeConfig(
-        decoder=DECODER,
+        decoder=recipe.decoder,
         reconstruction=PIXELS,
         optimizer=_optimizer(recipe.tokenizer_rate, recipe.decoder_steps),
         linear_start=False,
@@ -196,6 +202,8 @@ def run(
         method=method,
         setting=setting,
         data=recipe.data,
+        tokenizer_images=recipe.tokenizer_images,
+        gradient_batches=recipe.gradient_batches,
         pretrain=pretrain,
         decode=decode if recipe.decoder_steps > 0 else None,
         generate=GenerateConfig(
@@ -233,7 +241,7 @@ def pretrain_config(recipe: Recipe, method: Method, seed: int) -> PretrainConfig
     return PretrainConfig(
         tokenizer=TokenizerConfig(
             encoder=recipe.encoder,
-            decoder=DECODER,
+            decoder=recipe.decoder,
             text=TEXT if method.contrast > 0 else None,
             image_size=size,
             patch_size=recipe.patch_size,

@@ -1,12 +1,15 @@
 """Run specifications, each named by the hash of its config, and their folders."""
 
+from collections.abc import Sequence
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any, Literal
 
 from vtp_eqx.config import (
     DecodeConfig,
     DiTConfig,
+    from_dict,
     GenerateConfig,
     PretrainConfig,
     require,
@@ -48,6 +51,10 @@ class RunSpec:
     rotation: int | None = None
     # The pre-training whose encoder, frozen, latents are aligned with, if they are.
     vision: PretrainConfig | None = later(None)
+    # Training scenes that tokenizers see, the first ones; generators see all.
+    tokenizer_images: int | None = later(None)
+    # Over which cosines between the gradients of objectives are measured; 0: none are.
+    gradient_batches: int = later(0)
 
     def __post_init__(self):
         require(
@@ -55,6 +62,13 @@ class RunSpec:
             "`vision` must be there where `pretrain.alignment_weight` "
             f"({self.pretrain.alignment_weight}) is above 0, and nowhere else: change "
             "either.",
+        )
+        require(
+            self.gradient_batches == 0
+            or (self.gradient_batches > 0 and self.pretrain.num_steps > 0),
+            f"`gradient_batches` ({self.gradient_batches}) must be 0, or more where "
+            f"the tokenizer is trained, here for {self.pretrain.num_steps} steps: "
+            "change it.",
         )
         dit, tokenizer = self.generate.dit, self.pretrain.tokenizer
         made_for = (dit.latent_size, dit.latent_width, dit.num_classes)
@@ -70,6 +84,14 @@ class RunSpec:
             and self.budgets[-1:] == (self.generate.num_steps,),
             f"`budgets` {self.budgets} must rise and end with the generator's "
             f"`num_steps` ({self.generate.num_steps}): change either.",
+        )
+        images = self.tokenizer_images
+        require(
+            images is None
+            or (0 < images < self.data.num_train and images % NUM_CLASSES == 0),
+            f"`tokenizer_images` ({images}) must be a multiple of {NUM_CLASSES} below "
+            f"`data.num_train` ({self.data.num_train}), so that every class is equally "
+            "frequent: change it, or leave it out for all.",
         )
 
     @property
@@ -131,6 +153,40 @@ class RunPaths:
         return self.root / "results" / spec_hash(spec)
 
 
+def saved_tokenizers(
+    paths: RunPaths, methods: Sequence[str], settings: Sequence[str] = ()
+) -> dict[str, Path]:
+    """The tokenizers of finished runs by what tables call the runs, method by method.
+
+    Of each method and setting that of the lowest seed; of all settings by default. A
+    method or setting without any is a `ValueError`.
+    """
+    runs = [
+        from_dict(RunSpec, json.loads(path.read_text()))
+        for path in sorted(paths.root.glob("results/*/spec.json"))
+        if path.with_name("result.json").exists()
+    ]
+    runs.sort(key=lambda spec: spec.seed)
+    found: dict[tuple[str, str], RunSpec] = {}
+    for spec in runs:
+        found.setdefault((spec.method, spec.setting), spec)
+    for name, asked, known in (
+        ("methods", methods, {method for method, _ in found}),
+        ("settings", settings, {setting for _, setting in found}),
+    ):
+        require(
+            {*asked} <= known,
+            f"`{name}` {[*asked]} must be of finished runs in {paths.root}, which has "
+            f"{sorted(known)}: change it, or `runs`.",
+        )
+    return {
+        spec.name: (paths.decoder if spec.decode else paths.tokenizer)(spec)
+        for asked in methods
+        for (method, setting), spec in found.items()
+        if method == asked and (not settings or setting in settings)
+    }
+
+
 def spec_hash(spec: RunSpec) -> str:
     """Names a run by its whole config, not by what it is called."""
     unnamed = dataclasses.replace(spec, method="", setting="")
@@ -149,8 +205,8 @@ def vision_flops(spec: RunSpec) -> float:
 
 def _tokenizer_parts(spec: RunSpec) -> list[object]:
     """What a tokenizer depends on."""
-    vision = [] if spec.vision is None else [spec.vision]
-    return [spec.data, spec.pretrain, *vision]
+    others = [part for part in (spec.vision, spec.tokenizer_images) if part is not None]
+    return [spec.data, spec.pretrain, *others]
 
 
 def _joint_hash(*parts: object) -> str:

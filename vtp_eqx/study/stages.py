@@ -25,6 +25,7 @@ from vtp_eqx.models.arrays import latents_hash
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator, load_generator, save_generator
 from vtp_eqx.models.tokenizer import Tokenizer
+from vtp_eqx.runs.objective_balance import objective_balance
 from vtp_eqx.runs.pretrain import pretrain
 from vtp_eqx.runs.train_decoder import train_decoder
 from vtp_eqx.runs.train_generator import train_generator
@@ -36,7 +37,7 @@ from vtp_eqx.study.rotation import rotate_latents
 from vtp_eqx.study.run_spec import RunPaths, RunSpec
 from vtp_eqx.tensor_files import CONFIG_FILE
 from vtp_eqx.tokenizer import load, save
-from vtp_eqx.training.terms.alignment import FeatureGrid
+from vtp_eqx.training.terms.alignment import FeatureGrid, VisionFeatures
 
 
 Encoded = Callable[[], np.ndarray]  # the raw latents of the training images
@@ -69,8 +70,9 @@ def execute_run(spec: RunSpec, paths: RunPaths, report: Report) -> RunResult:
         result = RunResult.read(folder, spec)
         if result is not None:
             return result
+        balance = stages.objective_balance()
         report("measuring", 0, 1)
-        return measure(spec, tokenizer, generators, data, paths, report)
+        return measure(spec, tokenizer, generators, data, paths, report, balance)
 
 
 def with_latent_statistics(
@@ -102,26 +104,48 @@ class _Stages:
 
         Before it the frozen network that its latents are aligned with, if they are.
         """
-        spec, images = self.spec, self.data.train
+        spec = self.spec
         folder = self.paths.tokenizer(spec)
         with exclusive_folder(folder):
             if _is_whole(folder / "tokenizer"):
                 return load(folder / "tokenizer")
-            vision = None
-            if spec.vision_run is not None:
-                frozen = dataclasses.replace(self, spec=spec.vision_run)
-                network = FrozenEncoder.of(frozen.tokenizer("frozen network"))
-                vision = FeatureGrid.for_latents(network, spec.pretrain.tokenizer)
-            arrays = {"image": images.image}
-            if images.caption_ids is not None:
-                arrays["caption"] = images.caption_ids
             tokenizer = pretrain(
-                spec.pretrain, arrays, folder=folder, group=GROUP, vision=vision,
+                spec.pretrain, self.pretrain_arrays(), folder=folder, group=GROUP,
+                vision=self.vision(),
                 progress=lambda done, total, metrics: self.report(stage, done, total),
             )  # fmt: skip
             tokenizer = with_latent_statistics(tokenizer, self.data, folder)
             save(tokenizer, folder / "tokenizer")
             return tokenizer
+
+    def pretrain_arrays(self) -> dict[str, np.ndarray]:
+        """The images, and captions where there are any, that the tokenizer sees."""
+        images, rows = self.data.train, slice(self.spec.tokenizer_images)
+        arrays = {"image": images.image[rows]}
+        if images.caption_ids is not None:
+            arrays["caption"] = images.caption_ids[rows]
+        return arrays
+
+    def vision(self) -> VisionFeatures | None:
+        """The frozen network that latents are aligned with, made or found."""
+        spec = self.spec.vision_run
+        if spec is None:
+            return None
+        frozen = dataclasses.replace(self, spec=spec).tokenizer("frozen network")
+        return FeatureGrid.for_latents(
+            FrozenEncoder.of(frozen), self.spec.pretrain.tokenizer
+        )
+
+    def objective_balance(self) -> dict[str, float]:
+        """Weights of the objectives, and cosines of their gradients, if asked for."""
+        if self.spec.gradient_batches == 0:
+            return {}
+        self.report("gradients", 0, 1)
+        return objective_balance(
+            self.paths.tokenizer(self.spec), self.pretrain_arrays(),
+            num_batches=self.spec.gradient_batches, group=GROUP, mesh=data_mesh(1),
+            vision=self.vision(),
+        )  # fmt: skip
 
     def decoder(
         self, config: DecodeConfig, tokenizer: Tokenizer, encoded: Encoded
@@ -132,8 +156,9 @@ class _Stages:
             if _is_whole(folder / "tokenizer"):
                 return load(folder / "tokenizer")
             images, report = self.data.train.image, self.report
+            rows = slice(self.spec.tokenizer_images)
             tokenizer = train_decoder(
-                config, tokenizer, images, encoded(), folder=folder,
+                config, tokenizer, images[rows], encoded()[rows], folder=folder,
                 progress=lambda done, total, metrics: report("decoder", done, total),
             )  # fmt: skip
             save(tokenizer, folder / "tokenizer")

@@ -100,7 +100,11 @@ def numbers_of(
     if size == 0:
         return np.zeros(shape, kind)
     numbers = np.frombuffer(content, kind)[tensor.offset :]
-    steps = [stride * kind.itemsize for stride in strides]
+    # Along an axis of one number there are no steps, whatever the file says of them.
+    steps = [
+        stride * kind.itemsize if size > 1 else 0
+        for size, stride in zip(shape, strides, strict=True)
+    ]
     return np.lib.stride_tricks.as_strided(numbers, shape, steps).copy()
 
 

@@ -102,8 +102,9 @@ def train_step_flops(config: GenerateConfig) -> float:
 
 
 def num_tokens(config: DiTConfig) -> int:
-    """Tokens of one latent."""
-    return (config.latent_size // config.patch_size) ** 2
+    """Tokens of one latent, and of the caption before it where there is one."""
+    caption = config.text_context if config.condition == "text" else 0
+    return (config.latent_size // config.patch_size) ** 2 + caption
 
 
 # Dense bfloat16 FLOP/s of one device, from the makers' data sheets, by a part of the

@@ -1,16 +1,17 @@
 """Training a diffusion transformer: what it learns, its first state and its step."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 import numpy as np
 
 from vtp_eqx.config import GenerateConfig
 from vtp_eqx.flow import interpolate, time_samples
 from vtp_eqx.losses.weighting import FixedWeights
-from vtp_eqx.models.dit import DiT, drop_labels
+from vtp_eqx.models.dit import Conditions, DiT, drop_conditions, num_rows
 from vtp_eqx.training.microbatches import Objective
 from vtp_eqx.training.optimizer import make_optimizer
 from vtp_eqx.training.state import copy_arrays, shard_state, TrainState
@@ -20,10 +21,10 @@ from vtp_eqx.training.terms.term import compose
 
 
 class LatentBatch(eqx.Module):
-    """A batch for the generator: normalized latents and their classes."""
+    """A batch for the generator: normalized latents and their classes or captions."""
 
     latents: Float[Array | np.ndarray, "batch height width channels"]
-    label: Int[Array | np.ndarray, " batch"]
+    condition: Conditions
 
 
 def generate_objective(config: GenerateConfig) -> Objective:
@@ -33,11 +34,13 @@ def generate_objective(config: GenerateConfig) -> Objective:
         noise_key, time_key, drop_key = jr.split(key, 3)
         noise = jr.normal(noise_key, batch.latents.shape, jnp.float32)
         t = time_samples(
-            len(batch.label), mean=config.time_mean, std=config.time_std, key=time_key
-        )
+            num_rows(batch.condition), mean=config.time_mean, std=config.time_std,
+            key=time_key,
+        )  # fmt: skip
         point, velocity = interpolate(noise, jnp.asarray(batch.latents), t)
-        label = drop_labels(jnp.asarray(batch.label), config.dit, key=drop_key)
-        return FlowPoints(point=point, velocity=velocity, t=t, label=label)
+        given = jax.tree.map(jnp.asarray, batch.condition)
+        condition = drop_conditions(given, config.dit, key=drop_key)
+        return FlowPoints(point=point, velocity=velocity, t=t, condition=condition)
 
     return compose((FlowMatching(config),), make_views)
 

@@ -55,7 +55,15 @@ def config_from_published(config: dict[str, Any]) -> DiTConfig:
 
 
 def config_to_published(config: DiTConfig) -> dict[str, Any]:
-    """The published keys of a shape; those that may be left out, where they differ."""
+    """The published keys of a shape; those that may be left out, where they differ.
+
+    A `ValueError` for a model of captions.
+    """
+    require(
+        config.condition == "label",
+        f"`condition` ({config.condition!r}) must be 'label', because LightningDiT has "
+        "no captions: keep this generator in our format.",
+    )
     usual = {field.name: field.default for field in dataclasses.fields(DiTConfig)}
     settings = {
         name: getattr(config, field)

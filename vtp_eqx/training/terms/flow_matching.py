@@ -5,11 +5,11 @@ from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from vtp_eqx.config import GenerateConfig
 from vtp_eqx.flow import flow_loss, FlowLoss
-from vtp_eqx.models.dit import DiT
+from vtp_eqx.models.dit import Conditions, DiT
 from vtp_eqx.training.flops import generator_flops
 from vtp_eqx.training.terms.term import Microbatch, Term, TermFlops, TermLoss
 
@@ -20,7 +20,7 @@ class FlowPoints(eqx.Module):
     point: Float[Array, "batch height width channels"]
     velocity: Float[Array, "batch height width channels"]
     t: Float[Array, " batch"]
-    label: Int[Array, " batch"]
+    condition: Conditions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class FlowMatching(Term):
 
     def forward(self, rows: Microbatch) -> FlowLoss:
         views = rows.views
-        predicted = rows.student.batch(views.point, views.t, views.label)
+        predicted = rows.student.batch(views.point, views.t, views.condition)
         return flow_loss(
             predicted.astype(jnp.float32),
             views.velocity,
