@@ -34,9 +34,9 @@ def path_shapes(path: Path) -> dict[str, Float[np.ndarray, " batch"]]:
     products = np.sum(steps[1:] * steps[:-1], axis=-1)
     ends = np.linalg.norm(steps.sum(axis=0), axis=-1)
     tiny = np.finfo(np.float64).tiny
-    cosines = products / np.maximum(lengths[1:] * lengths[:-1], tiny)
+    alignments = products / np.maximum(lengths[1:] * lengths[:-1], tiny)
     return {
-        "straightness": cosines.mean(axis=0),
+        "straightness": alignments.mean(axis=0),
         "efficiency": ends / np.maximum(lengths.sum(axis=0), tiny),
     }
 
