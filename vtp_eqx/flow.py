@@ -175,6 +175,23 @@ def sample(
 
 
 @eqx.filter_jit
+def trajectory(
+    velocity: Velocity,
+    noise: Latents,
+    times: Float[Array, " times"],
+    step: Solver = euler,
+) -> Float[Array, "times batch height width channels"]:
+    """The points that `sample` reaches at each of `times`, from noise to latents."""
+
+    def advance(x, interval):
+        x = step(velocity, x, *interval)
+        return x, x
+
+    _, points = lax.scan(advance, noise, (times[:-1], times[1:]))
+    return jnp.concatenate([noise[None], points])
+
+
+@eqx.filter_jit
 def dopri5(
     velocity: Velocity,
     noise: Latents,

@@ -4,6 +4,7 @@ import pytest
 import scipy.linalg
 
 from vtp_eqx.evaluation.frechet import (
+    class_frechet_distance,
     frechet_distance,
     Moments,
     self_test,
@@ -95,6 +96,66 @@ def test_moments_of_parts_merge_into_those_of_the_whole(seed, cut):
     np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-12)
     np.testing.assert_allclose(merged.covariance, whole.covariance, atol=1e-8)
     np.testing.assert_allclose(whole.covariance, np.cov(rows.T), atol=1e-8)
+
+
+@given(seed=seeds)
+def test_whole_weights_are_repeated_rows(seed):
+    rows, weights = sample(seed, count=40), np.r_[np.full(30, 1), np.full(10, 3)]
+    moments = Moments.of(rows, weights * 40 / weights.sum())
+    repeated = Moments.of(np.repeat(rows, weights, axis=0))
+    np.testing.assert_allclose(moments.mean, repeated.mean, rtol=1e-10)
+    np.testing.assert_allclose(
+        moments.scatter / 40, repeated.scatter / weights.sum(), rtol=1e-10, atol=1e-12
+    )
+
+
+def test_the_distance_of_classes_by_hand():
+    # Two classes of two points; class 1 is moved by 3, and class 0 is twice as wide.
+    first = np.array([[-1.0], [1.0], [9.0], [11.0]])
+    second = np.array([[14.0], [12.0], [-2.0], [2.0]])
+    labels, others = np.array([0, 0, 1, 1]), np.array([1, 1, 0, 0])
+    got = class_frechet_distance(first, labels, second, others)
+    # Unbiased deviations are sqrt(2) of 1 and of 2.
+    assert got == pytest.approx(((np.sqrt(8) - np.sqrt(2)) ** 2 + 3**2) / 2)
+
+
+@given(seed=seeds)
+def test_the_distance_of_classes_sees_what_pooled_moments_hide(seed):
+    rng = np.random.default_rng(seed)
+    rows, labels = sample(seed, count=1200), np.arange(1200) % 3
+    first, second, own, others = rows[:600], rows[600:], labels[:600], labels[600:]
+    floor = class_frechet_distance(first, own, second, others)
+    order = rng.permutation(600)
+    mixed = class_frechet_distance(first, own, second[order], others[order])
+    assert mixed == pytest.approx(floor, rel=1e-9)
+    assert floor < 0.05 * np.trace(Moments.of(first).covariance)
+    # Classes that exchange a feature's sign: the same images under other labels.
+    apart = first + 5 * (own == 0)[:, None]
+    theirs = second + 5 * (others == 1)[:, None]
+    pooled = frechet_distance(Moments.of(apart), Moments.of(theirs))
+    assert class_frechet_distance(apart, own, theirs, others) > 10 * pooled
+
+
+def test_components_are_those_of_most_variance():
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(2, 400, 4)) * [10, 1, 1, 0.1]
+    labels = np.zeros(400, int)
+    moved = second + 0.5 * np.eye(4)[3]
+    one, other = (
+        class_frechet_distance(first, labels, rows, labels, num_components=1)
+        for rows in (second, moved)
+    )
+    assert other == pytest.approx(one, rel=0.2)
+    every = class_frechet_distance(first, labels, moved, labels)
+    assert every == pytest.approx(
+        frechet_distance(Moments.of(first), Moments.of(moved)), rel=1e-9
+    )
+
+
+def test_missing_classes_are_an_error():
+    rows = sample(0, count=8)
+    with pytest.raises(ValueError, match=r"`second_labels` \(1 classes\)"):
+        class_frechet_distance(rows, np.arange(8) % 2, rows, np.zeros(8, int))
 
 
 def test_single_precision_features_are_summed_in_double():

@@ -7,6 +7,7 @@ from vtp_eqx.evaluation import latent_covariance as module
 from vtp_eqx.evaluation.latent_covariance import (
     class_covariances,
     exact_eigenvalues,
+    gaussian_flow_loss,
     kronecker_eigenvalues,
     participation_ratio,
     spectrum,
@@ -198,3 +199,31 @@ def test_latents_that_do_not_vary_have_eigenvalues_of_zero():
     still = np.zeros((10, POSITIONS, CHANNELS))
     assert not kronecker_eigenvalues(still, 9).any()
     assert not exact_eigenvalues(still, 9).any()
+
+
+@pytest.mark.parametrize("times", [None, (0.0, 1.0)])
+def test_the_bound_of_gaussian_latents_is_that_of_their_covariance(times, monkeypatch):
+    draw = np.random.default_rng(0)
+    labels = np.arange(600) % 6
+    spread = np.linspace(0.5, 2, 24)
+    tokens = (draw.normal(size=(600, 24)) * spread + labels[:, None]).reshape(-1, 3, 8)
+    bound = gaussian_flow_loss(tokens, labels, times=times)
+    assert bound == pytest.approx(velocity_variance(spread**2, times=times), rel=0.01)
+    # Classes that are not known are spread too.
+    assert gaussian_flow_loss(tokens, 0 * labels, times=times) > bound
+    order = draw.permutation(600)
+    mixed = gaussian_flow_loss(tokens[order], labels[order], times=times)
+    assert mixed == pytest.approx(bound, rel=0.003)
+    # Of four images for each number the covariance has less, if not corrected.
+    low, few = [], []
+    for rows in np.split(np.arange(576), 6):
+        plain = tokens[rows] - labels[rows, None, None]
+        plain = plain - plain.mean(axis=0)
+        low.append(velocity_variance(exact_eigenvalues(plain, 95), times=times))
+        few.append(gaussian_flow_loss(tokens[rows], labels[rows], times=times))
+    assert np.mean(low) < 0.985 * bound
+    assert np.mean(few) == pytest.approx(bound, rel=0.01)
+    monkeypatch.setattr(module, "MAX_EXACT", 0)
+    product = gaussian_flow_loss(tokens, labels, times=times)
+    assert product == pytest.approx(bound, rel=0.1)
+    assert product != bound

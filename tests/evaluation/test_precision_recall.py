@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 
 from vtp_eqx.evaluation.precision_recall import (
+    count_balls,
     inception_score,
+    nearest_distances,
+    neighborhood_scores,
     precision_and_recall,
     radii,
-    within,
 )
 
 
@@ -45,6 +47,43 @@ def test_precision_and_recall_by_hand():
     )
 
 
+def test_density_and_coverage_by_hand():
+    # Balls as above: 0.5 is in those of 0, 1; 10 is 9.5 away, and reaches 9.
+    real = np.array([[0.0], [1.0], [10.0]])
+    made = np.array([[0.5], [30.0], [31.0]])
+    scores = neighborhood_scores(real, made, num_neighbors=1)
+    assert scores == {
+        "precision": pytest.approx(1 / 3),
+        "recall": 1.0,
+        "density": pytest.approx(2 / 3),
+        "coverage": pytest.approx(2 / 3),
+    }
+
+
+def test_two_halves_of_one_law_have_the_scores_of_equal_laws():
+    real, made = np.random.default_rng(0).normal(size=(2, 1000, 6))
+    scores = neighborhood_scores(real, made)
+    assert scores["density"] == pytest.approx(1, abs=0.06)
+    assert scores["coverage"] == pytest.approx(1 - 2**-5, abs=0.02)
+    assert min(scores["precision"], scores["recall"]) > 0.8
+    # Half of the law is missing: what is there is dense, and covers half.
+    some = made[made[:, 0] > 0]
+    partial = neighborhood_scores(real, some)
+    assert partial["precision"] > 0.8
+    assert partial["coverage"] < 0.7
+
+
+@given(seed=st.integers(0, 2**31 - 1))
+def test_no_order_of_rows_changes_a_score(seed):
+    rng = np.random.default_rng(seed)
+    first, second = rng.normal(size=(30, 5)), rng.normal(size=(20, 5)) + 0.5
+    scores = neighborhood_scores(first, second)
+    mixed = neighborhood_scores(rng.permutation(first), rng.permutation(second))
+    assert mixed == pytest.approx(scores)
+    pair = precision_and_recall(first, second, num_neighbors=5)
+    assert (scores["precision"], scores["recall"]) == pair
+
+
 @given(seed=st.integers(0, 2**31 - 1))
 def test_a_set_covers_itself_and_swapping_swaps(seed):
     rng = np.random.default_rng(seed)
@@ -57,12 +96,17 @@ def test_a_set_covers_itself_and_swapping_swaps(seed):
 def test_blocks_change_nothing(monkeypatch):
     rng = np.random.default_rng(0)
     rows, others = (rng.normal(size=(50, 4)).astype(np.float32) for _ in range(2))
-    whole = radii(rows, 3), within(others, rows, radii(rows, 3))
+    reach = radii(rows, 3)
+    whole = reach, count_balls(others, rows, reach), nearest_distances(others, rows)
     monkeypatch.setattr("vtp_eqx.evaluation.precision_recall.BLOCK", 16)
     np.testing.assert_allclose(radii(rows, 3), whole[0], rtol=1e-5)
-    assert (within(others, rows, whole[0]) == whole[1]).all()
+    assert (count_balls(others, rows, reach) == whole[1]).all()
+    np.testing.assert_allclose(nearest_distances(others, rows), whole[2], rtol=1e-5)
     distances = ((rows[:, None] - rows) ** 2).sum(axis=-1)
-    np.testing.assert_allclose(whole[0], np.sort(distances)[:, 3], rtol=1e-4)
+    np.testing.assert_allclose(reach, np.sort(distances)[:, 3], rtol=1e-4)
+    distances = ((others[:, None] - rows) ** 2).sum(axis=-1)
+    assert (whole[1] == (distances <= reach).sum(axis=1)).all()
+    np.testing.assert_allclose(whole[2], distances.min(axis=1), rtol=1e-4)
 
 
 def test_far_samples_are_outside_and_a_far_center_costs_no_digits():

@@ -6,15 +6,18 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from vtp_eqx.evaluation.batches import as_bytes
-from vtp_eqx.evaluation.frechet import frechet_distance
+from vtp_eqx.evaluation.frechet import frechet_distance, Moments
+from vtp_eqx.evaluation.mind import mind
 from vtp_eqx.evaluation.scene_metrics import (
     attribute_agreement,
     attribute_total_variation,
+    attribute_weights,
     conditional_accuracy,
     predictions,
     read_scenes,
     recognizable_share,
-    scene_moments,
+    SceneSet,
+    shares,
 )
 from vtp_eqx.frozen.scene_network import (
     load_scene_network,
@@ -31,6 +34,14 @@ SCENES = SceneConfig(difficulty=0.7)  # what the shipped network was trained on
 @pytest.fixture(scope="module")
 def network():
     return load_scene_network()
+
+
+def scene_set(network, images):
+    return SceneSet(read_scenes(network, images), np.zeros(len(images), int))
+
+
+def scene_moments(network, images):
+    return scene_set(network, images).moments
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +62,28 @@ def test_the_batch_size_changes_no_reading():
     assert few.features.shape == (8, 16)
     for got, expected in zip(jax.tree.leaves(few), jax.tree.leaves(many), strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_features_are_read_as_their_images_are(network, real):
+    read = read_scenes(network, real.image[:70])
+    labels = real.label[:70]
+    again = SceneSet.of(network, np.asarray(read.features), labels).reading
+    for got, expected in zip(
+        jax.tree.leaves(again), jax.tree.leaves(read), strict=True
+    ):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_real_halves_are_near_and_damaged_scenes_far_in_mind_as_in_moments(
+    network, real
+):
+    half = scene_set(network, real.image[::2])
+    other, worse = (
+        scene_set(network, images)
+        for images in (real.image[1::2], damaged(real.image[1::2], "blur", 1))
+    )
+    near, far = (mind(half.projections, some.projections) for some in (other, worse))
+    assert far > 3 * near
 
 
 def test_agreement_by_hand():
@@ -84,6 +117,36 @@ def test_what_is_left_out_drifts_by_its_share():
     assert drift == {"texture": pytest.approx(0.25)}
     same = attribute_total_variation(reading, {"texture": np.array([3, 2, 0, 0])})
     assert same == {"texture": 0.0}
+
+
+def test_weights_make_attributes_as_frequent_as_in_the_reference(network, real):
+    reference = read_scenes(network, real.image)
+    seen = predictions(reference)
+    # Without yellow, and few stars and large objects.
+    rng = np.random.default_rng(0)
+    rare = (seen["shape"] == 3) | (seen["size"] == 1)
+    kept = (seen["color"] != 2) & (~rare | (rng.random(len(rare)) < 0.3))
+    some = read_scenes(network, real.image[kept])
+    weights = attribute_weights(some, reference)
+    assert weights.mean() == pytest.approx(1)
+    for name, values in predictions(some).items():
+        goal, before = shares(name, seen[name]), shares(name, values)
+        both = (goal > 0) & (before > 0)
+        goal = np.where(both, goal, 0) / goal[both].sum()
+        np.testing.assert_allclose(shares(name, values, weights), goal, atol=1e-6)
+    assert shares("shape", predictions(some)["shape"])[3] < 0.17  # of 1/4
+    # What is missing is not made up for, and what was rare is.
+    whole = Moments.of(reference.features)
+    plain, weighted = (
+        frechet_distance(Moments.of(some.features, w), whole) for w in (None, weights)
+    )
+    assert weighted < plain
+    np.testing.assert_allclose(attribute_weights(reference, reference), 1, rtol=1e-9)
+
+
+def test_weights_of_sets_that_share_no_value_are_one():
+    of = lambda shape: Reading(np.zeros((3, 2)), {"shape": np.eye(4)[[shape] * 3]})
+    np.testing.assert_array_equal(attribute_weights(of(0), of(1)), 1)
 
 
 def test_real_scenes_obey_their_own_labels_and_no_others(network, real):

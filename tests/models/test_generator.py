@@ -52,6 +52,24 @@ def test_a_new_generator_returns_its_noise(generator, solver, getkey):
     np.testing.assert_array_equal(latents, jr.normal(key, (2, 2, 2, 3)))
 
 
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+def test_a_trajectory_leads_from_noise_to_the_sample(generator, solver, getkey):
+    key, sampler = getkey(), dataclasses.replace(SAMPLER, solver=solver)
+    draw = dict(latents_hash="abc", key=key)
+    points = trained(generator, 1).trajectory(LABELS, sampler, **draw)
+    assert points.shape == (3, 2, 2, 2, 3)
+    np.testing.assert_array_equal(points[0], jr.normal(key, (2, 2, 2, 3)))
+    latents = trained(generator, 1).sample(LABELS, sampler, **draw)
+    np.testing.assert_array_equal(points[-1], latents)
+    assert np.abs(points[-1] - points[0]).max() > 0.01
+
+
+def test_an_adaptive_solver_has_no_trajectory(generator, getkey):
+    sampler = SamplerConfig(solver="dopri5", num_steps=64, time_shift=0.0)
+    with pytest.raises(ValueError, match=r"`sampler.solver` \('dopri5'\)"):
+        generator.trajectory(LABELS, sampler, latents_hash="abc", key=getkey())
+
+
 def test_other_latents_are_refused(generator, getkey):
     with pytest.raises(ValueError, match=r"^`latents_hash` \('abd'\) .*'abc'.*: load"):
         generator.sample(LABELS, SAMPLER, latents_hash="abd", key=getkey())

@@ -82,8 +82,9 @@ def made(row, monkeypatch):
         assert vision is None
         return {"weight contrast": 0.5}
 
-    def measure(spec, tokenizer, generators, data, folder, report, known):
+    def measure(spec, tokenizer, generators, data, paths, report, known):
         names.append("numbers")
+        folder = paths.result(spec)
         assert tuple(generators) == spec.budgets
         folder.mkdir(parents=True, exist_ok=True)
         result = dataclasses.replace(

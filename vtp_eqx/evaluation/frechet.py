@@ -7,10 +7,13 @@ numbers of equal counts only. Heusel et al. 2017, https://arxiv.org/abs/1706.085
 
 import dataclasses
 
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Int
 import numpy as np
 
 from vtp_eqx.config import require
+
+
+NUM_COMPONENTS = 16  # ours: of features, for distances of a hundred vectors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,21 +29,23 @@ class Moments:
     scatter: Float[np.ndarray, "width width"]
 
     @classmethod
-    def of(cls, features: Float[np.ndarray, "count width"]) -> "Moments":
-        """Moments of the rows of `features`. An error where a value is not finite."""
-        rows = np.asarray(features, dtype=np.float64)
-        bad = int((~np.isfinite(rows)).any(axis=1).sum())
-        require(
-            bad == 0,
-            f"Features must be finite; got {bad} rows of {len(rows)} with NaN or "
-            "infinity: look at the images they come from.",
-        )
+    def of(
+        cls,
+        features: Float[np.ndarray, "count width"],
+        weights: Float[np.ndarray, " count"] | None = None,
+    ) -> "Moments":
+        """Moments of the rows of `features`. An error where a value is not finite.
+
+        With `weights`, whose mean is 1, a row counts as so many.
+        """
+        rows = finite_rows(features)
         if len(rows) == 0:
             width = rows.shape[1]
             return cls(0, np.zeros(width), np.zeros((width, width)))
-        mean = rows.mean(axis=0)
+        mean = np.average(rows, axis=0, weights=weights)
         centered = rows - mean
-        return cls(len(rows), mean, centered.T @ centered)
+        weighted = centered if weights is None else weights[:, None] * centered
+        return cls(len(rows), mean, centered.T @ weighted)
 
     @classmethod
     def from_statistics(
@@ -87,6 +92,20 @@ class Moments:
         return self.scatter / (self.count - 1)
 
 
+def finite_rows(
+    features: Float[np.ndarray, "count width"],
+) -> Float64[np.ndarray, "count width"]:
+    """The rows of `features` in float64. An error where a value is not finite."""
+    rows = np.asarray(features, dtype=np.float64)
+    bad = int((~np.isfinite(rows)).any(axis=1).sum())
+    require(
+        bad == 0,
+        f"Features must be finite; got {bad} rows of {len(rows)} with NaN or "
+        "infinity: look at the images they come from.",
+    )
+    return rows
+
+
 def frechet_distance(first: Moments, second: Moments) -> float:
     """`|m1 - m2|^2 + tr(C1 + C2 - 2 sqrt(C1 C2))`: symmetric, and 0 for equal moments.
 
@@ -101,6 +120,41 @@ def frechet_distance(first: Moments, second: Moments) -> float:
     shift = np.sum((first.mean - second.mean) ** 2)
     # Rounding can leave equal moments a hair below zero, where no distance is.
     return float(max(shift + spread, 0.0))
+
+
+def class_frechet_distance(
+    first: Float[np.ndarray, "count width"],
+    first_labels: Int[np.ndarray, " count"],
+    second: Float[np.ndarray, "others width"],
+    second_labels: Int[np.ndarray, " others"],
+    *,
+    num_components: int = NUM_COMPONENTS,
+) -> float:
+    """The mean over classes of the distance within a class, in principal components.
+
+    Of the components of all of `first`, because few vectors of each class say little
+    of many features. It sees a class whose images are too much alike, which pooled
+    moments hide. Still a small-sample number: with 100 to 200 vectors a class, that of
+    two sets of one law is far from 0, and rises as they get fewer. Compare numbers of
+    equal counts alone, with the floor of real images beside them.
+    """
+    require(
+        np.array_equal(np.unique(first_labels), np.unique(second_labels)),
+        f"`second_labels` ({len(np.unique(second_labels))} classes) must be of the "
+        f"classes of `first_labels` ({len(np.unique(first_labels))}): evaluate images "
+        "of every class.",
+    )
+    _, vectors = np.linalg.eigh(Moments.of(first).covariance)
+    components = vectors[:, -num_components:]
+    first, second = finite_rows(first) @ components, finite_rows(second) @ components
+    distances = [
+        frechet_distance(
+            Moments.of(first[first_labels == label]),
+            Moments.of(second[second_labels == label]),
+        )
+        for label in np.unique(first_labels)
+    ]
+    return float(np.mean(distances))
 
 
 def _check_widths(first: Moments, second: Moments) -> None:

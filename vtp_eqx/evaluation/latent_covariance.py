@@ -175,13 +175,7 @@ def spectrum(
 
     The full covariance where `is_exact`, else a product of two.
     """
-    centered = tokens.astype(np.float64)
-    groups = np.zeros(len(tokens), np.int64) if labels is None else labels
-    values = np.unique(groups)
-    for value in values:
-        members = groups == value
-        centered[members] -= centered[members].mean(axis=0)
-    freedom = len(tokens) - len(values)
+    centered, freedom = _without_means(tokens, labels)
     # Images of one class may lie side by side: a part takes some of each.
     part = np.arange(len(tokens)) % GROUPS
     shares = [freedom * np.mean(part != group) for group in range(GROUPS)]
@@ -202,6 +196,47 @@ def spectrum(
             for group, share in enumerate(shares)
         ]
     return Spectrum(all=whole, without=without, count=len(tokens))
+
+
+def gaussian_flow_loss(
+    tokens: Tokens,
+    labels: Int[np.ndarray, " count"],
+    *,
+    times: tuple[float, float] | None = None,
+) -> float:
+    """The lowest squared flow loss, class known, that Gaussian latents allow.
+
+    Of one covariance for all classes, around their means: the full one where there are
+    images enough, else a product of two. A bound from above for latents of any other
+    law: what a model's loss is above it is unlearned, and what it is below comes of
+    structure beyond the covariance. `times` as in `velocity_variance`.
+
+    A covariance of few images allows too low a loss, by nearly twice as much for half
+    of them: twice the bound of all less the mean of that of two halves has it no more.
+    """
+    centered, freedom = _without_means(tokens, labels)
+    is_exact = can_be_exact(tokens, len(tokens))
+    eigenvalues = exact_eigenvalues if is_exact else kronecker_eigenvalues
+    bound = lambda rows, freedom: velocity_variance(
+        eigenvalues(rows, freedom), times=times
+    )
+    half = np.random.default_rng(0).permutation(len(tokens)) % 2
+    share = [freedom * np.mean(half == part) for part in (0, 1)]
+    of_halves = [bound(centered[half == part], share[part]) for part in (0, 1)]
+    return 2 * bound(centered, freedom) - float(np.mean(of_halves))
+
+
+def _without_means(
+    tokens: Tokens, labels: Int[np.ndarray, " count"] | None
+) -> tuple[Tokens, int]:
+    """Latents in float64 without the mean of each class, and degrees of freedom."""
+    centered = tokens.astype(np.float64)
+    groups = np.zeros(len(tokens), np.int64) if labels is None else labels
+    values = np.unique(groups)
+    for value in values:
+        members = groups == value
+        centered[members] -= centered[members].mean(axis=0)
+    return centered, len(tokens) - len(values)
 
 
 def _inverse(matrix: np.ndarray) -> np.ndarray:

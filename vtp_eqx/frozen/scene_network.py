@@ -171,7 +171,10 @@ class SceneNetwork(eqx.Module):
         for stage in self.stages:
             x = stage(x)
         x = jax.nn.relu(self.squeeze(self.norm(x)))
-        features = jax.nn.relu(self.to_features(x.reshape(-1)))
+        return self.read_features(jax.nn.relu(self.to_features(x.reshape(-1))))
+
+    def read_features(self, features: Float[Array, " features"]) -> Reading:
+        """The reading of an image that has these features."""
         return Reading(
             features, {name: head(features) for name, head in self.heads.items()}
         )

@@ -19,7 +19,16 @@ from vtp_eqx.config import (
     require,
     SamplerConfig,
 )
-from vtp_eqx.flow import dopri5, euler, guided, heun, sample, time_grid, Velocity
+from vtp_eqx.flow import (
+    dopri5,
+    euler,
+    guided,
+    heun,
+    sample,
+    time_grid,
+    trajectory,
+    Velocity,
+)
 from vtp_eqx.models.arrays import (
     arrays_hash,
     latents_hash,
@@ -74,11 +83,39 @@ class Generator(eqx.Module):
         whatever the weights.
         """
         self.check_latents_hash(latents_hash)
-        config = self.dit.config
-        shape = (config.latent_size, config.latent_size, config.latent_width)
-        noise = jr.normal(key, (num_rows(conditions), *shape), jnp.float32)
+        noise = self._noise(num_rows(conditions), key)
         weaker = None if guide is None else self.check_guide(guide).dit
         return sample_latents(self.dit, conditions, noise, sampler, weaker)
+
+    def trajectory(
+        self,
+        conditions: Conditions,
+        sampler: SamplerConfig,
+        *,
+        latents_hash: str,
+        key: PRNGKeyArray,
+    ) -> Float[Array, "times batch height width channels"]:
+        """The points on the way to what `sample` returns, noise first.
+
+        For solvers whose steps are the same for all rows, and without a `guide`.
+        """
+        self.check_latents_hash(latents_hash)
+        require(
+            sampler.solver in SOLVERS,
+            f"`sampler.solver` ({sampler.solver!r}) must be one of {[*SOLVERS]}, whose "
+            "steps are those of a fixed grid: change it, or use `sample`.",
+        )
+        velocity = guided_velocity(self.dit, conditions, sampler)
+        times = time_grid(sampler.num_steps, sampler.time_shift)
+        noise = self._noise(num_rows(conditions), key)
+        return trajectory(velocity, noise, times, SOLVERS[sampler.solver])
+
+    def _noise(
+        self, num: int, key: PRNGKeyArray
+    ) -> Float[Array, "num height width channels"]:
+        config = self.dit.config
+        shape = (config.latent_size, config.latent_size, config.latent_width)
+        return jr.normal(key, (num, *shape), jnp.float32)
 
     def check_latents_hash(self, latents_hash: str) -> None:
         """A `ValueError` unless it is that of what the generator was trained on."""

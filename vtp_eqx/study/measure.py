@@ -1,72 +1,65 @@
 """All measurements of one run, with cards and pictures."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import dataclasses
 import json
 from pathlib import Path
 import time
-from typing import Any
 
 import jax.numpy as jnp
-import jax.random as jr
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 import numpy as np
 
 from vtp_eqx.config import short_hash
-from vtp_eqx.evaluation.batches import (
-    as_bytes,
-    BYTES,
-    encode_images,
-    in_batches,
-    reconstruct_images,
-)
+from vtp_eqx.evaluation.batches import BYTES, encode_images, reconstruct_images
 from vtp_eqx.evaluation.card import EvaluationCard, write
-from vtp_eqx.evaluation.extract import BatchConfig, extract_features
-from vtp_eqx.evaluation.frechet import frechet_distance, Moments
+from vtp_eqx.evaluation.extract import BatchConfig, extract_features, ExtractConfig
 from vtp_eqx.evaluation.images import Images
+from vtp_eqx.evaluation.latent_covariance import gaussian_flow_loss
 from vtp_eqx.evaluation.linear_probe import last_block, probe_attributes
-from vtp_eqx.evaluation.networks import FeatureNetwork, scene_features
+from vtp_eqx.evaluation.networks import (
+    FeatureNetwork,
+    network_outputs,
+    scene_features,
+)
 from vtp_eqx.evaluation.reconstruction import (
     compare,
     MeasuredTokenizer,
     reconstruction_numbers,
 )
-from vtp_eqx.evaluation.scene_metrics import (
-    attribute_total_variation,
-    conditional_accuracy,
-    predictions,
-    read_scenes,
-    reading_moments,
-    recognizable_share,
-    scene_moments,
-)
+from vtp_eqx.evaluation.scene_metrics import predictions, read_scenes, SceneSet
 from vtp_eqx.evaluation.zero_shot import embed, embed_prompts, zero_shot_accuracy
 from vtp_eqx.files import write_text
-from vtp_eqx.frozen.scene_network import scene_network_hash, SceneNetwork, shipped
+from vtp_eqx.frozen.scene_network import scene_network_hash, shipped
 from vtp_eqx.losses.latents import smoothness_loss
 from vtp_eqx.models.arrays import latents_hash, weights_hash
 from vtp_eqx.models.generator import Generator, generator_hash
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.pictures import save_grid
 from vtp_eqx.scenes.captions import COLORS, NAMES, prompts
-from vtp_eqx.scenes.render import GROUP
 from vtp_eqx.study.checkout import commit
 from vtp_eqx.study.dataset import Dataset
-from vtp_eqx.study.run_spec import RunSpec
+from vtp_eqx.study.generation import (
+    by_label,
+    draw_samples,
+    flow_losses,
+    generation_numbers,
+    Reference,
+    reference_numbers,
+    Report,
+)
+from vtp_eqx.study.run_spec import Labels, RunPaths, RunSpec
 
 
 PROBE_IMAGES = 4000  # training images that probes are fitted to
 PROMPTS = 64  # captions averaged for one class embedding; CLIP has 80
-SAMPLE_BATCH = 240
-BATCH = 240  # of all else that tokenizers do
+BATCH = 240
 IN_MEMORY = BatchConfig(batch_size=BATCH, mesh=None)
 PAIRS = 16  # of scenes and their reconstructions in a grid, in two rows
 # The attributes that probes and zero-shot are asked for.
 PROBED = ("shape", "color", "position")
 # The feature network of results that do not name theirs.
 FIRST_NETWORK = "0acc6316b4492e63c760e2dbc23ad4635866318c40c22b66fbf97ec1e3bab9bd"
-
-Report = Callable[[str, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,13 +107,13 @@ def at_budget(name: str, steps: int) -> str:
 class Reconstructions:
     """Reconstructions of the validation images, and their numbers.
 
-    `moments` and `real` are of their features, and of those of the images themselves.
+    `scenes` are they and `real` the images themselves, as the scene network reads them.
     """
 
     image: UInt8[np.ndarray, "num height width 3"]
     numbers: dict[str, float]
-    moments: Moments
-    real: Moments
+    scenes: SceneSet
+    real: SceneSet
 
 
 def measure(
@@ -128,29 +121,28 @@ def measure(
     tokenizer: Tokenizer,
     generators: Mapping[int, Generator],
     data: Dataset,
-    folder: Path,
+    paths: RunPaths,
     report: Report,
     known: Mapping[str, float],
 ) -> RunResult:
-    """Measures a run, and leaves numbers, cards and pictures in `folder`.
+    """Measures a run, and leaves numbers, cards and pictures in its folder.
 
     `known` are numbers of its training, which the result has too.
     """
+    folder = paths.result(spec)
     network = scene_features(shipped(spec.data.size))
-    read = network.model
     images = data.validation.image
-    rebuilt = measure_reconstructions(network, tokenizer, data)
+    rebuilt = measure_reconstructions(network, tokenizer, data, spec.labels)
     latents = encode_images(tokenizer, images, batch_size=BATCH)
-    # As many real images as samples, because a distance falls with their number; one of
-    # each group, because those of a group are alike.
-    others = data.train.image[::GROUP][: spec.num_samples]
+    training = training_scenes(network, data, paths.data(spec), spec.labels)
+    reference = Reference.of(
+        data, training, rebuilt.real, rebuilt.scenes, spec.num_samples
+    )
     numbers = {
         **known,
         **rebuilt.numbers,
         "Geary's C": float(jnp.mean(smoothness_loss(jnp.asarray(latents)))),
-        "FD(train, validation)": frechet_distance(
-            scene_moments(read, others), rebuilt.real
-        ),
+        **reference_numbers(reference, spec.labels),
         **probe_numbers(tokenizer, data, latents),
         **zero_shot_numbers(tokenizer, data),
     }
@@ -168,10 +160,22 @@ def measure(
     )
     write(folder / "card_reconstruction.json", numbers, card, num_evaluated=len(images))
     labels = np.arange(spec.num_samples) % spec.generate.dit.num_classes
+    normalized = np.asarray(tokenizer.normalize_latents(jnp.asarray(latents)))
+    told = data.validation.labels(spec.labels)
+    bound = gaussian_flow_loss(
+        normalized.reshape(len(images), -1, normalized.shape[-1]),
+        told,
+        times=(spec.generate.time_mean, spec.generate.time_std),
+    )
     for steps in spec.budgets:
         generator = generators[steps]
-        samples = draw_samples(spec, tokenizer, generator, labels, report)
-        generated = generation_numbers(read, samples, labels, spec, rebuilt, data)
+        samples, straight = draw_samples(spec, tokenizer, generator, labels, report)
+        scenes = SceneSet(read_scenes(network.model, samples), labels)
+        generated = {
+            **generation_numbers(scenes, samples, reference, spec.labels),
+            **straight,
+            **flow_losses(spec, generator, normalized, told, bound),
+        }
         numbers |= {at_budget(name, steps): generated[name] for name in generated}
         if steps == spec.budgets[-1]:
             numbers |= generated
@@ -187,7 +191,7 @@ def measure(
         path = folder / f"card_generation_{steps}.json"
         write(path, generated, generating, num_evaluated=len(samples))
         columns = 2 * len(COLORS)
-        save_grid(_by_label(samples, labels), folder / f"samples_{steps}.png", columns)
+        save_grid(by_label(samples, labels), folder / f"samples_{steps}.png", columns)
     chosen = np.arange(PAIRS) * (len(images) // PAIRS)
     pairs = np.stack([images[chosen], rebuilt.image[chosen]], axis=1)
     pairs = pairs.reshape(-1, *images.shape[1:])
@@ -203,14 +207,21 @@ def measure(
 
 
 def measure_reconstructions(
-    network: FeatureNetwork, tokenizer: Tokenizer, data: Dataset
+    network: FeatureNetwork,
+    tokenizer: Tokenizer,
+    data: Dataset,
+    condition: Labels = "class",
 ) -> Reconstructions:
     """PSNR in dB, SSIM, FD of reconstructions, and the share with the right shape."""
     images = data.validation.image
     models = MeasuredTokenizer(tokenizer, network)
     seen = extract_features(compare, models, Images.of(images), IN_MEMORY)
     rebuilt = reconstruct_images(tokenizer, images, batch_size=BATCH)
-    shape = predictions(read_scenes(network.model, rebuilt))["shape"]
+    real, scenes = (
+        SceneSet.of(network.model, seen.column(name), data.validation.labels(condition))
+        for name in ("real features", "features")
+    )
+    shape = predictions(scenes.reading)["shape"]
     is_right = shape == data.validation.attributes["shape"]
     return Reconstructions(
         image=rebuilt,
@@ -218,9 +229,23 @@ def measure_reconstructions(
             **reconstruction_numbers(seen, models),
             "shape in reconstructions": float(np.mean(is_right)),
         },
-        moments=seen.moments("features"),
-        real=seen.moments("real features"),
+        scenes=scenes,
+        real=real,
     )
+
+
+def training_scenes(
+    network: FeatureNetwork, data: Dataset, folder: Path, condition: Labels
+) -> SceneSet:
+    """All training scenes; their features are kept in the `folder` of the data.
+
+    All runs on the same data share them.
+    """
+    place = ExtractConfig(folder=folder, batch_size=BATCH, mesh=None)
+    images = Images.of(data.train.image)
+    seen = extract_features(network_outputs, network, images, place)
+    labels = data.train.labels(condition)
+    return SceneSet.of(network.model, seen.column("features"), labels)
 
 
 def probe_numbers(
@@ -268,63 +293,3 @@ def zero_shot_numbers(tokenizer: Tokenizer, data: Dataset) -> dict[str, float]:
             embed_prompts(tokenizer, ids, batch_size=BATCH),
         )
     return numbers
-
-
-def draw_samples(
-    spec: RunSpec,
-    tokenizer: Tokenizer,
-    generator: Generator,
-    labels: Int[np.ndarray, " num"],
-    report: Report,
-) -> UInt8[np.ndarray, "num height width 3"]:
-    """One image of the generator for each label, as bytes."""
-    # Training splits the key of this seed in two; these draws are none of those.
-    key, parts = jr.fold_in(jr.key(spec.generate.seed), 2), []
-    of = latents_hash(tokenizer)
-    for start in range(0, len(labels), SAMPLE_BATCH):
-        batch = labels[start : start + SAMPLE_BATCH]
-        full = batch[np.arange(SAMPLE_BATCH) % len(batch)]
-        latents = generator.sample(
-            jnp.asarray(full), spec.sampler, latents_hash=of,
-            key=jr.fold_in(key, start),
-        )  # fmt: skip
-        parts.append(np.asarray(latents)[: len(batch)])
-        report("sampling", start + len(batch), len(labels))
-    latents = np.concatenate(parts)
-    return as_bytes(in_batches(_decode, tokenizer, latents, batch_size=BATCH))
-
-
-def generation_numbers(
-    network: SceneNetwork,
-    samples: UInt8[np.ndarray, "num height width 3"],
-    labels: Int[np.ndarray, " num"],
-    spec: RunSpec,
-    rebuilt: Reconstructions,
-    data: Dataset,
-) -> dict[str, float]:
-    """FD of samples to real images and to reconstructions, and conditional accuracy.
-
-    And by how much the frequencies of textures and positions differ from real ones.
-    """
-    reading = read_scenes(network, samples)
-    moments = reading_moments(reading)
-    drift = attribute_total_variation(reading, data.validation.attributes)
-    return {
-        "FD-scenes": frechet_distance(moments, rebuilt.real),
-        "FD(samples, reconstructions)": frechet_distance(moments, rebuilt.moments),
-        **conditional_accuracy(reading, labels, spec.labels),
-        "shape recognizable": recognizable_share(reading, "shape"),
-        **{f"total variation {name}": drift[name] for name in ("texture", "position")},
-    }
-
-
-def _by_label(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """A grid of samples in the order of their labels, as many of each."""
-    classes = int(labels.max()) + 1
-    each = max(1, 4 * len(COLORS) * 2 // classes)
-    rows = [np.flatnonzero(labels == label)[:each] for label in range(classes)]
-    return images[np.concatenate(rows)]
-
-
-def _decode(tokenizer: Tokenizer, latents: Any) -> Any:
-    return tokenizer.decode(tokenizer.denormalize_latents(latents))

@@ -22,6 +22,7 @@ from vtp_eqx.study.table import (
     COLUMNS,
     differences_table,
     finished_rows,
+    generation_table,
     means_table,
     num_runs,
     Row,
@@ -41,6 +42,18 @@ DEFINITIONS = """\
 - **shape read off latents**: held-out accuracy of a linear classifier on the mean
   latent of an image (chance 25%).
 - `@2000`: after 2,000 steps of the generator's training; without it: after all."""
+GENERATION = """\
+- **MIND**: sliced Wasserstein distance in the features of FD-scenes; **FD per class**:
+  the mean over classes of the Fréchet distance in 16 principal components; **FD
+  reweighted**: FD-scenes of samples that are weighted to have real scenes' shares of
+  each attribute.
+- **precision, density**: whether samples are like real scenes; **recall, coverage**:
+  whether all kinds of real scenes are there; of 5 neighbors.
+- **class right, normalized**: over that of reconstructions by the same tokenizer.
+- **memorization**: how many times as often as held-out scenes samples are very near to
+  a training scene (1: no sign of copies; 20: all may be).
+- **straightness** of the paths from noise to latents (1: straight); **excess flow
+  loss**: above that of Gaussian latents of the same covariance."""
 # What a record says of a run, and of when it was measured and how; numbers follow.
 RUN = ("method", "setting", "seed", "hash")
 MEASURED = ("commit", "date", "feature_hash")
@@ -77,7 +90,7 @@ def write_report(
     """
     figure = out / "figures" / f"{study.name}.png"
     study.figure(rows, figure, study.title)
-    differences = differences_table(rows)
+    differences, generation = differences_table(rows), generation_table(rows)
     parts = [
         f"# {study.title}",
         study.question,
@@ -89,6 +102,8 @@ def write_report(
         means_table(rows, study.columns),
         DEFINITIONS,
     ]
+    if generation:
+        parts += ["## Generation in other numbers", generation, GENERATION]
     if differences:
         parts += [
             "## Differences to AE",

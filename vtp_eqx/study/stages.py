@@ -32,7 +32,8 @@ from vtp_eqx.runs.train_generator import train_generator
 from vtp_eqx.scenes.render import GROUP
 from vtp_eqx.study.adapter import adapt, AdapterConfig
 from vtp_eqx.study.dataset import Dataset, load_dataset
-from vtp_eqx.study.measure import BATCH, measure, Report, RunResult
+from vtp_eqx.study.generation import Report
+from vtp_eqx.study.measure import BATCH, measure, RunResult
 from vtp_eqx.study.rotation import rotate_latents
 from vtp_eqx.study.run_spec import RunPaths, RunSpec
 from vtp_eqx.tensor_files import CONFIG_FILE
@@ -74,7 +75,7 @@ def execute_run(spec: RunSpec, paths: RunPaths, report: Report) -> RunResult:
             return result
         balance = stages.objective_balance()
         report("measuring", 0, 1)
-        return measure(spec, tokenizer, generators, data, folder, report, balance)
+        return measure(spec, tokenizer, generators, data, paths, report, balance)
 
 
 def with_latent_statistics(

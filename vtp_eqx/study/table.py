@@ -45,6 +45,21 @@ COLUMNS = (
     Column("color right", "color accuracy", ".0%"),
     Column("shape read off latents", "probe latents shape", ".0%"),
 )
+# Of a second table: what a single distance does not tell of samples.
+GENERATION = (
+    Column("MIND (lower is better)", "MIND", ".1f"),
+    Column("FD per class (lower is better)", "FD per class", ".1f"),
+    Column("FD reweighted", "FD reweighted", ".1f"),
+    Column("precision", "precision", ".0%"),
+    Column("recall", "recall", ".0%"),
+    Column("density", "density", ".2f"),
+    Column("coverage", "coverage", ".0%"),
+    Column("class right, normalized", "class accuracy, normalized", ".0%"),
+    Column("memorization", "memorization, features", ".1f"),
+    Column("straightness", "straightness", ".2f"),
+    Column("excess flow loss", "excess flow loss", "+.3f"),
+)
+REAL = "(train, validation)"  # after a name: the number of real scenes
 DIFFERENCES = (
     Column("FD-scenes", "FD-scenes", "+.1f", -1.0),
     Column("class right, points", "class accuracy", "+.1f", 100.0),
@@ -105,6 +120,32 @@ def means_table(rows: Sequence[Row], columns: Sequence[Column] = COLUMNS) -> str
     )
 
 
+def generation_table(rows: Sequence[Row]) -> str:
+    """Means over seeds of `GENERATION`, after those of real training scenes.
+
+    Of runs that were measured so; empty where there is none.
+    """
+    names = {column.name for column in GENERATION}
+    rows = [row for row in finished_rows(rows) if names & {*_numbers(row)}]
+    if not rows:
+        return ""
+    real = {
+        name.removesuffix(REAL): value
+        for name, value in _numbers(rows[0]).items()
+        if name.endswith(REAL)
+    }
+    return _markdown(
+        ("method", "setting", "seeds", *(column.heading for column in GENERATION)),
+        [
+            ("training scenes", "", "", *_means({0: real}, GENERATION)),
+            *(
+                (method, setting, str(len(group)), *_means(group, GENERATION))
+                for (method, setting), group in groups(rows).items()
+            ),
+        ],
+    )
+
+
 def runs_table(rows: Sequence[Row], columns: Sequence[Column] = COLUMNS) -> str:
     """Every finished run: "-" where a number does not exist."""
     return _markdown(
@@ -161,6 +202,10 @@ def unfinished_runs(rows: Sequence[Row]) -> str:
         named = [f"{setting} (seed {', '.join(of)})" for setting, of in seeds.items()]
         parts.append(f"{method}: {'; '.join(named)}")
     return f"Planned and not finished: {'. '.join(parts)}."
+
+
+def _numbers(row: Row) -> dict[str, float]:
+    return row.result.numbers if row.result is not None else {}
 
 
 def _means(group: Group, columns: Sequence[Column]) -> list[str]:

@@ -1,0 +1,163 @@
+"""Numbers of samples, where the samples are scenes that were rendered or damaged."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from vtp_eqx.data.text.caption_bpe import train_tokenizer
+from vtp_eqx.evaluation.batches import as_bytes
+from vtp_eqx.evaluation.scene_metrics import read_scenes, SceneSet
+from vtp_eqx.frozen.scene_network import load_scene_network
+from vtp_eqx.scenes.render import render, SceneConfig
+from vtp_eqx.study.dataset import Dataset, Split
+from vtp_eqx.study.generation import (
+    generation_numbers,
+    Reference,
+    reference_numbers,
+)
+
+
+SCENES = SceneConfig(difficulty=0.7, validation_in_groups=False)
+COUNT = 480
+LOWER = {"FD-scenes", "MIND", "FD per class"}  # is better; of all others here, higher
+SCORES = {*LOWER, "precision", "recall", "density", "coverage"}
+
+
+def blurred(images):
+    return as_bytes(gaussian_filter(images / np.float32(255), (0, 1.5, 1.5, 0)))
+
+
+@pytest.fixture(scope="module")
+def network():
+    return load_scene_network()
+
+
+@pytest.fixture(scope="module")
+def unseen():
+    return render(SCENES, SCENES.validation_indices[COUNT : 2 * COUNT])
+
+
+@pytest.fixture(scope="module")
+def data():
+    real = render(SCENES, SCENES.validation_indices[:COUNT])
+    train = render(SCENES, SCENES.train_indices[: 4 * COUNT])
+    parts = (
+        Split(of.image, of.caption, None, of.label, of.attributes)
+        for of in (train, real)
+    )
+    return Dataset(*parts, train_tokenizer(["a scene"] * 8, 300))
+
+
+@pytest.fixture(scope="module")
+def reference(network, data):
+    train, real, rebuilt = (
+        SceneSet(read_scenes(network, images), labels)
+        for images, labels in (
+            (data.train.image, data.train.label),
+            (data.validation.image, data.validation.label),
+            (blurred(data.validation.image), data.validation.label),
+        )
+    )
+    return Reference.of(data, train, real, rebuilt, COUNT)
+
+
+def numbers_of(network, images, labels, reference, condition="class"):
+    scenes = SceneSet(read_scenes(network, images), labels)
+    return generation_numbers(scenes, images, reference, condition)
+
+
+def test_real_scenes_are_at_the_floor_and_blurred_ones_far(network, unseen, reference):
+    floors = reference_numbers(reference, "class")
+    floors["FD-scenes(train, validation)"] = floors["FD(train, validation)"]
+    near, far = (
+        numbers_of(network, images, unseen.label, reference)
+        for images in (unseen.image, blurred(unseen.image))
+    )
+    for name in SCORES:
+        floor = floors[f"{name}(train, validation)"]
+        assert near[name] == pytest.approx(floor, rel=0.35), name
+        if name in LOWER:
+            # Twenty scenes a class are few.
+            assert far[name] > (1.3 if name == "FD per class" else 2) * floor, name
+        elif name != "recall":
+            assert far[name] < near[name], name
+    # Blurred samples resemble blurred reconstructions.
+    key = "FD(samples, reconstructions)"
+    assert far[key] < far["FD-scenes"] / 2
+    assert near[key] > near["FD-scenes"]
+
+
+def test_no_order_of_samples_changes_a_number(network, unseen, reference):
+    order = np.random.default_rng(0).permutation(COUNT)
+    images = blurred(unseen.image)
+    numbers = numbers_of(network, images, unseen.label, reference)
+    mixed = numbers_of(network, images[order], unseen.label[order], reference)
+    assert mixed == pytest.approx(numbers, rel=1e-3)
+
+
+def test_accuracies_are_normalized_by_those_of_reconstructions(
+    network, unseen, reference
+):
+    images = blurred(unseen.image)
+    numbers = numbers_of(network, images, unseen.label, reference)
+    oracle = reference_numbers(reference, "class")
+    for name in ("class accuracy", "shape accuracy", "color accuracy"):
+        ceiling = oracle[f"{name} in reconstructions"]
+        assert numbers[f"{name}, normalized"] == numbers[name] / ceiling
+    assert oracle["class accuracy in reconstructions"] < 0.95
+    # As blurred as reconstructions: nothing else is lost.
+    assert numbers["class accuracy, normalized"] == pytest.approx(1, abs=0.1)
+
+
+def test_a_generator_that_knows_no_class_has_no_number_of_classes(
+    network, unseen, reference
+):
+    no_class = np.zeros(COUNT, int)
+    unknown = dataclasses.replace(
+        reference,
+        **{
+            name: dataclasses.replace(getattr(reference, name), labels=no_class)
+            for name in ("real", "rebuilt", "others")
+        },
+    )
+    numbers = numbers_of(network, unseen.image, no_class, unknown, "none")
+    numbers |= reference_numbers(unknown, "none")
+    assert not [name for name in numbers if "class" in name or "accuracy" in name]
+    assert numbers["FD-scenes"] > 0
+    # Nor where a class is missing: a long run does not end in an error.
+    few = unseen.image[:20], unseen.label[:20]
+    assert "FD per class" not in numbers_of(network, *few, reference)
+
+
+def test_what_frequencies_account_for_is_taken_off(network, unseen, reference):
+    # Two backgrounds are three times as frequent.
+    common = np.flatnonzero(unseen.attributes["background"] < 2)
+    some, whole = (
+        numbers_of(network, unseen.image[rows], unseen.label[rows], reference)
+        for rows in (np.r_[np.arange(COUNT), common, common], np.arange(COUNT))
+    )
+    assert some["FD-scenes"] > 1.2 * whole["FD-scenes"]
+    assert some["FD reweighted"] < 1.1 * whole["FD-scenes"]
+
+
+def test_copies_of_training_scenes_are_seen_and_unseen_scenes_are_none(
+    network, data, unseen, reference
+):
+    copies = data.train.image[3 : 4 * COUNT : 4], data.train.label[3 : 4 * COUNT : 4]
+    names = ("memorization, features", "memorization, pixels")
+    copied, own = (
+        numbers_of(network, images, labels, reference)
+        for images, labels in (copies, (unseen.image, unseen.label))
+    )
+    for name in names:
+        assert copied[name] == 20
+        assert own[name] < 2.5
+
+
+def test_the_floor_is_of_one_scene_of_each_group(data, reference):
+    assert len(reference.others.features) == COUNT
+    np.testing.assert_array_equal(
+        reference.others.labels, data.train.label[: 4 * COUNT : 4]
+    )

@@ -1,0 +1,242 @@
+"""A generator's samples, and what they have in common with real scenes."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Float, Int, UInt8
+import numpy as np
+
+from vtp_eqx.evaluation.batches import as_bytes, in_batches
+from vtp_eqx.evaluation.flow_paths import held_out_flow_loss, path_shapes
+from vtp_eqx.evaluation.frechet import (
+    class_frechet_distance,
+    frechet_distance,
+    Moments,
+)
+from vtp_eqx.evaluation.memorization import coarse_pixels, copy_distance, copy_ratio
+from vtp_eqx.evaluation.mind import mind
+from vtp_eqx.evaluation.precision_recall import neighborhood_scores
+from vtp_eqx.evaluation.scene_metrics import (
+    attribute_total_variation,
+    attribute_weights,
+    conditional_accuracy,
+    recognizable_share,
+    SceneSet,
+)
+from vtp_eqx.models.arrays import latents_hash
+from vtp_eqx.models.generator import Generator, SOLVERS
+from vtp_eqx.models.tokenizer import Tokenizer
+from vtp_eqx.scenes.captions import COLORS
+from vtp_eqx.scenes.render import GROUP
+from vtp_eqx.study.dataset import Dataset
+from vtp_eqx.study.run_spec import Labels, RunSpec
+
+
+BATCH = 240
+
+Report = Callable[[str, int, int], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What samples are compared with.
+
+    `real` are the validation scenes, with `attributes`, and `rebuilt` their
+    reconstructions. `others` are as many training scenes as there are samples, since a
+    distance falls with their number, and one of each group, because those of a group
+    resemble one another: their distance to `real` is the floor of that of samples.
+    `training` has the features and the coarse pixels of all training scenes, and `near`
+    the `copy_distance` of either.
+    """
+
+    real: SceneSet
+    rebuilt: SceneSet
+    others: SceneSet
+    attributes: Mapping[str, Int[np.ndarray, " num"]]
+    training: Mapping[str, Float[np.ndarray, "train _"]]
+    near: Mapping[str, float]
+
+    @classmethod
+    def of(
+        cls,
+        data: Dataset,
+        training: SceneSet,
+        real: SceneSet,
+        rebuilt: SceneSet,
+        num_samples: int,
+    ) -> "Reference":
+        """That of a tokenizer whose reconstructions of the `real` scenes are `rebuilt`.
+
+        `training` are all training scenes.
+        """
+        rows = {
+            "features": (training.features, real.features),
+            "pixels": tuple(
+                coarse_pixels(split.image) for split in (data.train, data.validation)
+            ),
+        }
+        return cls(
+            real=real,
+            rebuilt=rebuilt,
+            others=training[slice(0, num_samples * GROUP, GROUP)],
+            attributes=data.validation.attributes,
+            training={name: pair[0] for name, pair in rows.items()},
+            near={name: copy_distance(*pair) for name, pair in rows.items()},
+        )
+
+
+def draw_samples(
+    spec: RunSpec,
+    tokenizer: Tokenizer,
+    generator: Generator,
+    labels: Int[np.ndarray, " num"],
+    report: Report,
+) -> tuple[UInt8[np.ndarray, "num height width 3"], dict[str, float]]:
+    """One image of the generator for each label, as bytes, and means of `path_shapes`.
+
+    The latter where the solver's steps are the same for all.
+    """
+    # Training splits the key of this seed in two; these draws are none of those.
+    key, parts, shapes = jr.fold_in(jr.key(spec.generate.seed), 2), [], []
+    of, sampler = latents_hash(tokenizer), spec.sampler
+    for start in range(0, len(labels), BATCH):
+        batch = labels[start : start + BATCH]
+        full = jnp.asarray(batch[np.arange(BATCH) % len(batch)])
+        chance = jr.fold_in(key, start)
+        if sampler.solver in SOLVERS:
+            points = generator.trajectory(full, sampler, latents_hash=of, key=chance)
+            path = np.asarray(points)[:, : len(batch)]
+            shapes.append(path_shapes(path))
+            parts.append(path[-1])
+        else:
+            latents = generator.sample(full, sampler, latents_hash=of, key=chance)
+            parts.append(np.asarray(latents)[: len(batch)])
+        report("sampling", start + len(batch), len(labels))
+    images = in_batches(_decode, tokenizer, np.concatenate(parts), batch_size=BATCH)
+    straight = {
+        name: float(np.mean(np.concatenate([shape[name] for shape in shapes])))
+        for name in (shapes[0] if shapes else ())
+    }
+    return as_bytes(images), straight
+
+
+def flow_losses(
+    spec: RunSpec,
+    generator: Generator,
+    latents: Float[np.ndarray, "num height width channels"],
+    labels: Int[np.ndarray, " num"],
+    bound: float,
+) -> dict[str, float]:
+    """The flow loss of normalized held-out latents, and its excess over `bound`.
+
+    That is `gaussian_flow_loss` of these latents.
+    """
+    # Neither samples nor the training have this key.
+    key, config = jr.fold_in(jr.key(spec.generate.seed), 3), spec.generate
+    times = (config.time_mean, config.time_std)
+    loss = held_out_flow_loss(generator.dit, latents, labels, times=times, key=key)
+    return {"flow loss": loss, "excess flow loss": loss - bound}
+
+
+def reference_numbers(reference: Reference, condition: Labels) -> dict[str, float]:
+    """What samples can hope for: numbers of scenes that no generator made.
+
+    `compare_sets` of other real scenes, as "FD(train, validation)" and so on: the floor
+    of a distance; and the accuracy of reconstructions.
+    """
+    floors = compare_sets(reference.others, reference.real)
+    oracle = set_accuracy(reference.rebuilt, condition)
+    return {
+        **{f"{name}(train, validation)": floors[name] for name in floors},
+        **{f"{name} in reconstructions": oracle[name] for name in oracle},
+    }
+
+
+def compare_sets(scenes: SceneSet, real: SceneSet) -> dict[str, float]:
+    """FD and MIND to real scenes; precision, recall, density and coverage.
+
+    The latter four of equal counts, the first scenes of the larger set. "FD per class"
+    where there is more than one class, and both sets have two scenes of each or more.
+    """
+    count = min(len(scenes.features), len(real.features))
+    numbers = {
+        "FD": frechet_distance(scenes.moments, real.moments),
+        "MIND": mind(scenes.projections, real.projections),
+        **neighborhood_scores(real.features[:count], scenes.features[:count]),
+    }
+    most = max(real.labels.max(), scenes.labels.max()) + 1
+    counts = [np.bincount(of.labels, minlength=most) for of in (scenes, real)]
+    if most > 1 and np.min(counts) > 1:
+        numbers["FD per class"] = class_frechet_distance(
+            real.features, real.labels, scenes.features, scenes.labels
+        )
+    return numbers
+
+
+def generation_numbers(
+    samples: SceneSet,
+    images: UInt8[np.ndarray, "num height width 3"],
+    reference: Reference,
+    condition: Labels,
+) -> dict[str, float]:
+    """Distances of samples to real scenes and to reconstructions, and their accuracy.
+
+    `compare_sets` of samples and real scenes, its FD as "FD-scenes", and as "FD
+    reweighted" that of samples whose attributes count as if they were as frequent as
+    real ones; by how much the frequencies of textures and positions differ; and
+    accuracies, "normalized" over those of reconstructions by the same tokenizer, whose
+    decoder may blur what the scene network looks for. "memorization" is the
+    `copy_ratio` of features and of the pixels of the samples' `images`.
+    """
+    reading, real, rebuilt = samples.reading, reference.real, reference.rebuilt
+    scores = compare_sets(samples, real)
+    weights = attribute_weights(reading, real.reading)
+    drift = attribute_total_variation(reading, reference.attributes)
+    rows = {"features": samples.features, "pixels": coarse_pixels(images)}
+    accuracy, oracle = (
+        set_accuracy(scenes, condition) for scenes in (samples, rebuilt)
+    )
+    return {
+        "FD-scenes": scores.pop("FD"),
+        "FD(samples, reconstructions)": frechet_distance(
+            samples.moments, rebuilt.moments
+        ),
+        "FD reweighted": frechet_distance(
+            Moments.of(samples.features, weights), real.moments
+        ),
+        **scores,
+        **accuracy,
+        **{
+            f"{name}, normalized": accuracy[name] / oracle[name]
+            for name in accuracy
+            if oracle[name] > 0
+        },
+        **{
+            f"memorization, {name}": copy_ratio(
+                reference.training[name], rows[name], reference.near[name]
+            )
+            for name in rows
+        },
+        "shape recognizable": recognizable_share(reading, "shape"),
+        **{f"total variation {name}": drift[name] for name in ("texture", "position")},
+    }
+
+
+def set_accuracy(scenes: SceneSet, condition: Labels) -> dict[str, float]:
+    """The conditional accuracy of a set by its own labels."""
+    return conditional_accuracy(scenes.reading, scenes.labels, condition)
+
+
+def by_label(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """A grid of samples in the order of their labels, as many of each."""
+    classes = int(labels.max()) + 1
+    each = max(1, 4 * len(COLORS) * 2 // classes)
+    rows = [np.flatnonzero(labels == label)[:each] for label in range(classes)]
+    return images[np.concatenate(rows)]
+
+
+def _decode(tokenizer: Tokenizer, latents: Any) -> Any:
+    return tokenizer.decode(tokenizer.denormalize_latents(latents))
