@@ -26,16 +26,18 @@ from vtp_eqx.config.controls import (
     ControlsConfig as ControlsConfig,
     NoiseLaw as NoiseLaw,
 )
+from vtp_eqx.config.generation import (
+    GenerateConfig as GenerateConfig,
+    LatentsConfig as LatentsConfig,
+    SampleConfig as SampleConfig,
+    SamplerConfig as SamplerConfig,
+)
 from vtp_eqx.config.runs import (
     DecodeConfig as DecodeConfig,
     DistillationConfig as DistillationConfig,
-    GenerateConfig as GenerateConfig,
-    LatentsConfig as LatentsConfig,
     OptimizerConfig as OptimizerConfig,
     PretrainConfig as PretrainConfig,
     ReconstructionConfig as ReconstructionConfig,
-    SampleConfig as SampleConfig,
-    SamplerConfig as SamplerConfig,
     ViewsConfig as ViewsConfig,
 )
 from vtp_eqx.config.serial import (

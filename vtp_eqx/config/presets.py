@@ -16,9 +16,9 @@ from vtp_eqx.config.adversarial import (
 )
 from vtp_eqx.config.alignment import AlignmentConfig
 from vtp_eqx.config.controls import ControlsConfig
+from vtp_eqx.config.generation import GenerateConfig
 from vtp_eqx.config.runs import (
     DistillationConfig,
-    GenerateConfig,
     OptimizerConfig,
     PretrainConfig,
     ReconstructionConfig,

@@ -5,6 +5,7 @@ good samples are, and both depend on the sampler and on the times.
 """
 
 import equinox as eqx
+import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 import numpy as np
@@ -65,8 +66,8 @@ def held_out_flow_loss(
         filled = rows[np.arange(BATCH) % len(rows)]  # one size is compiled
         of = chosen[filled]
         squares = _squares(
-            dit, latents[of], labels[of], t[filled].astype(np.float32),
-            jr.fold_in(key, start),
+            dit, jnp.asarray(latents[of]), jnp.asarray(labels[of]),
+            jnp.asarray(t[filled], jnp.float32), jr.fold_in(key, start),
         )  # fmt: skip
         parts.append(np.asarray(squares)[: len(rows)])
     return float(np.mean(np.concatenate(parts), dtype=np.float64))

@@ -1,0 +1,166 @@
+"""Configs of latents on disk, of a generator's training and of sampling.
+
+A comment behind a field says where its default comes from: see `vtp_eqx.config`.
+"""
+
+import dataclasses
+from typing import Literal
+
+from vtp_eqx.config.checks import require
+from vtp_eqx.config.fields import later
+from vtp_eqx.config.runs import OptimizerConfig
+from vtp_eqx.config.shapes import DiTConfig, Precision, Sharding
+
+
+LIGHTNINGDIT = OptimizerConfig(
+    learning_rate=2e-4,  # LightningDiT, constant
+    warmup_steps=0,
+    schedule="constant",
+    b2=0.95,
+    eps=1e-8,
+    weight_decay=0.0,
+    clip_norm=None,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LatentsConfig:
+    """Which views of each image are encoded, and how their latents are stored."""
+
+    # LightningDiT: the middle of an image, and its mirror image. Ours: "augmented" has
+    # random crops beside the middle.
+    views: Literal["original", "flip", "augmented"] = "flip"
+    num_augmented: int = 4  # ours: random crops of an image, where views are augmented
+    augmented_scale: tuple[float, float] = (0.8, 1.0)  # ours: their share of the area
+    # LightningDiT's; "uint8" has a scale a channel.
+    dtype: Literal["float32", "float16", "uint8"] = "float32"
+    # Ours; the other is what LightningDiT's loader reads.
+    layout: Literal["npy", "lightningdit"] = "npy"
+    shard_images: int = 2048  # ours: images of a shard, and what a kill may cost
+    limit: int | None = None  # ours: so many images, evenly spread; `None`: all
+    # Ours: the ids of each image's caption beside its latents, for generators of text.
+    # Where captions name left and right, mirror images contradict them: see `views`.
+    captions: bool = later(False)
+    seed: int = 0  # of random crops
+
+    def __post_init__(self):
+        require(
+            self.layout == "npy" or (self.views == "flip" and self.dtype != "uint8"),
+            "`layout` ('lightningdit') holds each image and its mirror image in "
+            f"float32 or float16; got `views` {self.views!r} and `dtype` "
+            f"{self.dtype!r}: change them, or take the layout 'npy'.",
+        )
+        require(
+            self.layout == "npy" or not self.captions,
+            "`captions` (True) need the `layout` 'npy', because LightningDiT's has no "
+            "place for them: change either.",
+        )
+        require(
+            self.shard_images > 0 and self.num_augmented > 0,
+            f"`shard_images` ({self.shard_images}) and `num_augmented` "
+            f"({self.num_augmented}) must be 1 or more: raise them.",
+        )
+
+    @property
+    def view_names(self) -> tuple[str, ...]:
+        """What each view is; the first is always the image itself."""
+        more = {
+            "original": (),
+            "flip": ("flip",),
+            "augmented": tuple(f"crop-{n}" for n in range(self.num_augmented)),
+        }
+        return ("original", *more[self.views])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """One training of a diffusion transformer on a tokenizer's latents."""
+
+    dit: DiTConfig
+    optimizer: OptimizerConfig = LIGHTNINGDIT
+    time_mean: float = -0.5  # code: VTP-S and VTP-B; VTP-L has -0.75
+    time_std: float = 1.25  # code: VTP-S and VTP-B; VTP-L has 1.0
+    cosine_weight: float = 1.0  # LightningDiT
+    ema_decay: float = 0.9999  # LightningDiT
+    # Ours: averages (1 + step) / (10 + step) at most, so that short runs forget their
+    # start.
+    ema_warmup: bool = later(False)
+    batch_size: int = 1024  # LightningDiT
+    num_steps: int = 100_000  # LightningDiT: 80 epochs of ImageNet
+    # Ours: how a step fits onto its devices; numbers do not depend on it, but for
+    # rounding.
+    precision: Precision = later("float32")  # networks compute in it; "bfloat16": GPUs
+    accumulate: int = later(1)  # microbatches that a device splits its rows into
+    sharding: Sharding = later("none")  # "zero": optimizer, teacher; "fsdp": all
+    # Ours: every so many steps one is computed twice and compared bit for bit, against
+    # silent corruption by hardware. It takes twice as long, and memory for a second
+    # state; 0: never.
+    recompute_every: int = later(0)
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """How samples are drawn; every field goes onto the evaluation card."""
+
+    solver: Literal["euler", "heun", "dopri5"] = "euler"  # code
+    num_steps: int = 249  # code: 250 grid points; of dopri5 the most it may take
+    time_shift: float = 0.075  # code; 0 or 1 leaves the grid uniform
+    guidance: float = 1.0  # code: none
+    guidance_start: float = 0.0  # LightningDiT: no guidance where t is below
+    guidance_end: float = later(1.0)  # ours: nor where it is above
+    # What guidance leads away from: the null class, or a weaker "generator"
+    # (autoguidance). Ours: the published samplers know the first alone.
+    guide: Literal["null", "generator"] = later("null")
+    guided_channels: int | None = None  # LightningDiT 3; `None` guides all
+    tolerance: float = later(1e-3)  # code: of a dopri5 step, relative
+    tolerance_abs: float = later(1e-6)  # code: the same, absolute
+
+    def __post_init__(self):
+        require(
+            self.solver != "dopri5" or self.time_shift in (0, 1),
+            f"`time_shift` ({self.time_shift}) must be 0 for dopri5, which chooses its "
+            "steps itself: set it to 0, or choose another solver.",
+        )
+        fixed = self.tolerance == 1e-3 and self.tolerance_abs == 1e-6
+        require(
+            self.solver == "dopri5" or fixed,
+            f"`tolerance` ({self.tolerance}, absolute {self.tolerance_abs}) must stay "
+            f"as it is for {self.solver}, whose steps are fixed: choose dopri5.",
+        )
+        require(
+            self.guide == "null" or self.guidance != 1,
+            "`guidance` (1) must be another where a generator guides, which would do "
+            "nothing: raise it, or leave the guide out.",
+        )
+        require(
+            0 <= self.guidance_start < self.guidance_end <= 1,
+            f"`guidance_start` ({self.guidance_start}) must be below `guidance_end` "
+            f"({self.guidance_end}), and both in [0, 1]: change either.",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """One set of samples of a generator. Image `i` depends on `seed` and `i`.
+
+    And by its last bits on `group_size`, the images that a device computes together:
+    products of other shapes round otherwise. It depends on nothing else: not on how
+    many images there are, on how many devices, nor on what was killed meanwhile.
+    """
+
+    num_samples: int = 50_000  # paper
+    sampler: SamplerConfig = SamplerConfig()
+    # Ours: "balanced" has each class as often; code: "uniform", at random. "given":
+    # those of a list, again from its start where it ends.
+    labels: Literal["balanced", "uniform", "given"] = "balanced"
+    seed: int = 0  # code
+    precision: Precision = "float32"  # networks compute in it
+    group_size: int = 8  # ours: for CPUs; GPUs are busy from 64 on
+
+    def __post_init__(self):
+        for name in ("num_samples", "group_size"):
+            require(
+                getattr(self, name) > 0,
+                f"`{name}` ({getattr(self, name)}) must be positive: raise it.",
+            )
