@@ -34,7 +34,7 @@ from vtp_eqx.training.pca_start import start_from_pca
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """What is shown, and where."""
+    """What the picture has, and where it goes."""
 
     tokenizers: tuple[str, ...] = ()
     """Folders, files or names on the hub, ours or published; NAME=FOLDER names one."""
@@ -60,7 +60,7 @@ class Options:
         parts = [text.rpartition("=") for text in self.tokenizers]
         saved = saved_tokenizers(RunPaths(self.runs), self.methods, self.settings)
         places = {name or place: place for name, _, place in parts} | saved
-        none = "`tokenizers` and `methods` (none) must name what is shown: give one."
+        none = "`tokenizers` and `methods` (none) must name what to compare: give one."
         require(len(places) > 0, none)
         return {name: load(place) for name, place in places.items()}
 

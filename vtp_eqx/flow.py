@@ -10,7 +10,7 @@ https://arxiv.org/abs/2501.01423).
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -165,13 +165,7 @@ def sample(
     One compiled loop. It compiles once for many weights where `velocity` is a pytree
     that holds them (an `eqx.Module` or `eqx.Partial`), and anew for every new lambda.
     """
-
-    def advance(x, interval):
-        t, t_next = interval
-        return step(velocity, x, t, t_next), None
-
-    latents, _ = lax.scan(advance, noise, (times[:-1], times[1:]))
-    return latents
+    return _follow(velocity, noise, times, step, keep=False)[0]
 
 
 @eqx.filter_jit
@@ -182,13 +176,20 @@ def trajectory(
     step: Solver = euler,
 ) -> Float[Array, "times batch height width channels"]:
     """The points that `sample` reaches at each of `times`, from noise to latents."""
+    points = _follow(velocity, noise, times, step, keep=True)[1]
+    return jnp.concatenate([noise[None], points])
+
+
+def _follow(
+    velocity: Velocity, noise: Latents, times: Array, step: Solver, *, keep: bool
+) -> tuple[Latents, Any]:
+    """Where the steps over `times` end, and with `keep` the point after each."""
 
     def advance(x, interval):
         x = step(velocity, x, *interval)
-        return x, x
+        return x, x if keep else None
 
-    _, points = lax.scan(advance, noise, (times[:-1], times[1:]))
-    return jnp.concatenate([noise[None], points])
+    return lax.scan(advance, noise, (times[:-1], times[1:]))
 
 
 @eqx.filter_jit

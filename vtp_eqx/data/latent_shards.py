@@ -1,5 +1,7 @@
 """The latents of a folder that this library extracted, opened and checked."""
 
+from collections.abc import Iterator
+import contextlib
 from pathlib import Path
 
 from jaxtyping import Int32, Shaped
@@ -61,18 +63,12 @@ def _open_captions(
         names = [*record.files]
         require(
             len(names) == 3,
-            f"A shard with captions has a file of them behind two others; got {names} "
+            f"A shard with captions has a file of them after two others; got {names} "
             f"in {folder}: extract the latents again.",
         )
         path = folder / names[2]
-        try:
+        with _whole_array("captions", path):
             found.append(np.load(path))
-        except NPZ_ERRORS as error:
-            raise ValueError(
-                f"The captions {path} must be a whole array; got "
-                f"{npz_fault(path, error)}: run the same extraction again, which makes "
-                "it anew."
-            ) from error
     shapes = [ids.shape for ids in found]
     require(
         all(ids.dtype == np.int32 and ids.ndim == 2 for ids in found)
@@ -97,16 +93,10 @@ def _open_shard(
     shard = NpyShard(
         path=path, count=record.count, offset=record.offset, scale=record.scale
     )
-    place = path
-    try:
+    with _whole_array("shard", path):
         latents = shard.array
-        place = examples
+    with _whole_array("shard", examples):
         rows_and_labels = np.load(examples)
-    except NPZ_ERRORS as error:
-        raise ValueError(
-            f"The shard {place} must be a whole array; got {npz_fault(place, error)}: "
-            "run the same extraction again, which makes it anew."
-        ) from error
     count = record.count
     num_scaled = sum(latents.shape[-1:]) if latents.dtype == np.uint8 else 0
     require(
@@ -122,3 +112,15 @@ def _open_shard(
         f"{rows_and_labels.dtype} {rows_and_labels.shape}: extract the latents again.",
     )
     return shard, rows_and_labels[:, 1]
+
+
+@contextlib.contextmanager
+def _whole_array(kind: str, path: Path) -> Iterator[None]:
+    """What is wrong with the file of a `kind`, where reading it fails inside."""
+    try:
+        yield
+    except NPZ_ERRORS as error:
+        raise ValueError(
+            f"The {kind} {path} must be a whole array; got {npz_fault(path, error)}: "
+            "run the same extraction again, which makes it anew."
+        ) from error

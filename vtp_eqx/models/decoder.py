@@ -57,15 +57,26 @@ class PixelDecoder(eqx.Module):
         self, latents: Float[Array, "rows columns channels"]
     ) -> Float[Array, "num_patches width"]:
         """The features that pixels are read off, one row a patch."""
-        rows, columns, channels = latents.shape
-        num_heads = self.stack.blocks.attention.num_heads
-        head_width = self.embed.weight.shape[0] // num_heads
-        rotate = axial_table(rows, columns, head_width, precision=self.rope)
-        tokens = self.embed(latents.reshape(rows * columns, channels))
-        return self.norm(self.stack(tokens, rotate=rotate))
+        return latent_tokens(latents, self.embed, self.stack, self.norm, self.rope)
 
     def batch(
         self, latents: Float[Array, "batch rows columns channels"]
     ) -> Float[Array, "batch height width 3"]:
         """The pixels of a batch."""
         return jax.vmap(self)(latents)
+
+
+def latent_tokens(
+    latents: Float[Array, "rows columns channels"],
+    embed: Linear,
+    stack: Transformer,
+    norm: RMSNorm | LayerNorm,
+    rope: Precision,
+) -> Float[Array, "num_patches width"]:
+    """What a transformer makes of a grid of latents, after its norm: a row a patch."""
+    rows, columns, channels = latents.shape
+    num_heads = stack.blocks.attention.num_heads
+    head_width = embed.weight.shape[0] // num_heads
+    rotate = axial_table(rows, columns, head_width, precision=rope)
+    tokens = embed(latents.reshape(rows * columns, channels))
+    return norm(stack(tokens, rotate=rotate))

@@ -6,10 +6,10 @@ import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vtp_eqx.config import Precision, TransformerConfig
+from vtp_eqx.models.decoder import latent_tokens
 from vtp_eqx.models.encoder import vision_stack
 from vtp_eqx.nn.linear import Linear
 from vtp_eqx.nn.norms import LayerNorm, make_norm, RMSNorm
-from vtp_eqx.nn.rope import axial_table
 from vtp_eqx.nn.transformer import Transformer
 
 
@@ -46,13 +46,9 @@ class FeatureDecoder(eqx.Module):
         self, latents: Float[Array, "batch rows columns channels"]
     ) -> Float[Array, "batch rows columns features"]:
         """The features of a batch of grids, as the network computes."""
-        _, rows, columns, channels = latents.shape
-        head_width = len(self.embed.weight) // self.stack.blocks.attention.num_heads
-        rotate = axial_table(rows, columns, head_width, precision=self.rope)
 
         def one(grid: Array) -> Array:
-            tokens = self.embed(grid.reshape(rows * columns, channels))
-            features = self.out(self.norm(self.stack(tokens, rotate=rotate)))
-            return features.reshape(rows, columns, -1)
+            tokens = latent_tokens(grid, self.embed, self.stack, self.norm, self.rope)
+            return self.out(tokens).reshape(*grid.shape[:2], -1)
 
         return jax.vmap(one)(latents)

@@ -19,7 +19,7 @@ _NORM_EPS = 1e-5
 class TextFeatures(eqx.Module):
     """The features of every token of a text, or of a batch of texts.
 
-    `length` counts the tokens from the start to the end token; what stands behind them
+    `length` counts the tokens from the start to the end token; what stands after them
     means nothing. A length of 0 is no text: anything.
     """
 

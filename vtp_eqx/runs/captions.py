@@ -190,7 +190,7 @@ def encode_prompts(
                 "the text tower, with a start and an end: shorten it."
             ) from error
         require(
-            int(np.argmax(ids)) > 1,  # the end token, behind the start
+            int(np.argmax(ids)) > 1,  # the end token, after the start
             f"`prompt` ({prompt!r:.60}) must have a word or more: write one.",
         )
         rows.append(ids)

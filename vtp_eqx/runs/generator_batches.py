@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int32, UInt8
 import numpy as np
 
 from vtp_eqx.config import DiTConfig, GenerateConfig, Precision, require
@@ -18,7 +18,7 @@ from vtp_eqx.data.latent_batches import latent_batches
 from vtp_eqx.data.latents import LatentCache
 from vtp_eqx.data.loader import Source
 from vtp_eqx.data.mixture import make_sampler
-from vtp_eqx.data.prefetch import Encode, ExampleReader
+from vtp_eqx.data.prefetch import Encode, ExampleBatch, ExampleReader
 from vtp_eqx.mesh import local_mesh, replicate, shard_batch
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.batches import Batches
@@ -108,27 +108,29 @@ class EncodedBatches:
         for examples in self.images.examples(first):
             if self.read_texts is not None:
                 assert examples.tokens is not None
-                latents = _encode(
-                    self.tokenizer, shard_batch(examples.image, self.mesh)
-                )
-                read = self.read_texts(examples.tokens)
-                yield LatentBatch(np.asarray(latents), read)
-                continue
-            rng = CounterRNG(self.seed, examples.step * sampler.batch_size + positions)
-            turned = (rng.uniform("view") < 0.5)[:, None, None, None]
-            images = np.where(turned, examples.image[:, :, ::-1], examples.image)
-            labels = examples.label
-            labels = np.zeros_like(labels) if self.unconditional else labels
-            wrong = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
-            require(
-                not len(wrong),
-                f"Labels must be 0 to {self.num_classes - 1}, and each image has one; "
-                f"{len(wrong)} of {len(labels)} do not fit in batch {examples.step}, "
-                f"such as row {examples.row[wrong[:1]]} with {labels[wrong[:1]]} (-1: "
-                "none): change `num_classes`, or take labeled images.",
-            )
+                condition, images = self.read_texts(examples.tokens), examples.image
+            else:
+                drawn = examples.step * sampler.batch_size + positions
+                turned = CounterRNG(self.seed, drawn).uniform("view") < 0.5
+                mirrored = examples.image[:, :, ::-1]
+                images = np.where(turned[:, None, None, None], mirrored, examples.image)
+                condition = self._labels(examples)
             latents = _encode(self.tokenizer, shard_batch(images, self.mesh))
-            yield LatentBatch(np.asarray(latents), labels.astype(np.int32))
+            yield LatentBatch(np.asarray(latents), condition)
+
+    def _labels(self, examples: ExampleBatch) -> Int32[np.ndarray, " num"]:
+        """The class of each image; a `ValueError` where it has none of the model's."""
+        labels = examples.label
+        labels = np.zeros_like(labels) if self.unconditional else labels
+        wrong = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
+        require(
+            not len(wrong),
+            f"Labels must be 0 to {self.num_classes - 1}, and each image has one; "
+            f"{len(wrong)} of {len(labels)} do not fit in batch {examples.step}, "
+            f"such as row {examples.row[wrong[:1]]} with {labels[wrong[:1]]} (-1: "
+            "none): change `num_classes`, or take labeled images.",
+        )
+        return labels.astype(np.int32)
 
 
 @eqx.filter_jit

@@ -161,10 +161,10 @@ def measure(
     write(folder / "card_reconstruction.json", numbers, card, num_evaluated=len(images))
     labels = np.arange(spec.num_samples) % spec.generate.dit.num_classes
     normalized = np.asarray(tokenizer.normalize_latents(jnp.asarray(latents)))
-    told = data.validation.labels(spec.labels)
+    true_labels = data.validation.labels(spec.labels)
     bound = gaussian_flow_loss(
         normalized.reshape(len(images), -1, normalized.shape[-1]),
-        told,
+        true_labels,
         times=(spec.generate.time_mean, spec.generate.time_std),
     )
     for steps in spec.budgets:
@@ -174,7 +174,7 @@ def measure(
         generated = {
             **generation_numbers(scenes, samples, reference, spec.labels),
             **straight,
-            **flow_losses(spec, generator, normalized, told, bound),
+            **flow_losses(spec, generator, normalized, true_labels, bound),
         }
         numbers |= {at_budget(name, steps): generated[name] for name in generated}
         if steps == spec.budgets[-1]:

@@ -69,7 +69,7 @@ def images(data):
 
 
 @eqx.filter_jit
-def told(student, images, shares):
+def losses_of(student, images, shares):
     """The loss of each image whose latents became noise by `shares`."""
     nothing = dict.fromkeys(("caption", "global_crops", "local_crops", "masks"))
     views = PretrainViews(
@@ -102,7 +102,7 @@ def test_features_are_told_from_points_of_the_flow(student, images):
     cosine = jnp.sum(unit_norm(guess) * unit_norm(features), axis=-1)
     expected = 1 - cosine.mean(axis=(1, 2))
     np.testing.assert_allclose(
-        told(student, images, shares), expected, rtol=1e-4, atol=1e-5
+        losses_of(student, images, shares), expected, rtol=1e-4, atol=1e-5
     )
 
 
@@ -110,7 +110,7 @@ def test_noise_alone_tells_nothing_of_an_image(student, images):
     @eqx.filter_jit
     @eqx.filter_grad
     def gradient(student, share):
-        return told(student, images, jnp.full(8, share)).mean()
+        return losses_of(student, images, jnp.full(8, share)).mean()
 
     largest = lambda tree: max(
         float(jnp.abs(leaf).max())

@@ -25,7 +25,7 @@ from vtp_eqx.training.terms.term import Microbatch, SubsetTerm, TermFlops
 
 @dataclasses.dataclass(frozen=True)
 class FlowDistillation(SubsetTerm):
-    """A small decoder tells the features of `vision` from points of the flow.
+    """A small decoder predicts the features of `vision` from points of the flow.
 
     These are what pixels are decoded from: latents on their way to noise. Where patches
     are hidden from the encoder, features are those of the whole image.
@@ -50,8 +50,8 @@ class FlowDistillation(SubsetTerm):
         width = self.config.flow_distillation.width
         features = frozen_features(self.vision, rows, self.config, width=width)
         points = decoded_latents(self.config, rows.passes.subset.latents, rows.views)
-        told = rows.student.heads[self.name].batch(points).astype(jnp.float32)
-        return cosine_loss(told, features, margin=0.0)
+        predicted = rows.student.heads[self.name].batch(points).astype(jnp.float32)
+        return cosine_loss(predicted, features, margin=0.0)
 
     def flops(self) -> TermFlops:
         """Without those of `vision`, which no config describes."""
