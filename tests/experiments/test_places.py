@@ -10,6 +10,7 @@ import pytest
 SCRIPTS = Path(__file__).parents[2] / "experiments"
 COMMANDS = {
     "bisect_recipe": [["--smoke", "--out", "gs://bucket/run"]],
+    "compare_finetuning": [["--smoke", "--out", "gs://bucket/run"]],
     "compare_convergence": [["--smoke", "--runs", "gs://bucket/run"]],
     "compare_objectives": [["--smoke", "--runs", "s3://bucket/run"]],
     "compare_rivals": [["--smoke", "--runs", "gs://bucket/run"]],

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments import scale_data, scale_decoder, scale_latents, weigh_losses
+from experiments import (
+    compare_finetuning,
+    scale_data,
+    scale_decoder,
+    scale_latents,
+    weigh_losses,
+)
 from vtp_eqx.study.recipe import LAPTOP, run
 from vtp_eqx.study.run_spec import RunPaths, spec_hash
 from vtp_eqx.study.table import means_table
@@ -51,6 +57,39 @@ def test_decoders_differ_beside_one_encoder_and_generator():
     flops = [run_flops(spec.pretrain) for spec in specs if spec.method == "AE"]
     assert flops == sorted(flops)
     assert flops[-1] > 2 * flops[0]
+
+
+def test_last_stages_of_a_decoder_share_tokenizer_and_generator():
+    specs = compare_finetuning.plan("laptop", SEEDS)
+    assert len({spec_hash(spec) for spec in specs}) == len(specs) == 2 * 4 * 3
+    for part in (PATHS.tokenizer, PATHS.decoder, PATHS.generator):
+        assert len({part(spec) for spec in specs}) == 6  # two methods, three seeds
+    assert len({PATHS.last_tokenizer(spec) for spec in specs}) == len(specs)
+    first, control, patch, noise = [s.finetune for s in specs if s.seed == 1][:4]
+    assert first is None
+    assert differing_fields(control, patch) == {"adversarial"}
+    assert differing_fields(control.adversarial, patch.adversarial) == {"decoder_start"}
+    assert control.adversarial.decoder_start == control.num_steps  # never learned from
+    assert differing_fields(patch, noise) == {"latent_noise", "noise_law"}
+    assert patch.seed == 1
+    plain = run(LAPTOP, "VTP", compare_finetuning.STAGE_ONE, 0)
+    assert spec_hash(specs[0]) == spec_hash(plain)  # that of other studies
+
+
+def test_a_decoder_is_trained_on_after_it_was_trained():
+    spec = next(
+        spec for spec in compare_finetuning.plan("laptop", [0]) if spec.finetune
+    )
+    with pytest.raises(ValueError, match="`decode` must be there where its decoder"):
+        dataclasses.replace(spec, decode=None)
+
+
+def differing_fields(one, other):
+    return {
+        field.name
+        for field in dataclasses.fields(one)
+        if getattr(one, field.name) != getattr(other, field.name)
+    }
 
 
 @pytest.mark.parametrize(("study", "setting"), [

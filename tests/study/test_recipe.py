@@ -11,6 +11,7 @@ import pytest
 from experiments import (
     bisect_recipe,
     compare_convergence,
+    compare_finetuning,
     compare_objectives,
     compare_rivals,
     scale_compute,
@@ -42,6 +43,7 @@ STUDIES = [
     scale_decoder,
     compare_objectives,
     compare_convergence,
+    compare_finetuning,
     compare_rivals,
     scale_latents,
     bisect_recipe,

@@ -36,6 +36,7 @@ COLORS = (
 FIRST_METHODS = ("AE", "VTP")  # of the first colors in every figure
 LABELS = {
     "FD-scenes": "FD-scenes of samples (lower is better)",
+    "rFD-scenes": "FD-scenes of reconstructions (lower is better)",
     "class accuracy": "samples of the class asked for (higher is better)",
     "PSNR": "PSNR of reconstructions, dB (higher is better)",
 }
@@ -48,14 +49,14 @@ def curves_figure(
     *,
     x_label: str = "",
     band: Sequence[Row] = (),
+    names: Sequence[str] = ("FD-scenes", "class accuracy", "PSNR"),
 ) -> None:
-    """Writes a panel for each number against the settings, in their order, to `path`.
+    """Writes a panel for each of `names` against the settings, in order, to `path`.
 
     A method is a curve of means over seeds, a run is a dot, a bar spans the seeds. A
     shaded band spans the runs of `band`, those of an earlier study.
     """
     settings = _settings([*rows, *band])
-    names = ("FD-scenes", "class accuracy", "PSNR")
     figure, axes = _panels(names)
     for axis, name in zip(axes, names, strict=True):
         for method, color in _colors(rows).items():
@@ -76,7 +77,8 @@ def curves_figure(
         axis.set_xticks(range(len(settings)), settings)
         axis.set_xlim(-0.3, len(settings) - 0.7)
         axis.set_xlabel(x_label)
-    _draw_floor(axes[0], rows)
+        if name == "FD-scenes":
+            _draw_floor(axis, rows)
     _write(figure, path, title)
 
 

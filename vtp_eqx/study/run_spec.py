@@ -9,6 +9,7 @@ from typing import Any, Literal
 from vtp_eqx.config import (
     DecodeConfig,
     DiTConfig,
+    FinetuneConfig,
     from_dict,
     GenerateConfig,
     PretrainConfig,
@@ -59,6 +60,8 @@ class RunSpec:
     # What makes latents of features of the pre-training's encoder, frozen, in place of
     # its bottleneck.
     adapter: AdapterConfig | None = later(None)
+    # The decoder's training against a discriminator after `decode`, if there is one.
+    finetune: FinetuneConfig | None = later(None)
 
     def __post_init__(self):
         alignment = self.pretrain.alignment_weight
@@ -81,6 +84,11 @@ class RunSpec:
             f"`decode` must be there where an `adapter` ({self.adapter}) makes "
             "latents that no decoder was trained on: give it, or leave the adapter "
             "out.",
+        )
+        require(
+            self.finetune is None or self.decode is not None,
+            f"`decode` must be there where its decoder is trained on by `finetune` "
+            f"({self.finetune}): give it, or leave `finetune` out.",
         )
         dit, tokenizer = self.generate.dit, self.tokenizer
         made_for = (dit.latent_size, dit.latent_width, dit.num_classes)
@@ -164,6 +172,19 @@ class RunPaths:
         joint = _joint_hash(*_latents_parts(spec), spec.decode)
         return self.root / "decoders" / joint
 
+    def finetuned(self, spec: RunSpec) -> Path:
+        """The run that trains that decoder on, and the tokenizer with the result."""
+        assert spec.decode is not None
+        assert spec.finetune is not None
+        joint = _joint_hash(*_latents_parts(spec), spec.decode, spec.finetune)
+        return self.root / "decoders" / joint
+
+    def last_tokenizer(self, spec: RunSpec) -> Path:
+        """The run of the last of these that `spec` has."""
+        if spec.finetune is not None:
+            return self.finetuned(spec)
+        return (self.tokenizer if spec.decode is None else self.decoder)(spec)
+
     def generator(self, spec: RunSpec) -> Path:
         """The generator's run, and its weights after each budget."""
         trained_on = (*_latents_parts(spec), spec.rotation, spec.labels)
@@ -202,7 +223,7 @@ def saved_tokenizers(
             f"{sorted(known)}: change it, or `runs`.",
         )
     return {
-        spec.name: (paths.decoder if spec.decode else paths.tokenizer)(spec)
+        spec.name: paths.last_tokenizer(spec)
         for asked in methods
         for (method, setting), spec in found.items()
         if method == asked and (not settings or setting in settings)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from vtp_eqx.config import DecodeConfig, require
+from vtp_eqx.config import DecodeConfig, FinetuneConfig, require
 from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.evaluation.batches import encode_images
 from vtp_eqx.evaluation.latent_statistics import measure_latents
@@ -25,6 +25,8 @@ from vtp_eqx.models.arrays import latents_hash
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.generator import Generator, load_generator, save_generator
 from vtp_eqx.models.tokenizer import Tokenizer
+from vtp_eqx.runs.batches import ArrayBatches
+from vtp_eqx.runs.finetune_decoder import finetune_decoder
 from vtp_eqx.runs.objective_balance import objective_balance
 from vtp_eqx.runs.pretrain import PCA_IMAGES, pretrain
 from vtp_eqx.runs.train_decoder import train_decoder
@@ -38,6 +40,7 @@ from vtp_eqx.study.rotation import rotate_latents
 from vtp_eqx.study.run_spec import RunPaths, RunSpec
 from vtp_eqx.tensor_files import CONFIG_FILE
 from vtp_eqx.tokenizer import load, save
+from vtp_eqx.training.decode import EncodedBatch
 from vtp_eqx.training.terms.alignment import FeatureGrid, VisionFeatures
 
 
@@ -59,9 +62,11 @@ def execute_run(spec: RunSpec, paths: RunPaths, report: Report) -> RunResult:
     encoded = stages.encoded(encoder)
     if spec.decode is not None:
         tokenizer = stages.decoder(spec.decode, encoder, encoded)
+        if spec.finetune is not None:
+            tokenizer = stages.finetuned(spec.finetune, tokenizer, encoded)
         require(
             latents_hash(tokenizer) == latents_hash(encoder),
-            f"The decoder in {paths.decoder(spec)} was trained after another "
+            f"The decoder in {paths.last_tokenizer(spec)} was trained after another "
             "tokenizer: remove that folder, and run again.",
         )
     if spec.rotation is not None:
@@ -179,6 +184,28 @@ class _Stages:
             tokenizer = train_decoder(
                 config, tokenizer, images[rows], encoded()[rows], folder=folder,
                 progress=lambda done, total, metrics: report("decoder", done, total),
+            )  # fmt: skip
+            save(tokenizer, folder / "tokenizer")
+            return tokenizer
+
+    def finetuned(
+        self, config: FinetuneConfig, tokenizer: Tokenizer, encoded: Encoded
+    ) -> Tokenizer:
+        """The tokenizer with its decoder trained on against a discriminator."""
+        folder = self.paths.finetuned(self.spec)
+        with exclusive_folder(folder):
+            if _is_whole(folder / "tokenizer"):
+                return load(folder / "tokenizer")
+            rows, report = slice(self.spec.tokenizer_images), self.report
+            arrays = {
+                "image": self.data.train.image[rows], "latents": encoded()[rows]
+            }  # fmt: skip
+            batches = ArrayBatches(
+                EncodedBatch, arrays, config.batch_size, seed=config.seed
+            )
+            tokenizer = finetune_decoder(
+                config, tokenizer, batches, folder=folder,
+                progress=lambda done, total, metrics: report("stage two", done, total),
             )  # fmt: skip
             save(tokenizer, folder / "tokenizer")
             return tokenizer

@@ -13,7 +13,14 @@ from vtp_eqx.study.statistics import (
     pairs,
     steps_to_reach,
 )
-from vtp_eqx.study.table import finished_rows, groups, num_runs, real_distance, Row
+from vtp_eqx.study.table import (
+    finished_rows,
+    groups,
+    methods,
+    num_runs,
+    real_distance,
+    Row,
+)
 
 
 def progress_sentence(rows: Sequence[Row]) -> list[str]:
@@ -68,6 +75,27 @@ def trend_sentence(
                 f"{format_mean(psnr)} dB from {settings[0]} to {settings[-1]}"
             )
     return [f"Along {along}: {'; '.join(parts)}."] if parts else []
+
+
+def setting_sentences(
+    rows: Sequence[Row], base: str, names: Sequence[str]
+) -> list[str]:
+    """For each method, the change of `names` from the setting `base` to each other."""
+    found, sentences = groups(rows), []
+    for method in methods(rows):
+        parts = []
+        for (of, setting), group in found.items():
+            if of != method or setting == base or (method, base) not in found:
+                continue
+            changes = [
+                f"{name} {format_mean(change, '+.2f')}"
+                for name in names
+                if (change := paired_differences(group, found[method, base], name))
+            ]
+            parts.append(f"{setting}: {', '.join(changes)}")
+        if parts:
+            sentences.append(f'{method} beside "{base}": {"; ".join(parts)}.')
+    return sentences
 
 
 def frontier_sentence(rows: Sequence[Row], method: str) -> list[str]:
