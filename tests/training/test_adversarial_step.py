@@ -220,3 +220,17 @@ def test_a_collapse_is_counted(tokenizer):
     _, logged = after(3, gray, config)
     assert [line["flat_steps"] for line in logged] == [1, 2, 3]
     assert [line["saturated_steps"] for line in logged] == [0, 0, 0]
+
+
+def test_a_state_that_was_rolled_back_is_in_its_own_phase(tokenizer):
+    config = with_changes(CONFIG, discriminator_start=1, decoder_start=2)
+    mesh = data_mesh(1)
+    state, step = init_finetuning(config, tokenizer, mesh)
+    first, logged = copy_arrays(state), []
+    for number in (0, 1, 2):
+        state, metrics = step(state, shard_batch(batch(number), mesh))
+        logged.append(metrics)
+    assert [float(one["discriminator"]) > 0 for one in logged] == [False, True, True]
+    assert [float(one["adversarial"]) != 0 for one in logged] == [False, False, True]
+    _, again = step(first, shard_batch(batch(0), mesh))
+    assert eqx.tree_equal(again, logged[0])

@@ -1,5 +1,7 @@
 """One update of a decoder and one of its discriminator, on any number of devices."""
 
+from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -11,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, PyTree
 import optax
 
-from vtp_eqx.config import FinetuneConfig
+from vtp_eqx.config import AdversarialConfig, FinetuneConfig
 from vtp_eqx.frozen.depth_features import DepthFeatures
 from vtp_eqx.frozen.lpips import Perceptual
 from vtp_eqx.losses.weighting import adaptive_weight
@@ -111,7 +113,7 @@ def make_adversarial_step(
     optimizers: Optimizers,
     mesh: Mesh,
 ) -> Step:
-    """The compiled `step(state, batch) -> (state, metrics)`; it donates its state.
+    """The `step(state, batch) -> (state, metrics)`; it donates its state.
 
     A step updates the decoder, against the discriminator as it is, and then the
     discriminator, on what the decoder makes now. Before their starts the discriminator
@@ -219,20 +221,12 @@ def make_adversarial_step(
             local, mesh=mesh, in_specs=(REPLICATED, SPLIT), out_specs=REPLICATED
         )
 
-    def from_start(start, step, late, early, *arguments):
-        # On all devices at once, so that their collectives meet.
-        if start == 0:
-            return late(*arguments)
-        return lax.cond(step >= start, late, early, *arguments)
-
-    def on_arrays(arrays, batch):
+    def on_arrays(begun, arrays, batch):
         step, old = arrays.step, (arrays.student, arrays.teacher, arrays.opt_state)
         views = objective.make_views(batch, jr.fold_in(jr.fold_in(arrays.key, step), 0))
         seen = without_optimizer(arrays)
-        total, metrics, gradient = from_start(
-            adversarial.decoder_start, step, on_shards(against_discriminator),
-            on_shards(reconstruction_alone), seen, views,
-        )  # fmt: skip
+        of_images = against_discriminator if begun.decoder else reconstruction_alone
+        total, metrics, gradient = on_shards(of_images)(seen, views)
         # From here on each device works on its share, wherever the state is split.
         gradient = lax.with_sharding_constraint(gradient, places.gradient[0].decoder)
         decoder, decoder_state = _updated(
@@ -240,28 +234,21 @@ def make_adversarial_step(
             arrays.opt_state.decoder,
         )  # fmt: skip
         seen = eqx.tree_at(lambda state: state.student.decoder, seen, decoder)
-        other_total, other_metrics, other_gradient = from_start(
-            adversarial.discriminator_start, step, on_shards(discriminator_gradient),
-            no_gradient, seen, views,
-        )  # fmt: skip
+        of_judge = (
+            on_shards(discriminator_gradient) if begun.discriminator else no_gradient
+        )
+        other_total, other_metrics, other_gradient = of_judge(seen, views)
         other_gradient = lax.with_sharding_constraint(
             other_gradient, places.gradient[0].discriminator
         )
-        has_begun = step >= adversarial.discriminator_start
-        discriminator, discriminator_state = _where(
-            has_begun,
-            _updated(
-                "discriminator", optimizers.discriminator,
-                arrays.student.discriminator, other_gradient,
-                arrays.opt_state.discriminator,
-            ),
-            (arrays.student.discriminator, arrays.opt_state.discriminator),
-        )  # fmt: skip
-        running = _where(
-            has_begun,
-            _running(arrays.student.running, other_metrics, adversarial.lecam_decay),
-            arrays.student.running,
-        )
+        discriminator, running = arrays.student.discriminator, arrays.student.running
+        discriminator_state = arrays.opt_state.discriminator
+        if begun.discriminator:
+            discriminator, discriminator_state = _updated(
+                "discriminator", optimizers.discriminator, discriminator,
+                other_gradient, discriminator_state,
+            )  # fmt: skip
+            running = _running(running, other_metrics, adversarial.lecam_decay)
         student = AdversarialStudent(decoder, discriminator, running)
         teacher = moving_average(arrays.teacher, decoder, config.ema_decay)
 
@@ -294,7 +281,52 @@ def make_adversarial_step(
         }
         return arrays, metrics
 
-    return compiled_step(on_arrays, static, places.state, mesh)
+    return PhasedStep(
+        lambda begun: compiled_step(
+            functools.partial(on_arrays, begun), static, places.state, mesh
+        ),
+        adversarial,
+    )
+
+
+class Begun(NamedTuple):
+    """Whether the decoder learns from the discriminator, and that from the decoder."""
+
+    decoder: bool
+    discriminator: bool
+
+
+class PhasedStep:
+    """A `step(state, batch)`, compiled anew as decoder and discriminator begin.
+
+    Not one program with a condition: on CPUs a convolution's gradient inside one takes
+    some thirty times as long.
+    """
+
+    def __init__(self, make: Callable[[Begun], Step], adversarial: AdversarialConfig):
+        """`make(begun)` is the step while those have begun."""
+        self._make, self._adversarial = functools.cache(make), adversarial
+        self._last: TrainState | None = None
+        self._number = 0
+
+    def __call__(
+        self, state: TrainState, batch: PyTree
+    ) -> tuple[TrainState, dict[str, Array]]:
+        # Reading the number from a device would wait for the step before.
+        is_next = state is self._last
+        self._number = self._number + 1 if is_next else int(state.step)
+        self._last, metrics = self.at(self._number)(state, batch)
+        return self._last, metrics
+
+    def at(self, number: int) -> Step:
+        """The compiled step of that number, counted from 0."""
+        start = self._adversarial
+        return self._make(
+            Begun(
+                decoder=number >= start.decoder_start,
+                discriminator=number >= start.discriminator_start,
+            )
+        )
 
 
 def _named(name: str, network: Any) -> PyTree:
