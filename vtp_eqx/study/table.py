@@ -215,7 +215,8 @@ def _means(group: Group, columns: Sequence[Column]) -> list[str]:
         values = [numbers[name] for numbers in group.values() if name in numbers]
         text = format(float(np.mean(values)), form) if values else "-"
         if len(values) > 1:
-            text += f" ± {format((max(values) - min(values)) / 2, form)}"
+            reach = (max(values) - min(values)) / 2
+            text += f" ± {format(reach, form.removeprefix('+'))}"
         cells.append(text)
     return cells
 
