@@ -5,6 +5,7 @@
     python experiments/scale_latents.py --controls            # every regularizer too
     python experiments/scale_latents.py --image-size 64       # 64 pixels, patches of 16
     python experiments/scale_latents.py --scale workstation   # a GPU: hours
+    python experiments/scale_latents.py --scale accelerator --image-size 64 --minutes 9
     python experiments/scale_latents.py --smoke               # does it run at all?
 
 The more channels latents have, the better they reconstruct and the worse they are to
@@ -46,6 +47,8 @@ from vtp_eqx.study.table import Column, COLUMNS, Row
 class Options(StudyOptions):
     """Those of every study, and the size of scenes."""
 
+    scale: Scale = "laptop"
+    """How large: for two CPU cores, for a GPU, or for ten minutes of an accelerator."""
     image_size: Literal[32, 64] = 32
     """Side of the scenes, in pixels. Latents have a grid of 4 x 4; of 64 pixels, 64
     channels are a twelfth of the numbers of an image, as in the paper."""
@@ -61,6 +64,8 @@ DECIDING += ("VTP from PCA", "VTP from PCA rotated")
 SINGLE = ("CLIP+AE", "SSL+AE", "VTP full")
 OTHERS = ("AE from PCA", "PCA", *SINGLE)
 SMOKE = ("AE", "PCA rotated")  # not in `compare_objectives.py`; each takes a minute
+# In ten minutes the question first, then cheaper answers.
+ARMS = [("AE", 64), ("VTP", 64), ("AE noise 0.2", 64), ("AE", 16), ("AE masked", 64)]
 LABELS = ("color", "none")  # what a generator may know, beside the class
 
 QUESTION = """\
@@ -79,13 +84,16 @@ def plan(
     patch_size = recipe.patch_size * image_size // recipe.data.size  # as many tokens
     data = dataclasses.replace(recipe.data, size=image_size)
     recipe = dataclasses.replace(recipe, data=data, patch_size=patch_size)
-    methods = SMOKE if scale == "smoke" else DECIDING + OTHERS
-    methods += (*CONTROLS,) if controls else ()
+    arms = ARMS
+    if scale != "accelerator":
+        methods = SMOKE if scale == "smoke" else DECIDING + OTHERS
+        methods += (*CONTROLS,) if controls else ()
+        arms = [(method, width) for method in methods for width in CHANNELS[scale]]
     specs = [
-        run(recipe, method, f"{channels}", seed, latent_width=channels)
-        for method in methods
-        for channels in CHANNELS[scale]
-        for seed in (seeds[:1] if method in OTHERS else seeds)
+        run(recipe, method, f"{width}", seed, latent_width=width)
+        for seed in seeds
+        for method, width in arms
+        if seed == seeds[0] or method not in OTHERS
     ]
     of_labels = [
         run(recipe, method, f"{recipe.latent_width}, labels: {labels}", seed,
@@ -94,7 +102,7 @@ def plan(
         for method in ("AE", "VTP")
         for seed in seeds
     ]  # fmt: skip
-    return specs if scale == "smoke" else specs + of_labels
+    return specs if scale in ("smoke", "accelerator") else specs + of_labels
 
 
 def figure(rows: Sequence[Row], path: Path, title: str) -> None:

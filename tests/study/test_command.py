@@ -8,8 +8,9 @@ import pytest
 from experiments.scale_encoder import plan
 from vtp_eqx.frozen.scene_network import scene_network_hash
 from vtp_eqx.runs.pictures import save_grid
-from vtp_eqx.study.command import _room, run_study, Study, StudyOptions
+from vtp_eqx.study.command import _room, run_cost, run_study, Study, StudyOptions
 from vtp_eqx.study.figure import curves_figure
+from vtp_eqx.study.scheduler import TimeLimits
 from vtp_eqx.study.summary import baseline_sentences
 
 
@@ -22,10 +23,12 @@ def runs(row, monkeypatch):
 
     class Runs(list):
         failing = ""
+        limits = None
 
     made = Runs()
 
-    def execute_runs(specs, paths, *, num_workers, cost, finished, console):
+    def execute_runs(specs, paths, *, num_workers, cost, finished, console, limits):
+        made.limits = limits
         for spec in specs:
             made.append(spec)
             assert cost(spec) > 0
@@ -55,6 +58,18 @@ def small_study():
         figure=curves_figure,
         summary=lambda rows: baseline_sentences(rows, "VTP"),
     )
+
+
+def test_a_study_with_minutes_keeps_to_the_order_of_its_plan(runs, tmp_path):
+    study = small_study()
+    dearest_first = lambda scale, seeds: sorted(plan(scale, seeds), key=run_cost)[::-1]
+    study = dataclasses.replace(study, plan=dearest_first)
+    run_study(study, StudyOptions(runs=tmp_path, minutes=9, minutes_per_run=2))
+    assert runs == dearest_first("laptop", range(1))
+    assert runs.limits == TimeLimits(all_runs=540, one_run=120)
+    assert StudyOptions().limits == TimeLimits()
+    with pytest.raises(ValueError, match=r"^`minutes` \(0\) must be above 0"):
+        StudyOptions(minutes=0)
 
 
 def test_a_study_runs_again_what_is_missing_alone(runs, tmp_path):

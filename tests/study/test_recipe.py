@@ -190,6 +190,18 @@ def test_latents_of_64_pixels_are_the_papers_twelfth():
     assert {spec.labels for spec in specs} == {"class", "color", "none"}
 
 
+def test_ten_minutes_of_an_accelerator_ask_the_question_first():
+    specs = scale_latents.plan("accelerator", [0, 1], image_size=64)
+    assert [(spec.method, spec.setting) for spec in specs[:2]] == [
+        ("AE", "64"), ("VTP", "64"),
+    ]  # fmt: skip
+    assert [spec.seed for spec in specs] == sorted(spec.seed for spec in specs)
+    for spec in specs:
+        assert spec.pretrain.precision == spec.generate.precision == "bfloat16"
+        assert spec.decode.precision == "bfloat16"
+        assert (spec.data.size, spec.generate.dit.latent_size) == (64, 8)
+
+
 def test_each_bisection_undoes_one_choice():
     specs = bisect_recipe.plan("laptop", [0])
     base = next(spec for spec in specs if spec.method == "VTP")

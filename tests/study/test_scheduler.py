@@ -18,6 +18,7 @@ from vtp_eqx.study.scheduler import (
     ProgressWriter,
     read_progress,
     StageProgress,
+    TimeLimits,
     worker_environment,
 )
 
@@ -81,6 +82,34 @@ def test_a_run_that_fails_is_returned_and_what_it_said_is_shown(tmp_path, monkey
     assert "words.json" in output.getvalue()
     # Without a terminal there is a line now and then.
     assert f"0 of 1 runs done, 0:00 gone. {spec.name}: starting" in output.getvalue()
+
+
+@pytest.mark.parametrize("limits", [
+    TimeLimits(one_run=1.0), TimeLimits(all_runs=1.0),
+])  # fmt: skip
+def test_runs_past_their_time_are_stopped_and_did_not_fail(
+    limits, tmp_path, monkeypatch
+):
+    program = [sys.executable, "-c", "import time; time.sleep(60)"]
+    start = subprocess.Popen
+    monkeypatch.setattr(
+        scheduler.subprocess, "Popen", lambda command, **how: start(program, **how)
+    )
+    output, begun = io.StringIO(), time.monotonic()
+    failed = execute_runs(
+        plan("smoke", [0])[:2],
+        RunPaths(tmp_path / "runs"),
+        num_workers=1,
+        cost=lambda spec: 1.0,
+        finished=lambda spec: pytest.fail("none is finished"),
+        console=Console(file=output, width=200),
+        limits=limits,
+    )
+    assert failed == []
+    assert time.monotonic() - begun < 30
+    # Each run has its own time; of all runs the second never began.
+    begun_runs = 2 if limits.one_run == 1 else 1
+    assert output.getvalue().count("stopped, its time is over") == begun_runs
 
 
 def test_time_left_goes_by_what_is_done(monkeypatch):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
+import math
 import os
 from pathlib import Path
 import shlex
@@ -28,7 +29,12 @@ from vtp_eqx.study.report import (
     write_report,
 )
 from vtp_eqx.study.run_spec import RunPaths, RunSpec, spec_hash, vision_flops
-from vtp_eqx.study.scheduler import execute_runs, SECONDS_TO_SAVE, usable_cores
+from vtp_eqx.study.scheduler import (
+    execute_runs,
+    SECONDS_TO_SAVE,
+    TimeLimits,
+    usable_cores,
+)
 from vtp_eqx.study.table import finished_rows, num_runs, Row, terminal_table
 from vtp_eqx.training.flops import generator_flops, run_flops
 
@@ -63,6 +69,11 @@ class StudyOptions:
     """Settings to execute now, by default all."""
     workers: int | None = None
     """Processes at a time; by default one a core, but one where there is a GPU."""
+    minutes: float | None = None
+    """Stop after so long. Runs then begin in the order of the plan, not the cheapest
+    first; the same command goes on."""
+    minutes_per_run: float | None = None
+    """Stop a run that takes longer, and begin the next."""
 
     def __post_init__(self):
         require_local_fields(self)
@@ -72,6 +83,20 @@ class StudyOptions:
                 number is None or number >= 1,
                 f"`{name}` ({number}) must be 1 or more: leave it out for the default.",
             )
+        for name in ("minutes", "minutes_per_run"):
+            number = getattr(self, name)
+            require(
+                number is None or number > 0,
+                f"`{name}` ({number}) must be above 0: leave it out for no limit.",
+            )
+
+    @property
+    def limits(self) -> TimeLimits:
+        """Both limits in seconds."""
+        seconds = (
+            60 * (limit or math.inf) for limit in (self.minutes, self.minutes_per_run)
+        )
+        return TimeLimits(all_runs=next(seconds), one_run=next(seconds))
 
 
 @exit_with_message(RecordsError, seconds=2 * SECONDS_TO_SAVE)
@@ -123,6 +148,7 @@ def run_study(study: Study, options: StudyOptions) -> None:
             failed = execute_runs(
                 missing, paths, num_workers=_num_workers(options.workers),
                 cost=run_cost, finished=finished, console=console,
+                limits=options.limits,
             )  # fmt: skip
         except KeyboardInterrupt:
             console.print("Interrupted: run the command again to go on from there.")
@@ -153,10 +179,7 @@ def in_order(specs: Sequence[RunSpec]) -> list[RunSpec]:
     falling cost, because long ones last would leave cores idle at the end. Runs that
     share a tokenizer with an earlier one come last: by then it is there.
     """
-    unique: dict[str, RunSpec] = {}
-    for spec in specs:
-        unique.setdefault(spec_hash(spec), spec)
-    by_cost = sorted(unique.values(), key=run_cost)
+    by_cost = sorted(_once(specs), key=run_cost)
     ordered = []
     for seed in sorted({spec.seed for spec in by_cost}):
         rising = [spec for spec in by_cost if spec.seed == seed]
@@ -168,6 +191,14 @@ def in_order(specs: Sequence[RunSpec]) -> list[RunSpec]:
                 others.append(spec)
         ordered += [*makers.values(), *others]
     return ordered
+
+
+def _once(specs: Sequence[RunSpec]) -> list[RunSpec]:
+    """Each run once, in the order given."""
+    unique: dict[str, RunSpec] = {}
+    for spec in specs:
+        unique.setdefault(spec_hash(spec), spec)
+    return list(unique.values())
 
 
 def _missing(rows: Sequence[Row], options: StudyOptions) -> list[RunSpec]:
@@ -183,7 +214,7 @@ def _missing(rows: Sequence[Row], options: StudyOptions) -> list[RunSpec]:
                 "them."
             )
         specs = [s for s in specs if not asked or getattr(s, field) in asked]
-    return in_order(specs)
+    return in_order(specs) if options.minutes is None else _once(specs)
 
 
 def _num_workers(asked: int | None) -> int:

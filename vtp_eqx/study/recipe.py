@@ -15,6 +15,7 @@ from vtp_eqx.config import (
     FlowDistillationConfig,
     GenerateConfig,
     OptimizerConfig,
+    Precision,
     PretrainConfig,
     PrototypeConfig,
     ReconstructionConfig,
@@ -31,7 +32,7 @@ from vtp_eqx.study.run_spec import dit_for, Labels, RunSpec
 from vtp_eqx.training.flops import train_flops
 
 
-Scale = Literal["smoke", "laptop", "workstation"]
+Scale = Literal["smoke", "laptop", "workstation", "accelerator"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,7 @@ class Recipe:
     labels: Labels = "class"
     num_samples: int = 2400
     gradient_batches: int = 0  # that cosines between gradients are measured over
+    precision: Precision = "float32"  # that networks compute in as they are trained
 
 
 def vit(width: int, depth: int) -> TransformerConfig:
@@ -147,6 +149,26 @@ WORKSTATION = dataclasses.replace(
     budgets=(10_000, 40_000),
     num_samples=4800,
 )
+# Ten minutes of one H100 for some six runs; estimated from the FLOPs of its steps and
+# the speeds of docs/results/accelerator.md, not yet run. 64 tokens, not 16.
+ACCELERATOR = dataclasses.replace(
+    LAPTOP,
+    encoder=TransformerConfig(width=384, depth=6, num_heads=6),
+    decoder=TransformerConfig(width=384, depth=6, num_heads=6, norm="layernorm"),
+    data=dataclasses.replace(SCENES, size=64, num_train=24_000),
+    pairs=512,
+    distilled=128,
+    pixels=512,
+    tokenizer_steps=1500,
+    tokenizer_rate=1e-3,
+    decoder_steps=500,
+    generator=dict(width=384, depth=12, num_heads=6),
+    generator_batch=512,
+    generator_rate=3e-4,
+    budgets=(1000, 2000),
+    num_samples=4800,
+    precision="bfloat16",
+)
 SMOKE = dataclasses.replace(
     LAPTOP,
     encoder=vit(48, 1),
@@ -164,6 +186,7 @@ RECIPES: Mapping[Scale, Recipe] = {
     "smoke": SMOKE,
     "laptop": LAPTOP,
     "workstation": WORKSTATION,
+    "accelerator": ACCELERATOR,
 }
 
 
@@ -195,6 +218,7 @@ def run(
         ema_decay=0.99,
         batch_size=recipe.pixels,
         num_steps=recipe.decoder_steps,
+        precision=recipe.precision,
         seed=seed,
     )
     last = recipe.budgets[-1]
@@ -222,6 +246,7 @@ def run(
             ema_warmup=True,
             batch_size=recipe.generator_batch,
             num_steps=last,
+            precision=recipe.precision,
             seed=seed,
         ),
         sampler=SamplerConfig(solver="heun", num_steps=10, time_shift=0.0),
@@ -302,6 +327,7 @@ def pretrain_config(recipe: Recipe, method: Method, seed: int) -> PretrainConfig
         batch_size=recipe.pairs,
         distillation_batch=recipe.distilled,
         reconstruction_batch=recipe.pixels,
+        precision=recipe.precision,
     )
 
 

@@ -6,6 +6,7 @@ A worker writes its progress to a small file, which the study's display reads.
 from collections.abc import Callable, Sequence
 import dataclasses
 import json
+import math
 import os
 from pathlib import Path
 import subprocess
@@ -77,6 +78,22 @@ def read_progress(path: Path) -> StageProgress | None:
         return None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TimeLimits:
+    """Seconds after which all runs, or a single one, are stopped; they can go on."""
+
+    all_runs: float = math.inf
+    one_run: float = math.inf
+
+    def are_passed(self, begun: float, run_begun: float) -> bool:
+        """Whether a run is to be stopped now, by when all and it have begun."""
+        now = time.monotonic()
+        return now - begun > self.all_runs or now - run_begun > self.one_run
+
+
+NO_LIMITS = TimeLimits()
+
+
 @dataclasses.dataclass
 class _Worker:
     spec: RunSpec
@@ -86,6 +103,7 @@ class _Worker:
     task: TaskID
     core: int | None
     begun: float
+    is_stopped: bool = False
 
 
 def execute_runs(
@@ -96,15 +114,16 @@ def execute_runs(
     cost: Callable[[RunSpec], float],
     finished: Callable[[RunSpec], None],
     console: Console,
+    limits: TimeLimits = NO_LIMITS,
 ) -> list[RunSpec]:
     """Executes every run in a process of its own, `num_workers` at a time.
 
     `finished(spec)` is called in this process as each ends well, and `cost(spec)` says
     how long one takes beside others. Returns the runs that failed; what they printed is
-    shown, and kept under `logs`. An interrupt stops the workers; what they had saved is
-    used by the next call.
+    shown, and kept under `logs`. An interrupt, and `limits`, stop the workers; what
+    they had saved is used by the next call.
     """
-    waiting, failed = list(specs), []
+    waiting, failed, begun = list(specs), [], time.monotonic()
     workers: list[_Worker] = []
     free_cores = own_cores(num_workers)
     columns = (
@@ -124,7 +143,12 @@ def execute_runs(
                     worker = _start(waiting.pop(0), paths, free_cores.pop(0), bars)
                     workers.append(worker)
                 time.sleep(POLL_SECONDS)
+                if limits.are_passed(begun, run_begun=math.inf):
+                    waiting.clear()
                 for worker in list(workers):
+                    if limits.are_passed(begun, worker.begun):
+                        worker.is_stopped = True
+                        _stop([worker.process])
                     bars.update(worker.task, **_progress_bar(worker.progress))
                     if worker.process.poll() is None:
                         continue
@@ -134,6 +158,8 @@ def execute_runs(
                     clock.add(cost(worker.spec), worker.begun)
                     if worker.process.returncode == 0:
                         finished(worker.spec)
+                    elif worker.is_stopped:
+                        console.print(f"{worker.spec.name}: stopped, its time is over")
                     else:
                         failed.append(worker.spec)
                         _print_failure(worker, console)
