@@ -69,6 +69,8 @@ def curves_figure(
                     label=f"{method}, committed runs",
                 )  # fmt: skip
             points = _points(rows, method, name, settings)
+            if not points:
+                continue
             x = [settings.index(setting) for setting in points]
             seeds = _seeds(points, name)
             _draw_curve(axis, x, seeds, color, method, marker="")
