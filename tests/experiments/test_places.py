@@ -34,6 +34,10 @@ COMMANDS = {
     ],
     "make_emoji_tars": [["--out", "gs://bucket/run"]],
     "make_scenes_tars": [["--out", "gs://bucket/run"]],
+    "predict_generation": [
+        ["--smoke", "--runs", "gs://bucket/run"],
+        ["--reuse-results", "https://a.b/panel.json"],
+    ],
     "pretrain": [["--out", "gs://bucket/run"], ["--data", "https://a.b/c.tar"]],
     "sample": [["--tokenizer", "t", "--generator", "g", "--out", "gs://bucket/run"]],
     "scale_compute": [["--smoke", "--out", "gs://bucket/run"]],

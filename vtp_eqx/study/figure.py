@@ -59,7 +59,7 @@ def curves_figure(
     settings = _settings([*rows, *band])
     figure, axes = _panels(names)
     for axis, name in zip(axes, names, strict=True):
-        for method, color in _colors(rows).items():
+        for method, color in method_colors(methods(rows)).items():
             committed = _points(band, method, name, settings)
             x = [settings.index(setting) for setting in committed]
             low, high = _ends(_seeds(committed, name))
@@ -98,7 +98,7 @@ def frontier_figure(
     """
     figure, axes = _panels(names)
     for axis, name in zip(axes, names, strict=True):
-        for method, color in _colors(rows).items():
+        for method, color in method_colors(methods(rows)).items():
             points = _points(rows, method, name, _settings(rows))
             if not points:
                 continue
@@ -135,7 +135,7 @@ def convergence_figure(rows: Sequence[Row], path: Path, title: str) -> None:
             axis.set_yscale("log")
             _set_plain_ticks(axis.yaxis, LogLocator(subs=(1, 2, 3, 5)))
         for (method, _), group in groups(rows).items():
-            color = _colors(rows)[method]
+            color = method_colors(methods(rows))[method]
             at_each = [at_budget(name, steps) for steps in budgets]
             seeds = [[numbers[at] for numbers in group.values()] for at in at_each]
             *_, last = _draw_curve(axis, budgets, seeds, color, method)
@@ -154,11 +154,11 @@ def _settings(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(row.spec.setting for row in rows))
 
 
-def _colors(rows: Sequence[Row]) -> dict[str, str]:
+def method_colors(names: Sequence[str]) -> dict[str, str]:
     """A color for each method; of more methods than colors, the first come again."""
-    names = dict.fromkeys([*FIRST_METHODS, *methods(rows)])
-    colors = dict(zip(names, itertools.cycle(COLORS), strict=False))
-    return {method: colors[method] for method in methods(rows)}
+    ordered = dict.fromkeys([*FIRST_METHODS, *names])
+    colors = dict(zip(ordered, itertools.cycle(COLORS), strict=False))
+    return {method: colors[method] for method in names}
 
 
 def _points(

@@ -9,6 +9,7 @@ import jax.random as jr
 from jaxtyping import Float, Int, UInt8
 import numpy as np
 
+from vtp_eqx.config import GenerateConfig
 from vtp_eqx.evaluation.batches import as_bytes, in_batches
 from vtp_eqx.evaluation.flow_paths import held_out_flow_loss, path_shapes
 from vtp_eqx.evaluation.frechet import (
@@ -16,6 +17,7 @@ from vtp_eqx.evaluation.frechet import (
     frechet_distance,
     Moments,
 )
+from vtp_eqx.evaluation.latent_covariance import gaussian_flow_loss
 from vtp_eqx.evaluation.memorization import coarse_pixels, copy_distance, copy_ratio
 from vtp_eqx.evaluation.mind import mind
 from vtp_eqx.evaluation.precision_recall import neighborhood_scores
@@ -124,21 +126,28 @@ def draw_samples(
 
 
 def flow_losses(
-    spec: RunSpec,
-    generator: Generator,
+    config: GenerateConfig,
+    tokenizer: Tokenizer,
     latents: Float[np.ndarray, "num height width channels"],
     labels: Int[np.ndarray, " num"],
-    bound: float,
-) -> dict[str, float]:
-    """The flow loss of normalized held-out latents, and its excess over `bound`.
+    generators: Mapping[int, Generator],
+) -> dict[int, dict[str, float]]:
+    """The flow loss of held-out raw `latents`, by the generator's steps.
 
-    That is `gaussian_flow_loss` of these latents.
+    And by how much it exceeds `gaussian_flow_loss` of the same latents.
     """
-    # Neither samples nor the training have this key.
-    key, config = jr.fold_in(jr.key(spec.generate.seed), 3), spec.generate
+    normalized = np.asarray(tokenizer.normalize_latents(jnp.asarray(latents)))
+    tokens = normalized.reshape(len(latents), -1, normalized.shape[-1])
     times = (config.time_mean, config.time_std)
-    loss = held_out_flow_loss(generator.dit, latents, labels, times=times, key=key)
-    return {"flow loss": loss, "excess flow loss": loss - bound}
+    bound = gaussian_flow_loss(tokens, labels, times=times)
+    # Neither samples nor the training have this key.
+    key, losses = jr.fold_in(jr.key(config.seed), 3), {}
+    for steps, generator in generators.items():
+        loss = held_out_flow_loss(
+            generator.dit, normalized, labels, times=times, key=key
+        )
+        losses[steps] = {"flow loss": loss, "excess flow loss": loss - bound}
+    return losses
 
 
 def reference_numbers(reference: Reference, condition: Labels) -> dict[str, float]:

@@ -15,7 +15,6 @@ from vtp_eqx.evaluation.batches import BYTES, encode_images, reconstruct_images
 from vtp_eqx.evaluation.card import EvaluationCard, write
 from vtp_eqx.evaluation.extract import BatchConfig, extract_features, ExtractConfig
 from vtp_eqx.evaluation.images import Images
-from vtp_eqx.evaluation.latent_covariance import gaussian_flow_loss
 from vtp_eqx.evaluation.linear_probe import last_block, probe_attributes
 from vtp_eqx.evaluation.networks import (
     FeatureNetwork,
@@ -160,13 +159,10 @@ def measure(
     )
     write(folder / "card_reconstruction.json", numbers, card, num_evaluated=len(images))
     labels = np.arange(spec.num_samples) % spec.generate.dit.num_classes
-    normalized = np.asarray(tokenizer.normalize_latents(jnp.asarray(latents)))
-    true_labels = data.validation.labels(spec.labels)
-    bound = gaussian_flow_loss(
-        normalized.reshape(len(images), -1, normalized.shape[-1]),
-        true_labels,
-        times=(spec.generate.time_mean, spec.generate.time_std),
-    )
+    losses = flow_losses(
+        spec.generate, tokenizer, latents, data.validation.labels(spec.labels),
+        generators,
+    )  # fmt: skip
     for steps in spec.budgets:
         generator = generators[steps]
         samples, straight = draw_samples(spec, tokenizer, generator, labels, report)
@@ -174,7 +170,7 @@ def measure(
         generated = {
             **generation_numbers(scenes, samples, reference, spec.labels),
             **straight,
-            **flow_losses(spec, generator, normalized, true_labels, bound),
+            **losses[steps],
         }
         numbers |= {at_budget(name, steps): generated[name] for name in generated}
         if steps == spec.budgets[-1]:

@@ -196,6 +196,15 @@ class RunPaths:
         return self.root / "results" / spec_hash(spec)
 
 
+def finished_specs(paths: RunPaths) -> list[RunSpec]:
+    """The runs in a folder that have a result, in the order of their hashes."""
+    return [
+        from_dict(RunSpec, json.loads(path.read_text()))
+        for path in sorted(paths.root.glob("results/*/spec.json"))
+        if path.with_name("result.json").exists()
+    ]
+
+
 def saved_tokenizers(
     paths: RunPaths, methods: Sequence[str], settings: Sequence[str] = ()
 ) -> dict[str, Path]:
@@ -204,14 +213,8 @@ def saved_tokenizers(
     Of each method and setting that of the lowest seed; of all settings by default. A
     method or setting without any is a `ValueError`.
     """
-    runs = [
-        from_dict(RunSpec, json.loads(path.read_text()))
-        for path in sorted(paths.root.glob("results/*/spec.json"))
-        if path.with_name("result.json").exists()
-    ]
-    runs.sort(key=lambda spec: spec.seed)
     found: dict[tuple[str, str], RunSpec] = {}
-    for spec in runs:
+    for spec in sorted(finished_specs(paths), key=lambda spec: spec.seed):
         found.setdefault((spec.method, spec.setting), spec)
     for name, asked, known in (
         ("methods", methods, {method for method, _ in found}),
@@ -234,6 +237,20 @@ def spec_hash(spec: RunSpec) -> str:
     """Names a run by its whole config, not by what it is called."""
     unnamed = dataclasses.replace(spec, method="", setting="")
     return short_hash(unnamed)
+
+
+def without_seed(spec: RunSpec) -> RunSpec:
+    """The same run with seed 0 and only its last budget: seeds of a run share it."""
+    return dataclasses.replace(
+        spec,
+        pretrain=dataclasses.replace(spec.pretrain, seed=0),
+        vision=spec.vision and dataclasses.replace(spec.vision, seed=0),
+        decode=spec.decode and dataclasses.replace(spec.decode, seed=0),
+        finetune=spec.finetune and dataclasses.replace(spec.finetune, seed=0),
+        generate=dataclasses.replace(spec.generate, seed=0),
+        rotation=None if spec.rotation is None else 0,
+        budgets=spec.budgets[-1:],
+    )
 
 
 def vision_flops(spec: RunSpec) -> float:

@@ -1,0 +1,295 @@
+"""Which numbers of a tokenizer tell how well generators do on its latents.
+
+The tokenizer of every finished run is diagnosed (`evaluation.latent_diagnosis`). Each
+number of its panel, and the flow loss of its generator, is then ranked against what was
+measured of samples, over methods and widths.
+"""
+
+from collections.abc import Iterable, Sequence
+import dataclasses
+import functools
+import hashlib
+import json
+from pathlib import Path
+import tempfile
+from typing import Any, NamedTuple
+
+import jax.random as jr
+from jaxtyping import Real
+import numpy as np
+from scipy.stats import rankdata
+
+from vtp_eqx.config import require, short_hash
+from vtp_eqx.data.crops import CenterCrop
+from vtp_eqx.data.sources import ArraySource
+from vtp_eqx.evaluation.batches import encode_images
+from vtp_eqx.evaluation.extract import ExtractConfig
+from vtp_eqx.evaluation.images import Images
+from vtp_eqx.evaluation.latent_diagnosis import diagnose, VERSION
+from vtp_eqx.evaluation.networks import scene_features
+from vtp_eqx.files import write_text
+from vtp_eqx.frozen.scene_network import shipped
+from vtp_eqx.models.arrays import weights_hash
+from vtp_eqx.models.generator import load_generator
+from vtp_eqx.scenes.render import object_masks
+from vtp_eqx.study.dataset import load_dataset
+from vtp_eqx.study.generation import BATCH, flow_losses
+from vtp_eqx.study.measure import at_budget, RunResult
+from vtp_eqx.study.rotation import rotate_latents
+from vtp_eqx.study.run_spec import RunPaths, RunSpec, spec_hash, without_seed
+from vtp_eqx.study.stages import with_latent_statistics
+from vtp_eqx.tokenizer import load
+
+
+# What is predicted, and what is known of a generator besides, at each budget.
+TARGETS = ("FD-scenes", "class accuracy")
+LOSSES = ("flow loss", "excess flow loss")
+CHANNELS = "channels"
+LEVEL = 0.05  # of a two-sided test
+RESAMPLES = 2000  # ours: of the bootstrap
+PERMUTATIONS = 20_000  # ours: limits are right to about 0.01
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiagnosedRun:
+    """A finished run with the panel of its tokenizer.
+
+    Runs of one `point` differ in their seed alone, and those of one `setup` in their
+    tokenizer alone: scenes, generator but for its width, sampler, number of samples and
+    the network that measured them are the same. `numbers` are those at each budget.
+    """
+
+    hash: str
+    method: str
+    setting: str
+    seed: int
+    width: int
+    point: str
+    setup: str
+    panel: dict[str, float]
+    numbers: dict[str, float]
+
+
+class Point(NamedTuple):
+    """A method at a width: means over its seeds, of the panel and at each budget."""
+
+    method: str
+    setting: str
+    width: int
+    num_seeds: int
+    numbers: dict[str, float]
+
+    def at(self, name: str, steps: int) -> float | None:
+        """A number of the tokenizer, or of its generator after so many steps."""
+        return self.numbers.get(name, self.numbers.get(at_budget(name, steps)))
+
+
+class Correlation(NamedTuple):
+    """Spearman's of two numbers over points: its 95% interval, and without a method.
+
+    `without` are the lowest and the highest that are left when all points of one method
+    are left out. It `predicts` where it reaches its `limit`, and with the same sign the
+    limit of the points that are left, whichever method that is.
+    """
+
+    value: float
+    low: float
+    high: float
+    without: tuple[float, float]
+    predicts: bool
+
+
+def diagnosed_run(
+    spec: RunSpec, paths: RunPaths, num_images: int
+) -> DiagnosedRun | None:
+    """A finished run with its panel, of the first `num_images` validation scenes.
+
+    What took long is kept in the run's folder, and found again while tokenizer and
+    number of images are the same. `None` where its numbers are no longer comparable.
+    """
+    result = RunResult.read(paths.result(spec), spec)
+    if result is None:
+        return None
+    tokenizer = load(paths.last_tokenizer(spec) / "tokenizer")
+    network = scene_features(shipped(spec.data.size))
+    parts = (VERSION, num_images, weights_hash(tokenizer), spec.rotation, network.hash)
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+    path = paths.result(spec) / f"panel-{key}.json"
+    if not path.exists():
+        found = _diagnose(spec, tokenizer, network, paths, num_images)
+        write_text(path, json.dumps(found, indent=1) + "\n")
+    known: dict[str, dict[str, float]] = json.loads(path.read_text())
+    names = [at_budget(n, s) for n in (*TARGETS, *LOSSES) for s in spec.budgets]
+    measured = {name: result.numbers[name] for name in names if name in result.numbers}
+    return DiagnosedRun(
+        hash=spec_hash(spec),
+        method=spec.method,
+        setting=spec.setting,
+        seed=spec.seed,
+        width=spec.tokenizer.latent_width,
+        point=spec_hash(without_seed(spec)),
+        setup=f"{_setup(spec)} {result.feature_hash[:12]}",
+        panel=known["panel"],
+        numbers={**known["flow losses"], **measured},
+    )
+
+
+def _setup(spec: RunSpec) -> str:
+    """What is equal in runs whose samples are comparable, but for the network."""
+    generate = without_seed(spec).generate
+    dit = dataclasses.replace(generate.dit, latent_width=1)
+    parts = (spec.data, dataclasses.replace(generate, dit=dit), spec.sampler)
+    return " ".join([*map(short_hash, parts), str(spec.num_samples), spec.labels])
+
+
+def _diagnose(
+    spec: RunSpec, tokenizer: Any, network: Any, paths: RunPaths, num_images: int,
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    """The panel, and the flow losses of the generators that are still there."""
+    data = load_dataset(spec, paths.data(spec))
+    if spec.rotation is not None:
+        tokenizer = rotate_latents(tokenizer, key=jr.key(spec.rotation))
+        tokenizer = with_latent_statistics(tokenizer, data, paths.generator(spec))
+    images, labels = data.validation.image, data.validation.label
+    rows = slice(num_images)
+    source = ArraySource({"image": images[rows], "label": labels[rows]})
+    with tempfile.TemporaryDirectory() as folder:
+        place = ExtractConfig(folder=Path(folder), batch_size=BATCH, mesh=None)
+        panel = diagnose(
+            tokenizer,
+            Images(source=source, crop=CenterCrop(spec.data.size)),
+            place,
+            network=network,
+            masks=object_masks(spec.data, spec.data.validation_indices[rows]),
+        ).panel
+    saved = {
+        steps: paths.generator(spec) / f"generator-{steps}.safetensors"
+        for steps in spec.budgets
+    }
+    losses = flow_losses(
+        spec.generate,
+        tokenizer,
+        encode_images(tokenizer, images, batch_size=BATCH),
+        data.validation.labels(spec.labels),
+        {n: load_generator(p, tokenizer) for n, p in saved.items() if p.exists()},
+    )
+    return {
+        "panel": {name: estimate.value for name, estimate in panel.items()},
+        "flow losses": {
+            at_budget(name, steps): value
+            for steps, numbers in losses.items()
+            for name, value in numbers.items()
+        },
+    }
+
+
+def write_runs(runs: Sequence[DiagnosedRun], path: Path) -> None:
+    """Writes what the report is made of, for `read_runs`."""
+    records = [dataclasses.asdict(run) for run in runs]
+    write_text(path, json.dumps(records, indent=1) + "\n")
+
+
+def read_runs(paths: Iterable[Path]) -> list[DiagnosedRun]:
+    """The runs in files of `write_runs`, each once; the first of several files counts.
+
+    Raises `ValueError` where one cannot be read.
+    """
+    found: dict[str, DiagnosedRun] = {}
+    for path in paths:
+        try:
+            for record in json.loads(path.read_text()):
+                found.setdefault(record["hash"], DiagnosedRun(**record))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"`--reuse-results` ({path}) must be a `panel.json` that was written "
+                f"beside a report ({error}): name another, or leave it out."
+            ) from error
+    return [*found.values()]
+
+
+def largest_setup(runs: Sequence[DiagnosedRun]) -> list[Point]:
+    """The points of the setup that has most, in the order of methods and widths."""
+    require(
+        len(runs) > 0,
+        "`runs` (no finished run) must have some to be ranked: name a folder of runs, "
+        "or files to reuse.",
+    )
+    setups: dict[str, dict[str, list[DiagnosedRun]]] = {}
+    for run in runs:
+        setups.setdefault(run.setup, {}).setdefault(run.point, []).append(run)
+    groups = max(setups.values(), key=len).values()
+    return sorted(map(_point, groups), key=lambda point: point[:3])
+
+
+def _point(runs: Sequence[DiagnosedRun]) -> Point:
+    numbers = [{**run.panel, **run.numbers, CHANNELS: run.width} for run in runs]
+    shared = [name for name in numbers[0] if all(name in of for of in numbers)]
+    means = {name: float(np.mean([of[name] for of in numbers])) for name in shared}
+    first = runs[0]
+    return Point(first.method, first.setting, first.width, len(runs), means)
+
+
+def budgets_of(points: Sequence[Point]) -> list[int]:
+    """The generator steps after which every point was measured, in order."""
+    start = at_budget(TARGETS[0], 0).removesuffix("0")
+    names = set.intersection(*({*point.numbers} for point in points))
+    return sorted(int(n.removeprefix(start)) for n in names if n.startswith(start))
+
+
+def predictors(points: Sequence[Point], steps: int) -> list[str]:
+    """The numbers of the panel and of generators that every point has."""
+    names = [name for name in points[0].numbers if " @" not in name]
+    return [
+        name
+        for name in (*names, *LOSSES)
+        if all(point.at(name, steps) is not None for point in points)
+    ]
+
+
+def correlation(
+    points: Sequence[Point], name: str, target: str, steps: int
+) -> Correlation:
+    """That of a number with a target, both after so many generator steps."""
+    rows = [(point.at(name, steps), point.at(target, steps)) for point in points]
+    values = np.array(rows, float)
+    methods = np.array([point.method for point in points])
+    whole, is_kept = _spearman(values), [methods != of for of in np.unique(methods)]
+    left = [_spearman(values[kept]) for kept in is_kept]
+    limits = [limit(int(kept.sum())) for kept in is_kept]
+    predicts = len(left) > 1 and abs(whole) >= limit(len(points))
+    for value, least in zip(left, limits, strict=True):
+        predicts &= np.sign(whole) * value >= least
+    draw = np.random.default_rng(0)
+    chosen = draw.integers(len(points), size=(RESAMPLES, len(points)))
+    drawn = _spearman(values[chosen])
+    drawn = drawn[np.isfinite(drawn)] if np.isfinite(whole) else [np.nan]
+    bounds = np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2])
+    return Correlation(
+        float(whole), *map(float, bounds), (min(left), max(left)), bool(predicts)
+    )
+
+
+@functools.cache
+def limit(count: int) -> float:
+    """The size that Spearman's correlation of `count` unrelated points hardly reaches.
+
+    It does in 5% of permutations, and is infinite where no size is that rare.
+    """
+    if count < 2:
+        return np.inf
+    ranks = np.tile(np.arange(count), (PERMUTATIONS, 1))
+    shuffled = np.random.default_rng(0).permuted(ranks, axis=1)
+    pairs = np.stack([ranks, shuffled], axis=-1)
+    sizes = np.sort(np.round(np.abs(_spearman(pairs)), 9))[::-1]
+    values, counts = np.unique(-sizes, return_counts=True)
+    rare = -values[np.cumsum(counts) <= LEVEL * PERMUTATIONS]
+    return float(rare[-1]) if len(rare) else np.inf
+
+
+def _spearman(pairs: Real[np.ndarray, "*sets count 2"]) -> Any:
+    """The correlation of ranks of both columns, NaN where one is constant."""
+    ranks = rankdata(pairs, axis=-2)
+    ranks = ranks - ranks.mean(axis=-2, keepdims=True)
+    x, y = ranks[..., 0], ranks[..., 1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (x * y).sum(-1) / np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
