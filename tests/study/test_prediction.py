@@ -174,7 +174,12 @@ def test_a_panel_is_kept_until_its_tokenizer_changes(row, tmp_path, monkeypatch)
         spec, 4.0, **{f"FD-scenes @{last}": 4.0, f"flow loss @{last}": 0.5}
     ).result
     dataclasses.replace(result, feature_hash=scene_network_hash()).write(folder)
-    assert finished_specs(paths) == [spec]
+    newer = paths.root / "results" / "newer"
+    newer.mkdir()
+    (newer / "result.json").write_text("{}")
+    (newer / "spec.json").write_text('{"option": 1}')
+    with pytest.warns(UserWarning, match=r"newer/spec.json is left out: .*option"):
+        assert finished_specs(paths) == [spec]
     diagnosed, weights = [], {"hash": "a"}
 
     def diagnose(*arguments):

@@ -5,6 +5,7 @@ import dataclasses
 import json
 from pathlib import Path
 from typing import Any, Literal
+import warnings
 
 from vtp_eqx.config import (
     DecodeConfig,
@@ -197,12 +198,18 @@ class RunPaths:
 
 
 def finished_specs(paths: RunPaths) -> list[RunSpec]:
-    """The runs in a folder that have a result, in the order of their hashes."""
-    return [
-        from_dict(RunSpec, json.loads(path.read_text()))
-        for path in sorted(paths.root.glob("results/*/spec.json"))
-        if path.with_name("result.json").exists()
-    ]
+    """The runs in a folder that have a result, in the order of their hashes.
+
+    Warns of those that another version wrote and this one cannot read.
+    """
+    specs = []
+    for path in sorted(paths.root.glob("results/*/spec.json")):
+        if path.with_name("result.json").exists():
+            try:
+                specs.append(from_dict(RunSpec, json.loads(path.read_text())))
+            except ValueError as error:
+                warnings.warn(f"{path} is left out: {error}", stacklevel=2)
+    return specs
 
 
 def saved_tokenizers(
