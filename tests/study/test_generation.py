@@ -8,11 +8,14 @@ from scipy.ndimage import gaussian_filter
 
 from vtp_eqx.data.text.caption_bpe import train_tokenizer
 from vtp_eqx.evaluation.batches import as_bytes
+from vtp_eqx.evaluation.memorization import coarse_pixels, copy_distance
 from vtp_eqx.evaluation.scene_metrics import read_scenes, SceneSet
 from vtp_eqx.frozen.scene_network import load_scene_network
 from vtp_eqx.scenes.render import render, SceneConfig
+from vtp_eqx.study import generation
 from vtp_eqx.study.dataset import Dataset, Split
 from vtp_eqx.study.generation import (
+    compare_sets,
     generation_numbers,
     Reference,
     reference_numbers,
@@ -51,16 +54,26 @@ def data():
 
 
 @pytest.fixture(scope="module")
-def reference(network, data):
-    train, real, rebuilt = (
+def sets(network, data):
+    """Training scenes, real ones, and their reconstructions."""
+    return [
         SceneSet(read_scenes(network, images), labels)
         for images, labels in (
             (data.train.image, data.train.label),
             (data.validation.image, data.validation.label),
             (blurred(data.validation.image), data.validation.label),
         )
-    )
-    return Reference.of(data, train, real, rebuilt, COUNT)
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def reference(data, sets, folder):
+    return Reference.of(data, *sets, COUNT, folder)
 
 
 def numbers_of(network, images, labels, reference, condition="class"):
@@ -112,16 +125,13 @@ def test_accuracies_are_normalized_by_those_of_reconstructions(
 
 
 def test_a_generator_that_knows_no_class_has_no_number_of_classes(
-    network, unseen, reference
+    network, data, unseen, sets, reference, folder
 ):
     no_class = np.zeros(COUNT, int)
-    unknown = dataclasses.replace(
-        reference,
-        **{
-            name: dataclasses.replace(getattr(reference, name), labels=no_class)
-            for name in ("real", "rebuilt", "others")
-        },
-    )
+    train, real, rebuilt = sets
+    all_train = dataclasses.replace(train, labels=0 * train.labels)
+    others = [dataclasses.replace(one, labels=no_class) for one in (real, rebuilt)]
+    unknown = Reference.of(data, all_train, *others, COUNT, folder)
     numbers = numbers_of(network, unseen.image, no_class, unknown, "none")
     numbers |= reference_numbers(unknown, "none")
     assert not [name for name in numbers if "class" in name or "accuracy" in name]
@@ -161,3 +171,39 @@ def test_the_floor_is_of_one_scene_of_each_group(data, reference):
     np.testing.assert_array_equal(
         reference.others.labels, data.train.label[: 4 * COUNT : 4]
     )
+
+
+def test_what_no_tokenizer_has_a_part_in_is_computed_once(
+    data, sets, reference, folder, monkeypatch
+):
+    train, real, rebuilt = sets
+    # As it was computed before any of it was kept.
+    others = train[slice(0, COUNT * 4, 4)]
+    assert reference.floors == compare_sets(others, real)
+    pixels = [coarse_pixels(of.image) for of in (data.train, data.validation)]
+    assert reference.near == {
+        "features": copy_distance(train.features, real.features),
+        "pixels": copy_distance(*pixels),
+    }
+    computed = []
+
+    def compare(others, real):
+        computed.append(len(others.features))
+        return {"FD": 1.0}
+
+    monkeypatch.setattr(generation, "compare_sets", compare)
+    again = Reference.of(data, train, real, real, COUNT, folder)
+    assert (again.floors, again.near) == (reference.floors, reference.near)
+    assert not computed
+    # Another count, other labels, features or pixels: all computed anew.
+    last = data.train.image.copy()
+    last[-1] = 0
+    changed = dataclasses.replace(data.train, image=last)
+    for count, of_data, of_train in (
+        (240, data, train),
+        (COUNT, data, dataclasses.replace(train, labels=train.labels[::-1])),
+        (COUNT, data, train[slice(0, -1)]),
+        (COUNT, dataclasses.replace(data, train=changed), train),
+    ):
+        Reference.of(of_data, of_train, real, rebuilt, count, folder)
+    assert computed == [240, COUNT, COUNT, COUNT]

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -28,7 +30,8 @@ from vtp_eqx.evaluation.scene_metrics import (
     recognizable_share,
     SceneSet,
 )
-from vtp_eqx.models.arrays import latents_hash
+from vtp_eqx.files import write_text
+from vtp_eqx.models.arrays import arrays_hash, latents_hash
 from vtp_eqx.models.generator import Generator, SOLVERS
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.scenes.captions import COLORS
@@ -38,6 +41,8 @@ from vtp_eqx.study.run_spec import Labels, RunSpec
 
 
 BATCH = 240
+# Of how `near` and `floors` of a reference are computed: raise it where that changes.
+REFERENCE_VERSION = 1
 
 Report = Callable[[str, int, int], None]
 
@@ -50,8 +55,8 @@ class Reference:
     reconstructions. `others` are as many training scenes as there are samples, since a
     distance falls with their number, and one of each group, because those of a group
     resemble one another: their distance to `real` is the floor of that of samples.
-    `training` has the features and the coarse pixels of all training scenes, and `near`
-    the `copy_distance` of either.
+    `training` has the features and the coarse pixels of all training scenes, `near` the
+    `copy_distance` of either, and `floors` what `compare_sets` says of `others`.
     """
 
     real: SceneSet
@@ -60,6 +65,7 @@ class Reference:
     attributes: Mapping[str, Int[np.ndarray, " num"]]
     training: Mapping[str, Float[np.ndarray, "train _"]]
     near: Mapping[str, float]
+    floors: Mapping[str, float]
 
     @classmethod
     def of(
@@ -69,10 +75,12 @@ class Reference:
         real: SceneSet,
         rebuilt: SceneSet,
         num_samples: int,
+        folder: Path,
     ) -> "Reference":
         """That of a tokenizer whose reconstructions of the `real` scenes are `rebuilt`.
 
-        `training` are all training scenes.
+        `training` are all training scenes. `near` and `floors`, in which no tokenizer
+        has a part, are kept in the `folder` of the data: all runs on it share them.
         """
         rows = {
             "features": (training.features, real.features),
@@ -80,13 +88,26 @@ class Reference:
                 coarse_pixels(split.image) for split in (data.train, data.validation)
             ),
         }
+        others = training[slice(0, num_samples * GROUP, GROUP)]
+        arrays = {
+            f"{split} {name}": pair[split]
+            for name, pair in {**rows, "labels": (training.labels, real.labels)}.items()
+            for split in (0, 1)
+        }
+        key = f"{REFERENCE_VERSION}-{num_samples}-{arrays_hash(arrays)}"
+        kept = folder / f"reference-{key}.json"
+        if not kept.exists():
+            near = {name: copy_distance(*pair) for name, pair in rows.items()}
+            numbers = {"near": near, "floors": compare_sets(others, real)}
+            write_text(kept, json.dumps(numbers, indent=1) + "\n")
         return cls(
             real=real,
             rebuilt=rebuilt,
-            others=training[slice(0, num_samples * GROUP, GROUP)],
+            others=others,
             attributes=data.validation.attributes,
             training={name: pair[0] for name, pair in rows.items()},
-            near={name: copy_distance(*pair) for name, pair in rows.items()},
+            # As JSON has them, numbers are equal to the last bit.
+            **json.loads(kept.read_text()),
         )
 
 
@@ -156,7 +177,7 @@ def reference_numbers(reference: Reference, condition: Labels) -> dict[str, floa
     `compare_sets` of other real scenes, as "FD(train, validation)" and so on: the floor
     of a distance; and the accuracy of reconstructions.
     """
-    floors = compare_sets(reference.others, reference.real)
+    floors = reference.floors
     oracle = set_accuracy(reference.rebuilt, condition)
     return {
         **{f"{name}(train, validation)": floors[name] for name in floors},

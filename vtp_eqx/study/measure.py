@@ -135,7 +135,7 @@ def measure(
     latents = encode_images(tokenizer, images, batch_size=BATCH)
     training = training_scenes(network, data, paths.data(spec), spec.labels)
     reference = Reference.of(
-        data, training, rebuilt.real, rebuilt.scenes, spec.num_samples
+        data, training, rebuilt.real, rebuilt.scenes, spec.num_samples, paths.data(spec)
     )
     numbers = {
         **known,
