@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 
 from vtp_eqx.frozen.scene_network import (
+    CLASS_SIZES,
     load_scene_network,
+    NUM_VALUES,
     RECORD,
     save_scene_network,
     scene_network_hash,
@@ -135,13 +138,17 @@ def test_a_record_of_another_shape_is_refused(folder):
         load_scene_network(folder)
 
 
-@pytest.mark.parametrize("size", SHIPPED_SIZES)
-def test_the_shipped_networks_are_whole_and_small(size, tmp_path):
-    folder = shipped(size)
+@pytest.mark.parametrize(
+    ("target", "size"),
+    [("attributes", size) for size in SHIPPED_SIZES]
+    + [("class", size) for size in CLASS_SIZES],
+)
+def test_the_shipped_networks_are_whole_and_small(target, size, tmp_path):
+    folder = shipped(size, target)
     network = load_scene_network(folder)
-    assert network.config.image_size == size
+    assert (network.config.image_size, network.config.target) == (size, target)
     record = json.loads((folder / RECORD).read_text())
-    assert record["accuracy"].keys() == NAMES.keys()
+    assert record["accuracy"].keys() == NUM_VALUES[target].keys() == {*network.heads}
     assert min(record["accuracy"].values()) >= 0.97
     # Of scenes as hard as the studies'.
     assert record["trained_on"]["scenes"]["difficulty"] == LAPTOP.data.difficulty
@@ -155,3 +162,14 @@ def test_the_shipped_networks_are_whole_and_small(size, tmp_path):
 def test_a_size_without_a_network_is_refused():
     with pytest.raises(ValueError, match=r"`image_size` \(48\).*\(32, 64\)"):
         shipped(48)
+    with pytest.raises(ValueError, match=r"`image_size` \(64\).*\(32,\)"):
+        shipped(64, "class")
+
+
+def test_a_network_of_the_class_predicts_nothing_else(getkey, tmp_path):
+    config = dataclasses.replace(TINY, target="class")
+    network = eqx.filter_jit(SceneNetwork)(config, key=getkey())
+    reading = read(network, jr.uniform(getkey(), (16, 16, 3)))
+    assert {name: of.shape for name, of in reading.logits.items()} == {"class": (24,)}
+    save_scene_network(network, tmp_path, {"class": 0.5}, {})
+    assert eqx.tree_equal(load_scene_network(tmp_path), network)

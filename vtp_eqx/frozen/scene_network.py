@@ -3,7 +3,9 @@
 Its features stand in for Inception's where the images are scenes, and its predictions
 say whether a sample shows what was asked for. It is no part of any tokenizer: it was
 trained on the attributes alone, by `experiments/train_scene_network.py`, and ships with
-its weights and their hash, for scenes of 32 and of 64 pixels.
+its weights and their hash, for scenes of 32 and of 64 pixels. A second network was
+trained on the class alone, as Inception was, and has no need to see the rest; it ships
+for scenes of 32 pixels.
 """
 
 from collections.abc import Mapping
@@ -13,6 +15,7 @@ import itertools
 import json
 import os
 from pathlib import Path
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -29,14 +32,22 @@ from vtp_eqx.nn.convolution import Convolution
 from vtp_eqx.nn.linear import Linear
 from vtp_eqx.nn.norms import LayerNorm
 from vtp_eqx.scenes.captions import NAMES
+from vtp_eqx.scenes.render import NUM_CLASSES
 from vtp_eqx.tensor_files import check_arrays
 
 
 SHIPPED = Path(__file__).parent.parent / "weights"
 SHIPPED_SIZES = (32, 64)  # sides of scenes, in pixels
+CLASS_SIZES = (32,)  # the same, of networks that were trained on the class alone
 SHIPPED_ORIGIN = "shipped with vtp_eqx"
 WEIGHTS = "scene_network.safetensors"
 RECORD = "scene_network.json"
+# What a network predicts, and the number of values of each.
+Target = Literal["attributes", "class"]
+NUM_VALUES: dict[Target, dict[str, int]] = {
+    "attributes": {name: len(values) for name, values in NAMES.items()},
+    "class": {"class": NUM_CLASSES},  # shape and color: what generators are asked for
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +59,7 @@ class SceneNetworkConfig:
     blocks: tuple[int, ...] = (1, 2, 1)  # residual blocks a stage
     squeezed_width: int = 64  # channels before the grid is flattened
     feature_width: int = 128
+    target: Target = "attributes"
 
     def __post_init__(self):
         require(
@@ -68,7 +80,7 @@ class SceneNetworkConfig:
 
 
 class Reading(eqx.Module):
-    """What a scene network sees: features, and logits of every attribute's values."""
+    """What a scene network sees: features, and logits of the values of each target."""
 
     features: Float[Array | np.ndarray, "*axes features"]
     logits: dict[str, Float[Array | np.ndarray, "..."]]
@@ -146,10 +158,11 @@ class SceneNetwork(eqx.Module):
         self.to_features = Linear(
             flat, config.feature_width, std=(2 / flat) ** 0.5, key=feature_key
         )
-        keys = jr.split(head_key, len(NAMES))
+        num_values = NUM_VALUES[config.target]
+        keys = jr.split(head_key, len(num_values))
         self.heads = {
-            name: Linear(config.feature_width, len(NAMES[name]), key=key)
-            for name, key in zip(NAMES, keys, strict=True)
+            name: Linear(config.feature_width, num, key=key)
+            for (name, num), key in zip(num_values.items(), keys, strict=True)
         }
         self.config = config
 
@@ -195,14 +208,21 @@ def scale_features(network: SceneNetwork, scale: float | np.float32) -> SceneNet
     )
 
 
-def shipped(image_size: int = 32) -> Path:
-    """The folder of the shipped network for scenes of this side, in pixels."""
+def shipped(image_size: int = 32, target: Target = "attributes") -> Path:
+    """The folder of the shipped network for scenes of this side, in pixels.
+
+    `target` is what it was trained to predict.
+    """
+    name, sizes = {
+        "attributes": ("scenes", SHIPPED_SIZES),
+        "class": ("classes", CLASS_SIZES),
+    }[target]
     require(
-        image_size in SHIPPED_SIZES,
+        image_size in sizes,
         f"`image_size` ({image_size}) has no shipped scene network; there are some for "
-        f"{SHIPPED_SIZES}: train one with experiments/train_scene_network.py.",
+        f"{sizes}: train one with experiments/train_scene_network.py.",
     )
-    return SHIPPED / f"scenes_{image_size}"
+    return SHIPPED / f"{name}_{image_size}"
 
 
 def save_scene_network(

@@ -37,6 +37,7 @@ from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.pictures import save_grid
 from vtp_eqx.scenes.captions import COLORS, NAMES, prompts
 from vtp_eqx.study.checkout import commit
+from vtp_eqx.study.class_distance import ClassDistance, NAME as CLASS_DISTANCE
 from vtp_eqx.study.dataset import Dataset
 from vtp_eqx.study.generation import (
     by_label,
@@ -65,8 +66,9 @@ FIRST_NETWORK = "0acc6316b4492e63c760e2dbc23ad4635866318c40c22b66fbf97ec1e3bab9b
 class RunResult:
     """The numbers of a run by name; what code measured them, when, with what network.
 
-    `feature_hash` is the hash of the scene network. What depends on the generator is
-    there once for each budget, as "FD-scenes @2000", and once more for the last one,
+    `feature_hash` is the hash of the scene network, and `class_hash` that of the
+    network of FD-classes, "" where that was not measured. What depends on the generator
+    is there once for each budget, as "FD-scenes @2000", and once more for the last one,
     as "FD-scenes".
     """
 
@@ -74,6 +76,7 @@ class RunResult:
     commit: str
     date: str
     feature_hash: str = FIRST_NETWORK
+    class_hash: str = ""
 
     @classmethod
     def read(cls, folder: Path, spec: RunSpec) -> "RunResult | None":
@@ -137,6 +140,7 @@ def measure(
     reference = Reference.of(
         data, training, rebuilt.real, rebuilt.scenes, spec.num_samples, paths.data(spec)
     )
+    classes = ClassDistance.of(data, spec.num_samples, paths.data(spec))
     numbers = {
         **known,
         **rebuilt.numbers,
@@ -145,6 +149,8 @@ def measure(
         **probe_numbers(tokenizer, data, latents),
         **zero_shot_numbers(tokenizer, data),
     }
+    if classes is not None:
+        numbers[f"{CLASS_DISTANCE}(train, validation)"] = classes.floor
     card = EvaluationCard(
         num_samples=len(images),
         num_reference=len(images),
@@ -172,6 +178,8 @@ def measure(
             **straight,
             **losses[steps],
         }
+        if classes is not None:
+            generated[CLASS_DISTANCE] = classes.to(samples)
         numbers |= {at_budget(name, steps): generated[name] for name in generated}
         if steps == spec.budgets[-1]:
             numbers |= generated
@@ -197,6 +205,7 @@ def measure(
         commit=commit(),
         date=time.strftime("%Y-%m-%d"),
         feature_hash=card.feature_hash,
+        class_hash="" if classes is None else classes.network.hash,
     )
     result.write(folder)
     return result

@@ -43,10 +43,11 @@ DEFINITIONS = """\
   latent of an image (chance 25%).
 - `@2000`: after 2,000 steps of the generator's training; without it: after all."""
 GENERATION = """\
-- **MIND**: sliced Wasserstein distance in the features of FD-scenes; **FD per class**:
-  the mean over classes of the Fréchet distance in 16 principal components; **FD
-  reweighted**: FD-scenes of samples that are weighted to have real scenes' shares of
-  each attribute.
+- **MIND**: sliced Wasserstein distance in the features of FD-scenes; **FD-classes**:
+  Fréchet distance in those of a network that was trained on the class alone, as FID's
+  was; **FD per class**: the mean over classes of the Fréchet distance in 16 principal
+  components; **FD reweighted**: FD-scenes of samples that are weighted to have real
+  scenes' shares of each attribute.
 - **precision, density**: whether samples are like real scenes; **recall, coverage**:
   whether all kinds of real scenes are there; of 5 neighbors.
 - **class right, normalized**: over that of reconstructions by the same tokenizer.
@@ -56,7 +57,7 @@ GENERATION = """\
   loss**: above that of Gaussian latents of the same covariance."""
 # What a record says of a run, and of when it was measured and how; numbers follow.
 RUN = ("method", "setting", "seed", "hash")
-MEASURED = ("commit", "date", "feature_hash")
+MEASURED = ("commit", "date", "feature_hash", "class_hash")
 # Their names in reports of earlier versions.
 FORMER_NAMES = {"size": "setting", "judge": "feature_hash"}
 

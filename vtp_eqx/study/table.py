@@ -48,6 +48,7 @@ COLUMNS = (
 # Of a second table: what a single distance does not tell of samples.
 GENERATION = (
     Column("MIND (lower is better)", "MIND", ".1f"),
+    Column("FD-classes (lower is better)", "FD-classes", ".1f"),
     Column("FD per class (lower is better)", "FD per class", ".1f"),
     Column("FD reweighted", "FD reweighted", ".1f"),
     Column("precision", "precision", ".0%"),
