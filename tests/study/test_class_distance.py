@@ -51,7 +51,7 @@ def test_the_floor_and_samples_are_far_from_real_scenes_in_its_features(
 
 
 def test_no_network_is_shipped_for_other_sizes(data, tmp_path):
-    images = np.zeros((48, 64, 64, 3), np.uint8)
+    images = np.zeros((4 * COUNT, 64, 64, 3), np.uint8)
     large = dataclasses.replace(data.train, image=images)
     assert (
         ClassDistance.of(dataclasses.replace(data, train=large), 12, tmp_path) is None
