@@ -1,6 +1,6 @@
 """Which numbers of a tokenizer tell how well generators do on its latents?
 
-    python experiments/predict_generation.py --runs runs   # 45 seconds a finished run
+    python experiments/predict_generation.py --runs runs   # 20 CPU-seconds a run
     python experiments/predict_generation.py --smoke       # does it run at all?
 
 Diagnoses the tokenizer of every finished run of the studies, as `evaluate.py diagnose`
@@ -9,6 +9,17 @@ class right, over methods and widths. What was diagnosed is kept with the runs;
 `panel.json` beside the report draws it again without them, and joins the runs of
 several machines (`--reuse-results`). `--help` lists the options.
 """
+
+import os
+
+
+# Before JAX is imported: networks are small, so that compiling takes longest, and
+# threads wait for one another.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=1 --xla_cpu_multi_thread_eigen=false",
+)
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
 
@@ -52,7 +63,7 @@ class Options:
     def __post_init__(self):
         require_local_fields(self)
         require(
-            self.runs is not None or (self.reuse_results and not self.smoke),
+            self.runs is not None or (len(self.reuse_results) > 0 and not self.smoke),
             "`runs` (None) must be a folder where no results are reused: name one.",
         )
 

@@ -263,9 +263,9 @@ def correlation(
     chosen = draw.integers(len(points), size=(RESAMPLES, len(points)))
     drawn = _spearman(values[chosen])
     drawn = drawn[np.isfinite(drawn)] if np.isfinite(whole) else [np.nan]
-    bounds = np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2])
+    low, high = np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2]).tolist()
     return Correlation(
-        float(whole), *map(float, bounds), (min(left), max(left)), bool(predicts)
+        float(whole), low, high, (float(min(left)), float(max(left))), bool(predicts)
     )
 
 
