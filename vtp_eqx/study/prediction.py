@@ -218,7 +218,8 @@ def largest_setup(runs: Sequence[DiagnosedRun]) -> list[Point]:
     for run in runs:
         setups.setdefault(run.setup, {}).setdefault(run.point, []).append(run)
     groups = max(setups.values(), key=len).values()
-    return sorted(map(_point, groups), key=lambda point: point[:3])
+    ordered = lambda point: (point.method, point.width, point.setting)
+    return sorted(map(_point, groups), key=ordered)
 
 
 def _point(runs: Sequence[DiagnosedRun]) -> Point:
@@ -237,13 +238,16 @@ def budgets_of(points: Sequence[Point]) -> list[int]:
 
 
 def predictors(points: Sequence[Point], steps: int) -> list[str]:
-    """The numbers of the panel and of generators that every point has."""
-    names = [name for name in points[0].numbers if " @" not in name]
-    return [
-        name
-        for name in (*names, *LOSSES)
-        if all(point.at(name, steps) is not None for point in points)
-    ]
+    """The numbers of the panel and of generators that every point has.
+
+    Of those that rank the points alike, as multiples of one another do, the first.
+    """
+    found: dict[tuple[float, ...], str] = {}
+    for name in (*points[0].numbers, *LOSSES):
+        values = [point.at(name, steps) for point in points]
+        if " @" not in name and None not in values:
+            found.setdefault(tuple(rankdata(values)), name)
+    return [*found.values()]
 
 
 def correlation(

@@ -32,6 +32,8 @@ FONT = 15  # of a figure that is read at half its size
 DEFINITIONS = """\
 - A point is a method at a width: the mean over its seeds. Correlations are Spearman's,
   of ranks; of FD-scenes, positive means that a larger number goes with worse samples.
+- A correlation of ranks sees what rises or falls, and nothing of an optimum between:
+  look at the figure. Numbers are in the order of their mean correlation with FD-scenes.
 - In brackets after a number: where its source found generation to be better.
 - **Bold**: it predicts. Its size reaches the 5% limit for so many points, and with the
   same sign the limit for those that are left, whichever method is left out.
@@ -63,12 +65,11 @@ def write_prediction_report(
         }
         for name in predictors(points, ends[-1])
     }
-    last = (TARGETS[0], ends[-1])
-    table = dict(
-        sorted(table.items(), key=lambda item: -np.nan_to_num(abs(item[1][last].value)))
-    )
+    distances = [column for column in columns if column[0] == TARGETS[0]]
+    size = lambda name: abs(np.mean([table[name][of].value for of in distances]))
+    table = {n: table[n] for n in sorted(table, key=lambda n: -np.nan_to_num(size(n)))}
     sentences = _sentences(runs, points, table, columns)
-    _draw(points, table, last, out / FIGURE)
+    _draw(points, table, distances, out / FIGURE)
     write_runs(runs, out / RECORDS)
     parts = [
         f"# {TITLE}",
@@ -96,19 +97,17 @@ def _sentences(
     named = "; ".join(f"{of} {', '.join(widths)}" for of, widths in by_method.items())
     least = limit(count)
     sentences = [
-        f"{count} points of {len(by_method)} methods (width after each: {named}), of "
-        f"{used} runs; {len(runs) - used} runs have another setup and are left out.",
+        f"{count} points of {len(by_method)} methods, with channels after each "
+        f"({named}), of {used} runs. Left out, because their scenes, generators or "
+        f"samples are others: {len(runs) - used} runs.",
         f"The 5% limit of {count} points is {least:.2f}. Of {len(table)} numbers that "
         f"know nothing, {LEVEL * len(table):.0f} would reach it, and many of these "
-        "measure the same: few points can only refute.",
+        "measure the same. Few points can refute; they prove nothing.",
     ]
-    for target in TARGETS:
-        budgets = [column for column in columns if column[0] == target]
-        those = [n for n, of in table.items() if all(of[c].predicts for c in budgets)]
-        after = " and ".join(f"{budget}" for _, budget in budgets)
-        sentences.append(
-            f"{target} after {after} steps: {', '.join(those) or 'nothing'} predicts."
-        )
+    for target, budget in columns:
+        those = [n for n, of in table.items() if of[target, budget].predicts]
+        named = ", ".join(those) or "nothing"
+        sentences.append(f"{target} after {budget} steps is predicted by: {named}.")
     return sentences
 
 
@@ -141,44 +140,45 @@ def _range(low: float, high: float) -> str:
 
 
 def _draw(
-    points: Sequence[Point], table: Table, last: tuple[str, int], path: Path
+    points: Sequence[Point],
+    table: Table,
+    distances: Sequence[tuple[str, int]],
+    path: Path,
 ) -> None:
-    """FD-scenes against the number that goes best with it, flow loss and PSNR."""
-    target, steps = last
+    """FD-scenes against the first number, flow loss and PSNR: a row for each budget."""
     others = [name for name in (LOSSES[0], "PSNR") if name in table]
     names = [next(name for name in table if name not in others), *others]
+    colors = method_colors(list(dict.fromkeys(point.method for point in points)))
     with plt.rc_context({"font.size": FONT}):
-        size = (5.4 * len(names), 5.8)
-        figure, axes = plt.subplots(
-            1, len(names), figsize=size, layout="constrained", sharey=True,
-            squeeze=False,
+        size = (5.4 * len(names), 4.8 * len(distances) + 0.8)
+        figure, grid = plt.subplots(
+            len(distances), len(names), figsize=size, layout="constrained",
+            sharey="row", squeeze=False,
         )  # fmt: skip
-        colors = method_colors(list(dict.fromkeys(point.method for point in points)))
-        for axis, name in zip(axes[0], names, strict=True):
-            for method, color in colors.items():
-                own = [point for point in points if point.method == method]
-                x = [point.at(name, steps) for point in own]
-                y = [point.at(target, steps) for point in own]
-                axis.plot(x, y, "o", color=color, markersize=10, label=method)
-                for point, *place in zip(own, x, y, strict=True):
-                    axis.annotate(
-                        f"{point.width}", place, xytext=(8, 3), color=color,
-                        textcoords="offset points",
-                    )  # fmt: skip
-            found = table[name][last]
-            axis.set_title(
-                f"rank correlation {found.value:+.2f}\n({_range(*found.without)})",
-                fontsize=FONT,
-            )
-            axis.set_xlabel(name)
-            axis.margins(x=0.15)
-            axis.grid(alpha=0.3)
-            axis.spines[["top", "right"]].set_visible(False)
-        axes[0][0].set_ylabel(f"{target} @{steps} (lower is better)")
+        for axes, column in zip(grid, distances, strict=True):
+            target, steps = column
+            axes[0].set_ylabel(f"{target} @{steps}")
+            for axis, name in zip(axes, names, strict=True):
+                for method, color in colors.items():
+                    own = [point for point in points if point.method == method]
+                    x = [point.at(name, steps) for point in own]
+                    y = [point.at(target, steps) for point in own]
+                    axis.plot(x, y, "o", color=color, markersize=10, label=method)
+                    for point, *place in zip(own, x, y, strict=True):
+                        axis.annotate(
+                            f"{point.width}", place, xytext=(8, 3), color=color,
+                            textcoords="offset points",
+                        )  # fmt: skip
+                found = table[name][column].value
+                axis.set_title(f"rank correlation {found:+.2f}", fontsize=FONT)
+                axis.set_xlabel(name)
+                axis.margins(x=0.15, y=0.1)
+                axis.grid(alpha=0.3)
+                axis.spines[["top", "right"]].set_visible(False)
         figure.legend(
-            *axes[0][0].get_legend_handles_labels(), loc="outside lower center",
-            ncols=min(4, len(colors)), frameon=False,
+            *grid[0][0].get_legend_handles_labels(), loc="outside lower center",
+            ncols=min(6, len(colors)), frameon=False, title="channels beside each",
         )  # fmt: skip
         with atomic_path(path) as unfinished:
-            figure.savefig(unfinished, format="png", dpi=110)
+            figure.savefig(unfinished, format="png", dpi=90)
         plt.close(figure)
