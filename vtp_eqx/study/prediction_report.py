@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+import time
 
 import matplotlib.pyplot as plt
 import numpy as np
 
 from vtp_eqx.evaluation.latent_diagnosis import better
 from vtp_eqx.files import atomic_path, write_text
+from vtp_eqx.study.checkout import commit
 from vtp_eqx.study.figure import method_colors
 from vtp_eqx.study.prediction import (
     budgets_of,
@@ -73,7 +75,7 @@ def write_prediction_report(
     write_runs(runs, out / RECORDS)
     parts = [
         f"# {TITLE}",
-        f"`{command}`",
+        f"`{command}`, drawn at commit `{commit()}`, {time.strftime('%Y-%m-%d')}.",
         f"![{TITLE}]({FIGURE})",
         "\n".join(f"- {sentence}" for sentence in sentences),
         _markdown(table, columns),
