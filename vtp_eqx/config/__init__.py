@@ -32,6 +32,7 @@ from vtp_eqx.config.generation import (
     SampleConfig as SampleConfig,
     SamplerConfig as SamplerConfig,
 )
+from vtp_eqx.config.repulsion import RepulsionConfig as RepulsionConfig
 from vtp_eqx.config.runs import (
     DecodeConfig as DecodeConfig,
     DistillationConfig as DistillationConfig,

@@ -194,10 +194,15 @@ def _format_bytes(number: float) -> str:
 
 
 def state_bytes(config: GenerateConfig, num_devices: int) -> float:
-    """Of student, average and two moments in float32, on each device between steps."""
+    """Of student, average and two moments in float32, on each device between steps.
+
+    And of the memory bank, where there is one.
+    """
     size = 4 * dit_parameters(config.dit)
     split = {"none": 0, "zero": 3, "fsdp": 4}[config.sharding]
-    return size * (4 - split + split / num_devices)
+    repulsion = config.repulsion
+    bank = 4 * repulsion.bank_size * repulsion.width * (repulsion.weight > 0)
+    return size * (4 - split + split / num_devices) + bank
 
 
 def step_bytes(config: GenerateConfig, num_devices: int) -> float:

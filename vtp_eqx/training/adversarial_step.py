@@ -170,9 +170,9 @@ def make_adversarial_step(
                 lambda terms: terms["reconstruction"] + terms["adversarial"],
             )
 
-        _, _, by_last = gradient_of(
+        by_last = gradient_of(
             of_decoder, (weight, weight), assemble_last_layer, teacher, views, arrays
-        )
+        ).gradient
         norms = [jnp.linalg.norm(gradient) for gradient in by_last]
         share = adversarial.weight * adaptive_weight(
             *norms, eps=adversarial.weight_eps, limit=adversarial.weight_limit

@@ -57,7 +57,7 @@ class GradientBalance(NamedTuple):
                 placed = eqx.tree_at(self.layer, student, layer)
                 return cast(placed), lambda terms: terms[name]
 
-            return optax.tree.norm(gradient(self.layer(student), assemble)[2])
+            return optax.tree.norm(gradient(self.layer(student), assemble).gradient)
 
         current = weights.current()
         reference_norm = current[self.reference] * norm_of(self.reference)
