@@ -216,7 +216,10 @@ class PretrainConfig:
             accumulate=self.accumulate,
         )  # fmt: skip
         check_alignment(self.alignment, terms, self.weighting)
-        check_flow_distillation(terms, self.controls.noise_law)
+        check_flow_distillation(
+            self.flow_distillation, terms, self.controls.noise_law,
+            self.tokenizer.encoder.width,
+        )  # fmt: skip
         require(
             self.accumulate >= 1,
             f"`accumulate` must be 1 or more; got {self.accumulate}: 1 is all at once.",

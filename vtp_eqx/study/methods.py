@@ -41,6 +41,8 @@ class Method:
     alignment_cosine: float = 1.0  # of each position; 0: alike in their relations alone
     alignment_weighting: Literal["fixed", "adaptive"] = "fixed"
     flow_distillation: float = 0.0  # of the same network (RecTok)
+    flow_target: Literal["frozen", "teacher"] = "frozen"  # or of the EMA teacher
+    repulsion: float = 0.0  # of the generator, from a memory bank (Repulsor)
     # The encoder, frozen, in a tokenizer of its own: see `study.adapter`.
     adapter: AdapterConfig | None = None
     # Of the decoder on frozen latents: up to so much, for each image (RAE).
@@ -61,6 +63,18 @@ METHODS: Mapping[str, Method] = {
     "AE from PCA": Method(start="pca"),
     "VTP from PCA": dataclasses.replace(VTP, start="pca"),
     "VTP 2 blocks": dataclasses.replace(VTP, readout_layers=2),
+    # RecTok's distillation along the flow, of the teacher that VTP has anyway.
+    "VTP + flow": dataclasses.replace(
+        VTP,
+        flow_distillation=1.0,
+        flow_target="teacher",
+        latent_noise=1.0,
+        controls=ControlsConfig(noise_law="shifted"),
+    ),
+    # On the same latents, a generator that Repulsor's memory bank helps. 0.25:
+    # Dispersive Loss.
+    "AE + Repulsor": Method(repulsion=0.25),
+    "VTP + Repulsor": dataclasses.replace(VTP, repulsion=0.25),
     # Controls. Is it the basis, or that latents are robust, smooth or never trained?
     "AE rotated": Method(rotated=True),
     "VTP rotated": dataclasses.replace(VTP, rotated=True),
