@@ -60,6 +60,7 @@ from vtp_eqx.config.shapes import (
     Norm as Norm,
     Precision as Precision,
     PrototypeConfig as PrototypeConfig,
+    Readout as Readout,
     Remat as Remat,
     Residual as Residual,
     Sharding as Sharding,

@@ -8,7 +8,7 @@ import dataclasses
 from typing import Any, Literal
 
 from vtp_eqx.config import ControlsConfig, LatentNorm
-from vtp_eqx.study.adapter import AdapterConfig
+from vtp_eqx.training.adapter import AdapterConfig
 
 
 NO_CONTROLS = ControlsConfig()
@@ -43,7 +43,7 @@ class Method:
     flow_distillation: float = 0.0  # of the same network (RecTok)
     flow_target: Literal["frozen", "teacher"] = "frozen"  # or of the EMA teacher
     repulsion: float = 0.0  # of the generator, from a memory bank (Repulsor)
-    # The encoder, frozen, in a tokenizer of its own: see `study.adapter`.
+    # The encoder, frozen, in a tokenizer of its own: see `training.adapter`.
     adapter: AdapterConfig | None = None
     # Of the decoder on frozen latents: up to so much, for each image (RAE).
     decoder_noise: float = 0.0
@@ -99,6 +99,8 @@ METHODS: Mapping[str, Method] = {
             # RAEv2: 7 of the last 13 of 24 blocks.
             "RAE 2 blocks": AdapterConfig(kind="identity", readout_layers=2),
             "FAE": AdapterConfig(kind="linear"),
+            # Of all three blocks the first, whose features are shallow, and the last.
+            "DINO-Tok": AdapterConfig(kind="linear", readout_layers=3, readout="ends"),
         }.items()
     },
     # VA-VAE whole, by its own constants.

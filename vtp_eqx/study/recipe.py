@@ -27,9 +27,9 @@ from vtp_eqx.config import (
     ViewsConfig,
 )
 from vtp_eqx.scenes.render import SceneConfig, STUDY_DIFFICULTY
-from vtp_eqx.study.adapter import adapted_config
 from vtp_eqx.study.methods import Method as Method, METHODS as METHODS
 from vtp_eqx.study.run_spec import dit_for, Labels, RunSpec
+from vtp_eqx.training.adapter import adapted_config
 from vtp_eqx.training.flops import train_flops
 
 

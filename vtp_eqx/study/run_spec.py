@@ -20,7 +20,7 @@ from vtp_eqx.config import (
 )
 from vtp_eqx.config.fields import later
 from vtp_eqx.scenes.render import COLORS, NUM_CLASSES, SceneConfig
-from vtp_eqx.study.adapter import adapted_config, AdapterConfig
+from vtp_eqx.training.adapter import adapted_config, AdapterConfig
 from vtp_eqx.training.flops import run_flops
 from vtp_eqx.training.parameter_counts import encoder_flops
 
@@ -65,7 +65,8 @@ class RunSpec:
 
     def __post_init__(self):
         alignment = self.pretrain.alignment_weight
-        along_flow = self.pretrain.flow_distillation.weight
+        flow = self.pretrain.flow_distillation
+        along_flow = flow.weight if flow.target == "frozen" else 0.0
         require(
             (self.vision is not None) == (max(alignment, along_flow) > 0),
             "`vision` must be there where `pretrain.alignment_weight` "

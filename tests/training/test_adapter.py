@@ -11,7 +11,7 @@ import pytest
 
 from vtp_eqx import config
 from vtp_eqx.models.tokenizer import Tokenizer
-from vtp_eqx.study.adapter import adapt, adapted_config, AdapterConfig
+from vtp_eqx.training.adapter import adapt, adapted_config, AdapterConfig
 
 
 SHAPE = config.TokenizerConfig(
