@@ -17,6 +17,7 @@ from vtp_eqx.config import (
 from vtp_eqx.data.text.caption_bpe import train_tokenizer
 from vtp_eqx.runs.pretrain_options import PretrainOptions
 from vtp_eqx.runs.pretrain_setup import open_data, open_pretraining
+from vtp_eqx.tokenizer import load
 
 
 @pytest.fixture
@@ -84,7 +85,8 @@ def prompts_of(options, tmp_path, names, templates="a {}\n"):
     (tmp_path / "names.txt").write_bytes(names)
     (tmp_path / "templates.txt").write_text(templates)
     templates = str(tmp_path / "templates.txt")
-    with open_pretraining(dataclasses.replace(options, templates=templates)) as setup:
+    options = dataclasses.replace(options, templates=templates)
+    with open_pretraining(options, load) as setup:
         return setup.prompts
 
 

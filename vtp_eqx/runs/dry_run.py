@@ -31,6 +31,7 @@ from vtp_eqx.training.pretrain import (
 )
 from vtp_eqx.training.pretrain_views import CaptionedBatch
 from vtp_eqx.training.state import placement, TrainState
+from vtp_eqx.training.terms.alignment import blank_vision_if_used
 from vtp_eqx.training.terms.reconstruction import blank_perceptual_if_used
 
 
@@ -122,12 +123,13 @@ def _initial_shapes(config: PretrainConfig, mesh: Mesh) -> tuple[Any, Any]:
     made: list[Any] = []
     # Made out here: inside, its arrays would be shapes.
     perceptual = blank_perceptual_if_used(config.reconstruction)
+    vision = blank_vision_if_used(config)
 
     def make() -> TrainState:
         state = initial_state(config, None)
         # Here, where shapes still look like arrays; neither keeps one.
         places = placement(state, mesh, config.sharding).state
-        made.extend([places, pretrain_step(config, state, mesh, perceptual)])
+        made.extend([places, pretrain_step(config, state, mesh, perceptual, vision)])
         return state
 
     state = eqx.filter_eval_shape(make)

@@ -228,7 +228,7 @@ def run(
     if how.adapter is not None:
         tokenizer = adapted_config(tokenizer, how.adapter)
     vision = None
-    if how.alignment > 0 or (how.flow_distillation > 0 and how.flow_target == "frozen"):
+    if pretrain.vision_widths:
         vision = pretrain_config(recipe, METHODS["CLIP+SSL"], seed)
     return RunSpec(
         method=method,

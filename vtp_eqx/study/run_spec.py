@@ -64,14 +64,12 @@ class RunSpec:
     finetune: FinetuneConfig | None = later(None)
 
     def __post_init__(self):
-        alignment = self.pretrain.alignment_weight
-        flow = self.pretrain.flow_distillation
-        along_flow = flow.weight if flow.target == "frozen" else 0.0
         require(
-            (self.vision is not None) == (max(alignment, along_flow) > 0),
+            (self.vision is not None) == bool(self.pretrain.vision_widths),
             "`vision` must be there where `pretrain.alignment_weight` "
-            f"({alignment}) or `pretrain.flow_distillation.weight` ({along_flow}) is "
-            "above 0, and nowhere else: change either.",
+            f"({self.pretrain.alignment_weight}), or `pretrain.flow_distillation` of a "
+            f"frozen network ({self.pretrain.flow_distillation.weight}), is above 0, "
+            "and nowhere else: change either.",
         )
         require(
             self.gradient_batches == 0
