@@ -101,25 +101,24 @@ def test_a_tokenizer_can_be_what_latents_are_aligned_with(aligned, tmp_path):
     assert told.strip().endswith(f" aligned with {weights_hash(frozen)}")
     # Another network is another run.
     save(eqx.filter_jit(Tokenizer)(ALIGNED.tokenizer, key=jr.key(2)), tmp_path / "new")
-    other = dataclasses.replace(aligned, vision=str(tmp_path / "new"))
     with pytest.raises(SystemExit, match="aligned with"):
-        with open_pretraining(other, load):
-            pass
+        start(dataclasses.replace(aligned, vision=str(tmp_path / "new")))
+
+
+def start(options):
+    """Opens a run that does no step."""
+    with open_pretraining(options, load):
+        pass
 
 
 def test_a_frozen_network_is_asked_for_where_it_is_learned_from(aligned):
-    missing = dataclasses.replace(aligned, vision="")
     with pytest.raises(SystemExit, match=r"^`vision` \(''\) must .* alignment learns"):
-        with open_pretraining(missing, load):
-            pass
+        start(dataclasses.replace(aligned, vision=""))
     with pytest.raises(ValueError, match=r"^`vision` \(.*\) is what latents are"):
         dataclasses.replace(aligned, config=CAPTIONED)
     wide = dataclasses.replace(ALIGNED, alignment=AlignmentConfig())
-    with pytest.raises(
-        SystemExit, match=r"^`config.alignment.width` \(1024\) .* is 16"
-    ):
-        with open_pretraining(dataclasses.replace(aligned, config=wide), load):
-            pass
+    with pytest.raises(SystemExit, match=r"^`config.alignment.width` \(1024\) .* 16: "):
+        start(dataclasses.replace(aligned, config=wide))
 
 
 @pytest.fixture

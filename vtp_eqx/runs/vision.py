@@ -48,6 +48,6 @@ def vision_features(
         require(
             width == network.width,
             f"`config.{name}.width` ({width}) must be the width of the features of "
-            f"`vision` ({where}), which is {network.width}: set it to that.",
+            f"`vision` ({where}), which is {network.width}: set it.",
         )
     return FeatureGrid.for_latents(network, config.tokenizer), weights
