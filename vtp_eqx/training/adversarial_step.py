@@ -151,10 +151,11 @@ def make_adversarial_step(
 
     def gradient_of(objective, trainable, assemble, teacher, views, arrays):
         key = jr.fold_in(jr.fold_in(arrays.key, arrays.step), 1)
-        return loss_and_gradient(
+        found = loss_and_gradient(
             objective, trainable, assemble, teacher, views, arrays.step,
             accumulate=config.accumulate, key=jr.fold_in(key, lax.axis_index(DATA)),
         )  # fmt: skip
+        return found.total, found.metrics, found.gradient
 
     def against_discriminator(arrays, views):
         student = eqx.combine(arrays, static).student
@@ -170,9 +171,9 @@ def make_adversarial_step(
                 lambda terms: terms["reconstruction"] + terms["adversarial"],
             )
 
-        by_last = gradient_of(
+        _, _, by_last = gradient_of(
             of_decoder, (weight, weight), assemble_last_layer, teacher, views, arrays
-        ).gradient
+        )
         norms = [jnp.linalg.norm(gradient) for gradient in by_last]
         share = adversarial.weight * adaptive_weight(
             *norms, eps=adversarial.weight_eps, limit=adversarial.weight_limit
