@@ -255,7 +255,10 @@ class DiT(eqx.Module):
     ]:
         """Velocities of a batch, and the mean token of a latent after each block."""
         run = functools.partial(self._run, summarizes=True)
-        return jax.vmap(run)(latents, t, jax.tree.map(jnp.asarray, conditions))
+        given = jax.tree.map(jnp.asarray, conditions)
+        velocity, summaries = jax.vmap(run)(latents, t, given)
+        assert summaries is not None
+        return velocity, summaries
 
     def embed(
         self, t: Float[Array, ""], condition: Condition

@@ -13,15 +13,13 @@ from vtp_eqx.losses.weighting import (
     LearnedWeights,
     TermWeights,
 )
+from vtp_eqx.training.microbatches import BatchGradient
 
 
 Scalar = Float[Array, ""]
 # `loss_and_gradient` of a batch, but for what it differentiates, and how the student
 # and the total of its terms are made of that.
-Gradient = Callable[
-    [PyTree, Callable[[Any], tuple[Any, TermWeights]]],
-    tuple[Scalar, dict[str, Array], PyTree],
-]
+Gradient = Callable[[PyTree, Callable[[Any], tuple[Any, TermWeights]]], BatchGradient]
 
 
 class GradientBalance(NamedTuple):
