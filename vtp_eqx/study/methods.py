@@ -99,7 +99,7 @@ METHODS: Mapping[str, Method] = {
             # RAEv2: 7 of the last 13 of 24 blocks.
             "RAE 2 blocks": AdapterConfig(kind="identity", readout_layers=2),
             "FAE": AdapterConfig(kind="linear"),
-            # Of all three blocks the first, whose features are shallow, and the last.
+            # Of the last three blocks the first and the last; laptops have but three.
             "DINO-Tok": AdapterConfig(kind="linear", readout_layers=3, readout="ends"),
         }.items()
     },
