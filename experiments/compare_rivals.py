@@ -4,10 +4,12 @@
     python experiments/compare_rivals.py --scale workstation   # a GPU: hours
     python experiments/compare_rivals.py --smoke               # does it run at all?
 
-Joint pre-training (VTP), and the same with the mean of two blocks read out, beside
-latents that are aligned with a frozen encoder (distilled, VA-VAE, RecTok), that are its
-features as they are (RAE, of one block or two) or made narrower (FAE), and
-reconstruction alone (AE). The frozen encoder has the same size and learned from
+Joint pre-training (VTP), the same with the mean of two blocks read out, and with
+RecTok's distillation of its own teacher along the flow, beside latents that are aligned
+with a frozen encoder (distilled, VA-VAE, RecTok), that are its features as they are
+(RAE, of one block or two) or made narrower (FAE; DINO-Tok, of shallow and deep blocks),
+and reconstruction alone (AE). On the latents of AE and VTP a generator learns with
+Repulsor's memory bank too. The frozen encoder has the same size and learned from
 contrast and self-distillation alone, for as many steps; what it takes is in the table.
 Every tokenizer then gets a new pixel decoder, trained on its frozen latents, and the
 same diffusion transformer. What differs from the sources: docs/rivals.md. Runs that
@@ -37,18 +39,23 @@ METHODS = (
     "RAE",
     "RAE 2 blocks",
     "FAE",
+    "DINO-Tok",
     "VTP 2 blocks",
+    "VTP + flow",
+    "AE + Repulsor",
+    "VTP + Repulsor",
 )
 # A smoke run tries the longest ways; its encoders have but one block.
-SMOKE = ("AE", "VA-VAE", "FAE")
+SMOKE = ("AE", "VA-VAE", "FAE", "VTP + flow", "AE + Repulsor")
 
 QUESTION = """\
 Reconstruction alone (AE), jointly with contrast and self-distillation (VTP), and with
 what a frozen encoder of the same size knows, which learned from contrast and
 self-distillation alone: aligned with it (distilled, VA-VAE), told from noisy latents
-(RecTok), or its features themselves (RAE), fewer of them (FAE). After each, a new
-decoder trained on frozen latents, and the same diffusion transformer. Is joint
-pre-training the best way to latents that are good to generate on?"""
+(RecTok; VTP + flow: of its own teacher), or its features themselves (RAE), fewer of
+them (FAE, DINO-Tok). After each, a new decoder trained on frozen latents, and the same
+diffusion transformer (+ Repulsor: whose features leave those of former batches). Is
+joint pre-training the best way to latents that are good to generate on?"""
 
 
 def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:

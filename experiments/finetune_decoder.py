@@ -8,9 +8,10 @@
 
 Encoder, bottleneck and latent statistics stay as they are: generators of the latents
 stay valid, and give sharper images. Presets are `laptop`; `RAE`, a discriminator that
-sees with a frozen network (`--vision`, a DINOv2 or any tokenizer); and `VA-VAE`, with a
-PatchGAN. `--help` after one lists its values, each an option; with
-`--config.latent-noise` the decoder learns to forgive a generator.
+sees with a frozen network (`--vision`, a DINOv2 or any tokenizer); `RAE-latents`, for
+the decoder of adapt_encoder.py, which has learned nothing; and `VA-VAE`, a PatchGAN.
+`--help` after one lists its values, each an option; with `--config.latent-noise` the
+decoder learns to forgive a generator.
 
 The log has the losses of both networks, the adaptive weight and the norms of gradients;
 a collapse is a warning on standard error. The same command again continues where the
@@ -48,6 +49,7 @@ PRESETS = {
     for name, text, config in (
         ("laptop", "A small one, for CPUs.", presets.FINETUNE_LAPTOP),
         ("RAE", "The discriminator sees with a frozen network.", presets.FINETUNE_RAE),
+        ("RAE-latents", "And latents are noisy.", presets.FINETUNE_RAE_LATENTS),
         ("VA-VAE", "The discriminator is a PatchGAN.", presets.FINETUNE_VA_VAE),
     )
 }

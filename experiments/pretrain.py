@@ -4,16 +4,18 @@
     python experiments/pretrain.py laptop --out runs/tars --data 'data/scenes/*.tar'
     python experiments/pretrain.py B --out runs/b --data cc12m datacomp --weights 1 9 \
         --validation imagenet/val --classes names.txt --dry-run
+    python experiments/pretrain.py VA-VAE-B --out runs/va-vae --data 'cc12m/*.tar' \
+        --vision dinov2_vitl14_pretrain.pth --perceptual vgg16-397923af.pth vgg.pth
     python experiments/pretrain.py --replay runs/b/postmortem/step-812-batch-811
     python experiments/pretrain.py --smoke
 
-Presets are `laptop`, `S`, `B`, `L`, `S-1-gpu`, `S-8-gpus` and `B-8-gpus`; `--help`
-after one lists its values, each an option. Data are tars of pairs, prepared data sets
-of TensorFlow Datasets, or folders of images; by default the scenes. The same command
-again continues where the run was, bit for bit. Exit status: 0 at the end of the run,
-143 where SIGTERM ended it with its state saved, 75 where it stalled (with
-`--exit-on-stall`), 2 where an option is none, and 1 with a sentence else.
-
+Presets are `laptop`, `S`, `B`, `L`, `S-1-gpu`, `S-8-gpus`, `B-8-gpus`, and `VA-VAE-B`
+and `VA-VAE-laptop`, which learn from a frozen network (`--vision`: a DINOv2, or any
+tokenizer); `--help` after one lists its values, each an option. Data are tars of pairs,
+prepared data sets of TensorFlow Datasets, or folders of images; by default the scenes.
+The same command again continues where the run was, bit for bit. Exit status: 0 at the
+end of the run, 143 where SIGTERM ended it with its state saved, 75 where it stalled
+(with `--exit-on-stall`), 2 where an option is none, and 1 with a sentence else.
 A run's folder has config.json, data.txt, metrics.jsonl, checkpoints, figures,
 report.md, and at the end tokenizer and card.json. Failures are in bad_examples-*.jsonl
 (examples), postmortem (steps, for `--replay`), corruption (steps that had two results,
@@ -48,13 +50,16 @@ from vtp_eqx.runs.pretrain_setup import (
 )
 from vtp_eqx.runs.throughput import print_progress, throttled_print
 from vtp_eqx.study.recipe import METHODS, pretrain_config, RECIPES
-from vtp_eqx.tokenizer import save
+from vtp_eqx.tokenizer import load, save
 from vtp_eqx.training.pretrain import init_pretraining
 
 
 LAPTOP = dataclasses.replace(
     pretrain_config(RECIPES["laptop"], METHODS["VTP"], 0),
     num_steps=14_000,  # half an hour on one core
+)
+VA_VAE_LAPTOP = dataclasses.replace(
+    pretrain_config(RECIPES["laptop"], METHODS["VA-VAE"], 0), num_steps=LAPTOP.num_steps
 )
 STORED = 384  # ours: of 256 pixels, small crops would be enlarged, large ones blurred
 PRESETS: Mapping[str, tuple[str, PretrainOptions]] = {
@@ -70,6 +75,8 @@ PRESETS: Mapping[str, tuple[str, PretrainOptions]] = {
         ("S-1-gpu", "VTP-S on 1e8 pairs, one GPU.", presets.PRETRAIN_S_1_GPU, STORED),
         ("S-8-gpus", "VTP-S on 4e8 pairs, eight.", presets.PRETRAIN_S_8_GPUS, STORED),
         ("B-8-gpus", "VTP-B on 4e8 pairs, eight.", presets.PRETRAIN_B_8_GPUS, STORED),
+        ("VA-VAE-B", "VA-VAE, as large as VTP-B.", presets.VA_VAE_B, STORED),
+        ("VA-VAE-laptop", "As the laptop's, of VA-VAE.", VA_VAE_LAPTOP, None),
     )
 }
 
@@ -82,7 +89,7 @@ def pretrain(options: PretrainOptions) -> None:
     # A run that is continued, or follows its dry run, compiles nothing anew.
     cache = Path(options.out).parent / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(cache))
-    with open_pretraining(options) as setup:
+    with open_pretraining(options, load) as setup:
         if not options.dry_run:
             train(setup)
 
@@ -91,7 +98,7 @@ def train(setup: PretrainSetup) -> None:
     """All remaining steps, then the tokenizer with its statistics, card and report."""
     options, config, out, mesh = setup.options, setup.config, setup.out, setup.mesh
     images = setup.probe_images.image[:PCA_IMAGES]
-    state, step = init_pretraining(config, images, mesh, setup.perceptual)
+    state, step = init_pretraining(config, images, mesh, setup.perceptual, setup.vision)
     state = run_training(
         state, step, setup.batches,
         num_steps=config.num_steps, mesh=mesh, folder=out, progress=print_progress,
@@ -133,7 +140,7 @@ def main() -> None:
     elif arguments[:1] == ["--replay"] and len(arguments) == 2:
         if "JAX_PLATFORMS" not in os.environ:
             jax.config.update("jax_platforms", "cpu")
-        replay_pretraining(Path(arguments[1]))
+        replay_pretraining(Path(arguments[1]), load)
     else:
         pretrain(preset_options(PRESETS, __doc__))
 

@@ -25,6 +25,7 @@ from vtp_eqx.data.sampler import ShardedSampler
 from vtp_eqx.data.tars import TarSource
 from vtp_eqx.runs.pretrain_options import PretrainOptions
 from vtp_eqx.runs.pretrain_setup import PretrainSetup
+from vtp_eqx.tokenizer import load
 
 
 VENDORS = EmojiConfig().vendors
@@ -259,7 +260,7 @@ def test_the_batches_of_a_pre_training_keep_versions_apart(made, tmp_path, kept_
         templates=str(made.out / "templates.txt"), devices=1, num_eval=4, window=1,
         one_shard_batches=kept_apart,
     )  # fmt: skip
-    setup = PretrainSetup(options)
+    setup = PretrainSetup(options, load)
     repeats = 0
     with contextlib.closing(setup.batches.examples(0)) as batches:
         for batch in itertools.islice(batches, 15):

@@ -9,6 +9,7 @@ import pytest
 
 SCRIPTS = Path(__file__).parents[2] / "experiments"
 COMMANDS = {
+    "adapt_encoder": [["--tokenizer", "t", "--data", "x", "--out", "gs://bucket/run"]],
     "bisect_recipe": [["--smoke", "--out", "gs://bucket/run"]],
     "compare_finetuning": [["--smoke", "--out", "gs://bucket/run"]],
     "compare_convergence": [["--smoke", "--runs", "gs://bucket/run"]],

@@ -24,6 +24,7 @@ from vtp_eqx.runs.loop import TERMINATED
 from vtp_eqx.runs.pretrain_options import PretrainOptions
 from vtp_eqx.runs.pretrain_setup import reopen_pretraining
 from vtp_eqx.runs.run_dir import FolderInUseError, lock_folder, write_config
+from vtp_eqx.tokenizer import load
 
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "pretrain.py"
@@ -115,7 +116,7 @@ def test_a_run_is_looked_at_again_on_one_device_and_wherever_it_is(options, tmp_
     write_config(Path(begun.out), begun.config, begun, "")
     train_tokenizer(["a red dot", "a dot"], 300).save(Path(begun.out) / "words.json")
     moved = Path(begun.out).rename(tmp_path / "moved")
-    setting = reopen_pretraining(moved)
+    setting = reopen_pretraining(moved, load)
     assert setting.mesh.devices.size == 1
     assert setting.out == moved
     assert setting.words is not None

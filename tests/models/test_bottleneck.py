@@ -125,5 +125,13 @@ def test_fused_latents_are_saved_and_never_published(last_and_fused, tmp_path):
     with pytest.raises(ValueError, match=r"^`readout_layers` is 1 in the PyTorch file"):
         config_to_diffusers(FUSED)
     assert "readout_layers" not in config_to_diffusers(DEEP)
+    ends = dataclasses.replace(FUSED, readout="ends")
+    assert (ends.readout_width, FUSED.readout_width) == (2 * SHAPE.width, SHAPE.width)
+    assert short_hash(ends) != short_hash(FUSED)
+    assert "readout" not in config_to_diffusers(DEEP)
+    with pytest.raises(ValueError, match=r"^`readout_layers` is 1 in the PyTorch file"):
+        config_to_diffusers(ends)
+    with pytest.raises(ValueError, match=r"^`readout` \('ends'\) takes .* is 1: raise"):
+        dataclasses.replace(DEEP, readout="ends")
     with pytest.raises(ValueError, match=r"^`readout_layers` \(3\) must not exceed"):
         dataclasses.replace(FUSED, readout_layers=3)

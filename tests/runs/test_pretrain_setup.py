@@ -1,10 +1,14 @@
 import dataclasses
 
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 from PIL import Image
 import pytest
 
 from vtp_eqx.config import (
+    AlignmentConfig,
     decoder_like,
     PretrainConfig,
     PrototypeConfig,
@@ -15,8 +19,10 @@ from vtp_eqx.config import (
     VIT_FEMTO,
 )
 from vtp_eqx.data.text.caption_bpe import train_tokenizer
+from vtp_eqx.models.arrays import weights_hash
 from vtp_eqx.runs.pretrain_options import PretrainOptions
 from vtp_eqx.runs.pretrain_setup import open_data, open_pretraining
+from vtp_eqx.tokenizer import load, save, Tokenizer
 
 
 @pytest.fixture
@@ -64,6 +70,57 @@ CAPTIONED = PretrainConfig(
 )
 
 
+ALIGNED = dataclasses.replace(
+    CAPTIONED,
+    contrast_weight=0.0,
+    alignment_weight=0.1,
+    alignment=AlignmentConfig(width=16, weighting="adaptive"),
+)
+
+
+@pytest.fixture
+def aligned(tmp_path, options) -> PretrainOptions:
+    """A run that learns from the encoder of a saved tokenizer."""
+    frozen = eqx.filter_jit(Tokenizer)(ALIGNED.tokenizer, key=jr.key(1))
+    save(frozen, tmp_path / "frozen")
+    np.savez(tmp_path / "sixteen.npz", arr_0=np.zeros((9, 16, 16, 3), np.uint8))
+    return PretrainOptions(
+        config=ALIGNED, out=str(tmp_path / "run"), vision=str(tmp_path / "frozen"),
+        data=(str(tmp_path / "sixteen.npz"),), devices=1, num_eval=4,
+    )  # fmt: skip
+
+
+def test_a_tokenizer_can_be_what_latents_are_aligned_with(aligned, tmp_path):
+    with open_pretraining(aligned, load) as setup:
+        assert setup.vision is not None
+        features = setup.vision(jnp.zeros((16, 16, 3)))
+        frozen = load(tmp_path / "frozen")
+        expected = frozen.features(jnp.zeros((16, 16, 3)))[0].patches
+        np.testing.assert_allclose(features.reshape(-1, 16), expected, atol=1e-5)
+    told = (tmp_path / "run" / "data.txt").read_text()
+    assert told.strip().endswith(f" aligned with {weights_hash(frozen)}")
+    # Another network is another run.
+    save(eqx.filter_jit(Tokenizer)(ALIGNED.tokenizer, key=jr.key(2)), tmp_path / "new")
+    with pytest.raises(SystemExit, match="aligned with"):
+        start(dataclasses.replace(aligned, vision=str(tmp_path / "new")))
+
+
+def start(options):
+    """Opens a run that does no step."""
+    with open_pretraining(options, load):
+        pass
+
+
+def test_a_frozen_network_is_asked_for_where_it_is_learned_from(aligned):
+    with pytest.raises(SystemExit, match=r"^`vision` \(''\) must .* alignment learns"):
+        start(dataclasses.replace(aligned, vision=""))
+    with pytest.raises(ValueError, match=r"^`vision` \(.*\) is what latents are"):
+        dataclasses.replace(aligned, config=CAPTIONED)
+    wide = dataclasses.replace(ALIGNED, alignment=AlignmentConfig())
+    with pytest.raises(SystemExit, match=r"^`config.alignment.width` \(1024\) .* 16: "):
+        start(dataclasses.replace(aligned, config=wide))
+
+
 @pytest.fixture
 def named(tmp_path) -> PretrainOptions:
     """A run on images in numbered class folders, with a vocabulary."""
@@ -84,7 +141,8 @@ def prompts_of(options, tmp_path, names, templates="a {}\n"):
     (tmp_path / "names.txt").write_bytes(names)
     (tmp_path / "templates.txt").write_text(templates)
     templates = str(tmp_path / "templates.txt")
-    with open_pretraining(dataclasses.replace(options, templates=templates)) as setup:
+    options = dataclasses.replace(options, templates=templates)
+    with open_pretraining(options, load) as setup:
         return setup.prompts
 
 

@@ -73,6 +73,7 @@ def test_methods_differ_in_what_they_are_called_for_alone():
         "distilled": {"alignment_weight", "alignment"},
         "VA-VAE": {"alignment_weight", "alignment", "controls"},
         "RecTok": {"flow_distillation", "latent_noise", "controls"},
+        "AE + Repulsor": set(),
         "AE guarded": {"tokenizer"},
         "AE noise DeTok": {"tokenizer", "latent_noise", "controls"},
         "AE KL 1e-6": {"controls"},
@@ -83,7 +84,13 @@ def test_methods_differ_in_what_they_are_called_for_alone():
     for name, fields in changed.items():
         other = pretrain_config(LAPTOP, METHODS[name], 0)
         assert differing_fields(plain, other) == fields
-    for name, own in (("RAE", {"generate"}), ("FAE", set())):
+    joint = pretrain_config(LAPTOP, METHODS["VTP"], 0)
+    along_flow = pretrain_config(LAPTOP, METHODS["VTP + flow"], 0)
+    assert differing_fields(joint, along_flow) == changed["RecTok"]
+    repelled, plain = (run(LAPTOP, how, "x", 0) for how in ("VTP + Repulsor", "VTP"))
+    assert differing_fields(repelled, plain) == {"method", "generate"}
+    assert differing_fields(repelled.generate, plain.generate) == {"repulsion"}
+    for name, own in (("RAE", {"generate"}), ("FAE", set()), ("DINO-Tok", set())):
         frozen, semantic = (run(LAPTOP, how, "x", 0) for how in (name, "CLIP+SSL"))
         common = {"method", "adapter", "decode"}
         assert differing_fields(frozen, semantic) == common | own
@@ -260,8 +267,9 @@ def test_rivals_share_one_frozen_encoder_a_seed():
         assert differing_fields(spec, plain) <= own
         decode = {"latent_noise", "noise_law"} if spec.adapter else set()
         assert differing_fields(spec.decode, plain.decode) == decode
-        wide = {"dit"} if spec.method.startswith("RAE") else set()
-        assert differing_fields(spec.generate, plain.generate) == wide
+        own = {"dit"} if spec.method.startswith("RAE") else set()
+        own |= {"repulsion"} if spec.method.endswith("Repulsor") else set()
+        assert differing_fields(spec.generate, plain.generate) == own
     assert {spec.method for spec in compare_rivals.plan("smoke", [0])} <= {*METHODS}
 
 

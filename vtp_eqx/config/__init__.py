@@ -32,6 +32,7 @@ from vtp_eqx.config.generation import (
     SampleConfig as SampleConfig,
     SamplerConfig as SamplerConfig,
 )
+from vtp_eqx.config.repulsion import RepulsionConfig as RepulsionConfig
 from vtp_eqx.config.runs import (
     DecodeConfig as DecodeConfig,
     DistillationConfig as DistillationConfig,
@@ -59,6 +60,7 @@ from vtp_eqx.config.shapes import (
     Norm as Norm,
     Precision as Precision,
     PrototypeConfig as PrototypeConfig,
+    Readout as Readout,
     Remat as Remat,
     Residual as Residual,
     Sharding as Sharding,

@@ -47,18 +47,40 @@ class FlowDistillationConfig:
     """Features are told from latents on their way to noise (RecTok)."""
 
     weight: float = 0.0  # ours, off; RecTok 1
+    # Whose features: RecTok's, of a "frozen" network. Ours: of the EMA "teacher" of
+    # self-distillation, its encoder's, so that no other network is needed.
+    target: Literal["frozen", "teacher"] = later("frozen")
     width: int = 768  # RecTok: of the features, DINOv3's ViT-B/16
     # RecTok: of three blocks; it is no part of the tokenizer.
     decoder: TransformerConfig = SMALL_DECODER
 
 
-def check_flow_distillation(terms: Collection[str], noise_law: str) -> None:
-    """Raises `ValueError` where there is no flow to distill along."""
+def check_flow_distillation(
+    config: FlowDistillationConfig,
+    terms: Collection[str],
+    noise_law: str,
+    encoder_width: int,
+) -> None:
+    """Raises `ValueError` where there is no flow to distill along, or no teacher."""
+    if "flow_distillation" not in terms:
+        return
     require(
-        "flow_distillation" not in terms or noise_law in ("interpolated", "shifted"),
+        noise_law in ("interpolated", "shifted"),
         "`flow_distillation.weight` needs latents on their way to noise, a "
         "`latent_noise` with the `controls.noise_law` 'interpolated' or 'shifted'; got "
         f"{noise_law!r}: change it, or set the weight to 0.",
+    )
+    if config.target == "frozen":
+        return
+    require(
+        "distillation" in terms,
+        "`flow_distillation.target` ('teacher') is the teacher of self-distillation, "
+        "but `distillation_weight` is 0: raise it, or take 'frozen'.",
+    )
+    require(
+        config.width == encoder_width,
+        f"`flow_distillation.width` ({config.width}) must be that of the encoder "
+        f"({encoder_width}), whose teacher is the target: change it.",
     )
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 from vtp_eqx.config.checks import require
 from vtp_eqx.config.fields import later
+from vtp_eqx.config.repulsion import RepulsionConfig
 from vtp_eqx.config.runs import OptimizerConfig
 from vtp_eqx.config.shapes import DiTConfig, Precision, Sharding
 
@@ -81,6 +82,7 @@ class GenerateConfig:
     time_mean: float = -0.5  # code: VTP-S and VTP-B; VTP-L has -0.75
     time_std: float = 1.25  # code: VTP-S and VTP-B; VTP-L has 1.0
     cosine_weight: float = 1.0  # LightningDiT
+    repulsion: RepulsionConfig = later(RepulsionConfig())
     ema_decay: float = 0.9999  # LightningDiT
     # Ours: averages (1 + step) / (10 + step) at most, so that short runs forget their
     # start.

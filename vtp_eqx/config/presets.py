@@ -213,8 +213,12 @@ GENERATE_LAPTOP = GenerateConfig(
 # frozen encoder.
 FINETUNE_RAE = FinetuneConfig(
     adversarial=AdversarialConfig(discriminator=DiscriminatorConfig(kind="features")),
-    latent_noise=0.0,  # RAE 0.8, "uniform": for decoders of its own latents
+    latent_noise=0.0,  # RAE 0.8, "uniform": see the next
     sharding="zero",
+)
+# Of a decoder that has learned nothing, on the features of a frozen encoder.
+FINETUNE_RAE_LATENTS = dataclasses.replace(
+    FINETUNE_RAE, latent_noise=0.8, noise_law="uniform"
 )
 _VA_VAE_OPTIMIZER = OptimizerConfig(
     learning_rate=1e-4,

@@ -170,6 +170,17 @@ class PretrainConfig:
         }
         return {name: weight for name, weight in weights.items() if weight > 0}
 
+    @property
+    def vision_widths(self) -> dict[str, int]:
+        """The width of a frozen network's features, by the config of each term that
+        learns from one; without any, no such network is needed."""
+        flow, widths = self.flow_distillation, {}
+        if self.alignment_weight > 0:
+            widths["alignment"] = self.alignment.width
+        if flow.weight > 0 and flow.target == "frozen":
+            widths["flow_distillation"] = flow.width
+        return widths
+
     def __post_init__(self):
         terms = self.term_weights
         for name, size, users in (
@@ -216,7 +227,10 @@ class PretrainConfig:
             accumulate=self.accumulate,
         )  # fmt: skip
         check_alignment(self.alignment, terms, self.weighting)
-        check_flow_distillation(terms, self.controls.noise_law)
+        check_flow_distillation(
+            self.flow_distillation, terms, self.controls.noise_law,
+            self.tokenizer.encoder.width,
+        )  # fmt: skip
         require(
             self.accumulate >= 1,
             f"`accumulate` must be 1 or more; got {self.accumulate}: 1 is all at once.",

@@ -21,6 +21,7 @@ Sharding = Literal["none", "zero", "fsdp"]
 Attention = Literal["plain", "fused"]
 Residual = Literal["as computed", "float32"]
 LatentNorm = Literal["none", "rms"]
+Readout = Literal["mean", "ends"]
 
 CLIP_VOCABULARY = 49408  # tokens of CLIP's byte-pair encoding
 # More is no size of a network, but a way to fill memory. Ours.
@@ -127,6 +128,10 @@ class TokenizerConfig:
     # Code: 1, the features after the last block. RAEv2: more, whose mean the bottleneck
     # reads, each after the final norm (its paper has the sum).
     readout_layers: int = later(1)
+    # RAEv2: their "mean". DINO-Tok: of the "ends", the first of them and the last, the
+    # features beside one another, so that a bottleneck twice as wide reads shallow and
+    # deep ones.
+    readout: Readout = later("mean")
     heads_input: Literal["full", "latent"] = "full"  # code: bottleneck_ae_only = true
     contrast_feature: Literal["cls", "pooled"] = "cls"  # code
     # code: N(0, 0.02^2), which suits widths of about 1000. Ours: random orthogonal maps
@@ -147,6 +152,16 @@ class TokenizerConfig:
             f"`readout_layers` ({self.readout_layers}) must not exceed the encoder's "
             f"`depth` ({self.encoder.depth}): lower it.",
         )
+        require(
+            self.readout == "mean" or self.readout_layers > 1,
+            "`readout` ('ends') takes the first and the last of several blocks, but "
+            f"`readout_layers` is {self.readout_layers}: raise it, or take 'mean'.",
+        )
+
+    @property
+    def readout_width(self) -> int:
+        """Width of the features that the bottleneck reads."""
+        return self.encoder.width * (2 if self.readout == "ends" else 1)
 
     @property
     def head_width(self) -> int:

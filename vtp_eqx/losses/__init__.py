@@ -31,6 +31,7 @@ from vtp_eqx.losses.reconstruction import (
     l1_loss as l1_loss,
     pooled_l1_loss as pooled_l1_loss,
 )
+from vtp_eqx.losses.repulsion import repulsion_loss as repulsion_loss
 from vtp_eqx.losses.sinkhorn import sinkhorn as sinkhorn
 from vtp_eqx.losses.weighting import (
     adaptive_weight as adaptive_weight,

@@ -99,6 +99,8 @@ def _hash_with_shape(tokenizer: Tokenizer, arrays: Mapping[str, Any]) -> str:
         shape["latent_norm"] = config.latent_norm
     if config.readout_layers != 1:
         shape["readout_layers"] = config.readout_layers
+    if config.readout != "mean":
+        shape["readout"] = config.readout
     text = f"{json.dumps(shape, sort_keys=True)} {arrays_hash(arrays)}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

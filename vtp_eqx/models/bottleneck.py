@@ -20,7 +20,7 @@ class Bottleneck(eqx.Module):
 
     def __init__(self, config: TokenizerConfig, *, key: PRNGKeyArray):
         linear = Linear(
-            config.encoder.width, config.latent_width, use_bias=False, key=key
+            config.readout_width, config.latent_width, use_bias=False, key=key
         )
         if config.latent_init == "orthogonal":
             linear = orthogonal(linear, key=key)

@@ -8,6 +8,7 @@ https://arxiv.org/abs/2212.09748).
 """
 
 from collections.abc import Callable
+import functools
 import math
 from typing import TypeVar
 
@@ -192,6 +193,13 @@ class DiT(eqx.Module):
         from 0; `config.num_classes` is the null class. A label beyond it gives NaN,
         because under `jit` it cannot be refused. The null caption has the length 0.
         """
+        return self._run(latents, t, condition, summarizes=False)[0]
+
+    def _run(
+        self, latents: Array, t: Array, condition: Condition, *, summarizes: bool
+    ) -> tuple[
+        Float[Array, "height width channels"], Float[Array, "depth features"] | None
+    ]:
         config = self.config
         side = config.latent_size
         expected = (side, side, config.latent_width)
@@ -214,13 +222,18 @@ class DiT(eqx.Module):
             rotate = integer_table(grid, grid, head_width, prefix=prefix)
 
         def apply(block, tokens, _):
-            return block(tokens, embedding, rotate=rotate), None
+            tokens = block(tokens, embedding, rotate=rotate)
+            if not summarizes:
+                return tokens, None
+            return tokens, jnp.mean(tokens[prefix:].astype(jnp.float32), axis=0)
 
-        tokens, _ = through_depth(self.blocks, tokens, apply, remat=config.remat)
+        tokens, summaries = through_depth(
+            self.blocks, tokens, apply, remat=config.remat
+        )
         tokens = tokens[prefix:] if prefix else tokens
         shift, scale = jnp.split(self.modulation(embedding), 2)
         velocity = self.to_velocity(self.norm(tokens) * (1 + scale) + shift)
-        return unpatchify(velocity, (grid, grid), config.patch_size)
+        return unpatchify(velocity, (grid, grid), config.patch_size), summaries
 
     def batch(
         self,
@@ -230,6 +243,22 @@ class DiT(eqx.Module):
     ) -> Float[Array, "batch height width channels"]:
         """The velocities of a batch."""
         return jax.vmap(self)(latents, t, jax.tree.map(jnp.asarray, conditions))
+
+    def summarized_batch(
+        self,
+        latents: Float[Array, "batch height width channels"],
+        t: Float[Array, " batch"],
+        conditions: Conditions,
+    ) -> tuple[
+        Float[Array, "batch height width channels"],
+        Float[Array, "batch depth features"],
+    ]:
+        """Velocities of a batch, and the mean token of a latent after each block."""
+        run = functools.partial(self._run, summarizes=True)
+        given = jax.tree.map(jnp.asarray, conditions)
+        velocity, summaries = jax.vmap(run)(latents, t, given)
+        assert summaries is not None
+        return velocity, summaries
 
     def embed(
         self, t: Float[Array, ""], condition: Condition

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from vtp_eqx.config import Precision, require, TransformerConfig
+from vtp_eqx.config import Precision, Readout, require, TransformerConfig
 from vtp_eqx.nn.linear import Linear
 from vtp_eqx.nn.norms import LayerNorm, make_norm, RMSNorm
 from vtp_eqx.nn.patches import patch_grid, patchify
@@ -17,8 +17,8 @@ from vtp_eqx.nn.transformer import Transformer
 class Features(eqx.Module):
     """The features of an image after the encoder's final norm.
 
-    `cls` is the class token; `patches` run row by row. `fused` are their means over the
-    last blocks, where the bottleneck reads these and not the last block's alone.
+    `cls` is the class token; `patches` run row by row. `fused` are those of several
+    last blocks as one, where the bottleneck reads these and not the last block's alone.
     """
 
     cls: Float[Array, "*batch width"]
@@ -36,10 +36,19 @@ class Features(eqx.Module):
         return cls(tokens[..., 0, :], tokens[..., 1:, :])
 
     @classmethod
-    def of_layers(cls, layers: Float[Array, "layers *batch seq width"]) -> "Features":
-        """Those of the last block, with the means over all given ones as `fused`."""
+    def of_layers(
+        cls, layers: Float[Array, "layers *batch seq width"], readout: Readout
+    ) -> "Features":
+        """Those of the last block, with what `readout` makes of all given as `fused`.
+
+        That is their mean, or the first and the last beside one another.
+        """
         last = cls.of_tokens(layers[-1])
-        return cls(last.cls, last.patches, cls.of_tokens(jnp.mean(layers, axis=0)))
+        if readout == "mean":
+            fused = jnp.mean(layers, axis=0)
+        else:
+            fused = jnp.concatenate([layers[0], layers[-1]], axis=-1)
+        return cls(last.cls, last.patches, cls.of_tokens(fused))
 
 
 class Encoder(eqx.Module):
@@ -60,6 +69,7 @@ class Encoder(eqx.Module):
     patch_size: int = eqx.field(static=True)
     rope: Precision = eqx.field(static=True)
     readout_layers: int = eqx.field(static=True)
+    readout: Readout = eqx.field(static=True)
 
     def __init__(
         self,
@@ -68,6 +78,7 @@ class Encoder(eqx.Module):
         rope: Precision,
         *,
         readout_layers: int = 1,
+        readout: Readout = "mean",
         key: PRNGKeyArray,
     ):
         """`readout_layers`: so many last blocks are in `Features.fused`; 1: none is."""
@@ -80,6 +91,7 @@ class Encoder(eqx.Module):
         self.patch_size = patch_size
         self.rope = rope
         self.readout_layers = readout_layers
+        self.readout = readout
 
     def __call__(
         self,
@@ -92,7 +104,7 @@ class Encoder(eqx.Module):
         if self.readout_layers == 1:
             return Features.of_tokens(self.norm(self.stack(tokens, rotate=rotate)))
         traced = self.stack.trace(tokens, rotate=rotate)
-        return Features.of_layers(self.norm(traced[-self.readout_layers :]))
+        return self._fused(traced)
 
     def batch(
         self,
@@ -116,7 +128,7 @@ class Encoder(eqx.Module):
         )
         if self.readout_layers == 1:
             return Features.of_tokens(self.norm(tokens))
-        return Features.of_layers(self.norm(tokens[-self.readout_layers :]))
+        return self._fused(tokens)
 
     def intermediate(
         self, pixels: Float[Array, "height width 3"], last: int
@@ -132,6 +144,10 @@ class Encoder(eqx.Module):
             self._embed(pixels, None), rotate=self._rotate(pixels)
         )
         return [Features.of_tokens(self.norm(tokens)) for tokens in traced[-last:]]
+
+    def _fused(self, traced: Float[Array, "depth *batch seq width"]) -> Features:
+        layers = self.norm(traced[-self.readout_layers :])
+        return Features.of_layers(layers, self.readout)
 
     def _embed(
         self,

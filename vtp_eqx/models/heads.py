@@ -1,4 +1,4 @@
-"""The prototype head: features to logits over learned directions."""
+"""Heads on features: logits over learned directions, and narrow unit vectors."""
 
 from collections.abc import Callable
 
@@ -79,3 +79,24 @@ class PrototypeHead(eqx.Module):
         for layer in self.layers[:-1]:
             features = jax.nn.gelu(layer(features), approximate=False)
         return unit_norm(self.layers[-1](features))
+
+
+class ProjectionHead(eqx.Module):
+    """Narrows features to unit vectors, by a layer as wide as they are and a map."""
+
+    hidden: Linear
+    out: Linear
+
+    def __init__(self, in_width: int, out_width: int, *, key: PRNGKeyArray):
+        hidden_key, out_key = jr.split(key)
+        # Ours: keeps the size of what comes in, whatever its width.
+        std = in_width**-0.5
+        self.hidden = Linear(in_width, in_width, std=std, key=hidden_key)
+        self.out = Linear(in_width, out_width, std=std, key=out_key)
+
+    def __call__(
+        self, features: Float[Array, "*axes width"]
+    ) -> Float[Array, "*axes narrow"]:
+        """The narrow features, of unit norm and in float32."""
+        hidden = jax.nn.gelu(self.hidden(features), approximate=False)
+        return unit_norm(self.out(hidden).astype(jnp.float32))

@@ -68,7 +68,8 @@ class Tokenizer(eqx.Module):
         patch_size, latent_width = config.patch_size, config.latent_width
         self.encoder = Encoder(
             config.encoder, patch_size, config.rope,
-            readout_layers=config.readout_layers, key=encoder_key,
+            readout_layers=config.readout_layers, readout=config.readout,
+            key=encoder_key,
         )  # fmt: skip
         self.bottleneck = Bottleneck(config, key=narrow_key)
         self.decoder = PixelDecoder(

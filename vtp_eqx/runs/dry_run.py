@@ -31,6 +31,7 @@ from vtp_eqx.training.pretrain import (
 )
 from vtp_eqx.training.pretrain_views import CaptionedBatch
 from vtp_eqx.training.state import placement, TrainState
+from vtp_eqx.training.terms.alignment import blank_vision_if_used
 from vtp_eqx.training.terms.reconstruction import blank_perceptual_if_used
 
 
@@ -122,12 +123,13 @@ def _initial_shapes(config: PretrainConfig, mesh: Mesh) -> tuple[Any, Any]:
     made: list[Any] = []
     # Made out here: inside, its arrays would be shapes.
     perceptual = blank_perceptual_if_used(config.reconstruction)
+    vision = blank_vision_if_used(config)
 
     def make() -> TrainState:
         state = initial_state(config, None)
         # Here, where shapes still look like arrays; neither keeps one.
         places = placement(state, mesh, config.sharding).state
-        made.extend([places, pretrain_step(config, state, mesh, perceptual)])
+        made.extend([places, pretrain_step(config, state, mesh, perceptual, vision)])
         return state
 
     state = eqx.filter_eval_shape(make)
@@ -194,10 +196,15 @@ def _format_bytes(number: float) -> str:
 
 
 def state_bytes(config: GenerateConfig, num_devices: int) -> float:
-    """Of student, average and two moments in float32, on each device between steps."""
+    """Of student, average and two moments in float32, on each device between steps.
+
+    And of the memory bank, where there is one.
+    """
     size = 4 * dit_parameters(config.dit)
     split = {"none": 0, "zero": 3, "fsdp": 4}[config.sharding]
-    return size * (4 - split + split / num_devices)
+    repulsion = config.repulsion
+    bank = 4 * repulsion.bank_size * repulsion.width * (repulsion.weight > 0)
+    return size * (4 - split + split / num_devices) + bank
 
 
 def step_bytes(config: GenerateConfig, num_devices: int) -> float:

@@ -13,8 +13,6 @@ from vtp_eqx.config import FinetuneConfig
 from vtp_eqx.data.mixture import source_fingerprint
 from vtp_eqx.evaluation.in_training import evaluate_tokenizer, LabeledImages
 from vtp_eqx.frozen.depth_features import DepthFeatures
-from vtp_eqx.frozen.dinov2 import BY_FILE, DISTANCE_SIDE, load_dinov2
-from vtp_eqx.frozen.encoder import FrozenEncoder
 from vtp_eqx.frozen.lpips import load_perceptual, Perceptual
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.arrays import weights_hash
@@ -30,6 +28,7 @@ from vtp_eqx.runs.run_dir import (
     lock_folder,
     write_config,
 )
+from vtp_eqx.runs.vision import load_network
 from vtp_eqx.training.adversarial import AdversarialObjective
 from vtp_eqx.training.adversarial_step import Optimizers
 from vtp_eqx.training.parameter_counts import num_parameters
@@ -142,13 +141,6 @@ def _vision(
     if not options.vision:
         return None, ""
     levels = options.config.adversarial.discriminator.num_levels
-    name = Path(options.vision).name
-    if name in BY_FILE:
-        network = load_dinov2(options.vision, BY_FILE[name])
-        side, weights = DISTANCE_SIDE, name
-    else:
-        tokenizer = load(options.vision)
-        network = FrozenEncoder.of(tokenizer)
-        side, weights = tokenizer.config.image_size, weights_hash(tokenizer)
+    network, side, weights = load_network(options.vision, load)
     features = DepthFeatures(network, levels, options.vision_side or side)
     return features, f", seen with {weights}"

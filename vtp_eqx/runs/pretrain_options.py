@@ -27,6 +27,9 @@ class PretrainOptions(RunOptions):
     by default CLIP's 80, or 'a {}' where the vocabulary is another."""
     perceptual: tuple[str, ...] = ()
     """The published weights of VGG16 and of LPIPS, where that is learned from."""
+    vision: str = ""
+    """A frozen network that latents are aligned with, where that has a weight: any
+    tokenizer, whose encoder is taken, or a published file of DINOv2, by its name."""
     load_size: int | None = None
     """Side of the squares that views are cut from; by default the tokenizer's."""
     num_scenes: int = 12_000
@@ -97,6 +100,12 @@ class PretrainOptions(RunOptions):
             "`config.reconstruction.perceptual_weight` is above 0; got "
             f"{self.perceptual} for {self.config.reconstruction.perceptual_weight}: "
             "name both, or raise the weight.",
+        )
+        require(
+            not self.vision or bool(self.config.vision_widths),
+            f"`vision` ({self.vision}) is what latents are aligned with, but "
+            "`config.alignment-weight` and `config.flow-distillation.weight` are 0: "
+            "leave it out, or raise one.",
         )
 
     @property

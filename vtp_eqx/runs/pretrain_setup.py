@@ -51,6 +51,7 @@ from vtp_eqx.runs.run_dir import (
     write_config,
 )
 from vtp_eqx.runs.throughput import StepCost
+from vtp_eqx.runs.vision import LoadTokenizer, vision_features
 from vtp_eqx.scenes.captions import class_templates
 from vtp_eqx.scenes.render import class_names, GROUP, SceneConfig, STUDY_DIFFICULTY
 from vtp_eqx.scenes.tfds_builder import prepare_scenes
@@ -78,11 +79,17 @@ class PretrainSetup:
     each is `None` where nothing learns from captions, or classes have no names.
     """
 
-    def __init__(self, options: PretrainOptions):
+    def __init__(self, options: PretrainOptions, load: LoadTokenizer):
+        """`load` is `vtp_eqx.tokenizer.load`, for the frozen network of `options`."""
         config, out = options.config, Path(options.out)
         self.options, self.config, self.out = options, config, out
         self.mesh = data_mesh(options.devices)
         data = open_data(options)
+        self.vision, self.vision_weights = None, ""
+        if options.vision:
+            self.vision, self.vision_weights = vision_features(
+                config, options.vision, load
+            )
         self.train, self.validation = data.train, data.validation
         self.class_names = data.class_names
         text = text_config(config)
@@ -207,8 +214,12 @@ class PretrainSetup:
 
 
 @contextlib.contextmanager
-def open_pretraining(options: PretrainOptions) -> Iterator[PretrainSetup]:
+def open_pretraining(
+    options: PretrainOptions, load: LoadTokenizer
+) -> Iterator[PretrainSetup]:
     """The setup of a run that starts, or continues with the same config.
+
+    `load` is `vtp_eqx.tokenizer.load`.
 
     Its folder is locked for the block, and its config written, except for a dry run. An
     error of options or data is a `SystemExit` with its sentence; a folder that another
@@ -216,26 +227,29 @@ def open_pretraining(options: PretrainOptions) -> Iterator[PretrainSetup]:
     """
     with contextlib.ExitStack() as stack:
         with exit_with_message(ValueError, ImportError):
-            setup = _checked_setup(options, stack)
+            setup = _checked_setup(options, load, stack)
         yield setup
 
 
-def reopen_pretraining(run_folder: Path) -> PretrainSetup:
+def reopen_pretraining(run_folder: Path, load: LoadTokenizer) -> PretrainSetup:
     """The setup of a run that was begun, wherever its folder is now, on one device."""
     options = from_dict(PretrainOptions, read_config(run_folder))
-    return PretrainSetup(dataclasses.replace(options, devices=1, out=str(run_folder)))
+    options = dataclasses.replace(options, devices=1, out=str(run_folder))
+    return PretrainSetup(options, load)
 
 
-def replay_pretraining(folder: Path) -> None:
+def replay_pretraining(folder: Path, load: LoadTokenizer) -> None:
     """Prints the metrics of the failed steps, as they were and as they are here.
 
     `folder` is one of a run's `postmortem`. Runs on one device.
     """
     report = read_postmortem(folder)
     with exit_with_message(ValueError, ImportError):
-        setup = reopen_pretraining(folder.absolute().parent.parent)
+        setup = reopen_pretraining(folder.absolute().parent.parent, load)
     template = initial_state(setup.config, None)
-    step = pretrain_step(setup.config, template, setup.mesh, setup.perceptual)
+    step = pretrain_step(
+        setup.config, template, setup.mesh, setup.perceptual, setup.vision
+    )
     # Bad examples were logged by the run itself.
     with tempfile.TemporaryDirectory() as scratch:
         batches = dataclasses.replace(setup.batches, folder=Path(scratch))
@@ -248,7 +262,7 @@ def replay_pretraining(folder: Path) -> None:
 
 
 def _checked_setup(
-    options: PretrainOptions, stack: contextlib.ExitStack
+    options: PretrainOptions, load: LoadTokenizer, stack: contextlib.ExitStack
 ) -> PretrainSetup:
     out = Path(options.out)
     with raise_on_all():
@@ -258,7 +272,13 @@ def _checked_setup(
         if "reconstruction" in options.config.term_weights and not options.dry_run:
             network = load_lpips(options.perceptual)
             require_perceptual_weights(options.config.reconstruction, network)
-        setup = PretrainSetup(options)
+        needed = ", ".join(sorted(options.config.vision_widths))
+        require(
+            bool(options.vision) or not needed or options.dry_run,
+            f"`vision` ('') must name the frozen network that {needed} learns from: "
+            "give a tokenizer, or a published file of DINOv2.",
+        )
+        setup = PretrainSetup(options, load)
         check_recompute(
             setup.config.recompute_every, setup.mesh.devices.flat[0].platform
         )
@@ -266,6 +286,8 @@ def _checked_setup(
         if setup.prompts is not None:
             lines.append(setup.check_classes())
     data = source_fingerprint(setup.train)
+    if setup.vision_weights:
+        data += f" aligned with {setup.vision_weights}"
     check_data_unchanged(out, data)
     if is_main_process():
         print("\n".join(lines))

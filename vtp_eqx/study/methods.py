@@ -8,7 +8,7 @@ import dataclasses
 from typing import Any, Literal
 
 from vtp_eqx.config import ControlsConfig, LatentNorm
-from vtp_eqx.study.adapter import AdapterConfig
+from vtp_eqx.training.adapter import AdapterConfig
 
 
 NO_CONTROLS = ControlsConfig()
@@ -41,7 +41,9 @@ class Method:
     alignment_cosine: float = 1.0  # of each position; 0: alike in their relations alone
     alignment_weighting: Literal["fixed", "adaptive"] = "fixed"
     flow_distillation: float = 0.0  # of the same network (RecTok)
-    # The encoder, frozen, in a tokenizer of its own: see `study.adapter`.
+    flow_target: Literal["frozen", "teacher"] = "frozen"  # or of the EMA teacher
+    repulsion: float = 0.0  # of the generator, from a memory bank (Repulsor)
+    # The encoder, frozen, in a tokenizer of its own: see `training.adapter`.
     adapter: AdapterConfig | None = None
     # Of the decoder on frozen latents: up to so much, for each image (RAE).
     decoder_noise: float = 0.0
@@ -61,6 +63,18 @@ METHODS: Mapping[str, Method] = {
     "AE from PCA": Method(start="pca"),
     "VTP from PCA": dataclasses.replace(VTP, start="pca"),
     "VTP 2 blocks": dataclasses.replace(VTP, readout_layers=2),
+    # RecTok's distillation along the flow, of the teacher that VTP has anyway.
+    "VTP + flow": dataclasses.replace(
+        VTP,
+        flow_distillation=1.0,
+        flow_target="teacher",
+        latent_noise=1.0,
+        controls=ControlsConfig(noise_law="shifted"),
+    ),
+    # On the same latents, a generator that Repulsor's memory bank helps. 0.25:
+    # Dispersive Loss.
+    "AE + Repulsor": Method(repulsion=0.25),
+    "VTP + Repulsor": dataclasses.replace(VTP, repulsion=0.25),
     # Controls. Is it the basis, or that latents are robust, smooth or never trained?
     "AE rotated": Method(rotated=True),
     "VTP rotated": dataclasses.replace(VTP, rotated=True),
@@ -85,6 +99,8 @@ METHODS: Mapping[str, Method] = {
             # RAEv2: 7 of the last 13 of 24 blocks.
             "RAE 2 blocks": AdapterConfig(kind="identity", readout_layers=2),
             "FAE": AdapterConfig(kind="linear"),
+            # Of the last three blocks the first and the last; laptops have but three.
+            "DINO-Tok": AdapterConfig(kind="linear", readout_layers=3, readout="ends"),
         }.items()
     },
     # VA-VAE whole, by its own constants.

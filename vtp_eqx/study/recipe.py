@@ -19,6 +19,7 @@ from vtp_eqx.config import (
     PretrainConfig,
     PrototypeConfig,
     ReconstructionConfig,
+    RepulsionConfig,
     SamplerConfig,
     TextConfig,
     TokenizerConfig,
@@ -26,9 +27,9 @@ from vtp_eqx.config import (
     ViewsConfig,
 )
 from vtp_eqx.scenes.render import SceneConfig, STUDY_DIFFICULTY
-from vtp_eqx.study.adapter import adapted_config
 from vtp_eqx.study.methods import Method as Method, METHODS as METHODS
 from vtp_eqx.study.run_spec import dit_for, Labels, RunSpec
+from vtp_eqx.training.adapter import adapted_config
 from vtp_eqx.training.flops import train_flops
 
 
@@ -101,6 +102,7 @@ VIEWS = ViewsConfig(
     solarize_rate=0.0,
 )
 PIXELS = ReconstructionConfig()  # L1 alone
+BANK_SIZE = 1024  # of Repulsor: a twelfth of the scenes; MoCo's is a twentieth
 SCENES = SceneConfig(
     difficulty=STUDY_DIFFICULTY,
     num_train=12_000,
@@ -226,7 +228,7 @@ def run(
     if how.adapter is not None:
         tokenizer = adapted_config(tokenizer, how.adapter)
     vision = None
-    if how.alignment > 0 or how.flow_distillation > 0:
+    if pretrain.vision_widths:
         vision = pretrain_config(recipe, METHODS["CLIP+SSL"], seed)
     return RunSpec(
         method=method,
@@ -244,6 +246,11 @@ def run(
             time_std=1.0,
             ema_decay=recipe.generator_ema,
             ema_warmup=True,
+            repulsion=(
+                RepulsionConfig(weight=how.repulsion, width=32, bank_size=BANK_SIZE)
+                if how.repulsion > 0
+                else RepulsionConfig()
+            ),
             batch_size=recipe.generator_batch,
             num_steps=last,
             precision=recipe.precision,
@@ -302,6 +309,7 @@ def pretrain_config(recipe: Recipe, method: Method, seed: int) -> PretrainConfig
         flow_distillation=(
             FlowDistillationConfig(
                 weight=method.flow_distillation,
+                target=method.flow_target,
                 width=recipe.encoder.width,
                 # RecTok's has a quarter of the encoder's blocks and of its width.
                 decoder=vit(48, 1),

@@ -21,7 +21,7 @@ from vtp_eqx.config import (
 )
 from vtp_eqx.config.fields import later
 from vtp_eqx.scenes.render import COLORS, NUM_CLASSES, SceneConfig
-from vtp_eqx.study.adapter import adapted_config, AdapterConfig
+from vtp_eqx.training.adapter import adapted_config, AdapterConfig
 from vtp_eqx.training.flops import run_flops
 from vtp_eqx.training.parameter_counts import encoder_flops
 
@@ -65,13 +65,12 @@ class RunSpec:
     finetune: FinetuneConfig | None = later(None)
 
     def __post_init__(self):
-        alignment = self.pretrain.alignment_weight
-        along_flow = self.pretrain.flow_distillation.weight
         require(
-            (self.vision is not None) == (max(alignment, along_flow) > 0),
+            (self.vision is not None) == bool(self.pretrain.vision_widths),
             "`vision` must be there where `pretrain.alignment_weight` "
-            f"({alignment}) or `pretrain.flow_distillation.weight` ({along_flow}) is "
-            "above 0, and nowhere else: change either.",
+            f"({self.pretrain.alignment_weight}), or `pretrain.flow_distillation` of a "
+            f"frozen network ({self.pretrain.flow_distillation.weight}), is above 0, "
+            "and nowhere else: change either.",
         )
         require(
             self.gradient_batches == 0

@@ -32,7 +32,6 @@ from vtp_eqx.runs.pretrain import PCA_IMAGES, pretrain
 from vtp_eqx.runs.train_decoder import train_decoder
 from vtp_eqx.runs.train_generator import train_generator
 from vtp_eqx.scenes.render import GROUP
-from vtp_eqx.study.adapter import adapt, AdapterConfig
 from vtp_eqx.study.dataset import Dataset, load_dataset
 from vtp_eqx.study.generation import Report
 from vtp_eqx.study.measure import BATCH, measure, RunResult
@@ -40,6 +39,7 @@ from vtp_eqx.study.rotation import rotate_latents
 from vtp_eqx.study.run_spec import RunPaths, RunSpec
 from vtp_eqx.tensor_files import CONFIG_FILE
 from vtp_eqx.tokenizer import load, save
+from vtp_eqx.training.adapter import adapt, AdapterConfig
 from vtp_eqx.training.decode import EncodedBatch
 from vtp_eqx.training.terms.alignment import FeatureGrid, VisionFeatures
 

@@ -151,10 +151,11 @@ def make_adversarial_step(
 
     def gradient_of(objective, trainable, assemble, teacher, views, arrays):
         key = jr.fold_in(jr.fold_in(arrays.key, arrays.step), 1)
-        return loss_and_gradient(
+        found = loss_and_gradient(
             objective, trainable, assemble, teacher, views, arrays.step,
             accumulate=config.accumulate, key=jr.fold_in(key, lax.axis_index(DATA)),
         )  # fmt: skip
+        return found.total, found.metrics, found.gradient
 
     def against_discriminator(arrays, views):
         student = eqx.combine(arrays, static).student

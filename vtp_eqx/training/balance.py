@@ -13,15 +13,13 @@ from vtp_eqx.losses.weighting import (
     LearnedWeights,
     TermWeights,
 )
+from vtp_eqx.training.microbatches import BatchGradient
 
 
 Scalar = Float[Array, ""]
 # `loss_and_gradient` of a batch, but for what it differentiates, and how the student
 # and the total of its terms are made of that.
-Gradient = Callable[
-    [PyTree, Callable[[Any], tuple[Any, TermWeights]]],
-    tuple[Scalar, dict[str, Array], PyTree],
-]
+Gradient = Callable[[PyTree, Callable[[Any], tuple[Any, TermWeights]]], BatchGradient]
 
 
 class GradientBalance(NamedTuple):
@@ -57,7 +55,7 @@ class GradientBalance(NamedTuple):
                 placed = eqx.tree_at(self.layer, student, layer)
                 return cast(placed), lambda terms: terms[name]
 
-            return optax.tree.norm(gradient(self.layer(student), assemble)[2])
+            return optax.tree.norm(gradient(self.layer(student), assemble).gradient)
 
         current = weights.current()
         reference_norm = current[self.reference] * norm_of(self.reference)

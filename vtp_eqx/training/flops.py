@@ -23,6 +23,7 @@ from vtp_eqx.models.dit import DiT, TIME_WAVES
 from vtp_eqx.training.parameter_counts import dit_parameters
 from vtp_eqx.training.pretrain import needs_of, pretrain_terms
 from vtp_eqx.training.terms.encoder_passes import shares_whole_pass
+from vtp_eqx.training.terms.repulsion import Repulsion
 from vtp_eqx.training.terms.term import TermFlops
 
 
@@ -98,7 +99,12 @@ def train_step_flops(config: GenerateConfig) -> float:
 
     A backward pass costs two forward ones.
     """
-    return 3 * config.batch_size * forward_flops(config.dit)
+    trained, frozen = forward_flops(config.dit), 0.0
+    repulsion = Repulsion(config)
+    if repulsion.weight > 0:
+        trained += repulsion.flops().student
+        frozen += repulsion.flops().frozen
+    return config.batch_size * (3 * trained + frozen)
 
 
 def num_tokens(config: DiTConfig) -> int:

@@ -60,7 +60,7 @@ def make_gradient_cosines(
                 return loss_and_gradient(
                     objective, trained, assemble, teacher, views, step,
                     accumulate=accumulate, key=key,
-                )[2]  # fmt: skip
+                ).gradient  # fmt: skip
 
             # One after the other: one is compiled, and in memory, at a time.
             return lax.map(gradient, jnp.eye(len(names)))

@@ -11,6 +11,7 @@ Gao et al. 2021 (GradCache), https://arxiv.org/abs/2101.06983, for every term at
 """
 
 from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -50,12 +51,25 @@ class Objective(NamedTuple):
     - `add_teacher_targets(teacher, views, step)` returns `views` with the teacher's
       targets. Unlike the others it gets a leading axis of microbatches, because a
       target may depend on the whole batch. Nothing in it gets a gradient.
+    - `remember(outputs, memory)` is called where the state has a `memory`, after the
+      gradient, with the outputs of the global batch; it returns the next step's. Then
+      `forward` gets `memory=` too.
     """
 
     make_views: Callable[..., Any]
     forward: Callable[..., Any]
     loss: Callable[..., Any] = _unchanged
     add_teacher_targets: Callable[..., Any] = _unchanged
+    remember: Callable[..., Any] = _unchanged
+
+
+class BatchGradient(NamedTuple):
+    """The global loss of a batch, its gradient, and what `forward` said of its rows."""
+
+    total: Float[Array, ""]
+    metrics: Metrics
+    gradient: PyTree
+    outputs: PyTree  # of the rows of one device
 
 
 def loss_and_gradient(
@@ -67,13 +81,15 @@ def loss_and_gradient(
     step: Int[Array, ""],
     *,
     accumulate: int,
+    memory: Any = None,
     key: PRNGKeyArray,
-) -> tuple[Float[Array, ""], Metrics, PyTree]:
+) -> BatchGradient:
     """The global loss, its terms and monitors, and its gradient; inside `shard_map`.
 
     - `assemble(trainable)` makes the student, as it computes, and the loss weights.
     - `views` are the rows of one device; each of their arrays has a number of rows
       that `accumulate` divides.
+    - `memory`: what terms keep of former batches, the same on all devices.
 
     The result does not depend on `accumulate`, but for the order of sums and for
     stochastic depth, which draws its subsets from the rows of one microbatch.
@@ -89,11 +105,14 @@ def loss_and_gradient(
 
     views = objective.add_teacher_targets(teacher, jax.tree.map(cut, views), step)
     microbatches = (jnp.arange(accumulate), views)
+    run = objective.forward
+    if memory is not None:
+        run = functools.partial(run, memory=memory)
 
     def forward(trainable, microbatch):
         number, views = microbatch
         student, _ = assemble(trainable)
-        return objective.forward(student, teacher, views, step, jr.fold_in(key, number))
+        return run(student, teacher, views, step, jr.fold_in(key, number))
 
     def loss(trainable, outputs):
         student, weights = assemble(trainable)
@@ -104,10 +123,16 @@ def loss_and_gradient(
 
     if accumulate == 1:
         only = jax.tree.map(lambda rows: rows[0], microbatches)
-        (total, metrics), gradient = jax.value_and_grad(
-            lambda trainable: loss(trainable, forward(trainable, only)), has_aux=True
-        )(trainable)
-        return total, metrics, gradient
+
+        def whole(trainable):
+            outputs = forward(trainable, only)
+            total, metrics = loss(trainable, outputs)
+            return total, (metrics, outputs)
+
+        (total, (metrics, outputs)), gradient = jax.value_and_grad(whole, has_aux=True)(
+            trainable
+        )
+        return BatchGradient(total, metrics, gradient, outputs)
 
     outputs = lax.map(lambda microbatch: forward(trainable, microbatch), microbatches)
     (total, metrics), (direct, by_outputs) = jax.value_and_grad(
@@ -126,7 +151,7 @@ def loss_and_gradient(
     none = lax.pcast(jax.tree.map(jnp.zeros_like, trainable), DATA, to="varying")
     indirect, _ = lax.scan(back, none, (microbatches, by_outputs))
     gradient = jax.tree.map(jnp.add, direct, lax.psum(indirect, DATA))
-    return total, metrics, gradient
+    return BatchGradient(total, metrics, gradient, jax.tree.map(_joined, outputs))
 
 
 def _joined(rows: Array) -> Array:

@@ -25,6 +25,7 @@ class TrainState(eqx.Module):
     key: PRNGKeyArray
     num_skipped: Int[Array, ""]
     typical_norm: Float[Array, ""]  # a running mean of the gradient's; 0 at first
+    memory: Any = None  # what loss terms keep of former batches, by their names
 
     @classmethod
     def start(
@@ -34,6 +35,7 @@ class TrainState(eqx.Module):
         weights: Any,
         optimizer: optax.GradientTransformation,
         *,
+        memory: Any = None,
         key: PRNGKeyArray,
     ) -> "TrainState":
         """The state before the first step. `teacher` must not share arrays with
@@ -43,7 +45,7 @@ class TrainState(eqx.Module):
         return cls(
             step=zero(jnp.int32), student=student, teacher=teacher, weights=weights,
             opt_state=optimizer.init(trainable), key=key, num_skipped=zero(jnp.int32),
-            typical_norm=zero(jnp.float32),
+            typical_norm=zero(jnp.float32), memory=memory,
         )  # fmt: skip
 
 

@@ -56,7 +56,8 @@ def make_step(
     - `balance`: a term whose weight changes with each step, if one has such a weight.
 
     A step whose loss or gradient is not finite is skipped in any case: student,
-    teacher, loss weights and optimizer stay as they were, and the next batch follows.
+    teacher, loss weights, optimizer and memory stay as they were, and the next batch
+    follows.
 
     Metrics are the mean terms and monitors, the weighted `total` and the
     `gradient_norm`, of the parameters before the update; `skipped`, 1 where this step
@@ -76,7 +77,8 @@ def make_step(
         teacher = cast_student(state.teacher)
         gradient = lambda trainable, assemble: loss_and_gradient(
             objective, trainable, assemble, teacher, views, state.step,
-            accumulate=accumulate, key=jr.fold_in(key, lax.axis_index(DATA)),
+            accumulate=accumulate, memory=state.memory,
+            key=jr.fold_in(key, lax.axis_index(DATA)),
         )  # fmt: skip
         balanced, norms = None, {}
         if balance is not None:
@@ -88,15 +90,16 @@ def make_step(
             student, weights = cast(tuple, eqx.combine(trainable, rest))
             return cast_student(student), balanced or weights
 
-        total, metrics, by_trainable = gradient(trainable, assemble)
-        return total, metrics | norms, by_trainable
+        result = gradient(trainable, assemble)
+        outputs = None if state.memory is None else result.outputs
+        return result.total, result.metrics | norms, result.gradient, outputs
 
     def on_arrays(arrays, batch):
         key = jr.fold_in(jr.fold_in(arrays.key, arrays.step), 0)
         views = objective.make_views(batch, key)
-        total, metrics, gradient = jax.shard_map(
+        total, metrics, gradient, outputs = jax.shard_map(
             local_gradient, mesh=mesh, in_specs=(REPLICATED, SPLIT),
-            out_specs=REPLICATED,
+            out_specs=(REPLICATED, REPLICATED, REPLICATED, SPLIT),
         )(without_optimizer(arrays), views)  # fmt: skip
         # From here on each device works on its share, wherever the state is split.
         gradient = lax.with_sharding_constraint(gradient, places.gradient)
@@ -111,12 +114,19 @@ def make_step(
         source = ema_source(student)
         teacher = moving_average(state.teacher, source, momentum(state.step))
 
-        old = (arrays.student, arrays.teacher, arrays.weights, arrays.opt_state)
+        memory = None
+        if arrays.memory is not None:
+            memory = objective.remember(outputs, arrays.memory)
+
+        old = (
+            arrays.student, arrays.teacher, arrays.weights, arrays.opt_state,
+            arrays.memory,
+        )  # fmt: skip
         is_good, typical_norm = check_step(
             total, norm, state.typical_norm, spike_factor
         )
-        new = eqx.filter((student, teacher, weights, opt_state), eqx.is_array)
-        student, teacher, weights, opt_state = jax.tree.map(
+        new = eqx.filter((student, teacher, weights, opt_state, memory), eqx.is_array)
+        student, teacher, weights, opt_state, memory = jax.tree.map(
             lambda new, old: jnp.where(is_good, new, old), new, old
         )
         skipped = 1 - is_good.astype(jnp.int32)
@@ -124,7 +134,7 @@ def make_step(
         arrays = TrainState(
             step=arrays.step + 1, student=student, teacher=teacher, weights=weights,
             opt_state=opt_state, key=arrays.key, num_skipped=num_skipped,
-            typical_norm=typical_norm,
+            typical_norm=typical_norm, memory=memory,
         )  # fmt: skip
         metrics |= {"total": total, "gradient_norm": norm}
         metrics |= {"skipped": skipped, "num_skipped": num_skipped}

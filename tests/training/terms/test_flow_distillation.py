@@ -13,8 +13,10 @@ from vtp_eqx.config import (
     decoder_like,
     FlowDistillationConfig,
     OptimizerConfig,
+    short_hash,
     TransformerConfig,
 )
+from vtp_eqx.losses.alignment import cosine_loss
 from vtp_eqx.losses.cosines import unit_norm
 from vtp_eqx.mesh import data_mesh, shard_batch
 from vtp_eqx.training.pretrain import (
@@ -126,7 +128,7 @@ def test_noise_alone_tells_nothing_of_an_image(student, images):
     assert largest(noise.tokenizer.encoder) == 0
 
 
-def updated(config, data, num_devices):
+def updated(config, data, num_devices, vision=vision):
     mesh, start = data_mesh(num_devices), initial_state(config, None)
     step = pretrain_step(config, start, mesh, vision=vision)
     batch = CaptionedBatch(data["image"][: config.batch_size], None)
@@ -170,3 +172,87 @@ def test_flops_are_those_of_the_compiler():
     cost = jax.jit(lambda grid: head.batch(grid)).lower(jnp.zeros((1, 4, 4, 4)))
     compiled = cost.cost_analysis()["flops"]
     assert term.flops().student == pytest.approx(compiled, rel=0.03)
+
+
+# The EMA teacher of self-distillation in place of a frozen network.
+JOINT = dataclasses.replace(
+    TINY,
+    tokenizer=dataclasses.replace(TINY.tokenizer, latent_norm="rms", text=None),
+    contrast_weight=0.0,
+    flow_distillation=dataclasses.replace(
+        CONFIG.flow_distillation, target="teacher", width=16
+    ),
+    latent_noise=1.0,
+    controls=ControlsConfig(noise_law="interpolated"),
+)
+
+
+def test_the_teacher_of_self_distillation_can_be_the_target(images):
+    state = initial_state(JOINT, None)
+    # A teacher that is not its student any more.
+    teacher = jax.tree.map(lambda leaf: 1.1 * leaf, state.teacher)
+    nothing = dict.fromkeys(("caption", "global_crops", "local_crops", "masks"))
+    shares = jnp.linspace(0, 0.9, 8)
+    views = PretrainViews(
+        whole=images, rebuilt=jnp.zeros(8, jnp.int32), **nothing,
+        noise=jr.normal(jr.key(4), (8, 4, 4, 4)), draws={"reconstruction": shares},
+    )  # fmt: skip
+    term = FlowDistillation(JOINT)
+
+    @eqx.filter_jit
+    def losses(models):
+        student, teacher = models
+        passes = EncoderPasses(
+            student.tokenizer, views, JOINT, term.needs, key=jr.key(0)
+        )
+        return term.forward(
+            Microbatch(
+                student=student, teacher=teacher, views=views, targets=None,
+                passes=passes, step=jnp.zeros((), jnp.int32), key=jr.key(0),
+            )
+        ).mean()  # fmt: skip
+
+    @eqx.filter_jit
+    def by_hand(student, teacher):
+        latents = jax.vmap(student.tokenizer.encode)(images)
+        share = shares[:, None, None, None]
+        points = (1 - share) * latents + share * views.noise
+        guess = student.heads["flow_distillation"].batch(points)
+        patches = teacher.encoder.batch(teacher.normalize(images)).patches
+        return cosine_loss(guess, patches.reshape(guess.shape), margin=0.0).mean()
+
+    models = (state.student, teacher)
+    found = losses(models)
+    np.testing.assert_allclose(found, by_hand(*models), rtol=1e-4)
+    assert abs(found - losses((state.student, state.teacher))) > 1e-4
+    of_student, of_teacher = eqx.filter_grad(losses)(models)
+    arrays = jax.tree.leaves(eqx.filter(of_teacher, eqx.is_inexact_array))
+    assert all((leaf == 0).all() for leaf in arrays)
+    assert jnp.abs(of_student.tokenizer.bottleneck.weight).max() > 1e-6
+
+
+@pytest.mark.slow
+def test_no_frozen_network_is_needed_and_devices_do_not_matter(data):
+    arrays, metrics = updated(JOINT, data, 1, vision=None)
+    assert metrics["flow_distillation"] > 0
+    split = dataclasses.replace(JOINT, accumulate=2)
+    found, found_metrics = updated(split, data, 2, vision=None)
+    for name in ("flow_distillation", "distillation", "total"):
+        np.testing.assert_allclose(found_metrics[name], metrics[name], rtol=1e-3)
+    for one, other in zip(*map(jax.tree.leaves, (found, arrays)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-2, atol=1e-4)
+
+
+def test_there_must_be_a_teacher_as_wide_as_asked():
+    assert short_hash(FlowDistillationConfig(target="frozen")) == short_hash(
+        FlowDistillationConfig()
+    )
+    assert JOINT.vision_widths == {}
+    assert CONFIG.vision_widths == {"flow_distillation": WIDTH}
+    with pytest.raises(ValueError, match=r"^`flow_distillation.target` \('teacher'\)"):
+        dataclasses.replace(JOINT, distillation_weight=0.0)
+    narrow = dataclasses.replace(JOINT.flow_distillation, width=WIDTH)
+    with pytest.raises(ValueError, match=r"^`flow_distillation.width` \(6\) must be"):
+        dataclasses.replace(JOINT, flow_distillation=narrow)
+    more = FlowDistillation(JOINT).flops()
+    assert more.teacher == more.subset_pass > 0

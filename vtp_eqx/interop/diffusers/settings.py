@@ -26,7 +26,10 @@ _FIXED = {
 }
 # Younger than the layout: left out where they are the default, so that files without
 # them come back as they were.
-_YOUNGER = {"residual": "as computed", "latent_norm": "none", "readout_layers": 1}
+_YOUNGER = {
+    "residual": "as computed", "latent_norm": "none", "readout_layers": 1,
+    "readout": "mean",
+}  # fmt: skip
 _TOWERS = ("encoder", "decoder")
 _PERIODS = "rope_periods"
 # What diffusers and the hub write into every config.

@@ -60,6 +60,15 @@ class FeatureGrid(eqx.Module):
         return patches.reshape(self.grid_size, self.grid_size, patches.shape[-1])
 
 
+def blank_vision_if_used(config: PretrainConfig) -> VisionFeatures | None:
+    """Features of the right shape that see nothing, for counts, where any are used."""
+    widths, tokenizer = [*config.vision_widths.values()], config.tokenizer
+    side = tokenizer.image_size // tokenizer.patch_size
+    if not widths:
+        return None
+    return lambda image: jnp.zeros((side, side, widths[0]), image.dtype)
+
+
 def require_vision(vision: VisionFeatures | None, name: str, weight: float) -> None:
     """Raises `ValueError` where a frozen network is learned from, but is not there."""
     require(

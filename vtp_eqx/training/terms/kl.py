@@ -30,7 +30,7 @@ class KL(SubsetTerm):
     def make_head(self, key: PRNGKeyArray) -> Linear:
         """Features to the log of the variance of each number."""
         tokenizer = self.config.tokenizer
-        head = Linear(tokenizer.encoder.width, tokenizer.latent_width, key=key)
+        head = Linear(tokenizer.readout_width, tokenizer.latent_width, key=key)
         start = jnp.full(
             tokenizer.latent_width, self.config.controls.kl_log_variance, jnp.float32
         )
@@ -62,5 +62,5 @@ class KL(SubsetTerm):
     def flops(self) -> TermFlops:
         tokenizer = self.config.tokenizer
         positions = (tokenizer.image_size // tokenizer.patch_size) ** 2
-        head = 2.0 * tokenizer.encoder.width * tokenizer.latent_width * positions
+        head = 2.0 * tokenizer.readout_width * tokenizer.latent_width * positions
         return TermFlops(student=head, subset_pass=self.encoder_flops)

@@ -26,6 +26,7 @@ class Microbatch:
     passes: Any  # the student's passes that terms share; `None` where they share none
     step: Int[Array, ""]
     key: PRNGKeyArray  # the same for all terms: what draws folds in a number of its own
+    memory: Any = None  # what terms keep of former batches, by their names
 
 
 class TermLoss(NamedTuple):
@@ -81,6 +82,14 @@ class Term(Protocol):
         """
         return TermLoss(outputs, {})
 
+    def make_memory(self) -> Any:
+        """What it keeps of former batches, before the first; by default nothing."""
+        return None
+
+    def remember(self, outputs: Any, memory: Any) -> Any:
+        """What it keeps for the next step, given the outputs of the global batch."""
+        return memory
+
     def flops(self) -> TermFlops:
         """The cost of one of its images."""
         ...
@@ -117,11 +126,12 @@ def compose(
         rows: ViewsAndTargets,
         step: Int[Array, ""],
         key: PRNGKeyArray,
+        memory: Any = None,
     ) -> tuple[Any, ...]:
         passes = make_passes(student, rows.views, key)
         of_term = lambda targets: Microbatch(
             student=student, teacher=teacher, views=rows.views, targets=targets,
-            passes=passes, step=step, key=key,
+            passes=passes, step=step, key=key, memory=memory,
         )  # fmt: skip
         return tuple(
             term.forward(of_term(targets))
@@ -137,7 +147,20 @@ def compose(
             monitors |= of_term
         return losses, monitors
 
-    return Objective(make_views, forward, loss, add_teacher_targets)
+    def remember(outputs: tuple[Any, ...], memory: dict[str, Any]) -> dict[str, Any]:
+        return {
+            term.name: term.remember(output, memory[term.name])
+            for term, output in zip(terms, outputs, strict=True)
+            if term.name in memory
+        }
+
+    return Objective(make_views, forward, loss, add_teacher_targets, remember)
+
+
+def first_memory(terms: tuple[Term, ...]) -> dict[str, Any] | None:
+    """What all terms keep before the first step; `None` where none keeps anything."""
+    kept = {term.name: term.make_memory() for term in terms}
+    return {name: one for name, one in kept.items() if one is not None} or None
 
 
 class PretrainTerm(Term):

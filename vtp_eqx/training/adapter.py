@@ -1,7 +1,8 @@
 """Latents that are features of a frozen encoder, as they are or made narrower.
 
 Without an adapter: Zheng et al. 2025 (RAE), https://arxiv.org/abs/2510.11690. With one:
-Gao et al. 2025 (FAE), https://arxiv.org/abs/2512.07829.
+Gao et al. 2025 (FAE), https://arxiv.org/abs/2512.07829. Of shallow and deep features:
+Jia et al. 2025 (DINO-Tok), https://arxiv.org/abs/2511.20565.
 """
 
 import dataclasses
@@ -14,7 +15,8 @@ import jax.random as jr
 from jaxtyping import Array, Float, UInt8
 import numpy as np
 
-from vtp_eqx.config import require, TokenizerConfig
+from vtp_eqx.config import Readout, require, TokenizerConfig
+from vtp_eqx.config.fields import later
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.training.pca_start import principal_components
 
@@ -27,6 +29,8 @@ class AdapterConfig:
     # numbers as tell, linearly again, most of the features (FAE).
     kind: Literal["identity", "linear"]
     readout_layers: int = 1  # RAEv2: the mean of the features of so many last blocks
+    # DINO-Tok: of the "ends", the first of these blocks and the last, all features.
+    readout: Readout = later("mean")
 
 
 def adapted_config(config: TokenizerConfig, adapter: AdapterConfig) -> TokenizerConfig:
@@ -34,14 +38,16 @@ def adapted_config(config: TokenizerConfig, adapter: AdapterConfig) -> Tokenizer
 
     It has no text tower: what read the former latents does not read these.
     """
-    width = config.encoder.width if adapter.kind == "identity" else config.latent_width
-    return dataclasses.replace(
+    adapted = dataclasses.replace(
         config,
-        latent_width=width,
         latent_norm="none",
         text=None,
         readout_layers=adapter.readout_layers,
+        readout=adapter.readout,
     )
+    if adapter.kind == "linear":
+        return adapted
+    return dataclasses.replace(adapted, latent_width=adapted.readout_width)
 
 
 def adapt(
@@ -71,7 +77,7 @@ def adapt(
 def _linear_map(
     tokenizer: Tokenizer, images: np.ndarray, latent_width: int
 ) -> Float[Array, "channels width"]:
-    width = tokenizer.config.encoder.width
+    width = tokenizer.config.readout_width
     patches = (images.shape[1] // tokenizer.config.patch_size) ** 2
     require(
         len(images) * patches >= 4 * width,
@@ -81,7 +87,7 @@ def _linear_map(
     require(
         latent_width <= width,
         f"`latent_width` ({latent_width}) of a linear adapter must not exceed the "
-        f"encoder's width ({width}): narrow it, or take 'identity'.",
+        f"width of the features it reads ({width}): narrow it, or take 'identity'.",
     )
     features = np.concatenate(
         [

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from vtp_eqx import config
+from vtp_eqx.models.arrays import encoder_hash
 from vtp_eqx.models.tokenizer import Tokenizer
-from vtp_eqx.study.adapter import adapt, adapted_config, AdapterConfig
+from vtp_eqx.training.adapter import adapt, adapted_config, AdapterConfig
 
 
 SHAPE = config.TokenizerConfig(
@@ -88,3 +89,33 @@ def test_what_cannot_be_adapted_is_refused(frozen):
     tokenizer = eqx.filter_jit(Tokenizer)(wide, key=jr.key(1))
     with pytest.raises(ValueError, match=r"^`latent_width` \(\d+\) of a linear"):
         adapt(tokenizer, LINEAR, IMAGES)
+
+
+def test_shallow_and_deep_features_can_be_latents_beside_one_another(frozen):
+    ends = AdapterConfig(kind="identity", readout_layers=2, readout="ends")
+    adapted = adapt(frozen, ends, IMAGES[:0])
+    assert adapted.config.latent_width == 2 * WIDTH
+    image = jnp.asarray(IMAGES[0], jnp.float32) / 255
+    shallow, deep = (one.patches for one in frozen.features(image, 2))
+    latents = adapted.encode(image).reshape(-1, 2 * WIDTH)
+    expected = jnp.concatenate([shallow, deep], axis=1)
+    np.testing.assert_allclose(latents, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_linear_map_reads_both_ends(frozen):
+    ends = AdapterConfig(kind="linear", readout_layers=2, readout="ends")
+    adapted = adapt(frozen, ends, IMAGES)
+    weight = adapted.bottleneck.weight
+    assert weight.shape == (SHAPE.latent_width, 2 * WIDTH)
+    assert (jnp.abs(weight).max(axis=0).reshape(2, WIDTH).max(axis=1) > 1e-3).all()
+    latents = np.asarray(encoded(adapted))
+    variance = np.mean((latents - latents.mean(axis=0)) ** 2)
+    assert variance == pytest.approx(1, rel=1e-3)
+    means = adapt(frozen, dataclasses.replace(ends, readout="mean"), IMAGES)
+    assert encoder_hash(means) != encoder_hash(adapted)
+
+
+def test_hashes_of_adapters_before_stay():
+    assert config.short_hash(AdapterConfig(kind="identity", readout="mean")) == (
+        "0ccc9d55bfa7"
+    )
