@@ -3,7 +3,8 @@
 Its features stand in for Inception's where the images are scenes, and its predictions
 say whether a sample shows what was asked for. It is no part of any tokenizer: it was
 trained on the attributes alone, by `experiments/train_scene_network.py`, and ships with
-its weights and their hash, for scenes of 32 and of 64 pixels.
+its weights and their hash, for scenes of 32 and of 64 pixels. Of other heads, the same
+network reads other labeled images.
 """
 
 from collections.abc import Mapping
@@ -48,6 +49,10 @@ class SceneNetworkConfig:
     blocks: tuple[int, ...] = (1, 2, 1)  # residual blocks a stage
     squeezed_width: int = 64  # channels before the grid is flattened
     feature_width: int = 128
+    # What it reads, and how many values that has: by default a scene's attributes.
+    heads: tuple[tuple[str, int], ...] = tuple(
+        (name, len(values)) for name, values in NAMES.items()
+    )
 
     def __post_init__(self):
         require(
@@ -146,10 +151,10 @@ class SceneNetwork(eqx.Module):
         self.to_features = Linear(
             flat, config.feature_width, std=(2 / flat) ** 0.5, key=feature_key
         )
-        keys = jr.split(head_key, len(NAMES))
+        keys = jr.split(head_key, len(config.heads))
         self.heads = {
-            name: Linear(config.feature_width, len(NAMES[name]), key=key)
-            for name, key in zip(NAMES, keys, strict=True)
+            name: Linear(config.feature_width, num_values, key=key)
+            for (name, num_values), key in zip(config.heads, keys, strict=True)
         }
         self.config = config
 
@@ -262,6 +267,11 @@ def load_scene_network(folder: str | os.PathLike[str] | None = None) -> SceneNet
 def scene_network_hash(folder: str | os.PathLike[str] | None = None) -> str:
     """The sha256 of the weights in `folder`, as their record tells it."""
     return _record(shipped() if folder is None else Path(folder))["sha256"]
+
+
+def recorded_accuracy(folder: str | os.PathLike[str]) -> dict[str, float]:
+    """The held-out accuracy of each attribute, as the record in `folder` tells it."""
+    return _record(Path(folder))["accuracy"]
 
 
 def _record(folder: Path) -> dict:

@@ -31,6 +31,7 @@ def objective_balance(
     *,
     num_batches: int,
     group: int = 1,
+    parts: tuple[int, ...] = (),
     mesh: Mesh | None = None,
     perceptual: Perceptual | None = None,
     vision: VisionFeatures | None = None,
@@ -79,7 +80,7 @@ def objective_balance(
         (state["student"], state["teacher"], state["step"]), mesh
     )
     keys = jr.split(jr.fold_in(jr.key(config.seed), step), num_batches)
-    batches = array_batches(config, data, group=group)(int(step))
+    batches = array_batches(config, data, group=group, parts=parts)(int(step))
     found = np.stack([
         compare_gradients(student, teacher, shard_batch(batch, mesh), step, key)
         for key, batch in zip(keys, itertools.islice(batches, num_batches), strict=True)
