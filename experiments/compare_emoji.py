@@ -25,9 +25,7 @@ import tempfile
 import numpy as np
 import tyro
 
-from vtp_eqx.config import TextConfig
-from vtp_eqx.data.emoji_packages import read_package, write_made_up_package
-from vtp_eqx.data.emoji_tars import EmojiConfig, write_emoji
+from vtp_eqx.data.emoji_tars import EmojiConfig, write_made_up_emoji
 from vtp_eqx.runs.command import exit_with_message
 from vtp_eqx.study.command import run_study, Scale, Study, StudyOptions
 from vtp_eqx.study.emoji_data import EmojiData
@@ -66,10 +64,12 @@ scenes show of semantics hold of real pictures?"""
 
 def recipe_for(scale: Scale, data: EmojiData) -> Recipe:
     """The recipe of scenes, with as many tokens an image and longer captions."""
-    text: TextConfig = dataclasses.replace(TEXT, context=24, vocabulary=1500)
-    return dataclasses.replace(
-        RECIPES[scale], data=data, patch_size=data.size // 4, text=text
+    recipe, text = (
+        RECIPES[scale],
+        dataclasses.replace(TEXT, context=24, vocabulary=1500),
     )
+    patch_size = recipe.patch_size * data.size // recipe.data.size  # as many tokens
+    return dataclasses.replace(recipe, data=data, patch_size=patch_size, text=text)
 
 
 def plan(scale: Scale, seeds: Sequence[int], *, data: EmojiData) -> list[RunSpec]:
@@ -102,12 +102,10 @@ def oracle_sentence(rows: Sequence[Row]) -> list[str]:
     if not numbers:
         return []
     mean = lambda name: f"{np.mean([one[name] for one in numbers]):.0%}"
-    of = [
-        f"class accuracy in {images}" for images in ("real images", "reconstructions")
-    ]
     return [
-        f"The network tells the class of {mean(of[0])} of held-out emoji and of "
-        f"{mean(of[1])} of their reconstructions, on average over runs."
+        f"The network sees the class of {mean('class accuracy in real images')} of "
+        f"held-out emoji and of {mean('class accuracy in reconstructions')} of their "
+        "reconstructions, on average over runs."
     ]
 
 
@@ -122,22 +120,15 @@ def summary(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def write_made_up_tars(folder: Path) -> Path:
-    """The folder of small tars of discs."""
-    emoji, options = [], EmojiConfig(size=32)
-    for vendor in options.vendors:
-        write_made_up_package(folder, vendor, count=60)
-        emoji += read_package(folder / f"emoji-datasource-{vendor}", vendor)
-    write_emoji(emoji, options, folder / "tars")
-    return folder / "tars"
-
-
 def main(options: Options) -> None:
     scale: Scale = "smoke" if options.smoke else options.scale
     budgets = RECIPES[scale].budgets
     with tempfile.TemporaryDirectory() as scratch:
-        tars = write_made_up_tars(Path(scratch)) if options.smoke else options.tars
-        data = EmojiData.of(tars, num_epochs=1 if options.smoke else 12)
+        tars, short = options.tars, {}
+        if options.smoke:
+            tars = write_made_up_emoji(Path(scratch), EmojiConfig(size=32))
+            short = dict(num_epochs=1, warmup_steps=1)
+        data = EmojiData.of(tars, **short)
         names = (*(f"FD-emoji @{steps}" for steps in budgets), "class accuracy")
         run_study(
             Study(

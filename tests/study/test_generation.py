@@ -17,6 +17,7 @@ from vtp_eqx.study.generation import (
     Reference,
     reference_numbers,
 )
+from vtp_eqx.study.scene_kind import SceneKind
 
 
 SCENES = SceneConfig(difficulty=0.7, validation_in_groups=False)
@@ -60,7 +61,7 @@ def reference(network, data):
             (blurred(data.validation.image), data.validation.label),
         )
     )
-    return Reference.of(data, train, real, rebuilt, COUNT)
+    return Reference.of(SceneKind(SCENES), data, train, real, rebuilt, COUNT)
 
 
 def numbers_of(network, images, labels, reference, condition="class"):

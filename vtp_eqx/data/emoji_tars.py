@@ -19,7 +19,14 @@ from PIL import Image
 
 from vtp_eqx.config import require
 from vtp_eqx.data.counter_rng import CounterRNG
-from vtp_eqx.data.emoji_packages import Emoji, Vendor, VERSION
+from vtp_eqx.data.emoji_packages import (
+    Emoji,
+    package_name,
+    read_package,
+    Vendor,
+    VERSION,
+    write_made_up_package,
+)
 from vtp_eqx.data.tar_writing import add_example, write_prompts
 from vtp_eqx.files import atomic_path, write_text
 
@@ -108,6 +115,16 @@ def write_emoji(
     for path in progress(missing):
         write_tar(tars[path], names, config, folder / path)
     return {path: len(members) for path, members in tars.items()}, len(missing)
+
+
+def write_made_up_emoji(folder: Path, config: EmojiConfig, count: int = 60) -> Path:
+    """The folder of tars of discs that are none of the vendors', `count` of each."""
+    emoji = []
+    for vendor in config.vendors:
+        write_made_up_package(folder, vendor, count)
+        emoji += read_package(folder / package_name(vendor), vendor)
+    write_emoji(emoji, config, folder / "tars")
+    return folder / "tars"
 
 
 def arrange(emoji: Sequence[Emoji], config: EmojiConfig) -> dict[str, list[Emoji]]:

@@ -68,10 +68,11 @@ class EmojiData:
     definitions: ClassVar[str] = DEFINITIONS
 
     @classmethod
-    def of(cls, tars: Path, *, num_epochs: int = 12) -> "EmojiData":
+    def of(cls, tars: Path, **training: int) -> "EmojiData":
         """The emoji of a folder that `experiments/make_emoji_tars.py` wrote.
 
-        A `ValueError` where it wrote none there.
+        `training` replaces values of the network's. A `ValueError` where that wrote
+        none there.
         """
         missing = [name for name in (RECORD, GROUPS) if not (tars / name).is_file()]
         require(
@@ -97,8 +98,11 @@ class EmojiData:
             num_train=len(TarSource(tars / "train")),
             groups=groups,
             # No emoji is at another place than all others.
-            network_training=SceneNetworkTraining(
-                network=network, num_epochs=num_epochs, batch_size=60, shift=4
+            network_training=dataclasses.replace(
+                SceneNetworkTraining(
+                    network=network, num_epochs=12, batch_size=60, shift=4
+                ),
+                **training,
             ),
             tars=str(tars),
         )
