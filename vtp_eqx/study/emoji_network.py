@@ -18,6 +18,8 @@ import json
 from pathlib import Path
 import sys
 
+import numpy as np
+
 from vtp_eqx.config import from_dict
 from vtp_eqx.evaluation.scene_metrics import attribute_agreement, read_scenes
 from vtp_eqx.frozen.scene_network import save_scene_network
@@ -30,12 +32,12 @@ def main(folder: Path) -> None:
     data = from_dict(EmojiData, json.loads((folder / CONFIG).read_text()))
     train, test = (data.load(folder, split) for split in ("train", "validation"))
     config = data.network_training
-    heads = [name for name, _ in config.network.heads]
-    network = train_scene_network(
-        config, train["image"], {name: train[name] for name in heads}
+    asked, answers = (
+        {name: split[name].astype(np.int32) for name, _ in config.network.heads}
+        for split in (train, test)
     )
-    reading = read_scenes(network, test["image"])
-    accuracy = attribute_agreement(reading, test)
+    network = train_scene_network(config, train["image"], asked)
+    accuracy = attribute_agreement(read_scenes(network, test["image"]), answers)
     trained_on = dataclasses.asdict(config) | {"digest": data.digest}
     save_scene_network(network, folder / NETWORK, accuracy, trained_on)
 
