@@ -228,7 +228,8 @@ def run(
     tokenizer = pretrain.tokenizer
     if how.adapter is not None:
         tokenizer = adapted_config(tokenizer, how.adapter)
-    num_labels = data_kind(recipe.data).num_labels[recipe.labels]
+    # Of labels that the data do not have, the spec says so.
+    num_labels = data_kind(recipe.data).num_labels.get(recipe.labels, 1)
     vision = None
     if how.alignment > 0 or how.flow_distillation > 0:
         vision = pretrain_config(recipe, METHODS["CLIP+SSL"], seed)
