@@ -1,10 +1,13 @@
 """Emoji as the data of a study: what is prepared, what judges, and what is found."""
 
 import dataclasses
+import functools
 import itertools
 import json
 from pathlib import Path
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -20,7 +23,9 @@ from vtp_eqx.runs.train_scene_network import SceneNetworkTraining
 from vtp_eqx.study import emoji_network
 from vtp_eqx.study.dataset import load_dataset, prepare
 from vtp_eqx.study.emoji_data import EmojiData, NETWORK
+from vtp_eqx.study.figure import frontier_figure
 from vtp_eqx.study.recipe import run
+from vtp_eqx.study.report import Study, write_report
 from vtp_eqx.study.run_spec import RunPaths, RunSpec, spec_hash
 
 
@@ -164,3 +169,57 @@ def test_what_emoji_do_not_have_is_refused(data):
         run(recipe, "AE", "x", 0, labels="color")
     with pytest.raises(ValueError, match=r"`tokenizer_images` \(24\) must be of s"):
         run(recipe, "AE", "x", 0, tokenizer_images=24)
+
+
+def test_a_report_of_emoji_speaks_of_emoji(data, row, tmp_path):
+    rows = []
+    for spec in compare_emoji.plan("laptop", [0, 1, 2], data=data):
+        distance = 9.0 - spec.seed - (spec.method == "VTP")
+        oracle = {
+            "class accuracy in real images": 0.71,
+            "class accuracy in reconstructions": 0.64,
+        }
+        other = {f"FD-emoji @{spec.budgets[0]}": 20.0, "MIND": 7.0}
+        rows.append(row(spec, distance, **oracle, **other))
+    sentences = compare_emoji.summary(rows)
+    assert sentences[0].startswith(
+        "The network sees the class of 71% of held-out emoji"
+    )
+    assert any("FD-emoji of VTP beside AE" in sentence for sentence in sentences)
+    study = Study(
+        name="emoji", title="Emoji", question="Which?", plan=lambda *_: [],
+        figure=functools.partial(
+            frontier_figure, names=("FD-emoji @2000", "FD-emoji", "class accuracy")
+        ),
+        summary=compare_emoji.summary, columns=compare_emoji.columns(2000),
+    )  # fmt: skip
+    write_report(study, rows, RunPaths(tmp_path), tmp_path, command="x", seconds=60.0)
+    text = (tmp_path / "report.md").read_text()
+    means = text.partition("## Means over seeds")[2].partition("##")[0]
+    assert "FD-emoji @2000 | FD-emoji (lower is better) | class right" in means
+    # Without those that scenes alone have.
+    assert not re.findall("scene|shape|color|reweighted", text.partition("## Set")[0])
+
+
+@pytest.mark.slow
+def test_a_smoke_run_has_every_number_of_its_table(tmp_path):
+    script = Path(compare_emoji.__file__)
+    command = [sys.executable, script, "--smoke", "--runs", tmp_path, "--workers", "1"]
+    subprocess.run(command, check=True, cwd=script.parents[1])
+    out = tmp_path / "compare_emoji-smoke" / "compare_emoji"
+    [record] = json.loads((out / "runs.json").read_text())
+    names = [column.name for column in compare_emoji.columns(3)]
+    others = ("probe features group", "zero-shot class", "memorization, features")
+    for name in (
+        *names,
+        *others,
+        "FD(train, validation)",
+        "group accuracy, normalized",
+    ):
+        assert np.isfinite(record[name]), name
+    assert not [name for name in record if re.search("scene|shape|color|total", name)]
+    folder = tmp_path / "results" / record["hash"]
+    card = json.loads((folder / "card_generation_6.json").read_text())
+    assert "emoji-network" in json.dumps(card)
+    assert "right about held-out ones: class" in json.dumps(card)
+    assert (out / "report.md").read_text().count("![samples of") == 1
