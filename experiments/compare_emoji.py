@@ -110,12 +110,13 @@ def oracle_sentence(rows: Sequence[Row]) -> list[str]:
 
 
 def summary(rows: Sequence[Row]) -> list[str]:
-    """Six sentences at most."""
+    """Eight sentences at most."""
     return [
         *progress_sentence(rows),
         *oracle_sentence(rows),
         *trend_sentence(rows, METHODS, "channels"),
         *baseline_sentences(rows, *METHODS[1:]),
+        *baseline_sentences(rows, METHODS[3], baseline=METHODS[2]),
         *frontier_sentence(rows, "VTP"),
     ]
 

@@ -32,12 +32,14 @@ def progress_sentence(rows: Sequence[Row]) -> list[str]:
     return [f"{done} of {planned} runs are finished; what follows is about those."]
 
 
-def baseline_sentences(rows: Sequence[Row], *methods: str) -> list[str]:
+def baseline_sentences(
+    rows: Sequence[Row], *methods: str, baseline: str = BASELINE
+) -> list[str]:
     """Each method beside the baseline at each setting, in two numbers."""
     sentences, distance = [], distance_of(rows)
     for method in methods:
         parts = []
-        for name, setting, group, base in pairs(groups(rows)):
+        for name, setting, group, base in pairs(groups(rows), baseline):
             if name != method:
                 continue
             gains = paired_differences(group, base, distance, sign=-1)
@@ -51,7 +53,7 @@ def baseline_sentences(rows: Sequence[Row], *methods: str) -> list[str]:
             parts.append(part)
         if parts:
             sentences.append(
-                f"{distance} of {method} beside {BASELINE} (lower is better; real "
+                f"{distance} of {method} beside {baseline} (lower is better; real "
                 f"{rows[0].spec.kind.noun} have {real_distance(rows):.1f}): "
                 f"{'; '.join(parts)}."
             )
