@@ -53,7 +53,7 @@ def folder(data, tmp_path_factory):
     """The prepared data, with a network that this process trained."""
     folder = tmp_path_factory.mktemp("prepared")
     with pytest.MonkeyPatch.context() as patch:
-        train = lambda command, check: emoji_network.main(Path(command[-1]))
+        train = lambda command, check, env: emoji_network.main(Path(command[-1]))
         patch.setattr("vtp_eqx.study.emoji_data.subprocess.run", train)
         prepare(data, folder, print)
     return folder

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 import dataclasses
 import hashlib
 import json
+import os
 from pathlib import Path
 import subprocess
 import sys
@@ -32,6 +33,11 @@ from vtp_eqx.study.dataset import Attributes, Labels
 
 
 CONFIG, CLASSES, TEMPLATES = "emoji_data.json", "classes.txt", "templates.txt"
+# Of one thread on one processor, which sums in one order.
+ONE_THREAD = {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
+}
 NETWORK = "network"  # the folder of the network that reads samples
 DEFINITIONS = """\
 - **FD-emoji**: Fréchet distance between samples and held-out emoji in the features of
@@ -142,7 +148,8 @@ class EmojiData:
             write_text(folder / CONFIG, as_json(self))
             say(f"Training the network of emoji in {folder / NETWORK} ...")
             module = "vtp_eqx.study.emoji_network"
-            subprocess.run([sys.executable, "-m", module, str(folder)], check=True)
+            command = [sys.executable, "-m", module, str(folder)]
+            subprocess.run(command, check=True, env=os.environ | ONE_THREAD)
 
     def load(self, folder: Path, split: str) -> dict[str, np.ndarray]:
         """All emoji of a split, each part in an order of its own."""

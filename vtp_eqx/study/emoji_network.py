@@ -3,15 +3,8 @@
     python -m vtp_eqx.study.emoji_network FOLDER
 
 `FOLDER` has `emoji_data.json` and the arrays of both splits. One machine writes the
-same bytes.
+same bytes on one thread of a processor, as `EmojiData.prepare` starts it.
 """
-
-import os
-
-
-# Before JAX is imported: one thread on one processor sums in one order.
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
 
 import dataclasses
 import json
