@@ -23,7 +23,6 @@ not at all, and the same options write the same bytes.
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
 
 import dataclasses
-import json
 from pathlib import Path
 import sys
 import tempfile
@@ -32,24 +31,15 @@ from rich.console import Console
 from rich.progress import track
 import tyro
 
-from vtp_eqx.config import require
 from vtp_eqx.data.emoji_packages import (
     fetch_package,
     find_package,
     read_package,
-    VERSION,
     write_made_up_package,
 )
-from vtp_eqx.data.emoji_tars import (
-    arrange,
-    class_names,
-    class_templates,
-    EmojiConfig,
-    write_tar,
-)
-from vtp_eqx.data.tar_writing import write_prompts
+from vtp_eqx.data.emoji_tars import EmojiConfig, write_emoji
 from vtp_eqx.data.tars import TarSource
-from vtp_eqx.files import atomic_path, require_local_fields
+from vtp_eqx.files import require_local_fields
 from vtp_eqx.runs.command import exit_with_message
 
 
@@ -75,28 +65,10 @@ def make(options: Options) -> None:
             console.print(f"fetching the {vendor} emoji with npm")
             path = fetch_package(options.packages, vendor)
         emoji += read_package(path, vendor)
-    names, tars = class_names(emoji), arrange(emoji, options)
-    check_record(options)
-    write_prompts(options.out, names, class_templates(options.vendors))
-    missing = [path for path in tars if not (options.out / path).is_file()]
-    for path in track(missing, "painting", console=console):
-        write_tar(tars[path], names, options, options.out / path)
-    counts = ", ".join(f"{path} {len(tars[path])}" for path in tars)
-    console.print(f"{options.out}: {counts} examples; {len(missing)} tars are new")
-
-
-def check_record(options: Options) -> None:
-    """Keeps in `emoji.json` what the folder holds; refuses to mix it with others."""
-    record = dataclasses.asdict(options) | {"version": VERSION}
-    del record["out"], record["packages"]
-    text, path = json.dumps(record, indent=1) + "\n", options.out / "emoji.json"
-    require(
-        not path.is_file() or path.read_text() == text,
-        f"A folder holds tars of one kind; got {options.out} with those of other "
-        "options (see its emoji.json): name another folder.",
-    )
-    with atomic_path(path) as unfinished:
-        unfinished.write_text(text)
+    progress = lambda paths: track(paths, "painting", console=console)
+    tars, num_new = write_emoji(emoji, options, options.out, progress)
+    counts = ", ".join(f"{path} {count}" for path, count in tars.items())
+    console.print(f"{options.out}: {counts} examples; {num_new} tars are new")
 
 
 def smoke() -> None:

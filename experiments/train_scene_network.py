@@ -17,46 +17,30 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
 
 import dataclasses
-import itertools
 from pathlib import Path
-import time
 from typing import Literal
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
-import jax.random as jr
-import numpy as np
-import optax
 import tyro
 
-from vtp_eqx.data.loader import batches
 from vtp_eqx.evaluation.scene_metrics import attribute_agreement, read_scenes
 from vtp_eqx.files import require_local
 from vtp_eqx.frozen.scene_network import (
+    HEADS,
     save_scene_network,
-    scale_features,
-    SceneNetwork,
     SceneNetworkConfig,
     Target,
 )
 from vtp_eqx.runs.command import exit_with_message
-from vtp_eqx.scenes.render import render, SceneConfig, Scenes, STUDY_DIFFICULTY
+from vtp_eqx.runs.train_scene_network import SceneNetworkTraining, train_scene_network
+from vtp_eqx.scenes.render import render, SceneConfig, STUDY_DIFFICULTY
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """One training of a scene network."""
+class TrainConfig(SceneNetworkTraining):
+    """One training of a scene network, and its scenes."""
 
-    network: SceneNetworkConfig
     scenes: SceneConfig
     validation: SceneConfig
-    num_epochs: int = 4
-    batch_size: int = 120
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-3
-    warmup_steps: int = 100
-    seed: int = 0
 
 
 NETWORKS = {
@@ -79,40 +63,6 @@ SMOKE = dataclasses.replace(
 )  # fmt: skip
 
 
-def train(config: TrainConfig, scenes: Scenes) -> SceneNetwork:
-    """A network trained on `scenes`, a function of `config` alone."""
-    num_batches = len(scenes.image) // config.batch_size
-    num_steps = config.num_epochs * num_batches
-    schedule = optax.warmup_cosine_decay_schedule
-    rate = schedule(0.0, config.learning_rate, config.warmup_steps, num_steps)
-    optimizer = optax.adamw(rate, weight_decay=config.weight_decay)
-    network = SceneNetwork(config.network, key=jr.key(config.seed))
-    opt_state = optimizer.init(eqx.filter(network, eqx.is_array))
-
-    @eqx.filter_jit(donate="all")
-    def step(network, opt_state, batch):
-        loss, gradients = eqx.filter_value_and_grad(mean_loss)(network, batch)
-        weights = eqx.filter(network, eqx.is_array)
-        updates, opt_state = optimizer.update(gradients, opt_state, weights)
-        return eqx.apply_updates(network, updates), opt_state, loss
-
-    columns = {"image": scenes.image, "class": scenes.label, **scenes.attributes}
-    endless = batches(columns, config.batch_size, seed=config.seed)
-    start = time.process_time()
-    for number, batch in enumerate(itertools.islice(endless, num_steps), 1):
-        network, opt_state, loss = step(network, opt_state, batch)
-        if number % num_batches == 0:
-            print(f"loss {loss:.4f}, {time.process_time() - start:.0f} s", flush=True)
-    return network
-
-
-def mean_loss(network, batch):
-    """Cross-entropies of what it predicts, summed, averaged over the batch."""
-    logits = jax.vmap(network)(batch["image"].astype(jnp.float32) / 255).logits
-    entropy = optax.softmax_cross_entropy_with_integer_labels
-    return jnp.mean(sum(entropy(logits[name], batch[name]) for name in logits))
-
-
 def main(
     folder: Path = Path("runs/scene_network"),
     *,
@@ -130,13 +80,11 @@ def main(
     """
     require_local(folder, "folder")
     config = SMOKE if smoke else CONFIGS[size]
-    shape = dataclasses.replace(config.network, target=target)
+    shape = dataclasses.replace(config.network, heads=HEADS[target])
     config = dataclasses.replace(config, network=shape)
     scenes = render(config.scenes, config.scenes.train_indices)
-    network = train(config, scenes)
-    # A mean variance of 1 gives distances a readable scale.
-    variance = np.var(read_scenes(network, scenes.image[:4_800]).features, axis=0)
-    network = scale_features(network, np.float32(1 / np.sqrt(np.mean(variance))))
+    attributes = {"class": scenes.label, **scenes.attributes}
+    network = train_scene_network(config, scenes.image, attributes)
     test = render(config.validation, config.validation.validation_indices)
     answers = {"class": test.label, **test.attributes}
     accuracy = attribute_agreement(read_scenes(network, test.image), answers)

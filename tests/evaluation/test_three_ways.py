@@ -61,7 +61,9 @@ def test_one_number_for_one_thing(tokenizer, words, data, tmp_path):
     }
     study = {
         **measure_reconstructions(network, tokenizer, data).numbers,
-        **probe_numbers(tokenizer, data, np.zeros((48, 4, 4, 8), np.float32)),
+        **probe_numbers(
+            tokenizer, data, np.zeros((48, 4, 4, 8), np.float32), ["shape"]
+        ),
     }
     ids = [words.encode([t.format(name) for t in templates], 8) for name in SHAPES]
     training = evaluate_tokenizer(

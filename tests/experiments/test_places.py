@@ -12,6 +12,10 @@ COMMANDS = {
     "adapt_encoder": [["--tokenizer", "t", "--data", "x", "--out", "gs://bucket/run"]],
     "bisect_recipe": [["--smoke", "--out", "gs://bucket/run"]],
     "compare_finetuning": [["--smoke", "--out", "gs://bucket/run"]],
+    "compare_emoji": [
+        ["--smoke", "--runs", "gs://bucket/run"],
+        ["--tars", "s3://bucket/tars"],
+    ],
     "compare_convergence": [["--smoke", "--runs", "gs://bucket/run"]],
     "compare_objectives": [["--smoke", "--runs", "s3://bucket/run"]],
     "compare_rivals": [["--smoke", "--runs", "gs://bucket/run"]],

@@ -4,7 +4,11 @@ import sys
 
 import pytest
 
-from vtp_eqx.frozen.scene_network import load_scene_network, scene_network_hash
+from vtp_eqx.frozen.scene_network import (
+    HEADS,
+    load_scene_network,
+    scene_network_hash,
+)
 
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "train_scene_network.py"
@@ -28,6 +32,6 @@ def test_the_same_command_writes_the_same_bytes(target, name_of, tmp_path):
         assert network.config.image_size == 32
         assert f"sha256 {scene_network_hash(tmp_path / name)}" in printed
         assert f"\n{name_of} " in printed
-        assert network.config.target == target
+        assert network.config.heads == HEADS[target]
     one, two = (scene_network_hash(tmp_path / name) for name in ("one", "two"))
     assert one == two

@@ -12,8 +12,8 @@ import pytest
 
 from vtp_eqx.frozen.scene_network import (
     CLASS_SIZES,
+    HEADS,
     load_scene_network,
-    NUM_VALUES,
     RECORD,
     save_scene_network,
     scene_network_hash,
@@ -146,9 +146,9 @@ def test_a_record_of_another_shape_is_refused(folder):
 def test_the_shipped_networks_are_whole_and_small(target, size, tmp_path):
     folder = shipped(size, target)
     network = load_scene_network(folder)
-    assert (network.config.image_size, network.config.target) == (size, target)
+    assert (network.config.image_size, network.config.heads) == (size, HEADS[target])
     record = json.loads((folder / RECORD).read_text())
-    assert record["accuracy"].keys() == NUM_VALUES[target].keys() == {*network.heads}
+    assert record["accuracy"].keys() == dict(HEADS[target]).keys() == {*network.heads}
     assert min(record["accuracy"].values()) >= 0.97
     # Of scenes as hard as the studies'.
     assert record["trained_on"]["scenes"]["difficulty"] == LAPTOP.data.difficulty
@@ -167,7 +167,7 @@ def test_a_size_without_a_network_is_refused():
 
 
 def test_a_network_of_the_class_predicts_nothing_else(getkey, tmp_path):
-    config = dataclasses.replace(TINY, target="class")
+    config = dataclasses.replace(TINY, heads=HEADS["class"])
     network = eqx.filter_jit(SceneNetwork)(config, key=getkey())
     reading = read(network, jr.uniform(getkey(), (16, 16, 3)))
     assert {name: of.shape for name, of in reading.logits.items()} == {"class": (24,)}

@@ -20,6 +20,7 @@ from vtp_eqx.study.generation import (
     Reference,
     reference_numbers,
 )
+from vtp_eqx.study.scene_kind import SceneKind
 
 
 SCENES = SceneConfig(difficulty=0.7, validation_in_groups=False)
@@ -73,7 +74,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reference(data, sets, folder):
-    return Reference.of(data, *sets, COUNT, folder)
+    return Reference.of(SceneKind(SCENES), data, *sets, COUNT, folder)
 
 
 def numbers_of(network, images, labels, reference, condition="class"):

@@ -1,14 +1,17 @@
 """What the studies of data, decoder and weights plan to run, and what they say."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 
 from experiments import (
+    compare_convergence,
     compare_finetuning,
     scale_data,
     scale_decoder,
+    scale_encoder,
     scale_latents,
     weigh_losses,
 )
@@ -24,6 +27,16 @@ PATHS = RunPaths(Path("runs"))
 
 def known_hashes():
     return {spec_hash(spec) for spec in scale_latents.plan("laptop", SEEDS)}
+
+
+@pytest.mark.parametrize(
+    "study", [scale_latents, scale_encoder, compare_convergence, compare_finetuning]
+)
+def test_committed_results_are_found_by_their_hashes(study):
+    name = study.__name__.rpartition(".")[2]
+    path = Path(study.__file__).parents[1] / "docs" / "results" / name / "runs.json"
+    committed = {record["hash"] for record in json.loads(path.read_text())}
+    assert committed <= {spec_hash(spec) for spec in study.plan("laptop", SEEDS)}
 
 
 def test_shares_of_the_data_differ_in_what_the_tokenizer_sees_alone():

@@ -317,7 +317,7 @@ def test_what_another_network_measured_does_not_count(specs, row, tmp_path):
     folder = paths.result(spec)
     folder.mkdir(parents=True)
     result.write(folder)
-    assert RunResult.read(folder, spec) is None
+    assert RunResult.read(paths, spec) is None
     (tmp_path / "figures").mkdir()
     reported([Row(spec, result)], paths, tmp_path)
     known = read_records([tmp_path / "runs.json"])

@@ -5,6 +5,7 @@ from typing import Any
 
 
 NEUTRAL = "neutral"
+IS_LOCATION = "is a location"
 
 
 def later(neutral: Any) -> Any:
@@ -14,3 +15,11 @@ def later(neutral: Any) -> Any:
     those runs are found again.
     """
     return dataclasses.field(default=neutral, metadata={NEUTRAL: neutral})
+
+
+def location() -> Any:
+    """A field that says where something lies, and not what it is.
+
+    It is left out of `short_hash`: a copy elsewhere is the same.
+    """
+    return dataclasses.field(metadata={IS_LOCATION: True})

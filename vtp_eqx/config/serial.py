@@ -11,7 +11,7 @@ from beartype import BeartypeConf
 from beartype.door import is_bearable
 
 from vtp_eqx.config.checks import require
-from vtp_eqx.config.fields import NEUTRAL
+from vtp_eqx.config.fields import IS_LOCATION, NEUTRAL
 from vtp_eqx.config.old_names import FIELDS
 
 
@@ -38,7 +38,8 @@ def _content(value: Any) -> Any:
             old_names.get(field.name, field.name): _content(own)
             for field in dataclasses.fields(value)
             for own in [getattr(value, field.name)]
-            if NEUTRAL not in field.metadata or own != field.metadata[NEUTRAL]
+            if IS_LOCATION not in field.metadata
+            and (NEUTRAL not in field.metadata or own != field.metadata[NEUTRAL])
         }
     if isinstance(value, Mapping):
         return {name: _content(own) for name, own in value.items()}
@@ -125,10 +126,18 @@ def _value(hint: Any, value: Any) -> Any:
     if isinstance(value, Mapping):
         nested: list[Any] = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
         if nested:
-            return from_dict(nested[0], value)
+            # Of several, the one that has such fields.
+            fits = [kind for kind in nested if value.keys() <= _known_names(kind)]
+            return from_dict((fits or nested)[0], value)
         inside = get_args(hint)[1] if len(get_args(hint)) == 2 else Any
         return {name: _value(inside, own) for name, own in value.items()}
     if isinstance(value, list):
         inner = [get_args(kind)[:1] for kind in kinds if get_origin(kind) is tuple]
         return tuple(_value(inner[0][0] if inner else Any, own) for own in value)
     return value
+
+
+def _known_names(kind: Any) -> set[str]:
+    """The names that fields of a dataclass have and had."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return names | {*FIELDS.get(kind.__name__, {}).values()}

@@ -5,7 +5,7 @@ The versions of one name lie in different tars: a run whose batches are of one t
 damaged example would be replaced by one of another tar; these tars have none.)
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
 import hashlib
 import io
@@ -19,11 +19,20 @@ from PIL import Image
 
 from vtp_eqx.config import require
 from vtp_eqx.data.counter_rng import CounterRNG
-from vtp_eqx.data.emoji_packages import Emoji, Vendor
-from vtp_eqx.data.tar_writing import add_example
-from vtp_eqx.files import atomic_path
+from vtp_eqx.data.emoji_packages import (
+    Emoji,
+    package_name,
+    read_package,
+    Vendor,
+    VERSION,
+    write_made_up_package,
+)
+from vtp_eqx.data.tar_writing import add_example, write_prompts
+from vtp_eqx.files import atomic_path, write_text
 
 
+RECORD = "emoji.json"  # options and version
+GROUPS = "groups.txt"  # the group of each class, in the order of labels
 CAPTIONS = ("{name}, a {vendor} emoji", "{vendor} emoji: {name}", "{name} by {vendor}")
 
 
@@ -75,6 +84,47 @@ def class_templates(vendors: Sequence[str]) -> list[str]:
         for caption in CAPTIONS
         for vendor in vendors
     ]
+
+
+def write_emoji(
+    emoji: Sequence[Emoji],
+    config: EmojiConfig,
+    folder: Path,
+    progress: Callable[[Sequence[str]], Iterable[str]] = iter,
+) -> tuple[dict[str, int], int]:
+    """Writes the tars that `folder` lacks, names and groups of classes, and prompts.
+
+    Returns the examples of each tar by its path, and how many tars are new. A
+    `ValueError` where `folder` has tars of other options.
+    """
+    names, tars = class_names(emoji), arrange(emoji, config)
+    # Not what options of a command have beside these.
+    options = [field.name for field in dataclasses.fields(EmojiConfig)]
+    record = {name: getattr(config, name) for name in options} | {"version": VERSION}
+    text, path = json.dumps(record, indent=1) + "\n", folder / RECORD
+    require(
+        not path.is_file() or path.read_text() == text,
+        f"A folder holds tars of one kind; got {folder} with those of other options "
+        f"(see its {RECORD}): name another folder.",
+    )
+    write_text(path, text)
+    write_prompts(folder, names, class_templates(config.vendors))
+    groups = {one.subgroup.replace("-", " "): one.group for one in emoji}
+    write_text(folder / GROUPS, "\n".join(groups[name] for name in names) + "\n")
+    missing = [path for path in tars if not (folder / path).is_file()]
+    for path in progress(missing):
+        write_tar(tars[path], names, config, folder / path)
+    return {path: len(members) for path, members in tars.items()}, len(missing)
+
+
+def write_made_up_emoji(folder: Path, config: EmojiConfig, count: int = 60) -> Path:
+    """The folder of tars of discs that are none of the vendors', `count` of each."""
+    emoji = []
+    for vendor in config.vendors:
+        write_made_up_package(folder, vendor, count)
+        emoji += read_package(folder / package_name(vendor), vendor)
+    write_emoji(emoji, config, folder / "tars")
+    return folder / "tars"
 
 
 def arrange(emoji: Sequence[Emoji], config: EmojiConfig) -> dict[str, list[Emoji]]:

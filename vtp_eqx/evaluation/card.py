@@ -15,7 +15,7 @@ from typing import Any, Literal
 from vtp_eqx.config import first_sentence, from_dict, require, SamplerConfig
 from vtp_eqx.evaluation.extract import ExtractConfig, FeatureTable
 from vtp_eqx.evaluation.images import Images
-from vtp_eqx.evaluation.networks import DISTANCE_NAMES, FeatureNetwork, NetworkName
+from vtp_eqx.evaluation.networks import DISTANCE_NAMES, FeatureName, FeatureNetwork
 from vtp_eqx.files import write_text
 from vtp_eqx.models.arrays import latents_hash, weights_hash
 from vtp_eqx.models.tokenizer import Tokenizer
@@ -41,7 +41,7 @@ class EvaluationCard:
     latents_hash: str  # of encoder and latent statistics; "": never measured
     precision: str  # of the networks' arithmetic, such as "float32"
     latents_of: str = ""  # the images that those statistics are over, where known
-    feature_network: NetworkName | Literal["none"] = "none"
+    feature_network: FeatureName | Literal["none"] = "none"
     feature_hash: str = ""  # of the feature network's weights
     feature_origin: str = ""  # whose weights, and how images are prepared for them
     sampler: SamplerConfig | None = None

@@ -23,12 +23,14 @@ from vtp_eqx.frozen.scene_network import (
 from vtp_eqx.frozen.weights import network_hash
 
 
-NetworkName = Literal["scene-network", "inception-v3", "dinov2"]
+NetworkName = Literal["scene-network", "inception-v3", "dinov2"]  # of commands
+FeatureName = NetworkName | Literal["emoji-network"]  # which studies train themselves
 # What a Frechet distance between features of a network is called.
 DISTANCE_NAMES: dict[str, str] = {
     "scene-network": "FD-scenes",
     "inception-v3": "FID",
     "dinov2": "FD-DINOv2",
+    "emoji-network": "FD-emoji",
 }
 Image = Float[Array, "height width 3"]
 
@@ -55,7 +57,7 @@ class FeatureNetwork(eqx.Module):
 
     model: Any
     read: Callable[[Any, Any], NetworkOutputs] = eqx.field(static=True)
-    name: NetworkName = eqx.field(static=True)
+    name: FeatureName = eqx.field(static=True)
     hash: str = eqx.field(static=True)
     image_size: int | None = eqx.field(static=True)
     origin: str = eqx.field(static=True, default="")
@@ -93,16 +95,18 @@ def network_outputs(network: FeatureNetwork, image: Any) -> dict[str, Any]:
     return {name: value for name, value in outputs.items() if value is not None}
 
 
-def scene_features(folder: Path | None = None) -> FeatureNetwork:
+def scene_features(
+    folder: Path | None = None,
+    name: FeatureName = "scene-network",
+    origin: str = SHIPPED_ORIGIN,
+) -> FeatureNetwork:
     """The scene network of a folder, by default the one shipped for 32 pixels.
 
-    Distances in its features are `FD-scenes`.
+    Distances in its features are `FD-scenes`, or what those of `name` are called.
     """
     network = load_scene_network(folder)
     size, digest = network.config.image_size, scene_network_hash(folder)
-    return FeatureNetwork(
-        network, _scene, "scene-network", digest, size, SHIPPED_ORIGIN
-    )
+    return FeatureNetwork(network, _scene, name, digest, size, origin)
 
 
 def feature_network(name: NetworkName, weights: Path | None) -> FeatureNetwork:

@@ -5,7 +5,7 @@ say whether a sample shows what was asked for. It is no part of any tokenizer: i
 trained on the attributes alone, by `experiments/train_scene_network.py`, and ships with
 its weights and their hash, for scenes of 32 and of 64 pixels. A second network was
 trained on the class alone, as Inception was, and has no need to see the rest; it ships
-for scenes of 32 pixels.
+for scenes of 32 pixels. Of other heads, the same network reads other labeled images.
 """
 
 from collections.abc import Mapping
@@ -44,9 +44,11 @@ WEIGHTS = "scene_network.safetensors"
 RECORD = "scene_network.json"
 # What a network predicts, and the number of values of each.
 Target = Literal["attributes", "class"]
-NUM_VALUES: dict[Target, dict[str, int]] = {
-    "attributes": {name: len(values) for name, values in NAMES.items()},
-    "class": {"class": NUM_CLASSES},  # shape and color: what generators are asked for
+HEADS: dict[Target, tuple[tuple[str, int], ...]] = {
+    "attributes": tuple((name, len(values)) for name, values in NAMES.items()),
+    "class": (
+        ("class", NUM_CLASSES),
+    ),  # shape and color: what generators are asked for
 }
 
 
@@ -59,7 +61,8 @@ class SceneNetworkConfig:
     blocks: tuple[int, ...] = (1, 2, 1)  # residual blocks a stage
     squeezed_width: int = 64  # channels before the grid is flattened
     feature_width: int = 128
-    target: Target = "attributes"
+    # What it reads, and how many values that has.
+    heads: tuple[tuple[str, int], ...] = HEADS["attributes"]
 
     def __post_init__(self):
         require(
@@ -158,11 +161,10 @@ class SceneNetwork(eqx.Module):
         self.to_features = Linear(
             flat, config.feature_width, std=(2 / flat) ** 0.5, key=feature_key
         )
-        num_values = NUM_VALUES[config.target]
-        keys = jr.split(head_key, len(num_values))
+        keys = jr.split(head_key, len(config.heads))
         self.heads = {
-            name: Linear(config.feature_width, num, key=key)
-            for (name, num), key in zip(num_values.items(), keys, strict=True)
+            name: Linear(config.feature_width, num_values, key=key)
+            for (name, num_values), key in zip(config.heads, keys, strict=True)
         }
         self.config = config
 
@@ -282,6 +284,11 @@ def load_scene_network(folder: str | os.PathLike[str] | None = None) -> SceneNet
 def scene_network_hash(folder: str | os.PathLike[str] | None = None) -> str:
     """The sha256 of the weights in `folder`, as their record tells it."""
     return _record(shipped() if folder is None else Path(folder))["sha256"]
+
+
+def recorded_accuracy(folder: str | os.PathLike[str]) -> dict[str, float]:
+    """The held-out accuracy of each attribute, as the record in `folder` tells it."""
+    return _record(Path(folder))["accuracy"]
 
 
 def _record(folder: Path) -> dict:

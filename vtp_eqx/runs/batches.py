@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from vtp_eqx.data.bad_examples import BadExampleLog
 from vtp_eqx.data.loader import Source
 from vtp_eqx.data.mixture import make_sampler, Mixture, read_encoded
 from vtp_eqx.data.prefetch import Encode, ExampleBatch, ExampleReader, Prefetcher
+from vtp_eqx.data.sampler import ShardedSampler
 from vtp_eqx.data.skipped import skipped_of
 from vtp_eqx.data.sources import is_prepared, open_source, split_of
 from vtp_eqx.data.text.caption_bpe import CaptionTokenizer, train_tokenizer
@@ -113,7 +115,8 @@ class ArrayBatches:
     """`batches(first)` yields batches of `arrays` from number `first` on.
 
     Each is `make(**rows)`, with the rows of every array by its name. `group`: this many
-    consecutive examples stay together.
+    consecutive examples stay together. `parts`: the sizes of consecutive parts of the
+    arrays, where each batch is of one part, for examples that must not meet in a batch.
     """
 
     make: Callable[..., Any]
@@ -122,8 +125,13 @@ class ArrayBatches:
     _: dataclasses.KW_ONLY
     seed: int
     group: int = 1
+    parts: tuple[int, ...] = ()
 
     def __call__(self, first: int) -> Iterator[Any]:
+        if self.parts:
+            for batch in itertools.count(first):
+                rows = self.rows(batch)
+                yield self.make(**{name: a[rows] for name, a in self.arrays.items()})
         for rows in loader.batches(
             self.arrays, self.batch_size, seed=self.seed, start_step=first,
             group=self.group,
@@ -132,10 +140,19 @@ class ArrayBatches:
 
     def rows(self, batch: int) -> Sequence[int]:
         """The rows of the arrays that are a batch."""
+        if self.parts:
+            return self._sampler(batch).tolist()
         num_examples = len(next(iter(self.arrays.values())))
         return loader.rows_at(
             batch, num_examples, self.batch_size, seed=self.seed, group=self.group
         ).tolist()
+
+    @functools.cached_property
+    def _sampler(self) -> ShardedSampler:
+        return ShardedSampler(
+            [self.parts], self.batch_size, seed=self.seed, group=self.group,
+            window=1, one_shard_batches=True,
+        )  # fmt: skip
 
 
 def open_sources(

@@ -31,6 +31,7 @@ def objective_balance(
     *,
     num_batches: int,
     group: int = 1,
+    parts: tuple[int, ...] = (),
     mesh: Mesh | None = None,
     perceptual: Perceptual | None = None,
     vision: VisionFeatures | None = None,
@@ -60,9 +61,9 @@ def objective_balance(
     check_data(config, data)
     mesh = data_mesh() if mesh is None else mesh
     skeleton = eqx.filter_eval_shape(initial_state, config, None)
-    parts = {name: getattr(skeleton, name) for name in _READ}
+    needed = {name: getattr(skeleton, name) for name in _READ}
     # What a state has beside arrays is in no checkpoint.
-    shapes, static = eqx.partition(parts, _is_shape)
+    shapes, static = eqx.partition(needed, _is_shape)
     arrays = read_newest(folder / CHECKPOINTS, named_arrays(shapes))
     leaves = [arrays[name] for name in named_arrays(shapes)]
     state = eqx.combine(jax.tree.unflatten(jax.tree.structure(shapes), leaves), static)
@@ -79,7 +80,7 @@ def objective_balance(
         (state["student"], state["teacher"], state["step"]), mesh
     )
     keys = jr.split(jr.fold_in(jr.key(config.seed), step), num_batches)
-    batches = array_batches(config, data, group=group)(int(step))
+    batches = array_batches(config, data, group=group, parts=parts)(int(step))
     found = np.stack([
         compare_gradients(student, teacher, shard_batch(batch, mesh), step, key)
         for key, batch in zip(keys, itertools.islice(batches, num_batches), strict=True)

@@ -27,6 +27,7 @@ def pretrain(
     *,
     folder: Path,
     group: int = 1,
+    parts: tuple[int, ...] = (),
     mesh: Mesh | None = None,
     perceptual: Perceptual | None = None,
     vision: VisionFeatures | None = None,
@@ -39,6 +40,7 @@ def pretrain(
     - `folder`: config, log and checkpoints; a run that was cut off continues from them,
       with the same config or else a `ValueError`.
     - `group`: this many consecutive examples stay together in a batch.
+    - `parts`: sizes of consecutive parts of `data`; each batch is of one of them.
     - `perceptual`: the network of LPIPS, where that has a weight.
     - `vision`: the frozen network that latents are aligned with, where that has a
       weight.
@@ -50,7 +52,7 @@ def pretrain(
     state, step = init_pretraining(
         config, data["image"][:PCA_IMAGES], mesh, perceptual, vision
     )
-    batches = array_batches(config, data, group=group)
+    batches = array_batches(config, data, group=group, parts=parts)
     state = run_training(
         state, step, batches,
         num_steps=config.num_steps, mesh=mesh, folder=folder, progress=progress,
@@ -61,7 +63,11 @@ def pretrain(
 
 
 def array_batches(
-    config: PretrainConfig, data: Mapping[str, np.ndarray], *, group: int = 1
+    config: PretrainConfig,
+    data: Mapping[str, np.ndarray],
+    *,
+    group: int = 1,
+    parts: tuple[int, ...] = (),
 ) -> ArrayBatches:
     """The batches of a pre-training on `data`, from any step on; see `pretrain`."""
     names = ["image"] if text_config(config) is None else ["image", "caption"]
@@ -70,7 +76,7 @@ def array_batches(
         arrays["caption"] = data["caption"][caption_rows(len(data["caption"]), seed)]
     return ArrayBatches(
         lambda image, caption=None: CaptionedBatch(image, caption),
-        arrays, config.batch_size, seed=config.seed, group=group,
+        arrays, config.batch_size, seed=config.seed, group=group, parts=parts,
     )  # fmt: skip
 
 

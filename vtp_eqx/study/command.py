@@ -142,7 +142,7 @@ def run_study(study: Study, options: StudyOptions) -> None:
     )
     with _room(options.runs, out):
         for spec in missing:
-            prepare(spec, paths.data(spec), console.print)
+            prepare(spec.kind, paths.data(spec), console.print)
         report()
         try:
             failed = execute_runs(

@@ -26,7 +26,14 @@ import numpy as np
 from vtp_eqx.files import atomic_path
 from vtp_eqx.study.measure import at_budget
 from vtp_eqx.study.statistics import BASELINE, Group
-from vtp_eqx.study.table import finished_rows, groups, methods, real_distance, Row
+from vtp_eqx.study.table import (
+    distance_of,
+    finished_rows,
+    groups,
+    methods,
+    real_distance,
+    Row,
+)
 
 
 COLORS = (
@@ -37,6 +44,7 @@ FIRST_METHODS = ("AE", "VTP")  # of the first colors in every figure
 LABELS = {
     "FD-scenes": "FD-scenes of samples (lower is better)",
     "rFD-scenes": "FD-scenes of reconstructions (lower is better)",
+    "FD-emoji": "FD-emoji of samples (lower is better)",
     "class accuracy": "samples of the class asked for (higher is better)",
     "PSNR": "PSNR of reconstructions, dB (higher is better)",
 }
@@ -49,14 +57,17 @@ def curves_figure(
     *,
     x_label: str = "",
     band: Sequence[Row] = (),
-    names: Sequence[str] = ("FD-scenes", "class accuracy", "PSNR"),
+    names: Sequence[str] = (),
 ) -> None:
     """Writes a panel for each of `names` against the settings, in order, to `path`.
 
     A method is a curve of means over seeds, a run is a dot, a bar spans the seeds. A
-    shaded band spans the runs of `band`, those of an earlier study.
+    shaded band spans the runs of `band`, those of an earlier study. `names` are by
+    default the distance, the class accuracy and PSNR.
     """
     settings = _settings([*rows, *band])
+    distance = distance_of(rows)
+    names = names or (distance, "class accuracy", "PSNR")
     figure, axes = _panels(names)
     for axis, name in zip(axes, names, strict=True):
         for method, color in method_colors(methods(rows)).items():
@@ -79,7 +90,7 @@ def curves_figure(
         axis.set_xticks(range(len(settings)), settings)
         axis.set_xlim(-0.3, len(settings) - 0.7)
         axis.set_xlabel(x_label)
-        if name == "FD-scenes":
+        if name == distance:
             _draw_floor(axis, rows)
     _write(figure, path, title)
 
@@ -89,13 +100,16 @@ def frontier_figure(
     path: Path,
     title: str,
     *,
-    names: Sequence[str] = ("FD-scenes", "class accuracy"),
+    names: Sequence[str] = (),
 ) -> None:
     """Writes generation against PSNR to `path`: a curve a method, a point a setting.
 
     Points are means over seeds, bars span the seeds. Settings are written beside the
-    points of the first method. `names` are the numbers that are drawn against PSNR.
+    points of the first method. `names` are the numbers that are drawn against PSNR, by
+    default the distance and the class accuracy.
     """
+    distance = distance_of(rows)
+    names = names or (distance, "class accuracy")
     figure, axes = _panels(names)
     for axis, name in zip(axes, names, strict=True):
         for method, color in method_colors(methods(rows)).items():
@@ -113,25 +127,26 @@ def frontier_figure(
                         textcoords="offset points", color=color,
                     )  # fmt: skip
         axis.set_xlabel(LABELS["PSNR"])
-        if name.startswith("FD-scenes"):
+        if name.startswith(distance):
             _draw_floor(axis, rows)
     _write(figure, path, title)
 
 
 def convergence_figure(rows: Sequence[Row], path: Path, title: str) -> None:
-    """Writes FD-scenes and class right against generator steps, a curve a method.
+    """Writes distance and class right against generator steps, a curve a method.
 
-    Points are means over seeds, bars span the seeds. Steps and FD-scenes, down to its
-    floor and once more enlarged, are logarithmic. A dashed line is at the FD-scenes
+    Points are means over seeds, bars span the seeds. Steps and distance, down to its
+    floor and once more enlarged, are logarithmic. A dashed line is at the distance
     that the baseline ends with.
     """
-    names, budgets = ("FD-scenes", "FD-scenes", "class accuracy"), rows[0].spec.budgets
+    distance, budgets = distance_of(rows), rows[0].spec.budgets
+    names = (distance, distance, "class accuracy")
     figure, axes = _panels(names)
     for axis, name in zip(axes, names, strict=True):
         axis.set_xscale("log")
         _set_plain_ticks(axis.xaxis, FixedLocator(budgets))
         axis.set_xlabel("generator steps")
-        if name == "FD-scenes":
+        if name == distance:
             axis.set_yscale("log")
             _set_plain_ticks(axis.yaxis, LogLocator(subs=(1, 2, 3, 5)))
         for (method, _), group in groups(rows).items():
@@ -139,12 +154,12 @@ def convergence_figure(rows: Sequence[Row], path: Path, title: str) -> None:
             at_each = [at_budget(name, steps) for steps in budgets]
             seeds = [[numbers[at] for numbers in group.values()] for at in at_each]
             *_, last = _draw_curve(axis, budgets, seeds, color, method)
-            if (method, name) == (BASELINE, "FD-scenes"):
+            if (method, name) == (BASELINE, distance):
                 axis.axhline(
                     last, color=color, linestyle="--", linewidth=1, alpha=0.6,
                     label=f"{BASELINE} at its end",
                 )  # fmt: skip
-    axes[1].set_ylabel("FD-scenes, enlarged (lower is better)")
+    axes[1].set_ylabel(f"{distance}, enlarged (lower is better)")
     _draw_floor(axes[0], rows)
     _write(figure, path, title)
 
@@ -200,12 +215,12 @@ def _draw_curve(
 
 
 def _draw_floor(axis: Axes, rows: Sequence[Row]) -> None:
-    """A line at the FD-scenes that training scenes have."""
+    """A line at the distance that training images have."""
     if not finished_rows(rows):
         return
     axis.axhline(
         real_distance(rows), color="gray", linestyle=":",
-        label="training scenes: the floor",
+        label=f"training {rows[0].spec.kind.noun}: the floor",
     )  # fmt: skip
     if axis.get_yscale() == "linear":
         axis.set_ylim(bottom=0)

@@ -1,4 +1,4 @@
-"""A generator's samples, and what they have in common with real scenes."""
+"""A generator's samples, and what they have in common with real images."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -14,51 +14,42 @@ import numpy as np
 from vtp_eqx.config import GenerateConfig
 from vtp_eqx.evaluation.batches import as_bytes, in_batches
 from vtp_eqx.evaluation.flow_paths import held_out_flow_loss, path_shapes
-from vtp_eqx.evaluation.frechet import (
-    class_frechet_distance,
-    frechet_distance,
-    Moments,
-)
+from vtp_eqx.evaluation.frechet import class_frechet_distance, frechet_distance
 from vtp_eqx.evaluation.latent_covariance import gaussian_flow_loss
 from vtp_eqx.evaluation.memorization import coarse_pixels, copy_distance, copy_ratio
 from vtp_eqx.evaluation.mind import mind
 from vtp_eqx.evaluation.precision_recall import neighborhood_scores
-from vtp_eqx.evaluation.scene_metrics import (
-    attribute_total_variation,
-    attribute_weights,
-    conditional_accuracy,
-    recognizable_share,
-    SceneSet,
-)
+from vtp_eqx.evaluation.scene_metrics import SceneSet
 from vtp_eqx.files import write_text
 from vtp_eqx.models.arrays import arrays_hash, latents_hash
 from vtp_eqx.models.generator import Generator, SOLVERS
 from vtp_eqx.models.tokenizer import Tokenizer
-from vtp_eqx.scenes.captions import COLORS
-from vtp_eqx.scenes.render import GROUP
-from vtp_eqx.study.dataset import Dataset
-from vtp_eqx.study.run_spec import Labels, RunSpec
+from vtp_eqx.study.dataset import DataKind, Dataset, Labels
+from vtp_eqx.study.run_spec import RunSpec
 
 
 BATCH = 240
 # Of how `near` and `floors` of a reference are computed: raise it where that changes.
 REFERENCE_VERSION = 1
+COLUMNS = 12  # of a grid of samples
+IN_A_GRID = 4 * COLUMNS  # samples, where there are no more classes
 
 Report = Callable[[str, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What samples are compared with.
+    """What samples are compared with, of data of a `kind`.
 
-    `real` are the validation scenes, with `attributes`, and `rebuilt` their
-    reconstructions. `others` are as many training scenes as there are samples, since a
+    `real` are the validation images, with `attributes`, and `rebuilt` their
+    reconstructions. `others` are as many training images as there are samples, since a
     distance falls with their number, and one of each group, because those of a group
     resemble one another: their distance to `real` is the floor of that of samples.
-    `training` has the features and the coarse pixels of all training scenes, `near` the
+    `training` has the features and the coarse pixels of all training images, `near` the
     `copy_distance` of either, and `floors` what `compare_sets` says of `others`.
     """
 
+    kind: DataKind
     real: SceneSet
     rebuilt: SceneSet
     others: SceneSet
@@ -70,6 +61,7 @@ class Reference:
     @classmethod
     def of(
         cls,
+        kind: DataKind,
         data: Dataset,
         training: SceneSet,
         real: SceneSet,
@@ -77,9 +69,9 @@ class Reference:
         num_samples: int,
         folder: Path,
     ) -> "Reference":
-        """That of a tokenizer whose reconstructions of the `real` scenes are `rebuilt`.
+        """That of a tokenizer whose reconstructions of the `real` images are `rebuilt`.
 
-        `training` are all training scenes. `near` and `floors`, in which no tokenizer
+        `training` are all training images. `near` and `floors`, in which no tokenizer
         has a part, are kept in the `folder` of the data: all runs on it share them.
         """
         rows = {
@@ -88,7 +80,7 @@ class Reference:
                 coarse_pixels(split.image) for split in (data.train, data.validation)
             ),
         }
-        others = training[slice(0, num_samples * GROUP, GROUP)]
+        others = training[slice(0, num_samples * kind.group, kind.group)]
         arrays = {
             f"{split} {name}": pair[split]
             for name, pair in {**rows, "labels": (training.labels, real.labels)}.items()
@@ -101,6 +93,7 @@ class Reference:
             numbers = {"near": near, "floors": compare_sets(others, real)}
             write_text(kept, json.dumps(numbers, indent=1) + "\n")
         return cls(
+            kind=kind,
             real=real,
             rebuilt=rebuilt,
             others=others,
@@ -172,36 +165,38 @@ def flow_losses(
 
 
 def reference_numbers(reference: Reference, condition: Labels) -> dict[str, float]:
-    """What samples can hope for: numbers of scenes that no generator made.
+    """What samples can hope for: numbers of images that no generator made.
 
-    `compare_sets` of other real scenes, as "FD(train, validation)" and so on: the floor
-    of a distance; and the accuracy of reconstructions.
+    `compare_sets` of other real images, as "FD(train, validation)" and so on: the floor
+    of a distance; and the accuracy of held-out images and of their reconstructions.
     """
     floors = reference.floors
-    oracle = set_accuracy(reference.rebuilt, condition)
-    return {
-        **{f"{name}(train, validation)": floors[name] for name in floors},
-        **{f"{name} in reconstructions": oracle[name] for name in oracle},
-    }
+    numbers = {f"{name}(train, validation)": floors[name] for name in floors}
+    for of, images in (
+        ("real images", reference.real), ("reconstructions", reference.rebuilt)
+    ):  # fmt: skip
+        right = reference.kind.accuracy(images.reading, images.labels, condition)
+        numbers |= {f"{name} in {of}": right[name] for name in right}
+    return numbers
 
 
-def compare_sets(scenes: SceneSet, real: SceneSet) -> dict[str, float]:
-    """FD and MIND to real scenes; precision, recall, density and coverage.
+def compare_sets(images: SceneSet, real: SceneSet) -> dict[str, float]:
+    """FD and MIND to real images; precision, recall, density and coverage.
 
-    The latter four of equal counts, the first scenes of the larger set. "FD per class"
-    where there is more than one class, and both sets have two scenes of each or more.
+    The latter four of equal counts, the first images of the larger set. "FD per class"
+    where there is more than one class, and both sets have two images of each or more.
     """
-    count = min(len(scenes.features), len(real.features))
+    count = min(len(images.features), len(real.features))
     numbers = {
-        "FD": frechet_distance(scenes.moments, real.moments),
-        "MIND": mind(scenes.projections, real.projections),
-        **neighborhood_scores(real.features[:count], scenes.features[:count]),
+        "FD": frechet_distance(images.moments, real.moments),
+        "MIND": mind(images.projections, real.projections),
+        **neighborhood_scores(real.features[:count], images.features[:count]),
     }
-    most = max(real.labels.max(), scenes.labels.max()) + 1
-    counts = [np.bincount(of.labels, minlength=most) for of in (scenes, real)]
+    most = max(real.labels.max(), images.labels.max()) + 1
+    counts = [np.bincount(of.labels, minlength=most) for of in (images, real)]
     if most > 1 and np.min(counts) > 1:
         numbers["FD per class"] = class_frechet_distance(
-            real.features, real.labels, scenes.features, scenes.labels
+            real.features, real.labels, images.features, images.labels
         )
     return numbers
 
@@ -212,30 +207,24 @@ def generation_numbers(
     reference: Reference,
     condition: Labels,
 ) -> dict[str, float]:
-    """Distances of samples to real scenes and to reconstructions, and their accuracy.
+    """Distances of samples to real images and to reconstructions, and their accuracy.
 
-    `compare_sets` of samples and real scenes, its FD as "FD-scenes", and as "FD
-    reweighted" that of samples whose attributes count as if they were as frequent as
-    real ones; by how much the frequencies of textures and positions differ; and
-    accuracies, "normalized" over those of reconstructions by the same tokenizer, whose
-    decoder may blur what the scene network looks for. "memorization" is the
-    `copy_ratio` of features and of the pixels of the samples' `images`.
+    `compare_sets` of samples and real images, its FD under the name of the kind; what
+    that kind alone has; and accuracies, "normalized" over those of reconstructions by
+    the same tokenizer, whose decoder may blur what the network looks for.
+    "memorization" is the `copy_ratio` of features and of the pixels of the samples'
+    `images`.
     """
-    reading, real, rebuilt = samples.reading, reference.real, reference.rebuilt
+    kind, real, rebuilt = reference.kind, reference.real, reference.rebuilt
     scores = compare_sets(samples, real)
-    weights = attribute_weights(reading, real.reading)
-    drift = attribute_total_variation(reading, reference.attributes)
     rows = {"features": samples.features, "pixels": coarse_pixels(images)}
     accuracy, oracle = (
-        set_accuracy(scenes, condition) for scenes in (samples, rebuilt)
+        kind.accuracy(one.reading, one.labels, condition) for one in (samples, rebuilt)
     )
     return {
-        "FD-scenes": scores.pop("FD"),
+        kind.distance: scores.pop("FD"),
         "FD(samples, reconstructions)": frechet_distance(
             samples.moments, rebuilt.moments
-        ),
-        "FD reweighted": frechet_distance(
-            Moments.of(samples.features, weights), real.moments
         ),
         **scores,
         **accuracy,
@@ -250,20 +239,14 @@ def generation_numbers(
             )
             for name in rows
         },
-        "shape recognizable": recognizable_share(reading, "shape"),
-        **{f"total variation {name}": drift[name] for name in ("texture", "position")},
+        **kind.sample_numbers(samples, real, reference.attributes),
     }
-
-
-def set_accuracy(scenes: SceneSet, condition: Labels) -> dict[str, float]:
-    """The conditional accuracy of a set by its own labels."""
-    return conditional_accuracy(scenes.reading, scenes.labels, condition)
 
 
 def by_label(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """A grid of samples in the order of their labels, as many of each."""
     classes = int(labels.max()) + 1
-    each = max(1, 4 * len(COLORS) * 2 // classes)
+    each = max(1, IN_A_GRID // classes)
     rows = [np.flatnonzero(labels == label)[:each] for label in range(classes)]
     return images[np.concatenate(rows)]
 

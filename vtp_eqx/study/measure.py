@@ -1,6 +1,6 @@
 """All measurements of one run, with cards and pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 from pathlib import Path
@@ -16,31 +16,27 @@ from vtp_eqx.evaluation.card import EvaluationCard, write
 from vtp_eqx.evaluation.extract import BatchConfig, extract_features, ExtractConfig
 from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.linear_probe import last_block, probe_attributes
-from vtp_eqx.evaluation.networks import (
-    FeatureNetwork,
-    network_outputs,
-    scene_features,
-)
+from vtp_eqx.evaluation.networks import FeatureNetwork, network_outputs
 from vtp_eqx.evaluation.reconstruction import (
     compare,
     MeasuredTokenizer,
     reconstruction_numbers,
 )
-from vtp_eqx.evaluation.scene_metrics import predictions, read_scenes, SceneSet
+from vtp_eqx.evaluation.scene_metrics import read_scenes, SceneSet
 from vtp_eqx.evaluation.zero_shot import embed, embed_prompts, zero_shot_accuracy
 from vtp_eqx.files import write_text
-from vtp_eqx.frozen.scene_network import scene_network_hash, shipped
 from vtp_eqx.losses.latents import smoothness_loss
 from vtp_eqx.models.arrays import latents_hash, weights_hash
 from vtp_eqx.models.generator import Generator, generator_hash
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.pictures import save_grid
-from vtp_eqx.scenes.captions import COLORS, NAMES, prompts
+from vtp_eqx.scenes.render import SceneConfig
 from vtp_eqx.study.checkout import commit
 from vtp_eqx.study.class_distance import ClassDistance, NAME as CLASS_DISTANCE
-from vtp_eqx.study.dataset import Dataset
+from vtp_eqx.study.dataset import Dataset, Labels
 from vtp_eqx.study.generation import (
     by_label,
+    COLUMNS,
     draw_samples,
     flow_losses,
     generation_numbers,
@@ -48,16 +44,13 @@ from vtp_eqx.study.generation import (
     reference_numbers,
     Report,
 )
-from vtp_eqx.study.run_spec import Labels, RunPaths, RunSpec
+from vtp_eqx.study.run_spec import RunPaths, RunSpec
 
 
 PROBE_IMAGES = 4000  # training images that probes are fitted to
-PROMPTS = 64  # captions averaged for one class embedding; CLIP has 80
 BATCH = 240
 IN_MEMORY = BatchConfig(batch_size=BATCH, mesh=None)
-PAIRS = 16  # of scenes and their reconstructions in a grid, in two rows
-# The attributes that probes and zero-shot are asked for.
-PROBED = ("shape", "color", "position")
+PAIRS = 16  # of images and their reconstructions in a grid, in two rows
 # The feature network of results that do not name theirs.
 FIRST_NETWORK = "0acc6316b4492e63c760e2dbc23ad4635866318c40c22b66fbf97ec1e3bab9bd"
 
@@ -66,9 +59,9 @@ FIRST_NETWORK = "0acc6316b4492e63c760e2dbc23ad4635866318c40c22b66fbf97ec1e3bab9b
 class RunResult:
     """The numbers of a run by name; what code measured them, when, with what network.
 
-    `feature_hash` is the hash of the scene network, and `class_hash` that of the
-    network of FD-classes, "" where that was not measured. What depends on the generator
-    is there once for each budget, as "FD-scenes @2000", and once more for the last one,
+    `feature_hash` is the hash of that network, and `class_hash` that of the network of
+    FD-classes, "" where that was not measured. What depends on the generator is there
+    once for each budget, as "FD-scenes @2000", and once more for the last one,
     as "FD-scenes".
     """
 
@@ -79,20 +72,20 @@ class RunResult:
     class_hash: str = ""
 
     @classmethod
-    def read(cls, folder: Path, spec: RunSpec) -> "RunResult | None":
+    def read(cls, paths: RunPaths, spec: RunSpec) -> "RunResult | None":
         """The result of `spec` in its folder, or `None` where it is not finished."""
-        path = folder / "result.json"
+        path = paths.result(spec) / "result.json"
         if not path.exists():
             return None
         result = cls(**json.loads(path.read_text()))
-        return result if result.is_comparable(spec) else None
+        return result if result.is_comparable(paths, spec) else None
 
-    def is_comparable(self, spec: RunSpec) -> bool:
-        """Whether it was measured with the network that is shipped for these scenes.
+    def is_comparable(self, paths: RunPaths, spec: RunSpec) -> bool:
+        """Whether it was measured with the network that reads samples of these data.
 
         Distances of two networks have two scales.
         """
-        return self.feature_hash == scene_network_hash(shipped(spec.data.size))
+        return self.feature_hash == spec.kind.network_hash(paths.data(spec))
 
     def write(self, folder: Path) -> None:
         """Marks the run as finished."""
@@ -109,12 +102,12 @@ def at_budget(name: str, steps: int) -> str:
 class Reconstructions:
     """Reconstructions of the validation images, and their numbers.
 
-    `scenes` are they and `real` the images themselves, as the scene network reads them.
+    `rebuilt` are they and `real` the images themselves, as the network reads them.
     """
 
     image: UInt8[np.ndarray, "num height width 3"]
     numbers: dict[str, float]
-    scenes: SceneSet
+    rebuilt: SceneSet
     real: SceneSet
 
 
@@ -131,22 +124,30 @@ def measure(
 
     `known` are numbers of its training, which the result has too.
     """
-    folder = paths.result(spec)
-    network = scene_features(shipped(spec.data.size))
+    folder, kind = paths.result(spec), spec.kind
+    network = kind.network(paths.data(spec))
     images = data.validation.image
     rebuilt = measure_reconstructions(network, tokenizer, data, spec.labels)
     latents = encode_images(tokenizer, images, batch_size=BATCH)
-    training = training_scenes(network, data, paths.data(spec), spec.labels)
+    training = training_images(network, data, paths.data(spec), spec.labels)
     reference = Reference.of(
-        data, training, rebuilt.real, rebuilt.scenes, spec.num_samples, paths.data(spec)
+        kind,
+        data,
+        training,
+        rebuilt.real,
+        rebuilt.rebuilt,
+        spec.num_samples,
+        paths.data(spec),
     )
-    classes = ClassDistance.of(data, spec.num_samples, paths.data(spec))
+    classes = None
+    if isinstance(spec.data, SceneConfig):  # there is no such network of others
+        classes = ClassDistance.of(data, spec.num_samples, paths.data(spec))
     numbers = {
         **known,
         **rebuilt.numbers,
         "Geary's C": float(jnp.mean(smoothness_loss(jnp.asarray(latents)))),
         **reference_numbers(reference, spec.labels),
-        **probe_numbers(tokenizer, data, latents),
+        **probe_numbers(tokenizer, data, latents, kind.probed),
         **zero_shot_numbers(tokenizer, data),
     }
     if classes is not None:
@@ -164,7 +165,10 @@ def measure(
         protocol=BYTES,
     )
     write(folder / "card_reconstruction.json", numbers, card, num_evaluated=len(images))
-    labels = np.arange(spec.num_samples) % spec.generate.dit.num_classes
+    labels = kind.sample_labels(
+        data.train.labels(spec.labels), spec.num_samples, spec.labels
+    )
+    is_balanced = np.ptp(np.bincount(labels)) <= 1
     losses = flow_losses(
         spec.generate, tokenizer, latents, data.validation.labels(spec.labels),
         generators,
@@ -172,9 +176,9 @@ def measure(
     for steps in spec.budgets:
         generator = generators[steps]
         samples, straight = draw_samples(spec, tokenizer, generator, labels, report)
-        scenes = SceneSet(read_scenes(network.model, samples), labels)
+        reading = SceneSet(read_scenes(network.model, samples), labels)
         generated = {
-            **generation_numbers(scenes, samples, reference, spec.labels),
+            **generation_numbers(reading, samples, reference, spec.labels),
             **straight,
             **losses[steps],
         }
@@ -187,15 +191,14 @@ def measure(
             card,
             num_samples=spec.num_samples,
             sampler=spec.sampler,
-            labels="balanced",
+            labels="balanced" if is_balanced else "given",
             generator_hash=generator_hash(generator),
             generator_latents_hash=generator.latents_hash,
             seed=spec.generate.seed,
         )
         path = folder / f"card_generation_{steps}.json"
         write(path, generated, generating, num_evaluated=len(samples))
-        columns = 2 * len(COLORS)
-        save_grid(by_label(samples, labels), folder / f"samples_{steps}.png", columns)
+        save_grid(by_label(samples, labels), folder / f"samples_{steps}.png", COLUMNS)
     chosen = np.arange(PAIRS) * (len(images) // PAIRS)
     pairs = np.stack([images[chosen], rebuilt.image[chosen]], axis=1)
     pairs = pairs.reshape(-1, *images.shape[1:])
@@ -217,32 +220,27 @@ def measure_reconstructions(
     data: Dataset,
     condition: Labels = "class",
 ) -> Reconstructions:
-    """PSNR in dB, SSIM, FD of reconstructions, and the share with the right shape."""
+    """PSNR in dB, SSIM and FD of reconstructions."""
     images = data.validation.image
     models = MeasuredTokenizer(tokenizer, network)
     seen = extract_features(compare, models, Images.of(images), IN_MEMORY)
     rebuilt = reconstruct_images(tokenizer, images, batch_size=BATCH)
-    real, scenes = (
+    real, rebuilt_set = (
         SceneSet.of(network.model, seen.column(name), data.validation.labels(condition))
         for name in ("real features", "features")
     )
-    shape = predictions(scenes.reading)["shape"]
-    is_right = shape == data.validation.attributes["shape"]
     return Reconstructions(
         image=rebuilt,
-        numbers={
-            **reconstruction_numbers(seen, models),
-            "shape in reconstructions": float(np.mean(is_right)),
-        },
-        scenes=scenes,
+        numbers=reconstruction_numbers(seen, models),
+        rebuilt=rebuilt_set,
         real=real,
     )
 
 
-def training_scenes(
+def training_images(
     network: FeatureNetwork, data: Dataset, folder: Path, condition: Labels
 ) -> SceneSet:
-    """All training scenes; their features are kept in the `folder` of the data.
+    """All training images; their features are kept in the `folder` of the data.
 
     All runs on the same data share them.
     """
@@ -257,8 +255,9 @@ def probe_numbers(
     tokenizer: Tokenizer,
     data: Dataset,
     latents: Float[np.ndarray, "num rows columns channels"],
+    names: Sequence[str],
 ) -> dict[str, float]:
-    """Accuracies of linear probes of features and of latents.
+    """Accuracies of linear probes of features and of latents, for some attributes.
 
     `latents` are those of the validation images.
     """
@@ -272,8 +271,8 @@ def probe_numbers(
         ],
         "latents": [grid.mean(axis=(1, 2)) for grid in (fitted, latents)],
     }  # fmt: skip
-    labels = {name: data.train.attributes[name][:PROBE_IMAGES] for name in PROBED}
-    answers = {name: data.validation.attributes[name] for name in PROBED}
+    labels = {name: data.train.attributes[name][:PROBE_IMAGES] for name in names}
+    answers = {name: data.validation.attributes[name] for name in names}
     numbers = {}
     for of, (of_train, of_test) in rows.items():
         accuracy = probe_attributes(of_train, labels, of_test, answers)
@@ -282,19 +281,17 @@ def probe_numbers(
 
 
 def zero_shot_numbers(tokenizer: Tokenizer, data: Dataset) -> dict[str, float]:
-    """Accuracies of zero-shot classes, where there is text."""
+    """Accuracies of zero-shot attributes, where there is text."""
     if tokenizer.config.text is None:
         return {}
     context, numbers = tokenizer.config.text.context, {}
-    values = {name: np.unique(data.train.attributes[name]) for name in NAMES}
     test = Images.of(data.validation.image)
     embeddings = extract_features(embed, tokenizer, test, IN_MEMORY).column("embedding")
-    for name in PROBED:
-        captions = prompts(name, PROMPTS, values)
-        ids = np.stack([data.words.encode(some, context) for some in captions])
+    for name, texts in data.prompts.items():
+        ids = [data.words.encode(of, context, truncate=True) for of in texts]
         numbers[f"zero-shot {name}"] = zero_shot_accuracy(
             embeddings,
-            np.searchsorted(values[name], data.validation.attributes[name]),
-            embed_prompts(tokenizer, ids, batch_size=BATCH),
+            data.validation.attributes[name],
+            embed_prompts(tokenizer, np.stack(ids), batch_size=BATCH),
         )
     return numbers

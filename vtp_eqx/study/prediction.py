@@ -31,7 +31,7 @@ from vtp_eqx.files import write_text
 from vtp_eqx.frozen.scene_network import shipped
 from vtp_eqx.models.arrays import weights_hash
 from vtp_eqx.models.generator import load_generator
-from vtp_eqx.scenes.render import object_masks
+from vtp_eqx.scenes.render import object_masks, SceneConfig
 from vtp_eqx.study.dataset import load_dataset
 from vtp_eqx.study.generation import BATCH, flow_losses
 from vtp_eqx.study.measure import at_budget, RunResult
@@ -105,10 +105,11 @@ def diagnosed_run(
     """A finished run with its panel, of the first `num_images` validation scenes.
 
     What took long is kept in the run's folder, and found again while tokenizer and
-    number of images are the same. `None` where its numbers are no longer comparable.
+    number of images are the same. `None` where its numbers are no longer comparable, or
+    not those of scenes.
     """
-    result = RunResult.read(paths.result(spec), spec)
-    if result is None:
+    result = RunResult.read(paths, spec)
+    if result is None or not isinstance(spec.data, SceneConfig):
         return None
     tokenizer = load(paths.last_tokenizer(spec) / "tokenizer")
     network = scene_features(shipped(spec.data.size))
@@ -116,7 +117,7 @@ def diagnosed_run(
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
     path = paths.result(spec) / f"panel-{key}.json"
     if not path.exists():
-        found = _diagnose(spec, tokenizer, network, paths, num_images)
+        found = _diagnose(spec, spec.data, tokenizer, network, paths, num_images)
         write_text(path, json.dumps(found, indent=1) + "\n")
     known: dict[str, dict[str, float]] = json.loads(path.read_text())
     names = [at_budget(n, s) for n in (*TARGETS, *LOSSES) for s in spec.budgets]
@@ -143,10 +144,15 @@ def _setup(spec: RunSpec) -> str:
 
 
 def _diagnose(
-    spec: RunSpec, tokenizer: Any, network: Any, paths: RunPaths, num_images: int,
-) -> dict[str, dict[str, float]]:  # fmt: skip
+    spec: RunSpec,
+    scenes: SceneConfig,
+    tokenizer: Any,
+    network: Any,
+    paths: RunPaths,
+    num_images: int,
+) -> dict[str, dict[str, float]]:
     """The panel, and the flow losses of the generators that are still there."""
-    data = load_dataset(spec, paths.data(spec))
+    data = load_dataset(spec.kind, None, paths.data(spec))
     if spec.rotation is not None:
         tokenizer = rotate_latents(tokenizer, key=jr.key(spec.rotation))
         tokenizer = with_latent_statistics(tokenizer, data, paths.generator(spec))
@@ -157,10 +163,10 @@ def _diagnose(
         place = ExtractConfig(folder=Path(folder), batch_size=BATCH, mesh=None)
         panel = diagnose(
             tokenizer,
-            Images(source=source, crop=CenterCrop(spec.data.size)),
+            Images(source=source, crop=CenterCrop(scenes.size)),
             place,
             network=network,
-            masks=object_masks(spec.data, spec.data.validation_indices[rows]),
+            masks=object_masks(scenes, scenes.validation_indices[rows]),
         ).panel
     saved = {
         steps: paths.generator(spec) / f"generator-{steps}.safetensors"

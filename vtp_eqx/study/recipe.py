@@ -27,8 +27,9 @@ from vtp_eqx.config import (
     ViewsConfig,
 )
 from vtp_eqx.scenes.render import SceneConfig, STUDY_DIFFICULTY
+from vtp_eqx.study.dataset import Labels
 from vtp_eqx.study.methods import Method as Method, METHODS as METHODS
-from vtp_eqx.study.run_spec import dit_for, Labels, RunSpec
+from vtp_eqx.study.run_spec import data_kind, DataConfig, dit_for, RunSpec
 from vtp_eqx.training.adapter import adapted_config
 from vtp_eqx.training.flops import train_flops
 
@@ -42,8 +43,9 @@ class Recipe:
 
     encoder: TransformerConfig
     decoder: TransformerConfig  # of pixels: the joint one, and that of the stage after
-    data: SceneConfig
-    tokenizer_images: int | None = None  # of the training scenes; `None`: all
+    data: DataConfig
+    text: TextConfig
+    tokenizer_images: int | None = None  # of the training images; `None`: all
     patch_size: int
     latent_width: int
     pairs: int  # the contrastive batch
@@ -116,6 +118,7 @@ LAPTOP = Recipe(
     encoder=vit(96, 3),
     decoder=vit_decoder(96, 2),
     data=SCENES,
+    text=TEXT,
     patch_size=8,
     latent_width=64,  # a third of a patch's numbers; the paper has a twelfth
     pairs=32,
@@ -227,6 +230,8 @@ def run(
     tokenizer = pretrain.tokenizer
     if how.adapter is not None:
         tokenizer = adapted_config(tokenizer, how.adapter)
+    # Of labels that the data do not have, the spec says so.
+    num_labels = data_kind(recipe.data).num_labels.get(recipe.labels, 1)
     vision = None
     if pretrain.vision_widths:
         vision = pretrain_config(recipe, METHODS["CLIP+SSL"], seed)
@@ -239,7 +244,7 @@ def run(
         pretrain=pretrain,
         decode=decode if recipe.decoder_steps > 0 else None,
         generate=GenerateConfig(
-            dit=dit_for(tokenizer, recipe.labels, **recipe.generator, remat="dots"),
+            dit=dit_for(tokenizer, num_labels, **recipe.generator, remat="dots"),
             # Constant, so that one training is that of every budget.
             optimizer=_optimizer(recipe.generator_rate, last, schedule="constant"),
             time_mean=0.0,
@@ -268,7 +273,7 @@ def run(
 
 def pretrain_config(recipe: Recipe, method: Method, seed: int) -> PretrainConfig:
     """One tokenizer; for what a method leaves out it has no heads."""
-    size = recipe.data.size
+    size = data_kind(recipe.data).size
     views = dataclasses.replace(
         VIEWS, global_size=size, local_size=size // 2, blur_radius=size // 16
     )
@@ -281,7 +286,7 @@ def pretrain_config(recipe: Recipe, method: Method, seed: int) -> PretrainConfig
         tokenizer=TokenizerConfig(
             encoder=recipe.encoder,
             decoder=recipe.decoder,
-            text=TEXT if method.contrast > 0 else None,
+            text=recipe.text if method.contrast > 0 else None,
             image_size=size,
             patch_size=recipe.patch_size,
             latent_width=recipe.latent_width // method.narrower,

@@ -22,6 +22,7 @@ from vtp_eqx.study.table import (
     COLUMNS,
     differences_table,
     finished_rows,
+    generation_columns,
     generation_table,
     means_table,
     num_runs,
@@ -32,29 +33,29 @@ from vtp_eqx.study.table import (
 from vtp_eqx.training.flops import run_flops
 
 
-DEFINITIONS = """\
-- **FD-scenes**: Fréchet distance between samples and held-out scenes in the features
-  of the shipped scene network; it is not FID. Its floor is that of as many training
-  scenes.
-- **PSNR** of reconstructions of held-out scenes, clipped and rounded to bytes.
-- **class right, color right**: the share of samples in which the scene network sees
-  what the generator was asked for (chance 4%, 17%).
-- **shape read off latents**: held-out accuracy of a linear classifier on the mean
-  latent of an image (chance 25%).
+BUDGETS = """\
 - `@2000`: after 2,000 steps of the generator's training; without it: after all."""
-GENERATION = """\
-- **MIND**: sliced Wasserstein distance in the features of FD-scenes; **FD-classes**:
-  Fréchet distance in those of a network that was trained on the class alone, as FID's
-  was; **FD per class**: the mean over classes of the Fréchet distance in 16 principal
-  components; **FD reweighted**: FD-scenes of samples that are weighted to have real
-  scenes' shares of each attribute.
-- **precision, density**: whether samples are like real scenes; **recall, coverage**:
-  whether all kinds of real scenes are there; of 5 neighbors.
-- **class right, normalized**: over that of reconstructions by the same tokenizer.
-- **memorization**: how many times as often as held-out scenes samples are very near to
-  a training scene (1: no sign of copies; 20: all may be).
-- **straightness** of the paths from noise to latents (1: straight); **excess flow
-  loss**: above that of Gaussian latents of the same covariance."""
+# By the first column that each line explains.
+GENERATION = {
+    "MIND": "**MIND**: sliced Wasserstein distance in the features of {distance}.",
+    "FD-classes": "**FD-classes**: Fréchet distance in the features of a network that "
+    "was trained on the class alone, as FID's was.",
+    "FD per class": "**FD per class**: the mean over classes of the Fréchet distance "
+    "in 16 principal components.",
+    "FD reweighted": "**FD reweighted**: {distance} of samples that are weighted to "
+    "have the shares of each attribute of real {noun}.",
+    "precision": "**precision, density**: whether samples are like real {noun}; "
+    "**recall, coverage**: whether all kinds of real {noun} are there; of 5 neighbors.",
+    "class accuracy, normalized": "**class right, normalized**: over that of "
+    "reconstructions by the same tokenizer.",
+    "memorization, features": "**memorization**: how many times as often as held-out "
+    "{noun} samples are very near to training {noun} (1: no sign of copies; 20: all "
+    "may be).",
+    "straightness": "**straightness** of the paths from noise to latents (1: "
+    "straight).",
+    "excess flow loss": "**excess flow loss**: above that of Gaussian latents of the "
+    "same covariance.",
+}
 # What a record says of a run, and of when it was measured and how; numbers follow.
 RUN = ("method", "setting", "seed", "hash")
 MEASURED = ("commit", "date", "feature_hash", "class_hash")
@@ -92,6 +93,7 @@ def write_report(
     figure = out / "figures" / f"{study.name}.png"
     study.figure(rows, figure, study.title)
     differences, generation = differences_table(rows), generation_table(rows)
+    kind = rows[0].spec.kind
     parts = [
         f"# {study.title}",
         study.question,
@@ -101,10 +103,10 @@ def write_report(
         "## Means over seeds",
         "± is half the range over seeds.",
         means_table(rows, study.columns),
-        DEFINITIONS,
+        f"{kind.definitions}\n{BUDGETS}",
     ]
     if generation:
-        parts += ["## Generation in other numbers", generation, GENERATION]
+        parts += ["## Generation in other numbers", generation, _generation_words(rows)]
     if differences:
         parts += [
             "## Differences to AE",
@@ -118,8 +120,8 @@ def write_report(
         runs_table(rows, study.columns),
         unfinished_runs(rows),
         "## Pictures",
-        "Pairs of held-out scenes and their reconstructions; samples in the order of "
-        "their labels.",
+        f"Pairs of held-out {kind.noun} and their reconstructions; samples in the "
+        "order of their labels.",
         *_pictures(rows, paths, out),
         "## Settings",
         "<details><summary>Config of the first run</summary>\n\n```json\n"
@@ -145,10 +147,10 @@ def rows_of(
     """
     rows = []
     for spec in specs:
-        result = RunResult.read(paths.result(spec), spec)
+        result = RunResult.read(paths, spec)
         if result is None and known is not None:
             result = known.get(spec_hash(spec))
-        if result is None or not result.is_comparable(spec):
+        if result is None or not result.is_comparable(paths, spec):
             rows.append(Row(spec, None))
             continue
         numbers, frozen = dict(result.numbers), vision_flops(spec)
@@ -191,6 +193,16 @@ def read_records(paths: Iterable[Path]) -> dict[str, RunResult]:
                 f"beside its report ({error}): name another, or leave it out."
             ) from error
     return found
+
+
+def _generation_words(rows: Sequence[Row]) -> str:
+    """What the columns of `generation_table` mean."""
+    kind, names = rows[0].spec.kind, [one.name for one in generation_columns(rows)]
+    return "\n".join(
+        f"- {text.format(distance=kind.distance, noun=kind.noun)}"
+        for name, text in GENERATION.items()
+        if name in names
+    )
 
 
 def _origin(rows: Sequence[Row], command: str, seconds: float) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 import warnings
 
 from vtp_eqx.config import (
@@ -17,18 +17,25 @@ from vtp_eqx.config import (
     require,
     SamplerConfig,
     short_hash,
+    TextConfig,
     TokenizerConfig,
 )
 from vtp_eqx.config.fields import later
-from vtp_eqx.scenes.render import COLORS, NUM_CLASSES, SceneConfig
+from vtp_eqx.scenes.render import SceneConfig
+from vtp_eqx.study.dataset import DataKind, Labels
+from vtp_eqx.study.emoji_data import EmojiData
+from vtp_eqx.study.scene_kind import SceneKind
 from vtp_eqx.training.adapter import adapted_config, AdapterConfig
 from vtp_eqx.training.flops import run_flops
 from vtp_eqx.training.parameter_counts import encoder_flops
 
 
-# What a generator is conditioned on: shape and color, color alone, or nothing.
-Labels = Literal["class", "color", "none"]
-NUM_LABELS: dict[Labels, int] = {"class": NUM_CLASSES, "color": len(COLORS), "none": 1}
+DataConfig = SceneConfig | EmojiData
+
+
+def data_kind(data: DataConfig) -> DataKind:
+    """What a study needs of these data."""
+    return SceneKind(data) if isinstance(data, SceneConfig) else data
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +48,7 @@ class RunSpec:
 
     method: str
     setting: str
-    data: SceneConfig
+    data: DataConfig
     pretrain: PretrainConfig
     decode: DecodeConfig | None
     generate: GenerateConfig
@@ -54,7 +61,7 @@ class RunSpec:
     rotation: int | None = None
     # The pre-training whose encoder, frozen, latents are aligned with, if they are.
     vision: PretrainConfig | None = later(None)
-    # Training scenes that tokenizers see, the first ones; generators see all.
+    # Training images that tokenizers see, the first ones; generators see all.
     tokenizer_images: int | None = later(None)
     # Over which cosines between the gradients of objectives are measured; 0: none are.
     gradient_batches: int = later(0)
@@ -90,10 +97,16 @@ class RunSpec:
             f"`decode` must be there where its decoder is trained on by `finetune` "
             f"({self.finetune}): give it, or leave `finetune` out.",
         )
+        known = self.kind.num_labels
+        require(
+            self.labels in known,
+            f"`labels` ({self.labels!r}) must be known of the data, one of "
+            f"{[*known]}: change it.",
+        )
         dit, tokenizer = self.generate.dit, self.tokenizer
         made_for = (dit.latent_size, dit.latent_width, dit.num_classes)
         grid = tokenizer.image_size // tokenizer.patch_size
-        needed = (grid, tokenizer.latent_width, NUM_LABELS[self.labels])
+        needed = (grid, tokenizer.latent_width, known[self.labels])
         require(
             made_for == needed,
             f"`generate.dit` {made_for} (latent size, width, classes) does not fit the "
@@ -105,14 +118,21 @@ class RunSpec:
             f"`budgets` {self.budgets} must rise and end with the generator's "
             f"`num_steps` ({self.generate.num_steps}): change either.",
         )
-        images = self.tokenizer_images
-        require(
-            images is None
-            or (0 < images < self.data.num_train and images % NUM_CLASSES == 0),
-            f"`tokenizer_images` ({images}) must be a multiple of {NUM_CLASSES} below "
-            f"`data.num_train` ({self.data.num_train}), so that every class is equally "
-            "frequent: change it, or leave it out for all.",
-        )
+        if self.tokenizer_images is not None:
+            self.kind.check_subset(self.tokenizer_images)
+
+    @property
+    def kind(self) -> DataKind:
+        """What a study needs of the data."""
+        return data_kind(self.data)
+
+    @property
+    def text(self) -> TextConfig | None:
+        """The text tower that reads the captions, if one does.
+
+        Latents that learn from none may be aligned with a network that does.
+        """
+        return (self.vision or self.pretrain).tokenizer.text
 
     @property
     def seed(self) -> int:
@@ -138,12 +158,12 @@ class RunSpec:
         return f"{self.method}, {self.setting}, seed {self.seed}"
 
 
-def dit_for(tokenizer: TokenizerConfig, labels: Labels, **shape: Any) -> DiTConfig:
+def dit_for(tokenizer: TokenizerConfig, num_labels: int, **shape: Any) -> DiTConfig:
     """A transformer for a tokenizer's latents; `shape` has its width, depth, ..."""
     return DiTConfig(
         latent_size=tokenizer.image_size // tokenizer.patch_size,
         latent_width=tokenizer.latent_width,
-        num_classes=NUM_LABELS[labels],
+        num_classes=num_labels,
         **shape,
     )
 

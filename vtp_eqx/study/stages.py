@@ -31,7 +31,6 @@ from vtp_eqx.runs.objective_balance import objective_balance
 from vtp_eqx.runs.pretrain import PCA_IMAGES, pretrain
 from vtp_eqx.runs.train_decoder import train_decoder
 from vtp_eqx.runs.train_generator import train_generator
-from vtp_eqx.scenes.render import GROUP
 from vtp_eqx.study.dataset import Dataset, load_dataset
 from vtp_eqx.study.generation import Report
 from vtp_eqx.study.measure import BATCH, measure, RunResult
@@ -49,12 +48,11 @@ Encoded = Callable[[], np.ndarray]  # the raw latents of the training images
 
 def execute_run(spec: RunSpec, paths: RunPaths, report: Report) -> RunResult:
     """The numbers of a run, made or found."""
-    folder = paths.result(spec)
-    result = RunResult.read(folder, spec)
+    result = RunResult.read(paths, spec)
     if result is not None:
         return result
     report("data", 0, 1)
-    data = load_dataset(spec, paths.data(spec))
+    data = load_dataset(spec.kind, spec.text, paths.data(spec))
     stages = _Stages(spec, paths, data, report)
     tokenizer = encoder = (
         stages.tokenizer() if spec.adapter is None else stages.adapted(spec.adapter)
@@ -74,8 +72,8 @@ def execute_run(spec: RunSpec, paths: RunPaths, report: Report) -> RunResult:
         encoded = stages.encoded(tokenizer)
         tokenizer = with_latent_statistics(tokenizer, data, paths.generator(spec))
     generators = stages.generators(tokenizer, encoded)
-    with exclusive_folder(folder):
-        result = RunResult.read(folder, spec)
+    with exclusive_folder(paths.result(spec)):
+        result = RunResult.read(paths, spec)
         if result is not None:
             return result
         balance = stages.objective_balance()
@@ -118,8 +116,8 @@ class _Stages:
             if _is_whole(folder / "tokenizer"):
                 return load(folder / "tokenizer")
             tokenizer = pretrain(
-                spec.pretrain, self.pretrain_arrays(), folder=folder, group=GROUP,
-                vision=self.vision(),
+                spec.pretrain, self.pretrain_arrays(), folder=folder,
+                group=spec.kind.group, parts=self.data.parts, vision=self.vision(),
                 progress=lambda done, total, metrics: self.report(stage, done, total),
             )  # fmt: skip
             tokenizer = with_latent_statistics(tokenizer, self.data, folder)
@@ -151,8 +149,8 @@ class _Stages:
         self.report("gradients", 0, 1)
         return objective_balance(
             self.paths.tokenizer(self.spec), self.pretrain_arrays(),
-            num_batches=self.spec.gradient_batches, group=GROUP, mesh=data_mesh(1),
-            vision=self.vision(),
+            num_batches=self.spec.gradient_batches, group=self.spec.kind.group,
+            parts=self.data.parts, mesh=data_mesh(1), vision=self.vision(),
         )  # fmt: skip
 
     def adapted(self, adapter: AdapterConfig) -> Tokenizer:

@@ -17,12 +17,14 @@ def mean(group: Group, name: str) -> float:
     return float(np.mean([numbers[name] for numbers in group.values()]))
 
 
-def pairs(found: Groups) -> Iterator[tuple[str, str, Group, Group]]:
+def pairs(
+    found: Groups, baseline: str = BASELINE
+) -> Iterator[tuple[str, str, Group, Group]]:
     """Method and setting, its runs and the baseline's, of the seeds both have."""
     for (method, setting), group in found.items():
-        base = found.get((BASELINE, setting), {})
+        base = found.get((baseline, setting), {})
         shared = sorted(group.keys() & base.keys())
-        if method != BASELINE and shared:
+        if method != baseline and shared:
             ours, theirs = ({seed: of[seed] for seed in shared} for of in (group, base))
             yield method, setting, ours, theirs
 

@@ -14,6 +14,7 @@ from vtp_eqx.study.statistics import (
     steps_to_reach,
 )
 from vtp_eqx.study.table import (
+    distance_of,
     finished_rows,
     groups,
     methods,
@@ -31,18 +32,20 @@ def progress_sentence(rows: Sequence[Row]) -> list[str]:
     return [f"{done} of {planned} runs are finished; what follows is about those."]
 
 
-def baseline_sentences(rows: Sequence[Row], *methods: str) -> list[str]:
+def baseline_sentences(
+    rows: Sequence[Row], *methods: str, baseline: str = BASELINE
+) -> list[str]:
     """Each method beside the baseline at each setting, in two numbers."""
-    sentences = []
+    sentences, distance = [], distance_of(rows)
     for method in methods:
         parts = []
-        for name, setting, group, base in pairs(groups(rows)):
+        for name, setting, group, base in pairs(groups(rows), baseline):
             if name != method:
                 continue
-            gains = paired_differences(group, base, "FD-scenes", sign=-1)
+            gains = paired_differences(group, base, distance, sign=-1)
             part = (
-                f"{setting}: {mean(group, 'FD-scenes'):.1f} against "
-                f"{mean(base, 'FD-scenes'):.1f}, {_verdict(gains)}"
+                f"{setting}: {mean(group, distance):.1f} against "
+                f"{mean(base, distance):.1f}, {_verdict(gains)}"
             )
             right = paired_differences(group, base, "class accuracy", sign=100)
             if right:
@@ -50,8 +53,9 @@ def baseline_sentences(rows: Sequence[Row], *methods: str) -> list[str]:
             parts.append(part)
         if parts:
             sentences.append(
-                f"FD-scenes of {method} beside {BASELINE} (lower is better; real "
-                f"scenes have {real_distance(rows):.1f}): {'; '.join(parts)}."
+                f"{distance} of {method} beside {baseline} (lower is better; real "
+                f"{rows[0].spec.kind.noun} have {real_distance(rows):.1f}): "
+                f"{'; '.join(parts)}."
             )
     return sentences
 
@@ -59,19 +63,19 @@ def baseline_sentences(rows: Sequence[Row], *methods: str) -> list[str]:
 def trend_sentence(
     rows: Sequence[Row], methods: Sequence[str], along: str
 ) -> list[str]:
-    """The change of FD-scenes and PSNR from the first setting to the last."""
-    found = groups(rows)
+    """The change of distance and PSNR from the first setting to the last."""
+    found, name = groups(rows), distance_of(rows)
     parts = []
     for method in methods:
         settings = [setting for of, setting in found if of == method]
         if len(settings) < 2:
             continue
         first, last = found[method, settings[0]], found[method, settings[-1]]
-        distance = paired_differences(last, first, "FD-scenes")
+        distance = paired_differences(last, first, name)
         psnr = paired_differences(last, first, "PSNR")
         if distance:
             parts.append(
-                f"{method}: FD-scenes {format_mean(distance)}, PSNR "
+                f"{method}: {name} {format_mean(distance)}, PSNR "
                 f"{format_mean(psnr)} dB from {settings[0]} to {settings[-1]}"
             )
     return [f"Along {along}: {'; '.join(parts)}."] if parts else []
@@ -100,17 +104,17 @@ def setting_sentences(
 
 def frontier_sentence(rows: Sequence[Row], method: str) -> list[str]:
     """The baseline's FD minus a method's at equal PSNR, seed by seed."""
-    found = groups(rows)
+    found, name = groups(rows), distance_of(rows)
     baselines = [group for (of, _), group in found.items() if of == BASELINE]
     parts = []
     for (of, setting), group in found.items():
         gains = []
         for seed, numbers in group.items() if of == method else ():
             curve = [base[seed] for base in baselines if seed in base]
-            psnr, distance = ([one[n] for one in curve] for n in ("PSNR", "FD-scenes"))
+            psnr, distance = ([one[n] for one in curve] for n in ("PSNR", name))
             theirs = interpolated(psnr, distance, numbers["PSNR"])
             if theirs is not None:
-                gains.append(theirs - numbers["FD-scenes"])
+                gains.append(theirs - numbers[name])
         if gains:
             parts.append(
                 f"{setting} ({mean(group, 'PSNR'):.1f} dB): {format_mean(gains)}"
@@ -118,19 +122,19 @@ def frontier_sentence(rows: Sequence[Row], method: str) -> list[str]:
     if not parts:
         return []
     return [
-        f"At equal PSNR, FD-scenes of {method} is lower than that of {BASELINE} by "
+        f"At equal PSNR, {name} of {method} is lower than that of {BASELINE} by "
         f"{'; '.join(parts)} (negative: higher)."
     ]
 
 
 def convergence_sentence(rows: Sequence[Row], goal: str) -> list[str]:
-    """The generator steps after which others have the FD-scenes that `goal` ends with.
+    """The generator steps after which others have the distance that `goal` ends with.
 
     Of the same seed: a method's range over seeds, and how many times fewer steps.
     """
-    budgets, found = rows[0].spec.budgets, groups(rows)
+    budgets, found, name = rows[0].spec.budgets, groups(rows), distance_of(rows)
     ends = {
-        seed: numbers["FD-scenes"]
+        seed: numbers[name]
         for (method, _), group in found.items()
         if method == goal
         for seed, numbers in group.items()
@@ -140,7 +144,7 @@ def convergence_sentence(rows: Sequence[Row], goal: str) -> list[str]:
         reached = [
             steps_to_reach(
                 budgets,
-                [numbers[at_budget("FD-scenes", steps)] for steps in budgets],
+                [numbers[at_budget(name, steps)] for steps in budgets],
                 ends[seed],
             )
             for seed, numbers in group.items()
@@ -151,7 +155,7 @@ def convergence_sentence(rows: Sequence[Row], goal: str) -> list[str]:
     if not parts:
         return []
     return [
-        f"Generator steps to the FD-scenes that {goal} of the same seed has after "
+        f"Generator steps to the {name} that {goal} of the same seed has after "
         f"{budgets[-1]}: {'; '.join(parts)}."
     ]
 

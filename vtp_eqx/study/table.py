@@ -38,6 +38,7 @@ class Column(NamedTuple):
     sign: float = 1.0
 
 
+# Of scenes; those of other data are given by their study.
 COLUMNS = (
     Column("PSNR, dB", "PSNR", ".1f"),
     Column("FD-scenes (lower is better)", "FD-scenes", ".1f"),
@@ -60,11 +61,12 @@ GENERATION = (
     Column("straightness", "straightness", ".2f"),
     Column("excess flow loss", "excess flow loss", "+.3f"),
 )
-REAL = "(train, validation)"  # after a name: the number of real scenes
-DIFFERENCES = (
-    Column("FD-scenes", "FD-scenes", "+.1f", -1.0),
-    Column("class right, points", "class accuracy", "+.1f", 100.0),
-)
+REAL = "(train, validation)"  # after a name: the number of real images
+
+
+def distance_of(rows: Sequence[Row]) -> str:
+    """What the distance of samples is called in these runs, which are of one kind."""
+    return rows[0].spec.kind.distance
 
 
 def finished_rows(rows: Sequence[Row]) -> list[Row]:
@@ -93,7 +95,7 @@ def methods(rows: Sequence[Row]) -> list[str]:
 
 
 def real_distance(rows: Sequence[Row]) -> float:
-    """FD-scenes of training to validation scenes, its floor, of finished runs."""
+    """The distance of training to validation images, its floor, of finished runs."""
     numbers = [row.result.numbers for row in rows if row.result]
     return float(np.mean([one["FD(train, validation)"] for one in numbers]))
 
@@ -122,29 +124,36 @@ def means_table(rows: Sequence[Row], columns: Sequence[Column] = COLUMNS) -> str
 
 
 def generation_table(rows: Sequence[Row]) -> str:
-    """Means over seeds of `GENERATION`, after those of real training scenes.
+    """Means over seeds of `generation_columns`, after those of real training images.
 
     Of runs that were measured so; empty where there is none.
     """
-    names = {column.name for column in GENERATION}
-    rows = [row for row in finished_rows(rows) if names & {*_numbers(row)}]
-    if not rows:
+    columns = generation_columns(rows)
+    if not columns:
         return ""
+    names = {column.name for column in columns}
+    rows = [row for row in finished_rows(rows) if names & {*_numbers(row)}]
     real = {
         name.removesuffix(REAL): value
         for name, value in _numbers(rows[0]).items()
         if name.endswith(REAL)
     }
     return _markdown(
-        ("method", "setting", "seeds", *(column.heading for column in GENERATION)),
+        ("method", "setting", "seeds", *(column.heading for column in columns)),
         [
-            ("training scenes", "", "", *_means({0: real}, GENERATION)),
+            (f"training {rows[0].spec.kind.noun}", "", "", *_means({0: real}, columns)),
             *(
-                (method, setting, str(len(group)), *_means(group, GENERATION))
+                (method, setting, str(len(group)), *_means(group, columns))
                 for (method, setting), group in groups(rows).items()
             ),
         ],
     )
+
+
+def generation_columns(rows: Sequence[Row]) -> list[Column]:
+    """The columns of `GENERATION` that a finished run has a number for."""
+    known = {name for row in rows for name in _numbers(row)}
+    return [column for column in GENERATION if column.name in known]
 
 
 def runs_table(rows: Sequence[Row], columns: Sequence[Column] = COLUMNS) -> str:
@@ -171,8 +180,12 @@ def differences_table(rows: Sequence[Row]) -> str:
     by Student's t; and the difference of means in deviations of seeds. Empty where the
     baseline has no pair.
     """
-    headings = ["method", "setting", "pairs"]
-    for column in DIFFERENCES:
+    distance, headings = distance_of(rows), ["method", "setting", "pairs"]
+    differences = (
+        Column(distance, distance, "+.1f", -1.0),
+        Column("class right, points", "class accuracy", "+.1f", 100.0),
+    )
+    for column in differences:
         headings += [
             f"{column.heading}: difference to {BASELINE}",
             "in deviations of seeds",
@@ -182,7 +195,7 @@ def differences_table(rows: Sequence[Row]) -> str:
             method,
             setting,
             str(len(group)),
-            *(cell for one in DIFFERENCES for cell in _difference(group, base, one)),
+            *(cell for one in differences for cell in _difference(group, base, one)),
         )
         for method, setting, group, base in pairs(groups(rows))
     ]
