@@ -132,7 +132,7 @@ def test_a_generator_that_knows_no_class_has_no_number_of_classes(
     train, real, rebuilt = sets
     all_train = dataclasses.replace(train, labels=0 * train.labels)
     others = [dataclasses.replace(one, labels=no_class) for one in (real, rebuilt)]
-    unknown = Reference.of(data, all_train, *others, COUNT, folder)
+    unknown = Reference.of(SceneKind(SCENES), data, all_train, *others, COUNT, folder)
     numbers = numbers_of(network, unseen.image, no_class, unknown, "none")
     numbers |= reference_numbers(unknown, "none")
     assert not [name for name in numbers if "class" in name or "accuracy" in name]
@@ -193,7 +193,7 @@ def test_what_no_tokenizer_has_a_part_in_is_computed_once(
         return {"FD": 1.0}
 
     monkeypatch.setattr(generation, "compare_sets", compare)
-    again = Reference.of(data, train, real, real, COUNT, folder)
+    again = Reference.of(SceneKind(SCENES), data, train, real, real, COUNT, folder)
     assert (again.floors, again.near) == (reference.floors, reference.near)
     assert not computed
     # Another count, other labels, features or pixels: all computed anew.
@@ -206,5 +206,5 @@ def test_what_no_tokenizer_has_a_part_in_is_computed_once(
         (COUNT, data, train[slice(0, -1)]),
         (COUNT, dataclasses.replace(data, train=changed), train),
     ):
-        Reference.of(of_data, of_train, real, rebuilt, count, folder)
+        Reference.of(SceneKind(SCENES), of_data, of_train, real, rebuilt, count, folder)
     assert computed == [240, COUNT, COUNT, COUNT]

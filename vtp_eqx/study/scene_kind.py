@@ -48,9 +48,6 @@ class SceneKind:
     noun: ClassVar[str] = "scenes"
     group: ClassVar[int] = GROUP
     vocabulary: ClassVar[int] = 400  # ours: every word of the captions is one token
-    num_labels: ClassVar[Mapping[Labels, int]] = {
-        "class": NUM_CLASSES, "color": len(COLORS), "none": 1,
-    }  # fmt: skip
     probed: ClassVar[tuple[str, ...]] = ("shape", "color", "position")
     distance: ClassVar[str] = "FD-scenes"
     definitions: ClassVar[str] = DEFINITIONS
@@ -59,6 +56,11 @@ class SceneKind:
     def size(self) -> int:
         """The side of scenes in pixels."""
         return self.config.size
+
+    @property
+    def num_labels(self) -> Mapping[Labels, int]:
+        """Classes, colors, or nothing."""
+        return {"class": NUM_CLASSES, "color": len(COLORS), "none": 1}
 
     def check_subset(self, num_images: int) -> None:
         """Raises `ValueError` where the first scenes are no whole sets of classes."""
