@@ -74,7 +74,7 @@ def make_runs(paths: RunPaths, console: Console) -> None:
         run(SMOKE, method, "8 channels", 0, latent_width=8)
         for method in ("PCA", "PCA rotated")
     ]
-    prepare(specs[0], paths.data(specs[0]), console.print)
+    prepare(specs[0].kind, paths.data(specs[0]), console.print)
     failed = execute_runs(
         specs, paths, num_workers=1, cost=run_cost, finished=lambda spec: None,
         console=console,
