@@ -67,6 +67,9 @@ class DataKind(Protocol):
     noun: ClassVar[str]
     """What reports call the images: "scenes"."""
 
+    is_ours: ClassVar[bool]
+    """Whether reports show the images: those of others stay where they are."""
+
     group: ClassVar[int]
     """Consecutive training images that resemble each other and share a batch."""
 

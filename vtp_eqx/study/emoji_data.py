@@ -67,6 +67,7 @@ class EmojiData:
     tars: str = location()
 
     noun: ClassVar[str] = "emoji"
+    is_ours: ClassVar[bool] = False
     group: ClassVar[int] = 1
     vocabulary: ClassVar[int] = 1500  # ours: captions have 22 tokens at most, of 49
     probed: ClassVar[tuple[str, ...]] = ("class", "group")

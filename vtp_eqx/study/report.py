@@ -120,8 +120,12 @@ def write_report(
         runs_table(rows, study.columns),
         unfinished_runs(rows),
         "## Pictures",
-        f"Pairs of held-out {kind.noun} and their reconstructions; samples in the "
-        "order of their labels.",
+        (
+            f"Pairs of held-out {kind.noun} and their reconstructions; samples"
+            if kind.is_ours
+            else "Samples"
+        )
+        + " in the order of their labels.",
         *_pictures(rows, paths, out),
         "## Settings",
         "<details><summary>Config of the first run</summary>\n\n```json\n"
@@ -247,11 +251,11 @@ def _grids(spec: RunSpec, paths: RunPaths, out: Path) -> list[str]:
     """The grids of a run, copied to `out` or there already; none of a known result."""
     words = f"{spec.method} {spec.setting} {spec_hash(spec)[:6]}"
     name = re.sub(r"[^\w.+-]+", "_", words)
+    files = {"samples": f"samples_{spec.budgets[-1]}.png"}
+    if spec.kind.is_ours:
+        files = {"reconstructions": "reconstructions.png", **files}
     lines = []
-    for kind, file in (
-        ("reconstructions", "reconstructions.png"),
-        ("samples", f"samples_{spec.budgets[-1]}.png"),
-    ):
+    for kind, file in files.items():
         target = out / "figures" / f"{name}_{kind}.png"
         source = paths.result(spec) / file
         if source.exists():

@@ -46,6 +46,7 @@ class SceneKind:
     config: SceneConfig
 
     noun: ClassVar[str] = "scenes"
+    is_ours: ClassVar[bool] = True
     group: ClassVar[int] = GROUP
     vocabulary: ClassVar[int] = 400  # ours: every word of the captions is one token
     probed: ClassVar[tuple[str, ...]] = ("shape", "color", "position")
