@@ -97,8 +97,8 @@ def test_a_tokenizer_can_be_what_latents_are_aligned_with(aligned, tmp_path):
         frozen = load(tmp_path / "frozen")
         expected = frozen.features(jnp.zeros((16, 16, 3)))[0].patches
         np.testing.assert_allclose(features.reshape(-1, 16), expected, atol=1e-5)
-    told = (tmp_path / "run" / "data.txt").read_text()
-    assert told.strip().endswith(f" aligned with {weights_hash(frozen)}")
+    record = (tmp_path / "run" / "data.txt").read_text()
+    assert record.strip().endswith(f" aligned with {weights_hash(frozen)}")
     # Another network is another run.
     save(eqx.filter_jit(Tokenizer)(ALIGNED.tokenizer, key=jr.key(2)), tmp_path / "new")
     with pytest.raises(SystemExit, match="aligned with"):

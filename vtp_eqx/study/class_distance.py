@@ -23,10 +23,10 @@ from vtp_eqx.evaluation.networks import (
 from vtp_eqx.frozen.scene_network import CLASS_SIZES, shipped
 from vtp_eqx.scenes.render import GROUP
 from vtp_eqx.study.dataset import Dataset
+from vtp_eqx.study.generation import BATCH
 
 
 NAME = "FD-classes"
-BATCH = 240
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

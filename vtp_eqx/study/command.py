@@ -93,10 +93,10 @@ class StudyOptions:
     @property
     def limits(self) -> TimeLimits:
         """Both limits in seconds."""
-        seconds = (
-            60 * (limit or math.inf) for limit in (self.minutes, self.minutes_per_run)
+        seconds = lambda minutes: 60 * (minutes or math.inf)
+        return TimeLimits(
+            all_runs=seconds(self.minutes), one_run=seconds(self.minutes_per_run)
         )
-        return TimeLimits(all_runs=next(seconds), one_run=next(seconds))
 
 
 @exit_with_message(RecordsError, seconds=2 * SECONDS_TO_SAVE)

@@ -35,6 +35,7 @@ from vtp_eqx.study.checkout import commit
 from vtp_eqx.study.class_distance import ClassDistance, NAME as CLASS_DISTANCE
 from vtp_eqx.study.dataset import Dataset, Labels
 from vtp_eqx.study.generation import (
+    BATCH,
     by_label,
     COLUMNS,
     draw_samples,
@@ -48,7 +49,6 @@ from vtp_eqx.study.run_spec import RunPaths, RunSpec
 
 
 PROBE_IMAGES = 4000  # training images that probes are fitted to
-BATCH = 240
 IN_MEMORY = BatchConfig(batch_size=BATCH, mesh=None)
 PAIRS = 16  # of images and their reconstructions in a grid, in two rows
 # The feature network of results that do not name theirs.

@@ -32,8 +32,8 @@ from vtp_eqx.runs.pretrain import PCA_IMAGES, pretrain
 from vtp_eqx.runs.train_decoder import train_decoder
 from vtp_eqx.runs.train_generator import train_generator
 from vtp_eqx.study.dataset import Dataset, load_dataset
-from vtp_eqx.study.generation import Report
-from vtp_eqx.study.measure import BATCH, measure, RunResult
+from vtp_eqx.study.generation import BATCH, Report
+from vtp_eqx.study.measure import measure, RunResult
 from vtp_eqx.study.rotation import rotate_latents
 from vtp_eqx.study.run_spec import RunPaths, RunSpec
 from vtp_eqx.tensor_files import CONFIG_FILE
@@ -112,17 +112,16 @@ class _Stages:
         """
         spec = self.spec
         folder = self.paths.tokenizer(spec)
-        with exclusive_folder(folder):
-            if _is_whole(folder / "tokenizer"):
-                return load(folder / "tokenizer")
+
+        def make() -> Tokenizer:
             tokenizer = pretrain(
                 spec.pretrain, self.pretrain_arrays(), folder=folder,
                 group=spec.kind.group, parts=self.data.parts, vision=self.vision(),
                 progress=lambda done, total, metrics: self.report(stage, done, total),
             )  # fmt: skip
-            tokenizer = with_latent_statistics(tokenizer, self.data, folder)
-            save(tokenizer, folder / "tokenizer")
-            return tokenizer
+            return with_latent_statistics(tokenizer, self.data, folder)
+
+        return _made_or_found(folder, make)
 
     def pretrain_arrays(self) -> dict[str, np.ndarray]:
         """The images, and captions where there are any, that the tokenizer sees."""
@@ -159,54 +158,44 @@ class _Stages:
         Its decoder is not trained.
         """
         folder = self.paths.adapted(self.spec)
-        with exclusive_folder(folder):
-            if _is_whole(folder / "tokenizer"):
-                return load(folder / "tokenizer")
+
+        def make() -> Tokenizer:
             frozen = self.tokenizer("frozen network")
             images = self.pretrain_arrays()["image"][:PCA_IMAGES]
             tokenizer = adapt(frozen, adapter, images)
-            tokenizer = with_latent_statistics(tokenizer, self.data, folder)
-            save(tokenizer, folder / "tokenizer")
-            return tokenizer
+            return with_latent_statistics(tokenizer, self.data, folder)
+
+        return _made_or_found(folder, make)
 
     def decoder(
         self, config: DecodeConfig, tokenizer: Tokenizer, encoded: Encoded
     ) -> Tokenizer:
         """The tokenizer with a decoder trained on its frozen latents."""
-        folder = self.paths.decoder(self.spec)
-        with exclusive_folder(folder):
-            if _is_whole(folder / "tokenizer"):
-                return load(folder / "tokenizer")
-            images, report = self.data.train.image, self.report
-            rows = slice(self.spec.tokenizer_images)
-            tokenizer = train_decoder(
-                config, tokenizer, images[rows], encoded()[rows], folder=folder,
-                progress=lambda done, total, metrics: report("decoder", done, total),
-            )  # fmt: skip
-            save(tokenizer, folder / "tokenizer")
-            return tokenizer
+        folder, report = self.paths.decoder(self.spec), self.report
+        images, rows = self.data.train.image, slice(self.spec.tokenizer_images)
+        return _made_or_found(folder, lambda: train_decoder(
+            config, tokenizer, images[rows], encoded()[rows], folder=folder,
+            progress=lambda done, total, metrics: report("decoder", done, total),
+        ))  # fmt: skip
 
     def finetuned(
         self, config: FinetuneConfig, tokenizer: Tokenizer, encoded: Encoded
     ) -> Tokenizer:
         """The tokenizer with its decoder trained on against a discriminator."""
-        folder = self.paths.finetuned(self.spec)
-        with exclusive_folder(folder):
-            if _is_whole(folder / "tokenizer"):
-                return load(folder / "tokenizer")
-            rows, report = slice(self.spec.tokenizer_images), self.report
-            arrays = {
-                "image": self.data.train.image[rows], "latents": encoded()[rows]
-            }  # fmt: skip
+        folder, report = self.paths.finetuned(self.spec), self.report
+        images, rows = self.data.train.image, slice(self.spec.tokenizer_images)
+
+        def make() -> Tokenizer:
+            arrays = {"image": images[rows], "latents": encoded()[rows]}
             batches = ArrayBatches(
                 EncodedBatch, arrays, config.batch_size, seed=config.seed
             )
-            tokenizer = finetune_decoder(
+            return finetune_decoder(
                 config, tokenizer, batches, folder=folder,
                 progress=lambda done, total, metrics: report("stage two", done, total),
             )  # fmt: skip
-            save(tokenizer, folder / "tokenizer")
-            return tokenizer
+
+        return _made_or_found(folder, make)
 
     def generators(
         self, tokenizer: Tokenizer, encoded: Encoded
@@ -236,6 +225,15 @@ class _Stages:
             return {n: load_generator(path, tokenizer) for n, path in saved.items()}
 
 
-def _is_whole(saved: Path) -> bool:
-    """Whether a tokenizer was saved to its end: the config is written last."""
-    return (saved / CONFIG_FILE).exists()
+def _made_or_found(folder: Path, make: Callable[[], Tokenizer]) -> Tokenizer:
+    """The tokenizer saved in a run's folder, or the one that `make` makes, saved.
+
+    While another study makes it, this waits.
+    """
+    saved = folder / "tokenizer"
+    with exclusive_folder(folder):
+        if (saved / CONFIG_FILE).exists():  # written last: it was saved to its end
+            return load(saved)
+        tokenizer = make()
+        save(tokenizer, saved)
+        return tokenizer
