@@ -174,7 +174,7 @@ def _package_files(path: Path, images: str) -> dict[str, bytes]:
         found = [*(path / table for table in tables), *path.glob(f"{images}*.png")]
         return {file.relative_to(path).as_posix(): file.read_bytes() for file in found}
     files = {}
-    with tarfile.open(path) as tar:
+    with tarfile.open(path, "r:gz") as tar:
         for member in tar:
             name = member.name.removeprefix("package/")
             is_image = name.startswith(images) and name.endswith(".png")

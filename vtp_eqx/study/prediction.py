@@ -217,8 +217,8 @@ def largest_setup(runs: Sequence[DiagnosedRun]) -> list[Point]:
     """The points of the setup that has most, in the order of methods and widths."""
     require(
         len(runs) > 0,
-        "`runs` (no finished run) must have some to be ranked: name a folder of runs, "
-        "or files to reuse.",
+        "`runs` has no finished run, and at least one is ranked: name a folder of "
+        "runs, or files to reuse.",
     )
     setups: dict[str, dict[str, list[DiagnosedRun]]] = {}
     for run in runs:
