@@ -26,7 +26,7 @@ from vtp_eqx.study.command import run_study, Scale, Study, StudyOptions
 from vtp_eqx.study.figure import frontier_figure
 from vtp_eqx.study.recipe import RECIPES, run
 from vtp_eqx.study.run_spec import RunSpec
-from vtp_eqx.study.summary import baseline_sentences, progress_sentence
+from vtp_eqx.study.summary import progress_sentence, ranking_sentences
 from vtp_eqx.study.table import Column, COLUMNS, Row
 
 
@@ -49,13 +49,14 @@ METHODS = (
 SMOKE = ("AE", "VA-VAE", "FAE", "VTP + flow", "AE + Repulsor")
 
 QUESTION = """\
-Reconstruction alone (AE), jointly with contrast and self-distillation (VTP), and with
-what a frozen encoder of the same size knows, which learned from contrast and
-self-distillation alone: aligned with it (distilled, VA-VAE), told from noisy latents
-(RecTok; VTP + flow: of its own teacher), or its features themselves (RAE), fewer of
-them (FAE, DINO-Tok). After each, a new decoder trained on frozen latents, and the same
-diffusion transformer (+ Repulsor: whose features leave those of former batches). Is
-joint pre-training the best way to latents that are good to generate on?"""
+Is joint pre-training the best way to latents that are good to generate on?
+Reconstruction alone (AE) and joint pre-training (VTP), beside what uses a frozen
+encoder of the same size, pre-trained by contrast and self-distillation without pixels:
+latents aligned with its features (distilled, VA-VAE), latents from which its features
+are predicted under noise (RecTok; VTP + flow takes its own teacher's), and its features
+themselves, all (RAE) or fewer of them (FAE, DINO-Tok). "+ Repulsor" adds to the
+generator a loss that keeps its features away from those of earlier batches. After each,
+a new decoder trained on frozen latents, and the same diffusion transformer."""
 
 
 def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
@@ -74,8 +75,8 @@ COSTS = [
 
 
 def summary(rows: Sequence[Row]) -> list[str]:
-    """Ten sentences at most."""
-    return [*progress_sentence(rows), *baseline_sentences(rows, *METHODS[1:])]
+    """Three sentences at most."""
+    return [*progress_sentence(rows), *ranking_sentences(rows)]
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from vtp_eqx.study.measure import RunResult
+from experiments import compare_convergence
+from vtp_eqx.study.measure import at_budget, RunResult
 from vtp_eqx.study.run_spec import RunSpec
 from vtp_eqx.study.table import COLUMNS, Row
 
@@ -24,5 +25,25 @@ def row() -> Made:
         }
         result = RunResult(numbers=known | numbers, commit="c0ffee", date="2026-01-01")
         return Row(spec, result)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def converging(row: Made) -> Callable[..., list[Row]]:
+    """`converging(seeds, distances)`: runs of the convergence study.
+
+    `distances[method][seed]` are FD-scenes after 2, 4 and 6 steps.
+    """
+
+    def make(seeds, distances):
+        rows = []
+        for spec in compare_convergence.plan("smoke", seeds):
+            values = distances[spec.method][spec.seed]
+            named = dict(zip(spec.budgets, values, strict=True))
+            own = {at_budget("FD-scenes", steps): named[steps] for steps in named}
+            rights = {at_budget("class accuracy", steps): 0.5 for steps in named}
+            rows.append(row(spec, values[-1], **own, **rights))
+        return rows
 
     return make

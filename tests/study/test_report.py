@@ -16,7 +16,7 @@ from vtp_eqx.study.figure import (
     curves_figure,
     frontier_figure,
 )
-from vtp_eqx.study.measure import at_budget, RunResult
+from vtp_eqx.study.measure import RunResult
 from vtp_eqx.study.report import (
     read_records,
     RecordsError,
@@ -25,12 +25,6 @@ from vtp_eqx.study.report import (
     write_report,
 )
 from vtp_eqx.study.run_spec import RunPaths, spec_hash, vision_flops
-from vtp_eqx.study.summary import (
-    baseline_sentences,
-    convergence_sentence,
-    frontier_sentence,
-    trend_sentence,
-)
 from vtp_eqx.study.table import (
     Column,
     COLUMNS,
@@ -103,61 +97,6 @@ def test_differences_are_paired_by_seed_and_in_deviations_of_seeds(row):
     assert differences_table(rows[:1]) == ""
 
 
-@pytest.mark.parametrize(
-    ("vtp", "word"),
-    [
-        ((4.0, 7.9, 3.0), "better"),  # by 1, 1.1 and 1
-        ((6.0, 10.1, 4.9), "worse"),
-        ((4.9, 7.0, 3.9), "no significant difference"),  # of one sign: .1, 2, .1
-        ((4.0, 9.5, 3.0), "no significant difference"),
-    ],
-)
-def test_a_difference_is_one_beyond_chance(row, vtp, word):
-    specs = plan("smoke", [0, 1, 2])
-    distance = {"AE": (5.0, 9.0, 4.0), "VTP": vtp}
-    rows = [row(spec, distance[spec.method][spec.seed]) for spec in specs]
-    [sentence] = baseline_sentences(rows, "VTP")
-    assert f", {word}, class right" in sentence
-
-
-def test_one_seed_gives_no_verdict(row, specs):
-    distance = {"AE": 5.0, "VTP": 1.0}
-    rows = [row(spec, distance[spec.method]) for spec in specs]
-    [sentence] = baseline_sentences(rows, "VTP")
-    assert "1.0 against 5.0, one seed, class right +0.0 points" in sentence
-    assert baseline_sentences(rows[:1], "VTP") == []
-
-
-def test_a_trend_is_from_the_first_setting_to_the_last(row):
-    specs = plan("laptop", [0, 1])
-    order = [spec.setting for spec in specs[::2]]
-    rows = [
-        row(spec, 9.0 - order.index(spec.setting) * (spec.method == "VTP"))
-        for spec in specs
-    ]
-    [sentence] = trend_sentence(rows, ("AE", "VTP"), "encoder size")
-    assert "AE: FD-scenes +0.0" in sentence
-    assert "VTP: FD-scenes -2.0, PSNR +0.0 dB from 48x3 to 144x3" in sentence
-    assert trend_sentence(rows[:2], ("AE", "VTP"), "encoder size") == []
-
-
-def test_at_equal_pixels_the_baseline_is_read_off_its_curve(row):
-    specs = plan("laptop", [0])
-    # AE: 20, 24, 28 dB at 4, 6, 8; VTP: 22 dB at 3, that is 2 below the curve at 5.
-    pixels = {"48x3": 20.0, "96x3": 24.0, "144x3": 28.0}
-    rows = []
-    for spec in specs:
-        psnr = pixels[spec.setting]
-        if spec.method == "AE":
-            rows.append(row(spec, psnr / 2 - 6, PSNR=psnr))
-        elif spec.setting == "48x3":
-            rows.append(row(spec, 3.0, PSNR=22.0))
-        else:
-            rows.append(row(spec, 3.0, PSNR=99.0))  # beyond the curve
-    [sentence] = frontier_sentence(rows, "VTP")
-    assert "by 48x3 (22.0 dB): +2.0 (negative" in sentence
-
-
 def drawn_figures(monkeypatch):
     drawn = []
     write = lambda figure, path, title: drawn.append(figure)
@@ -201,36 +140,6 @@ def test_the_frontier_has_a_point_for_each_setting(row, tmp_path, monkeypatch):
     assert line.get_xydata().tolist() == [[20.0, 4.0], [21.0, 5.0], [22.0, 6.0]]
 
 
-def converging(row, seeds, distances):
-    """Runs of the convergence study, with FD-scenes at 2, 4 and 6 steps of each."""
-    rows = []
-    for spec in compare_convergence.plan("smoke", seeds):
-        values = distances[spec.method][spec.seed]
-        named = dict(zip(spec.budgets, values, strict=True))
-        own = {at_budget("FD-scenes", steps): named[steps] for steps in named}
-        rights = {at_budget("class accuracy", steps): 0.5 for steps in named}
-        rows.append(row(spec, values[-1], **own, **rights))
-    return rows
-
-
-def test_steps_to_the_end_of_another_are_paired_by_seed(row):
-    # 4 is reached between 2 and 4 steps where a distance falls from 8 to 2 there: at
-    # their geometric mean, 2.83.
-    rows = converging(row, [0, 1], {
-        "AE": [(9.0, 6.0, 4.0), (9.0, 6.0, 3.0)],
-        "VTP": [(8.0, 2.0, 1.0), (9.0, 8.0, 7.0)],
-        "distilled": [(3.5, 2.0, 2.0), (7.0, 3.0, 2.0)],
-    })  # fmt: skip
-    [sentence] = convergence_sentence(rows, "AE")
-    assert sentence == (
-        "Generator steps to the FD-scenes that AE of the same seed has after 6: "
-        "VTP 3 (2.1 times as fast), in 1 of 2 seeds; "
-        "distilled at most 2 to 4 (1.5 to 3.0 times as fast)."
-    )
-    assert "AE not reached" in convergence_sentence(rows[:3], "VTP")[0]
-    assert convergence_sentence(rows[:2], "AE") == []
-
-
 def test_the_flops_of_a_frozen_network_count_for_what_is_aligned_with_it(row):
     rows = [row(spec, 4.0) for spec in compare_convergence.plan("smoke", [0])]
     known = {spec_hash(one.spec): comparable(one).result for one in rows}
@@ -246,12 +155,12 @@ def test_the_flops_of_a_frozen_network_count_for_what_is_aligned_with_it(row):
 
 
 def test_convergence_has_a_curve_a_method_and_bars_over_seeds(
-    row, tmp_path, monkeypatch
+    converging, tmp_path, monkeypatch
 ):
     drawn = drawn_figures(monkeypatch)
     fall = [(8.0, 4.0, 2.0), (12.0, 8.0, 4.0)]
     methods = ("AE", "VTP", "distilled")
-    rows = converging(row, [0, 1], dict.fromkeys(methods, fall))
+    rows = converging([0, 1], dict.fromkeys(methods, fall))
     convergence_figure(rows, tmp_path / "study.png", "title")
     axis = drawn[0].axes[0]
     assert (axis.get_xscale(), axis.get_yscale()) == ("log", "log")

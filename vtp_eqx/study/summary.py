@@ -60,6 +60,30 @@ def baseline_sentences(
     return sentences
 
 
+def ranking_sentences(rows: Sequence[Row]) -> list[str]:
+    """Distance and class accuracy of all methods, best first; means over seeds."""
+    found, distance = groups(rows), distance_of(rows)
+    if not found:
+        return []
+    seeds = min(len(group) for group in found.values())
+    sentences = []
+    for name, title, style, sign in (
+        (
+            distance,
+            f"{distance} of {'one seed' if seeds == 1 else f'{seeds} seeds'}, lowest "
+            f"first (real {rows[0].spec.kind.noun} have {real_distance(rows):.1f})",
+            ".1f",
+            1,
+        ),
+        ("class accuracy", "Class right, highest first", ".0%", -1),
+    ):
+        means = {key: mean(group, name) for key, group in found.items()}
+        order = sorted(means, key=lambda key: sign * means[key])
+        parts = [f"{method} {means[method, at]:{style}}" for method, at in order]
+        sentences.append(f"{title}: {', '.join(parts)}.")
+    return sentences
+
+
 def trend_sentence(
     rows: Sequence[Row], methods: Sequence[str], along: str
 ) -> list[str]:
