@@ -39,7 +39,9 @@ from vtp_eqx.study.table import (
 COLORS = (
     "#0b5fa5", "#d1495b", "#2e8b57", "#edae49", "#6a4c93", "#555555",
     "#00a6a6", "#b5651d", "#e377c2", "#9acd32", "#17202a", "#ff7f50",
+    "#8fa3ad", "#7a1f3d",
 )  # fmt: skip
+MAX_LABELS = 8  # of a legend in a panel; a longer one is beside the panels
 FIRST_METHODS = ("AE", "VTP")  # of the first colors in every figure
 LABELS = {
     "FD-scenes": "FD-scenes of samples (lower is better)",
@@ -104,8 +106,8 @@ def frontier_figure(
 ) -> None:
     """Writes generation against PSNR to `path`: a curve a method, a point a setting.
 
-    Points are means over seeds, bars span the seeds. Settings are written beside the
-    points of the first method. `names` are the numbers that are drawn against PSNR, by
+    Points are means over seeds, bars span the seeds. Settings, where there are several,
+    are written beside the points of the first method. `names` are the numbers that are drawn against PSNR, by
     default the distance and the class accuracy.
     """
     distance = distance_of(rows)
@@ -120,7 +122,7 @@ def frontier_figure(
             x = [float(np.mean(values)) for values in across]
             y = _draw_curve(axis, x, _seeds(points, name), color, method)
             axis.hlines(y, *_ends(across), color=color, linewidth=1)
-            if method == methods(rows)[0]:
+            if method == methods(rows)[0] and len(_settings(rows)) > 1:
                 for setting, at_x, at_y in zip(points, x, y, strict=True):
                     axis.annotate(
                         setting, (at_x, at_y), xytext=(6, 5), fontsize=8,
@@ -253,7 +255,10 @@ def _set_plain_ticks(axis: Axis, ticks: Locator) -> None:
 
 def _write(figure: Figure, path: Path, title: str) -> None:
     figure.suptitle(title)
-    if figure.axes[0].lines:
+    lines, labels = figure.axes[0].get_legend_handles_labels()
+    if len(labels) > MAX_LABELS:
+        figure.legend(lines, labels, loc="outside right upper", fontsize=8)
+    elif labels:
         figure.axes[0].legend(frameon=False, fontsize=8)
     with atomic_path(path) as unfinished:
         figure.savefig(unfinished, format="png", dpi=130)
