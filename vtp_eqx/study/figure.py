@@ -107,8 +107,8 @@ def frontier_figure(
     """Writes generation against PSNR to `path`: a curve a method, a point a setting.
 
     Points are means over seeds, bars span the seeds. Settings, where there are several,
-    are written beside the points of the first method. `names` are the numbers that are drawn against PSNR, by
-    default the distance and the class accuracy.
+    are written beside the points of the first method. `names` are the numbers that are
+    drawn against PSNR, by default the distance and the class accuracy.
     """
     distance = distance_of(rows)
     names = names or (distance, "class accuracy")
