@@ -1,6 +1,7 @@
 """On whose latents does a generator learn fastest? FD-scenes at six budgets.
 
     python experiments/compare_convergence.py                      # 2 CPU cores: hours
+    python experiments/compare_convergence.py --guidance 2         # the same, guided
     python experiments/compare_convergence.py --scale workstation  # a GPU: hours
     python experiments/compare_convergence.py --smoke              # does it run at all?
 
@@ -9,13 +10,17 @@ tokenizers, measured with its averaged weights as it goes on: reconstruction alo
 joint pre-training (VTP), and reconstruction with latents aligned to a frozen network
 (distilled), as in the paper's figure of convergence (arXiv 2512.13687). The frozen
 network is an encoder of the same size that learned from contrast and self-distillation
-alone, for as many steps; what it takes is in the table. Samples are not guided.
-Tokenizers that other studies trained are found. `--help` lists the options.
+alone, for as many steps; what it takes is in the table. Samples are not guided, unless
+`--guidance` says so: that draws other samples of the same generators, and its report is
+one of its own. Tokenizers that other studies trained are found. `--help` lists the
+options.
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
 
 from collections.abc import Sequence
+import dataclasses
+import functools
 
 import tyro
 
@@ -32,6 +37,14 @@ from vtp_eqx.study.summary import (
 from vtp_eqx.study.table import Column, COLUMNS, Row
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(StudyOptions):
+    """Those of every study, and how samples are drawn."""
+
+    guidance: float = 1.0
+    """Classifier-free guidance of the samples; 1 is none."""
+
+
 METHODS = ("AE", "VTP", "distilled")
 BUDGETS: dict[Scale, tuple[int, ...]] = {
     "smoke": (2, 4, 6),
@@ -44,16 +57,16 @@ Three tokenizers of one size, from as many samples: reconstruction alone (AE), j
 with contrast and self-distillation (VTP), and with latents aligned to a frozen encoder
 that learned from contrast and self-distillation alone (distilled). After each, a new
 decoder trained on frozen latents, and one training of the same diffusion transformer,
-measured with averaged weights and without guidance as it goes on. Does a generator
-learn faster on latents that were learned jointly?"""
+measured with averaged weights as it goes on. Does a generator learn faster on latents
+that were learned jointly?"""
 
 
-def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
+def plan(scale: Scale, seeds: Sequence[int], *, guidance: float = 1.0) -> list[RunSpec]:
     """Every run: methods x seeds, each measured at all budgets."""
     recipe = RECIPES[scale]
     return [
         run(recipe, method, f"{recipe.latent_width} channels", seed,
-            budgets=BUDGETS[scale])
+            budgets=BUDGETS[scale], guidance=guidance)
         for method in METHODS
         for seed in seeds
     ]  # fmt: skip
@@ -82,13 +95,18 @@ def summary(rows: Sequence[Row]) -> list[str]:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(StudyOptions, default=StudyOptions(seeds=3), description=__doc__)
+    options = tyro.cli(Options, default=Options(seeds=3), description=__doc__)
+    guidance = options.guidance
+    name, title = "compare_convergence", "Generation by steps of the generator"
+    if guidance != 1:
+        name, title = f"{name}_guided_{guidance:g}", f"{title}, guidance {guidance:g}"
+    drawn = f"Guidance of samples: {guidance:g}." if guidance != 1 else "No guidance."
     run_study(
         Study(
-            name="compare_convergence",
-            title="Generation by steps of the generator",
-            question=QUESTION,
-            plan=plan,
+            name=name,
+            title=title,
+            question=f"{QUESTION} {drawn}",
+            plan=functools.partial(plan, guidance=guidance),
             figure=convergence_figure,
             summary=summary,
             columns=columns("smoke" if options.smoke else options.scale),

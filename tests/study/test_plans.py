@@ -39,6 +39,16 @@ def test_committed_results_are_found_by_their_hashes(study):
     assert committed <= {spec_hash(spec) for spec in study.plan("laptop", SEEDS)}
 
 
+def test_guided_samples_are_of_the_same_generators():
+    plain = compare_convergence.plan("laptop", SEEDS)
+    guided = compare_convergence.plan("laptop", SEEDS, guidance=2.0)
+    for one, other in zip(plain, guided, strict=True):
+        assert other.sampler == dataclasses.replace(one.sampler, guidance=2.0)
+        assert dataclasses.replace(other, sampler=one.sampler) == one
+        assert PATHS.generator(other) == PATHS.generator(one)
+        assert PATHS.result(other) != PATHS.result(one)
+
+
 def test_shares_of_the_data_differ_in_what_the_tokenizer_sees_alone():
     specs = scale_data.plan("laptop", SEEDS)
     assert {(spec.method, spec.setting, spec.seed) for spec in specs} == {

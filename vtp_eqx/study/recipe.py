@@ -65,6 +65,7 @@ class Recipe:
     budgets: tuple[int, ...]  # generator steps after which samples are measured
     labels: Labels = "class"
     num_samples: int = 2400
+    guidance: float = 1.0  # of the samples; 1: none
     gradient_batches: int = 0  # that cosines between gradients are measured over
     precision: Precision = "float32"  # that networks compute in as they are trained
 
@@ -261,7 +262,9 @@ def run(
             precision=recipe.precision,
             seed=seed,
         ),
-        sampler=SamplerConfig(solver="heun", num_steps=10, time_shift=0.0),
+        sampler=SamplerConfig(
+            solver="heun", num_steps=10, time_shift=0.0, guidance=recipe.guidance
+        ),
         num_samples=recipe.num_samples,
         labels=recipe.labels,
         budgets=recipe.budgets,
