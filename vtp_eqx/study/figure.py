@@ -12,13 +12,13 @@ matplotlib.use("Agg")  # a study may run where there is no screen
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 import matplotlib.pyplot as plt
 from matplotlib.ticker import (
     FixedLocator,
     Locator,
     LogLocator,
     NullFormatter,
-    PercentFormatter,
     StrMethodFormatter,
 )
 import numpy as np
@@ -41,7 +41,6 @@ COLORS = (
     "#00a6a6", "#b5651d", "#e377c2", "#9acd32", "#17202a", "#ff7f50",
     "#8fa3ad", "#7a1f3d",
 )  # fmt: skip
-MAX_LABELS = 8  # of a legend in a panel; a longer one is beside the panels
 FIRST_METHODS = ("AE", "VTP")  # of the first colors in every figure
 LABELS = {
     "FD-scenes": "FD-scenes of samples (lower is better)",
@@ -75,13 +74,14 @@ def curves_figure(
         for method, color in method_colors(methods(rows)).items():
             committed = _points(band, method, name, settings)
             x = [settings.index(setting) for setting in committed]
+            points = _points(rows, method, name, settings)
             low, high = _ends(_seeds(committed, name))
-            if low != high:  # of one seed each there is no area
+            # Of one seed each there is no area; the runs themselves have bars.
+            if low != high and committed != points:
                 axis.fill_between(
                     x, low, high, color=color, alpha=0.18, linewidth=0,
                     label=f"{method}, committed runs",
                 )  # fmt: skip
-            points = _points(rows, method, name, settings)
             if not points:
                 continue
             x = [settings.index(setting) for setting in points]
@@ -122,11 +122,12 @@ def frontier_figure(
             x = [float(np.mean(values)) for values in across]
             y = _draw_curve(axis, x, _seeds(points, name), color, method)
             axis.hlines(y, *_ends(across), color=color, linewidth=1)
-            if method == methods(rows)[0] and len(_settings(rows)) > 1:
+            if method == methods(rows)[0] and len(points) > 1:
                 for setting, at_x, at_y in zip(points, x, y, strict=True):
                     axis.annotate(
-                        setting, (at_x, at_y), xytext=(6, 5), fontsize=8,
-                        textcoords="offset points", color=color,
+                        setting, (at_x, at_y), xytext=(6, 5), fontsize=9, zorder=9,
+                        textcoords="offset points", color=color, weight="bold",
+                        path_effects=[withStroke(linewidth=3, foreground="white")],
                     )  # fmt: skip
         axis.set_xlabel(LABELS["PSNR"])
         if name.startswith(distance):
@@ -161,7 +162,7 @@ def convergence_figure(rows: Sequence[Row], path: Path, title: str) -> None:
                     last, color=color, linestyle="--", linewidth=1, alpha=0.6,
                     label=f"{BASELINE} at its end",
                 )  # fmt: skip
-    axes[1].set_ylabel(f"{distance}, enlarged (lower is better)")
+    axes[1].set_ylabel(f"{distance}, enlarged\n(lower is better)")
     _draw_floor(axes[0], rows)
     _write(figure, path, title)
 
@@ -230,7 +231,7 @@ def _draw_floor(axis: Axes, rows: Sequence[Row]) -> None:
 
 def _panels(names: Sequence[str]) -> tuple[Figure, list[Axes]]:
     """A panel for each number, side by side; shares are in percent."""
-    size = (5.2 * len(names), 4.4)
+    size = (4.6 * len(names), 4.4)
     figure, grid = plt.subplots(
         1, len(names), figsize=size, layout="constrained", squeeze=False
     )
@@ -239,10 +240,11 @@ def _panels(names: Sequence[str]) -> tuple[Figure, list[Axes]]:
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
         quantity, _, steps = name.partition(" @")
-        after = f", after {steps} steps" if steps else ""
-        axis.set_ylabel(LABELS.get(quantity, quantity) + after)
+        after = f" after {steps} steps" if steps else ""
+        what, *direction = LABELS.get(quantity, quantity).split(" (")
+        axis.set_ylabel("\n(".join([what + after, *direction]))
         if "accuracy" in name:
-            axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+            axis.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
     return figure, axes
 
 
@@ -255,11 +257,15 @@ def _set_plain_ticks(axis: Axis, ticks: Locator) -> None:
 
 def _write(figure: Figure, path: Path, title: str) -> None:
     figure.suptitle(title)
-    lines, labels = figure.axes[0].get_legend_handles_labels()
-    if len(labels) > MAX_LABELS:
-        figure.legend(lines, labels, loc="outside right upper", fontsize=8)
-    elif labels:
-        figure.axes[0].legend(frameon=False, fontsize=8)
+    labeled = [axis.get_legend_handles_labels() for axis in figure.axes]
+    handles = {
+        label: handle for each in labeled for handle, label in zip(*each, strict=True)
+    }
+    if handles:  # below the panels, where it hides no point
+        figure.legend(
+            handles.values(), handles.keys(), loc="outside lower center",
+            ncols=2 * len(figure.axes), frameon=False,
+        )  # fmt: skip
     with atomic_path(path) as unfinished:
         figure.savefig(unfinished, format="png", dpi=130)
     plt.close(figure)
