@@ -112,6 +112,10 @@ def moving_average(
 
 def copy_arrays(tree: PyTree) -> PyTree:
     """`tree` with arrays of its own, so that donating one copy spares the other."""
-    return jax.tree.map(
-        lambda leaf: jnp.copy(leaf) if eqx.is_array(leaf) else leaf, tree
-    )
+    arrays, static = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(_copies(arrays), static)
+
+
+@jax.jit  # array by array, each shape would be compiled for
+def _copies(arrays: PyTree) -> PyTree:
+    return jax.tree.map(jnp.copy, arrays)
