@@ -128,14 +128,10 @@ port, process, folder = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3])
 jax.distributed.initialize(f"localhost:{port}", 2, process)
 found = {}
 """
-
 END = """
 jax.distributed.shutdown()
 print(json.dumps(found))
 """
-# One pair of processes for all: to start takes longer than what they do. The last one
-# leaves other settings than it found.
-PROGRAM = BEGIN + LEARN + AGREE + RESTORE + GENERATE + PRETRAIN + END
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +149,13 @@ def images_to_learn() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def found(folder) -> list[dict]:
-    """What either process found."""
+    """What either process found: one pair for all, as to start is most of the work."""
+    # The last one leaves other settings than it found.
+    return in_two_processes(LEARN + AGREE + RESTORE + GENERATE + PRETRAIN, folder)
+
+
+def in_two_processes(program: str, folder: Path) -> list[dict]:
+    """What `program` has put into `found` in each of them."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
@@ -166,9 +168,10 @@ def found(folder) -> list[dict]:
         + " --xla_force_host_platform_device_count=2",
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
     }
+    code = BEGIN + program + END
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, port, number, str(folder)],
+            [sys.executable, "-c", code, port, number, str(folder)],
             env=environment, stdout=subprocess.PIPE, text=True,
         )
         for number in "01"
