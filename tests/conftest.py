@@ -56,18 +56,20 @@ LONGEST = [
     TESTS / name
     for name in (
         "study/test_recipe.py",
+        "training/test_presets.py",
         "test_quickstart.py",
-        "training/test_step.py",
-        "runs/test_train_decoder.py",
-        "training/test_pretrain_objective.py",
-        "training/test_precision.py",
-        "experiments/test_pretrain.py",
+        "test_hashes.py",
         "runs/test_multihost.py",
-        "experiments/test_evaluate.py",
-        "experiments/test_sample.py",
-        "runs/test_train_generator.py",
+        "study/test_emoji_data.py",
         "runs/test_survive.py",
-        "evaluation/test_three_ways.py",
+        "training/test_step.py",
+        "experiments/test_evaluate.py",
+        "experiments/test_pretrain.py",
+        "training/test_pretrain_objective.py",
+        "training/terms/test_alignment.py",
+        "training/test_precision.py",
+        "runs/test_finetune_decoder.py",
+        "training/terms/test_controls.py",
     )
 ]
 

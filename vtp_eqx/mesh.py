@@ -36,19 +36,26 @@ def local_mesh(mesh: Mesh) -> Mesh:
     return Mesh(np.array(own), (DATA,), axis_types=(AxisType.Auto,))
 
 
+def place(arrays: PyTree, shardings: PyTree) -> PyTree:
+    """`arrays` where `shardings` says: one, or one for each.
+
+    By one program: array by array, each shape would be compiled for. Not `device_put`,
+    which refuses devices of other processes.
+    """
+    return jax.jit(_unchanged, out_shardings=shardings)(arrays)
+
+
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """`tree` with every array copied to every device."""
-    return eqx.filter_shard(tree, NamedSharding(mesh, REPLICATED))
+    arrays, static = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(place(arrays, NamedSharding(mesh, REPLICATED)), static)
 
 
 def on_mesh(tree: PyTree, mesh: Mesh) -> PyTree:
     """`tree`, whose arrays are copied to every device unless they are on `mesh`."""
     lives = lambda leaf: getattr(leaf.sharding, "mesh", None) == mesh
-
-    def place(leaf):
-        return replicate(leaf, mesh) if eqx.is_array(leaf) and not lives(leaf) else leaf
-
-    return jax.tree.map(place, tree)
+    there, rest = eqx.partition(tree, lambda leaf: eqx.is_array(leaf) and lives(leaf))
+    return eqx.combine(there, replicate(rest, mesh))
 
 
 def gather_to_host(tree: PyTree) -> PyTree:
@@ -63,7 +70,7 @@ def gather_to_host(tree: PyTree) -> PyTree:
     if split:
         everywhere = NamedSharding(split[0].sharding.mesh, REPLICATED)
         # One program: several with collectives at once may wait for one another.
-        arrays = jax.jit(_unchanged, out_shardings=everywhere)(arrays)
+        arrays = place(arrays, everywhere)
         jax.block_until_ready(arrays)
     return eqx.combine(jax.tree.map(lambda a: a.addressable_data(0), arrays), static)
 

@@ -55,6 +55,11 @@ def test_published_to_ours_to_published_changes_no_bit(case, tmp_path):
     assert settings[0] == settings[1]
 
 
+def test_nothing_to_convert_is_refused():
+    with pytest.raises(ValueError, match=r"^There is something to convert; got no SO"):
+        convert()
+
+
 def test_verifying_prints_every_tensor(capsys):
     case = GOLDEN / "lightningdit_plain"
     assert convert(case, "--verify")

@@ -134,7 +134,6 @@ def test_tars_are_judged_as_the_same_images_in_a_folder(tokenizer, tmp_path, cap
     [
         (["evaluate.py", "rfid", "--tokenizer", "nowhere", "--data", "."], "nowhere"),
         (["convert.py", "nowhere", "there"], "nowhere"),
-        (["convert.py"], "There is something to convert"),
     ],
 )
 def test_an_error_is_a_sentence_and_no_traceback(words, sentence, tmp_path):

@@ -36,7 +36,6 @@ NUM_STEPS, WIDTH = 6, 8
 
 # A bit flips in the second process alone.
 TWO = """
-import pathlib
 from benchmarks.bit_flips import faulty_at, Flip
 from tests.runs.test_corruption import Training
 from vtp_eqx.runs.corruption import CorruptionError
@@ -44,9 +43,9 @@ training = Training(None)
 flip = Flip("output", leaf=1, device=1, element=3, bit=30)
 faulty = faulty_at(training.step, 6, flip) if process else training.step
 try:
-    training.run(pathlib.Path(argument), faulty, recompute_every=2)
+    training.run(folder, faulty, recompute_every=2)
 except CorruptionError as error:
-    print(json.dumps(str(error)))
+    found["error"] = str(error)
 """
 
 
@@ -273,7 +272,7 @@ def test_a_full_disk_does_not_hide_that_results_differ(training, tmp_path, monke
 
 @pytest.mark.slow
 def test_a_bit_that_flips_in_one_process_stops_both(tmp_path):
-    first, second = in_two_processes(TWO, tmp_path)
+    first, second = (found["error"] for found in in_two_processes(TWO, tmp_path))
     assert first == second
     assert "state.student (1 of 8 elements" in first
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]

@@ -37,15 +37,9 @@ from vtp_eqx.runs.sample import sample
 from vtp_eqx.tokenizer import load, weights_hash
 
 
-# Loads the training from the tests' own file, which a new process cannot import.
-TRAININGS = Path(__file__).parents[1] / "training" / "conftest.py"
 LEARN = """
-import importlib.util
-spec = importlib.util.spec_from_file_location("training_conftest", argument)
-module = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
-_, _, logged = module.pairs_training(4, accumulate=2, sharding="zero")
-print(json.dumps(logged))
+from tests.training.conftest import pairs_training
+_, _, found["learn"] = pairs_training(4, accumulate=2, sharding="zero")
 """
 
 AGREE = """
@@ -59,12 +53,11 @@ for failing in (1, 2):
         said.append("well")
     except Exception as error:
         said.append(type(error).__name__)
-print(json.dumps(said))
+found["agree"] = said
 """
 
 # The files are whole, but one process cannot read those of the newest checkpoint.
 RESTORE = """
-import pathlib
 import jax.numpy as jnp, optax
 from vtp_eqx.mesh import data_mesh, gather_to_host
 from vtp_eqx.runs.checkpoint import Checkpoints
@@ -76,26 +69,25 @@ def state(step):
     first = eqx.tree_at(lambda state: state.step, first, jnp.asarray(step, jnp.int32))
     return shard_state(first, data_mesh(), "fsdp")
 
-folder = pathlib.Path(argument) / "checkpoints"
-with Checkpoints(folder, keep=3) as checkpoints:
+checkpoint_folder = folder / "restore" / "checkpoints"
+with Checkpoints(checkpoint_folder, keep=3) as checkpoints:
     for step in (1, 2, 3):
         checkpoints.save(state(step))
-with Checkpoints(folder, keep=3) as checkpoints:
+with Checkpoints(checkpoint_folder, keep=3) as checkpoints:
     read = checkpoints._read
     def blind(step, wanted):
         if step == 3 and process == 1:
             raise OSError("a broken cable")
         return read(step, wanted)
     checkpoints._read = blind
-    found = checkpoints.restore(state(0))
+    restored = checkpoints.restore(state(0))
     left = checkpoints.steps()
-weight = gather_to_host(found).student["weight"].tolist()
-print(json.dumps([int(found.step), weight, left]))
+weight = gather_to_host(restored).student["weight"].tolist()
+found["restore"] = [int(restored.step), weight, left]
 """
 
 # The smallest run that has evaluations and an end, all of its state split.
 PRETRAIN = """
-import pathlib
 from experiments.pretrain import pretrain
 from vtp_eqx.config import (
     decoder_like, OptimizerConfig, PretrainConfig, TokenizerConfig, TransformerConfig
@@ -116,30 +108,54 @@ config = PretrainConfig(
 # A file of sums for each process.
 latent_statistics.BLOCK_IMAGES = 12
 pretrain(PretrainOptions(
-    config=config, out=f"{argument}/run", data=(f"{argument}/images.npz",),
+    config=config, out=f"{folder}/run", data=(f"{folder}/images.npz",),
     num_eval=8, log_every=1, evaluate_every=1, workers=1, distributed=True,
 ))
-print(json.dumps(jax.process_count()))
+found["pretrain"] = jax.process_count()
 """
 
 # Latents of a folder of arrays, and samples in them.
 GENERATE = """
-import pathlib
 from tests.runs.test_multihost import generate
-generate(pathlib.Path(argument))
-print(json.dumps(jax.process_count()))
+generate(folder / "generate")
+found["generate"] = jax.process_count()
 """
 
 BEGIN = """
-import json, sys
+import json, pathlib, sys
 import equinox as eqx, jax
-port, process, argument = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+port, process, folder = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3])
 jax.distributed.initialize(f"localhost:{port}", 2, process)
+found = {}
+"""
+END = """
+jax.distributed.shutdown()
+print(json.dumps(found))
 """
 
 
-def in_two_processes(program: str, argument: Path | str = "") -> list:
-    """What each of them printed last, as JSON."""
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """That of both processes, with images to learn from."""
+    folder = tmp_path_factory.mktemp("two")
+    np.savez(folder / "images.npz", arr_0=images_to_learn())
+    return folder
+
+
+def images_to_learn() -> np.ndarray:
+    draw = np.random.default_rng(0)
+    return draw.integers(0, 256, (24, 16, 16, 3)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def found(folder) -> list[dict]:
+    """What either process found: one pair for all, as to start is most of the work."""
+    # The last one leaves other settings than it found.
+    return in_two_processes(LEARN + AGREE + RESTORE + GENERATE + PRETRAIN, folder)
+
+
+def in_two_processes(program: str, folder: Path) -> list[dict]:
+    """What `program` has put into `found` in each of them."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
@@ -152,16 +168,16 @@ def in_two_processes(program: str, argument: Path | str = "") -> list:
         + " --xla_force_host_platform_device_count=2",
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
     }
-    code = f"{BEGIN}{program}jax.distributed.shutdown()"
+    code = BEGIN + program + END
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", code, port, number, str(argument)],
+            [sys.executable, "-c", code, port, number, str(folder)],
             env=environment, stdout=subprocess.PIPE, text=True,
         )
         for number in "01"
     ]  # fmt: skip
     try:
-        printed = [process.communicate(timeout=300)[0] for process in processes]
+        printed = [process.communicate(timeout=600)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -204,35 +220,34 @@ def test_one_process_agrees_with_itself():
 
 
 @pytest.mark.slow
-def test_two_processes_learn_as_one(pairs):
-    found = in_two_processes(LEARN, TRAININGS)
+def test_two_processes_learn_as_one(pairs, found):
     _, _, expected = pairs(4, accumulate=2, sharding="zero")
-    for logged in found:
+    for logged in (process["learn"] for process in found):
         for ours, theirs in zip(logged, expected, strict=True):
             assert ours == pytest.approx(theirs, rel=1e-5)
 
 
 @pytest.mark.slow
-def test_an_error_in_one_process_is_raised_in_both():
-    first, second = in_two_processes(AGREE)
+def test_an_error_in_one_process_is_raised_in_both(found):
+    first, second = (process["agree"] for process in found)
     assert first == [3, True, False, "OtherProcessError", "well"]
     assert second == [3, True, False, "KeyError", "well"]
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_one_process_cannot_read_is_damaged_for_both(tmp_path):
-    for found in in_two_processes(RESTORE, tmp_path):
-        assert found == [2, [2.0] * 8, [1, 2]]
-    assert [path.name for path in (tmp_path / "damaged").iterdir()] == ["3"]
+def test_a_checkpoint_that_one_process_cannot_read_is_damaged_for_both(found, folder):
+    for process in found:
+        assert process["restore"] == [2, [2.0] * 8, [1, 2]]
+    damaged = folder / "restore" / "damaged"
+    assert [path.name for path in damaged.iterdir()] == ["3"]
 
 
 @pytest.mark.slow
-def test_a_run_whose_state_is_split_over_processes_is_judged_and_finished(tmp_path):
-    draw = np.random.default_rng(0)
-    images = draw.integers(0, 256, (24, 16, 16, 3)).astype(np.uint8)
-    np.savez(tmp_path / "images.npz", arr_0=images)
-    assert in_two_processes(PRETRAIN, tmp_path) == [2, 2]
-    run = tmp_path / "run"
+def test_a_run_whose_state_is_split_over_processes_is_judged_and_finished(
+    found, folder, tmp_path
+):
+    assert [process["pretrain"] for process in found] == [2, 2]
+    run = folder / "run"
     (line,) = read_log(run / "metrics.jsonl")
     assert line["feature_rank"] > 1
     numbers, card = read(run / "card.json")
@@ -242,25 +257,24 @@ def test_a_run_whose_state_is_split_over_processes_is_judged_and_finished(tmp_pa
     # Of all training images, and what one process measures.
     assert card.latents_of == "24 of 24 training images"
     # Compiled as there: another program rounds otherwise.
-    alone, _ = measure_latents(
-        tokenizer, ArraySource({"image": images}), tmp_path, mesh=data_mesh(1)
-    )
+    source = ArraySource({"image": images_to_learn()})
+    alone, _ = measure_latents(tokenizer, source, tmp_path, mesh=data_mesh(1))
     np.testing.assert_array_equal(tokenizer.latent_mean, alone.latent_mean)
     np.testing.assert_array_equal(tokenizer.latent_std, alone.latent_std)
     assert (run / "report.md").exists()
 
 
 @pytest.mark.slow
-def test_two_processes_extract_and_sample_the_same_bits_as_one(tmp_path):
-    assert in_two_processes(GENERATE, tmp_path / "two") == [2, 2]
-    generate(tmp_path / "one")
-    found, expected = (
+def test_two_processes_extract_and_sample_the_same_bits_as_one(found, folder, tmp_path):
+    assert [process["generate"] for process in found] == [2, 2]
+    generate(tmp_path)
+    two, one = (
         {
-            path.relative_to(tmp_path / name): path.read_bytes()
-            for path in (tmp_path / name).rglob("*")
+            path.relative_to(place): path.read_bytes()
+            for path in place.rglob("*")
             if path.suffix in (".json", ".npy", ".png")
         }
-        for name in ("two", "one")
+        for place in (folder / "generate", tmp_path)
     )
-    assert len(expected) == 6 * 3 + 1 + 7 + 1  # shards, index; samples, record
-    assert found == expected
+    assert len(one) == 6 * 3 + 1 + 7 + 1  # shards, index; samples, record
+    assert two == one

@@ -1,6 +1,8 @@
 """Rows of a study's table that nothing was run for."""
 
 from collections.abc import Callable
+import dataclasses
+from typing import Any
 
 import pytest
 
@@ -47,3 +49,12 @@ def converging(row: Made) -> Callable[..., list[Row]]:
         return rows
 
     return make
+
+
+def differing_fields(one: Any, other: Any) -> set[str]:
+    """The names of the fields in which two configs differ."""
+    return {
+        field.name
+        for field in dataclasses.fields(one)
+        if getattr(one, field.name) != getattr(other, field.name)
+    }

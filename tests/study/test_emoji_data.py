@@ -6,8 +6,7 @@ import itertools
 import json
 from pathlib import Path
 import re
-import subprocess
-import sys
+import shutil
 
 import numpy as np
 import pytest
@@ -27,6 +26,7 @@ from vtp_eqx.study.figure import frontier_figure
 from vtp_eqx.study.recipe import run
 from vtp_eqx.study.report import Study, write_report
 from vtp_eqx.study.run_spec import RunPaths, RunSpec, spec_hash
+from vtp_eqx.study.stages import execute_run
 
 
 TINY = SceneNetworkTraining(
@@ -202,10 +202,21 @@ def test_a_report_of_emoji_speaks_of_emoji(data, row, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_smoke_run_has_every_number_of_its_table(tmp_path):
-    script = Path(compare_emoji.__file__)
-    command = [sys.executable, script, "--smoke", "--runs", tmp_path, "--workers", "1"]
-    subprocess.run(command, check=True, cwd=script.parents[1])
+def test_a_smoke_run_has_every_number_of_its_table(data, folder, tmp_path, monkeypatch):
+    paths = RunPaths(tmp_path)
+
+    def execute_here(specs, *_, finished, **__):
+        for spec in specs:
+            shutil.copytree(folder, paths.data(spec), dirs_exist_ok=True)
+            execute_run(spec, paths, lambda *_: None)
+            finished(spec)
+        return []
+
+    monkeypatch.setattr("vtp_eqx.study.command.execute_runs", execute_here)
+    monkeypatch.setattr("vtp_eqx.study.command.prepare", lambda *_: None)
+    monkeypatch.setattr(compare_emoji, "write_made_up_emoji", lambda *_: None)
+    monkeypatch.setattr(EmojiData, "of", lambda *_, **__: data)
+    compare_emoji.main(compare_emoji.Options(smoke=True, runs=tmp_path, workers=1))
     out = tmp_path / "compare_emoji-smoke" / "compare_emoji"
     [record] = json.loads((out / "runs.json").read_text())
     names = [column.name for column in compare_emoji.columns(3)]

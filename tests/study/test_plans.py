@@ -15,6 +15,7 @@ from experiments import (
     scale_latents,
     weigh_losses,
 )
+from tests.study.conftest import differing_fields
 from vtp_eqx.study.recipe import LAPTOP, run
 from vtp_eqx.study.run_spec import RunPaths, spec_hash
 from vtp_eqx.study.table import means_table
@@ -105,14 +106,6 @@ def test_a_decoder_is_trained_on_after_it_was_trained():
     )
     with pytest.raises(ValueError, match="`decode` must be there where its decoder"):
         dataclasses.replace(spec, decode=None)
-
-
-def differing_fields(one, other):
-    return {
-        field.name
-        for field in dataclasses.fields(one)
-        if getattr(one, field.name) != getattr(other, field.name)
-    }
 
 
 @pytest.mark.parametrize(("study", "setting"), [

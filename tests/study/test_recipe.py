@@ -21,6 +21,7 @@ from experiments import (
     scale_latents,
     weigh_losses,
 )
+from tests.study.conftest import differing_fields
 from vtp_eqx.mesh import data_mesh, shard_batch
 from vtp_eqx.scenes.render import render
 from vtp_eqx.study.methods import CONTROLS
@@ -49,14 +50,6 @@ STUDIES = [
     bisect_recipe,
     weigh_losses,
 ]
-
-
-def differing_fields(one, other):
-    return {
-        field.name
-        for field in dataclasses.fields(one)
-        if getattr(one, field.name) != getattr(other, field.name)
-    }
 
 
 def test_methods_differ_in_what_they_are_called_for_alone():

@@ -94,6 +94,10 @@ def after(num_steps, tokenizer, config=CONFIG, num_devices=1, batches=batch):
     """The states before and after each step, and the metrics of each."""
     mesh = data_mesh(num_devices)
     state, step = init_finetuning(config, tokenizer, mesh)
+    return take(num_steps, state, step, mesh, batches)
+
+
+def take(num_steps, state, step, mesh, batches=batch):
     states, logged = [copy_arrays(state)], []
     for number in range(num_steps):
         state, metrics = step(state, shard_batch(batches(number), mesh))
@@ -191,15 +195,31 @@ def test_devices_and_microbatches_do_not_change_the_update(
         )
 
 
-def test_each_network_begins_at_its_own_step(tokenizer):
+@pytest.fixture(scope="module")
+def in_turn(tokenizer):
+    """Three steps where one network begins after the other, and the first once more."""
     config = with_changes(CONFIG, discriminator_start=1, decoder_start=2)
-    states, logged = after(3, tokenizer, config)
+    mesh = data_mesh(1)
+    state, step = init_finetuning(config, tokenizer, mesh)
+    states, logged = take(3, state, step, mesh)
+    _, again = take(1, copy_arrays(states[0]), step, mesh)
+    return states, logged, again
+
+
+def test_each_network_begins_at_its_own_step(in_turn):
+    states, logged, _ = in_turn
     before, first, second = (state.student for state in states[:3])
     assert not eqx.tree_equal(before.decoder, first.decoder)
     assert eqx.tree_equal(before.discriminator, first.discriminator)
     assert not eqx.tree_equal(first.discriminator, second.discriminator)
     assert [line["discriminator"] > 0 for line in logged] == [False, True, True]
+    assert [line["adversarial"] != 0 for line in logged] == [False, False, True]
     assert [line["adaptive_weight"] > 0 for line in logged] == [False, False, True]
+
+
+def test_a_state_that_was_rolled_back_is_in_its_own_phase(in_turn):
+    _, logged, again = in_turn
+    assert again == logged[:1]
 
 
 def test_a_step_that_is_not_finite_changes_neither_network(alone):
@@ -220,17 +240,3 @@ def test_a_collapse_is_counted(tokenizer):
     _, logged = after(3, gray, config)
     assert [line["flat_steps"] for line in logged] == [1, 2, 3]
     assert [line["saturated_steps"] for line in logged] == [0, 0, 0]
-
-
-def test_a_state_that_was_rolled_back_is_in_its_own_phase(tokenizer):
-    config = with_changes(CONFIG, discriminator_start=1, decoder_start=2)
-    mesh = data_mesh(1)
-    state, step = init_finetuning(config, tokenizer, mesh)
-    first, logged = copy_arrays(state), []
-    for number in (0, 1, 2):
-        state, metrics = step(state, shard_batch(batch(number), mesh))
-        logged.append(metrics)
-    assert [float(one["discriminator"]) > 0 for one in logged] == [False, True, True]
-    assert [float(one["adversarial"]) != 0 for one in logged] == [False, False, True]
-    _, again = step(first, shard_batch(batch(0), mesh))
-    assert eqx.tree_equal(again, logged[0])

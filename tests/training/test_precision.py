@@ -15,7 +15,7 @@ from vtp_eqx.models.tokenizer import Pretrainer, Teacher
 from vtp_eqx.training.generate import generate_objective
 from vtp_eqx.training.optimizer import leaf_path
 from vtp_eqx.training.precision import ALWAYS_FLOAT32, cast_params
-from vtp_eqx.training.pretrain import init_pretraining, pretrain_objective
+from vtp_eqx.training.pretrain import pretrain_objective, pretrain_step
 from vtp_eqx.training.pretrain_views import CaptionedBatch
 from vtp_eqx.training.terms.flow_matching import FlowPoints
 
@@ -144,8 +144,8 @@ def test_a_generator_multiplies_in_bfloat16(generator):
 def test_bfloat16_learns_what_float32_does(started):
     config = dataclasses.replace(started.config, precision="bfloat16")
     batch = shard_batch(next(started.batches(0)), started.mesh)
-    images = np.zeros((1, 16, 16, 3), np.uint8)
-    state, step = init_pretraining(config, images, started.mesh)
+    state = started.start()
+    step = pretrain_step(config, state, started.mesh)
     state, metrics = step(state, batch)
     _, expected = started.step(started.start(), batch)
     for name, value in expected.items():

@@ -91,7 +91,8 @@ class Checkpoints:
         saved = self._manager.save(
             int(state.step),
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(arrays), sums=ocp.args.JsonSave(sums)
+                state=ocp.args.StandardSave(jax.tree.map(_one_copy, arrays)),
+                sums=ocp.args.JsonSave(sums),
             ),
             metrics={"score": finite} if self._scored else None,
         )
@@ -280,6 +281,18 @@ def _check_sums(found: Mapping[str, Any], saved: Mapping[str, int]) -> None:
 
 def _is_shaped(leaf: Any) -> bool:
     return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def _one_copy(array: Array) -> Array:
+    """What Orbax writes of an array: where every device has all of it, that of one.
+
+    To write a part of each copy, it would compile a slice for each device and shape.
+    Several processes do, so that each writes its part.
+    """
+    is_alone = jax.process_count() == 1
+    return (
+        array.addressable_data(0) if is_alone and array.is_fully_replicated else array
+    )
 
 
 def _sums(arrays: dict[str, Array]) -> dict[str, UInt32[Array, ""]]:

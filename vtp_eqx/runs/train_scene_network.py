@@ -59,7 +59,7 @@ def train_scene_network(
     schedule = optax.warmup_cosine_decay_schedule
     rate = schedule(0.0, config.learning_rate, config.warmup_steps, num_steps)
     optimizer = optax.adamw(rate, weight_decay=config.weight_decay)
-    network = SceneNetwork(config.network, key=jr.key(config.seed))
+    network = eqx.filter_jit(SceneNetwork)(config.network, key=jr.key(config.seed))
     opt_state = optimizer.init(eqx.filter(network, eqx.is_array))
 
     @eqx.filter_jit(donate="all")

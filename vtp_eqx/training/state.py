@@ -4,14 +4,13 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-from jax import lax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 import optax
 
 from vtp_eqx.config import Sharding
-from vtp_eqx.mesh import fsdp_spec, REPLICATED
+from vtp_eqx.mesh import fsdp_spec, place, REPLICATED
 
 
 class TrainState(eqx.Module):
@@ -76,12 +75,12 @@ def placement(state: TrainState, mesh: Mesh, sharding: Sharding) -> Placement:
     split = lambda leaf: NamedSharding(mesh, fsdp_spec(leaf.shape, mesh.devices.size))
     whole = lambda leaf: NamedSharding(mesh, REPLICATED)
 
-    def place(path, leaf):
+    def place_of(path, leaf):
         return (split if path[0].name in SPLIT_PARTS[sharding] else whole)(leaf)
 
     trainable = eqx.filter((state.student, state.weights), eqx.is_inexact_array)
     return Placement(
-        jax.tree_util.tree_map_with_path(place, eqx.filter(state, eqx.is_array)),
+        jax.tree_util.tree_map_with_path(place_of, eqx.filter(state, eqx.is_array)),
         jax.tree.map(whole if sharding == "none" else split, trainable),
     )
 
@@ -90,8 +89,7 @@ def shard_state(state: TrainState, mesh: Mesh, sharding: Sharding) -> TrainState
     """`state` on the devices of `mesh`, split as `sharding` says."""
     arrays, static = eqx.partition(state, eqx.is_array)
     places = placement(state, mesh, sharding).state
-    # Not `device_put`, which refuses devices of other processes.
-    return eqx.combine(lax.with_sharding_constraint(arrays, places), static)
+    return eqx.combine(place(arrays, places), static)
 
 
 def moving_average(
@@ -114,6 +112,10 @@ def moving_average(
 
 def copy_arrays(tree: PyTree) -> PyTree:
     """`tree` with arrays of its own, so that donating one copy spares the other."""
-    return jax.tree.map(
-        lambda leaf: jnp.copy(leaf) if eqx.is_array(leaf) else leaf, tree
-    )
+    arrays, static = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(_copies(arrays), static)
+
+
+@jax.jit  # array by array, each shape would be compiled for
+def _copies(arrays: PyTree) -> PyTree:
+    return jax.tree.map(jnp.copy, arrays)

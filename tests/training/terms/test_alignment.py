@@ -34,7 +34,7 @@ from vtp_eqx.training.pretrain import (
     pretrain_terms,
 )
 from vtp_eqx.training.pretrain_views import CaptionedBatch, PretrainViews
-from vtp_eqx.training.state import shard_state
+from vtp_eqx.training.state import copy_arrays, shard_state
 from vtp_eqx.training.terms.alignment import Alignment, FeatureGrid
 from vtp_eqx.training.terms.encoder_passes import EncoderPasses
 from vtp_eqx.training.terms.term import Microbatch, ViewsAndTargets
@@ -215,9 +215,14 @@ def adaptive(aligned):
     )  # fmt: skip
 
 
-def updated(config, data, vision, num_devices):
+@pytest.fixture(scope="module")
+def start(adaptive):
+    return initial_state(adaptive, None)
+
+
+def updated(config, start, data, vision, num_devices):
     """The arrays of the student, before and after a step, and the step's metrics."""
-    mesh, start = data_mesh(num_devices), initial_state(config, None)
+    mesh, start = data_mesh(num_devices), copy_arrays(start)
     student = lambda state: jax.tree.map(
         np.asarray, eqx.filter(state.student, eqx.is_inexact_array)
     )
@@ -233,17 +238,16 @@ def updated(config, data, vision, num_devices):
 
 
 @pytest.fixture(scope="module")
-def on_one_device(adaptive, data, vision):
-    return updated(adaptive, data, vision, 1)
+def on_one_device(adaptive, start, data, vision):
+    return updated(adaptive, start, data, vision, 1)
 
 
 def test_an_adaptive_weight_makes_alignment_pull_as_hard_as_pixels(
-    adaptive, data, vision, on_one_device
+    adaptive, start, data, vision, on_one_device
 ):
     _, _, metrics = on_one_device
-    state = initial_state(adaptive, None)
     objective = pretrain_objective(adaptive, num_shards=1, vision=vision)
-    keys = [jr.fold_in(jr.fold_in(state.key, 0), number) for number in (0, 1)]
+    keys = [jr.fold_in(jr.fold_in(start.key, 0), number) for number in (0, 1)]
     batch = CaptionedBatch(data["image"][: adaptive.batch_size], None)
 
     @jax.jit
@@ -254,11 +258,11 @@ def test_an_adaptive_weight_makes_alignment_pull_as_hard_as_pixels(
             return student.tokenizer.bottleneck.weight, student.heads["kl"].weight
 
         def mean(layer, name):
-            student = eqx.tree_at(last_layer, state.student, layer)
-            outputs = objective.forward(student, None, views, state.step, keys[1])
+            student = eqx.tree_at(last_layer, start.student, layer)
+            outputs = objective.forward(student, None, views, start.step, keys[1])
             return objective.loss(student, outputs)[0][name].mean()
 
-        layer = last_layer(state.student)
+        layer = last_layer(start.student)
         return [
             jnp.sqrt(sum((part**2).sum() for part in jax.grad(mean)(layer, name)))
             for name in ("reconstruction", "alignment")
@@ -274,21 +278,21 @@ def test_an_adaptive_weight_makes_alignment_pull_as_hard_as_pixels(
     assert metrics["total"] == pytest.approx(total, rel=1e-4)
 
 
-def test_an_adaptive_weight_has_its_limit(adaptive, data, vision, on_one_device):
+def test_an_adaptive_weight_has_its_limit(adaptive, start, data, vision, on_one_device):
     limit = on_one_device[2]["adaptive_weight"] / adaptive.alignment_weight / 3
     config = dataclasses.replace(
         adaptive, alignment=dataclasses.replace(adaptive.alignment, weight_limit=limit)
     )
-    _, _, metrics = updated(config, data, vision, 1)
+    _, _, metrics = updated(config, start, data, vision, 1)
     weight = adaptive.alignment_weight * limit
     assert metrics["adaptive_weight"] == pytest.approx(weight, rel=1e-5)
 
 
 def test_devices_and_microbatches_do_not_change_an_adaptive_update(
-    adaptive, data, vision, on_one_device
+    adaptive, start, data, vision, on_one_device
 ):
     split = dataclasses.replace(adaptive, accumulate=2)
-    _, arrays, metrics = updated(split, data, vision, 2)
+    _, arrays, metrics = updated(split, start, data, vision, 2)
     before, expected, expected_metrics = on_one_device
     for name, value in expected_metrics.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-3, err_msg=name)

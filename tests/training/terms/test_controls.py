@@ -248,7 +248,7 @@ def alone(config, start, data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("num_devices", "accumulate"), [(2, 2), (4, 1), (8, 1)])
+@pytest.mark.parametrize(("num_devices", "accumulate"), [(2, 2), (8, 1)])
 def test_devices_and_microbatches_do_not_change_the_update(
     num_devices, accumulate, config, start, data, alone
 ):
