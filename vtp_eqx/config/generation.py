@@ -6,10 +6,10 @@ A comment behind a field says where its default comes from: see `vtp_eqx.config`
 import dataclasses
 from typing import Literal
 
-from vtp_eqx.config.checks import require
+from vtp_eqx.config.checks import require, require_fields, require_rising
 from vtp_eqx.config.fields import later
 from vtp_eqx.config.repulsion import RepulsionConfig
-from vtp_eqx.config.runs import OptimizerConfig
+from vtp_eqx.config.runs import check_accumulate, OptimizerConfig
 from vtp_eqx.config.shapes import DiTConfig, Precision, Sharding
 
 
@@ -56,11 +56,9 @@ class LatentsConfig:
             "`captions` (True) need the `layout` 'npy', because LightningDiT's has no "
             "place for them: change either.",
         )
-        require(
-            self.shard_images > 0 and self.num_augmented > 0,
-            f"`shard_images` ({self.shard_images}) and `num_augmented` "
-            f"({self.num_augmented}) must be 1 or more: raise them.",
-        )
+        require_fields(self, "1 or more", "shard_images", "num_augmented", "limit")
+        require_fields(self, "in [0, 1]", "augmented_scale")
+        require_rising(self, "augmented_scale")
 
     @property
     def view_names(self) -> tuple[str, ...]:
@@ -99,6 +97,13 @@ class GenerateConfig:
     # state; 0: never.
     recompute_every: int = later(0)
     seed: int = 0
+
+    def __post_init__(self):
+        require_fields(self, "positive", "time_std")
+        require_fields(self, "0 or more", "cosine_weight", "num_steps")
+        require_fields(self, "1 or more", "batch_size")
+        require_fields(self, "in [0, 1]", "ema_decay")
+        check_accumulate(self.accumulate)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,8 +166,4 @@ class SampleConfig:
     group_size: int = 8  # ours: for CPUs; GPUs are busy from 64 on
 
     def __post_init__(self):
-        for name in ("num_samples", "group_size"):
-            require(
-                getattr(self, name) > 0,
-                f"`{name}` ({getattr(self, name)}) must be positive: raise it.",
-            )
+        require_fields(self, "positive", "num_samples", "group_size")

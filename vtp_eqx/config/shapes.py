@@ -7,7 +7,7 @@ import dataclasses
 import reprlib
 from typing import Literal
 
-from vtp_eqx.config.checks import require
+from vtp_eqx.config.checks import require, require_fields
 from vtp_eqx.config.fields import later
 
 
@@ -202,6 +202,7 @@ class DiTConfig:
         _require_sizes(self)
         _require_multiple(self, "width", "num_heads")
         _require_multiple(self, "latent_size", "patch_size")
+        require_fields(self, "in [0, 1]", "label_drop_rate")
         require(
             not (self.float32_logits and self.attention == "fused"),
             "`float32_logits` (True) needs `attention` 'plain', because the fused "
