@@ -112,7 +112,7 @@ def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class ArrayBatches:
-    """`batches(first)` yields batches of `arrays` from number `first` on.
+    """`batches(first)` yields this process's part of batches from number `first` on.
 
     Each is `make(**rows)`, with the rows of every array by its name. `group`: this many
     consecutive examples stay together. `parts`: the sizes of consecutive parts of the
@@ -128,24 +128,20 @@ class ArrayBatches:
     parts: tuple[int, ...] = ()
 
     def __call__(self, first: int) -> Iterator[Any]:
-        if self.parts:
-            for batch in itertools.count(first):
-                rows = self.rows(batch)
-                yield self.make(**{name: a[rows] for name, a in self.arrays.items()})
-        for rows in loader.batches(
-            self.arrays, self.batch_size, seed=self.seed, start_step=first,
-            group=self.group,
-        ):  # fmt: skip
-            yield self.make(**rows)
+        local = self.batch_size // jax.process_count()
+        start = jax.process_index() * local
+        for batch in itertools.count(first):
+            rows = self.rows(batch)[start : start + local]
+            yield self.make(**{name: a[rows] for name, a in self.arrays.items()})
 
     def rows(self, batch: int) -> Sequence[int]:
-        """The rows of the arrays that are a batch."""
+        """The rows of the arrays that are a batch of all processes."""
         if self.parts:
             return self._sampler(batch).tolist()
-        num_examples = len(next(iter(self.arrays.values())))
         return loader.rows_at(
-            batch, num_examples, self.batch_size, seed=self.seed, group=self.group
-        ).tolist()
+            batch, loader.common_length(self.arrays), self.batch_size, seed=self.seed,
+            group=self.group,
+        ).tolist()  # fmt: skip
 
     @functools.cached_property
     def _sampler(self) -> ShardedSampler:
@@ -212,11 +208,12 @@ def random_examples(
 
 
 def text_tokenizer_for(
-    text: TextConfig, source: Source, path: Path
+    text: TextConfig, source: Source, path: Path, *, save: bool = True
 ) -> CaptionTokenizer | ClipTokenizer:
     """The text tokenizer that `text.tokenizer` names: CLIP's, or one learned here.
 
-    That is learned from some captions the first time, and kept at `path`.
+    That is read from `path`, or where there is none learned from some captions, and
+    written there unless `save` is `False`.
     """
     if text.uses_clip:
         return clip_tokenizer()
@@ -231,7 +228,8 @@ def text_tokenizer_for(
         "use other data, or set `contrast_weight` to 0.",
     )
     words = train_tokenizer(found, text.vocabulary)
-    words.save(path)
+    if save:
+        words.save(path)
     return words
 
 
