@@ -21,6 +21,7 @@ from vtp_eqx.config.checks import (
     first_sentence as first_sentence,
     printable as printable,
     require as require,
+    require_fields as require_fields,
 )
 from vtp_eqx.config.controls import (
     ControlsConfig as ControlsConfig,
