@@ -192,6 +192,9 @@ class DiTConfig:
     # Ours: queries and keys are normalized, turned and multiplied in float32, whatever
     # the rest computes in; beside `qk_norm`, what helps where bfloat16 ends in NaN.
     float32_logits: bool = later(False)
+    # LightningDiT: "float32", as autocast rounds what a layer adds, and not the sum. As
+    # in `TransformerConfig`.
+    residual: Residual = later("as computed")
     # Ours; published is "label". "text": captions, as the text tower of the tokenizer
     # reads them, are tokens before those of the latent. The next two are that tower's.
     condition: Literal["label", "text"] = later("label")

@@ -216,6 +216,9 @@ class DiT(eqx.Module):
         if self.captions is not None and isinstance(condition, TextFeatures):
             prefix = config.text_context
             tokens = jnp.concatenate([self.captions(condition), tokens])
+        if config.residual == "float32":
+            # Branches answer in the type of their weights: added to float32, they are.
+            tokens = tokens.astype(jnp.float32)
         rotate = None
         if config.rope:
             head_width = config.width // config.num_heads
