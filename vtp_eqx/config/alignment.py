@@ -41,7 +41,7 @@ SMALL_DECODER = TransformerConfig(width=192, depth=3, num_heads=4)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FlowDistillationConfig:
-    """Features are told from latents on their way to noise (RecTok)."""
+    """Features are predicted from latents on their way to noise (RecTok)."""
 
     weight: float = 0.0  # ours, off; RecTok 1
     # Whose features: RecTok's, of a "frozen" network. Ours: of the EMA "teacher" of

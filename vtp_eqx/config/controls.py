@@ -132,7 +132,7 @@ def check_controls(
         f"Controls ({', '.join(used)}) act on latents that are decoded, but "
         "`reconstruction_weight` is 0: raise it, or leave them out.",
     )
-    # Behind a norm, the deviation of latents is known.
+    # After a norm, the deviation of latents is known.
     measures_noise = has_noise and tokenizer.latent_norm == "none"
     require(
         not (measures_noise or "smoothness" in terms) or accumulate == 1,

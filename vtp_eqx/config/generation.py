@@ -1,8 +1,9 @@
 """Configs of latents on disk, of a generator's training and of sampling.
 
-A comment behind a field says where its default comes from: see `vtp_eqx.config`.
+The comment after a field says where its default comes from: see `vtp_eqx.config`.
 """
 
+from collections.abc import Mapping
 import dataclasses
 from typing import Literal
 
@@ -104,6 +105,25 @@ class GenerateConfig:
         require_fields(self, "1 or more", "batch_size")
         require_fields(self, "in [0, 1]", "ema_decay")
         check_accumulate(self.accumulate)
+
+
+def fit_dit(
+    config: GenerateConfig, values: Mapping[str, int], of: str
+) -> GenerateConfig:
+    """`config` with `values` for fields of its transformer, which `of` decides.
+
+    A `ValueError` where a field was set to something else than its default or that.
+    `of` is the latents or the text tower, in the error.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(DiTConfig)}
+    for name, value in values.items():
+        asked = getattr(config.dit, name)
+        require(
+            asked in (value, defaults[name]),
+            f"`config.dit.{name}` ({asked}) must be that of the {of} ({value}): leave "
+            f"it out, or change the {of}.",
+        )
+    return dataclasses.replace(config, dit=dataclasses.replace(config.dit, **values))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

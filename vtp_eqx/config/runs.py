@@ -1,6 +1,6 @@
 """Configs of the trainings of tokenizers: data, losses, optimizer.
 
-A comment behind a field says where its default comes from: see `vtp_eqx.config`.
+The comment after a field says where its default comes from: see `vtp_eqx.config`.
 """
 
 import dataclasses
@@ -288,7 +288,7 @@ class PretrainConfig:
 class DecodeConfig:
     """A pixel decoder trained anew on the latents of a tokenizer that stays as it is.
 
-    All values are ours, but for the pixel loss; the same stage behind every method
+    All values are ours, but for the pixel loss. The same stage after every method
     takes jointly trained decoders out of a comparison.
     """
 

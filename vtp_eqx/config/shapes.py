@@ -1,6 +1,6 @@
 """The shapes of networks.
 
-A comment behind a field says where its default comes from: see `vtp_eqx.config`.
+The comment after a field says where its default comes from: see `vtp_eqx.config`.
 """
 
 import dataclasses
@@ -100,7 +100,7 @@ class TextConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrototypeConfig:
-    """Shape of the prototype (DINO) head, shared by summary and masked patches."""
+    """Shape of the prototype (DINO) head, shared by class token and masked patches."""
 
     num_prototypes: int = 65536  # DINOv2
     hidden_width: int = 2048  # DINOv2

@@ -69,8 +69,8 @@ def origin_of(
         if constants[name].dtype == ours.dtype
         and constants[name].tobytes() != ours.tobytes()
     }
-    said = {} if dict(settings) == dict(our_settings) else dict(settings)
-    return Origin(said, kept).written()
+    other = {} if dict(settings) == dict(our_settings) else dict(settings)
+    return Origin(other, kept).written()
 
 
 def read_origin(text: str) -> Origin:

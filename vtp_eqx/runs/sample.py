@@ -143,7 +143,7 @@ def choose_labels(
 ) -> Int[np.ndarray, " filled"]:
     """The class of each sample: a function of its index, and of the seed at random.
 
-    Those that fill up the last group come behind.
+    Those that fill up the last group come last.
     """
     require(
         (given is not None) == (config.labels == "given"),

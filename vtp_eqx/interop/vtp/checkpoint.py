@@ -193,7 +193,7 @@ def _periods(config: TokenizerConfig) -> Tensors:
 
 
 def _stored_precision(tensors: Tensors, config: TokenizerConfig) -> Precision:
-    """The rotary precision of a checkpoint, told by its periods."""
+    """The rotary precision of a checkpoint, by the values of its periods."""
     for name, exact in _periods(dataclasses.replace(config, rope="float32")).items():
         # By value, for a file of bfloat16 periods may have been saved as float32.
         stored = tensors.get(name)

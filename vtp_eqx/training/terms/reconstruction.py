@@ -173,7 +173,7 @@ def noisy(
     assert shares is not None
     share = shares[:, None, None, None]
     if law == "shifted":
-        # More noise where latents have more numbers that tell the same.
+        # More noise where latents have more numbers, which are more redundant.
         shift = math.sqrt(latents[0].size / 4096)
         share = shift * share / (1 + (shift - 1) * share)
     kept = 1.0 if law == "uniform" else 1 - share
@@ -207,13 +207,6 @@ class LatentsToPixels(Term):
             cast_params(self.perceptual, self.config.precision),
             self.tokenizer.denormalize,
         )  # fmt: skip
-
-    def flops(self) -> TermFlops:
-        config = self.tokenizer.config
-        return TermFlops(
-            student=decoder_flops(config),
-            frozen=lpips_flops(self.config.reconstruction, config.image_size),
-        )
 
 
 def lpips_flops(config: ReconstructionConfig, side: int) -> float:
