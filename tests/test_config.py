@@ -274,6 +274,12 @@ def decode(**changes):
         (textless, dict(caption_shuffle=3), r"caption_shuffle` \(3\) moves captions"),
         (dit, dict(num_heads=3), "`width` must .* got 16 and 3"),
         (dit, dict(patch_size=3), "`latent_size` must .* got 16 and 3"),
+        (dit, dict(num_heads=8), "head width must be a multiple of 4.* got 2"),
+        (
+            pretrain,
+            dict(views=ViewsConfig(local_size=98)),
+            r"^`views.local_size` \(98\) must be a multiple .* \(16\): change either",
+        ),
     ],
 )
 def test_a_broken_law_is_told_where_the_config_is_made(make, changes, message):

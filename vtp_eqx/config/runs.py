@@ -253,6 +253,13 @@ class PretrainConfig:
             "Contrast needs a text tower, but `tokenizer.text` is None: "
             "set it, or set `contrast_weight` to 0.",
         )
+        for name in ("global_size", "local_size"):
+            size, patch = getattr(self.views, name), self.tokenizer.patch_size
+            require(
+                "distillation" not in terms or size % patch == 0,
+                f"`views.{name}` ({size}) must be a multiple of `tokenizer.patch_size` "
+                f"({patch}): change either.",
+            )
         group = self.distillation.koleo_group
         require(
             "distillation" not in terms

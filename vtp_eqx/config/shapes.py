@@ -56,11 +56,7 @@ class TransformerConfig:
     def __post_init__(self):
         _require_sizes(self)
         _require_multiple(self, "width", "num_heads")
-        require(
-            (self.width // self.num_heads) % 4 == 0,
-            "The head width must be a multiple of 4, so that rotary positions have two "
-            f"axes of pairs; got {self.width // self.num_heads}: change `num_heads`.",
-        )
+        _require_head_width(self.width, self.num_heads)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -205,6 +201,7 @@ class DiTConfig:
         _require_sizes(self)
         _require_multiple(self, "width", "num_heads")
         _require_multiple(self, "latent_size", "patch_size")
+        _require_head_width(self.width, self.num_heads)
         require_fields(self, "in [0, 1]", "label_drop_rate")
         require(
             not (self.float32_logits and self.attention == "fused"),
@@ -230,6 +227,14 @@ def _require_sizes(config: object) -> None:
                 f"`{field.name}` ({reprlib.repr(number)}) must be finite, and "
                 f"{LARGEST_SIZE} at most: correct it.",
             )
+
+
+def _require_head_width(width: int, num_heads: int) -> None:
+    require(
+        (width // num_heads) % 4 == 0,
+        "The head width must be a multiple of 4, so that rotary positions have two "
+        f"axes of pairs; got {width // num_heads}: change `num_heads`.",
+    )
 
 
 def _require_multiple(config: object, name: str, of: str) -> None:

@@ -154,12 +154,7 @@ class DiT(eqx.Module):
 
     def __init__(self, config: DiTConfig, *, origin: str = "", key: PRNGKeyArray):
         """The last layer starts at zero, so a new model's velocity is zero."""
-        width, head_width = config.width, config.width // config.num_heads
-        require(
-            head_width % 4 == 0,
-            "The head width must be a multiple of 4, so that positions have two axes "
-            f"of pairs; got {head_width}: change `width` or `num_heads`.",
-        )
+        width = config.width
         keys = jr.split(key, 6)
         numbers = config.patch_size**2 * config.latent_width
         self.to_tokens = _xavier(Linear(numbers, width, key=keys[0]), key=keys[1])

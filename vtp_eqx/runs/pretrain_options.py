@@ -59,7 +59,10 @@ class PretrainOptions(RunOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        require_fields(self, "1 or more", "num_eval", "latent_images")
+        require_fields(
+            self, "1 or more", "num_eval", "latent_images", "load_size", "num_scenes",
+            "window", "group",
+        )  # fmt: skip
         for name, value in (
             ("validation", self.validation),
             ("split", self.split),
