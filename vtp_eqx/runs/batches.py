@@ -59,8 +59,7 @@ class Batches:
     def examples(self, first: int) -> Iterator[ExampleBatch]:
         """The same with labels and rows, as they were read."""
         index, count = jax.process_index(), jax.process_count()
-        if index == 0:
-            self._rename_old_logs()
+        self._rename_old_logs(index, count)
         log = BadExampleLog(
             self.folder / BAD_EXAMPLES.format(index),
             start_step=first,
@@ -93,11 +92,16 @@ class Batches:
             if path.name not in current:
                 BadExampleLog(path, start_step=first).close()
 
-    def _rename_old_logs(self) -> None:
-        """Gives logs of runs that were begun before their present names."""
+    def _rename_old_logs(self, index: int, count: int) -> None:
+        """Gives logs of runs that were begun before their present names.
+
+        Each process renames its own, which no other may have opened, and the main one
+        those of processes that no longer exist.
+        """
         for path in self.folder.glob(OLD_BAD_EXAMPLES.format("*")):
-            index = path.stem.rpartition("-")[2]
-            path.rename(self.folder / BAD_EXAMPLES.format(index))
+            number = int(path.stem.rpartition("-")[2])
+            if number == index or (index == 0 and number >= count):
+                path.rename(self.folder / BAD_EXAMPLES.format(number))
 
 
 def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:
