@@ -61,7 +61,7 @@ def origin_of(
     constants: Constants,
     our_constants: Constants,
 ) -> str:
-    """The origin of a checkpoint of which we would write the second of each."""
+    """The origin of a checkpoint: what ours would not write back as it was."""
     kept = {
         name: constants[name]
         for name, ours in our_constants.items()

@@ -285,12 +285,12 @@ def check_condition_kind(condition: Condition | Conditions, config: DiTConfig) -
 
 
 def num_rows(conditions: Conditions) -> int:
-    """How many latents they are of."""
+    """The number of rows of a batch of conditions."""
     return jax.tree.leaves(conditions)[0].shape[0]
 
 
 def without_condition(conditions: Conditions, config: DiTConfig) -> Conditions:
-    """As many of none: the null class, or captions without a word."""
+    """The null condition for each row: the null class, or captions of length 0."""
     if isinstance(conditions, TextFeatures):
         no_word = jnp.zeros_like(conditions.length)
         return TextFeatures(conditions.tokens, no_word)
@@ -300,7 +300,7 @@ def without_condition(conditions: Conditions, config: DiTConfig) -> Conditions:
 def drop_conditions(
     conditions: Conditions, config: DiTConfig, *, key: PRNGKeyArray
 ) -> Conditions:
-    """`conditions`, each replaced by none at `config.label_drop_rate`.
+    """`conditions`, of which a share `config.label_drop_rate` becomes the null one.
 
     So one model learns the conditional and the unconditional velocity, as guidance
     needs (Ho & Salimans 2022).

@@ -129,7 +129,7 @@ class Tokenizer(eqx.Module):
         return self._embed_text(check_token_ids(ids, context, vocabulary))
 
     def text_features(self, ids: AnyArray) -> TextFeatures:
-        """What the text tower says of each token of a text: what generators read."""
+        """The text tower's features of each token of a text: what generators read."""
         text, _ = self._contrast()
         vocabulary, context = text.token_embedding.shape[0], text.positions.shape[0]
         return self._text_features(check_token_ids(ids, context, vocabulary))

@@ -90,7 +90,7 @@ def mix_values(
     values: Float[Array, "seq num_heads head"],
     mask: Bool[Array, "seq seq"] | None,
 ) -> Float[Array, "seq num_heads head"]:
-    """The values that each query's softmax of scaled products with the keys picks.
+    """Scaled dot-product attention: means of the values, weighted for each query.
 
     What `jax.nn.dot_product_attention` computes, logits and softmax in float32.
     """

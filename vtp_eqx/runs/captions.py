@@ -98,7 +98,7 @@ def save_words(words: TextTokenizer | None, folder: Path) -> None:
 
 
 def text_features(tokenizer: Tokenizer, ids: TokenIds) -> TextFeatures:
-    """What the text tower says of some texts, as numpy.
+    """The text tower's features of some texts, as NumPy arrays.
 
     They are read one after another, so that none depends on the others to the last bit.
     """
