@@ -5,7 +5,9 @@ import pytest
 
 from vtp_eqx.config import (
     as_json,
+    AugmentConfig,
     ControlsConfig,
+    DecodeConfig,
     DECODER_L4,
     decoder_like,
     DistillationConfig,
@@ -17,6 +19,7 @@ from vtp_eqx.config import (
     PretrainConfig,
     PrototypeConfig,
     published,
+    ReconstructionConfig,
     require,
     SamplerConfig,
     short_hash,
@@ -231,6 +234,14 @@ def dit(**changes):
     return DiTConfig(**{**dict(width=16, depth=1, num_heads=2), **changes})
 
 
+def generate(**changes):
+    return GenerateConfig(dit=dit(), **changes)
+
+
+def decode(**changes):
+    return DecodeConfig(decoder=VIT_FEMTO, **changes)
+
+
 @pytest.mark.parametrize(
     ("make", "changes", "message"),
     [
@@ -263,10 +274,60 @@ def dit(**changes):
         (textless, dict(caption_shuffle=3), r"caption_shuffle` \(3\) moves captions"),
         (dit, dict(num_heads=3), "`width` must .* got 16 and 3"),
         (dit, dict(patch_size=3), "`latent_size` must .* got 16 and 3"),
+        (dit, dict(num_heads=8), "head width must be a multiple of 4.* got 2"),
+        (
+            pretrain,
+            dict(views=ViewsConfig(local_size=98)),
+            r"^`views.local_size` \(98\) must be a multiple .* \(16\): change either",
+        ),
     ],
 )
 def test_a_broken_law_is_told_where_the_config_is_made(make, changes, message):
     make()  # without the changes all is well
+    with pytest.raises(ValueError, match=message):
+        make(**changes)
+
+
+@pytest.mark.parametrize(
+    ("make", "changes", "message"),
+    [
+        (
+            pretrain,
+            dict(contrast_weight=-1.0),
+            r"^`contrast_weight` \(-1.0\) must be 0",
+        ),
+        (pretrain, dict(distillation_drop=1.0), r"`distillation_drop` \(1.0\) must be"),
+        (controlled, dict(kl_weight=-1e-6), r"^`controls.kl_weight` \(-1e-06\) must"),
+        (ReconstructionConfig, dict(l1_weight=-1.0), r"^`l1_weight` \(-1.0\) must"),
+        (
+            OptimizerConfig,
+            dict(clip_norm=0.0),
+            r"^`clip_norm` \(0.0\) must be positive",
+        ),
+        (OptimizerConfig, dict(b2=1.0), r"^`b2` \(1.0\) must be in \[0, 1\)"),
+        (ViewsConfig, dict(flip_rate=50.0), r"^`flip_rate` \(50.0\) must be in \[0, 1"),
+        (
+            ViewsConfig,
+            dict(local_scale=(0.3, 0.1)),
+            r"^`local_scale` \(0.3, 0.1\) must",
+        ),
+        (DistillationConfig, dict(teacher_temperature=(0.0, 0.1)), "be positive: ch"),
+        (AugmentConfig, dict(rate=2.0), r"^`rate` \(2.0\) must be in \[0, 1\]: change"),
+        (dit, dict(label_drop_rate=1.5), r"^`label_drop_rate` \(1.5\) must be in"),
+        (
+            generate,
+            dict(ema_decay=99.99),
+            r"^`ema_decay` \(99.99\) must be in \[0, 1\]",
+        ),
+        (generate, dict(accumulate=0), "`accumulate` must be 1 or more; got 0"),
+        (decode, dict(accumulate=0), "`accumulate` must be 1 or more; got 0"),
+        (decode, dict(latent_noise=float("nan")), r"^`latent_noise` \(nan\) must be 0"),
+    ],
+)
+def test_numbers_that_would_be_ignored_or_do_nothing_are_refused(
+    make, changes, message
+):
+    make()
     with pytest.raises(ValueError, match=message):
         make(**changes)
 

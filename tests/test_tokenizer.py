@@ -278,9 +278,10 @@ def test_a_tokenizer_without_statistics_is_saved_and_still_has_none(
     assert not loaded.is_measured
 
 
-def test_rounded_weights_are_not_saved(tokenizer, tmp_path):
+@pytest.mark.parametrize("write", [save, save_published])
+def test_rounded_weights_are_not_saved(write, tokenizer, tmp_path):
     with pytest.raises(ValueError, match="got one of bfloat16"):
-        save(tokenizer.at_precision("bfloat16"), tmp_path)
+        write(tokenizer.at_precision("bfloat16"), tmp_path)
     assert not os.listdir(tmp_path)
 
 

@@ -39,7 +39,12 @@ from vtp_eqx.interop.lightningdit import (
 )
 from vtp_eqx.interop.vtp import tokenizer_from_published, tokenizer_outputs
 from vtp_eqx.models.dit import DiT
-from vtp_eqx.models.generator import Generator, load_generator, save_generator
+from vtp_eqx.models.generator import (
+    Generator,
+    GENERATOR_FILE as GENERATOR_FILE,
+    load_generator,
+    save_generator,
+)
 from vtp_eqx.models.weights import read_notes
 from vtp_eqx.runs.run_dir import is_run
 from vtp_eqx.tensor_files import CONFIG_FILE
@@ -53,8 +58,6 @@ from vtp_eqx.tokenizer import (
     Tokenizer,
 )
 
-
-GENERATOR_FILE = "generator.safetensors"
 
 Model = Tokenizer | Generator
 # Published: of VTP and of LightningDiT. Diffusers: of its autoencoders.

@@ -87,6 +87,16 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
+def delete_unfinished(folder: Path, *patterns: str) -> None:
+    """Deletes what is left of files such as `*.png` whose writer was killed.
+
+    For a folder that no other process writes such files to.
+    """
+    for pattern in patterns:
+        for path in folder.glob(f".{pattern}.????????"):
+            path.unlink(missing_ok=True)
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes a text file in UTF-8, whole or not at all."""
     with atomic_path(path) as unfinished:

@@ -82,8 +82,8 @@ def cosine_distance(
     A vector shorter than `SHORTEST_NORM` is divided by that instead of by its norm. A
     transformer whose last layer starts at zero has no direction yet: with the published
     floor of 1e-8 its first gradient is near 1e8, and Adam's second moment remembers
-    that for hundreds of steps. Velocities of unit-variance
-    latents are far longer than this floor once training has begun.
+    that for hundreds of steps. Velocities of unit-variance latents are far longer than
+    this floor once training has begun.
     """
 
     def direction(x):

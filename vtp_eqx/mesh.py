@@ -21,10 +21,11 @@ SPLIT = P(DATA)
 def data_mesh(num_devices: int | None = None) -> Mesh:
     """A one-axis mesh over the first `num_devices` devices (all where `None`)."""
     devices = jax.devices()
-    if num_devices is not None and num_devices > len(devices):
+    if num_devices is not None and not 1 <= num_devices <= len(devices):
         raise ValueError(
-            f"A mesh takes devices that exist; got {num_devices} of {len(devices)}: "
-            "ask for fewer, or set XLA_FLAGS=--xla_force_host_platform_device_count."
+            "A mesh takes 1 device or more of those that exist; got "
+            f"{num_devices} of {len(devices)}: ask for others, or set "
+            "XLA_FLAGS=--xla_force_host_platform_device_count."
         )
     # Auto, because the default Explicit axes refuse the contrastive product.
     return Mesh(np.array(devices[:num_devices]), (DATA,), axis_types=(AxisType.Auto,))
@@ -76,9 +77,9 @@ def gather_to_host(tree: PyTree) -> PyTree:
 
 
 def fsdp_spec(shape: tuple[int, ...], num_devices: int) -> P:
-    """How an array is split over the data axis to save memory: its longest axis is.
+    """How an array is split over the data axis to save memory: along its longest axis.
 
-    Of the axes that `num_devices` divides; an array without one is copied.
+    That is the longest of those that `num_devices` divides; without any, it is copied.
     """
     divides = lambda length: length > 0 and length % num_devices == 0
     axes = [axis for axis, length in enumerate(shape) if divides(length)]

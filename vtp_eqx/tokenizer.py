@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
@@ -28,7 +26,9 @@ from vtp_eqx.models.arrays import (
     named_arrays,
     statistics_hash,
     weights_hash as weights_hash,
+    with_arrays,
 )
+from vtp_eqx.models.input_checks import check_unrounded
 from vtp_eqx.models.tokenizer import Tokenizer as Tokenizer
 from vtp_eqx.runs.checkpoint import read_newest
 from vtp_eqx.runs.run_dir import CHECKPOINTS, is_run, read_config
@@ -63,11 +63,7 @@ def save(tokenizer: Tokenizer, folder: Path | str) -> None:
     A run's own folder is a `ValueError`: its `config.json` is another.
     """
     _check_not_run(folder)
-    require(
-        tokenizer.precision == "float32",
-        "A tokenizer is saved as it was trained, in float32; got one of "
-        f"{tokenizer.precision}: save it before its weights are rounded.",
-    )
+    check_unrounded(tokenizer.precision)
     description = {
         "format": FORMAT,
         "config": dataclasses.asdict(tokenizer.config),
@@ -166,8 +162,8 @@ def _from_run(folder: Path) -> Tokenizer:
     names = {f"{_IN_STATE}.{name}": a for name, a in named_arrays(skeleton).items()}
     arrays = read_newest(folder / CHECKPOINTS, names)
     check_arrays(arrays, names)
-    structure = jax.tree.structure(skeleton)
-    return jax.tree.unflatten(structure, [arrays[name] for name in names])
+    own = {name.removeprefix(f"{_IN_STATE}."): a for name, a in arrays.items()}
+    return with_arrays(skeleton, own)
 
 
 def _saved(
@@ -185,12 +181,9 @@ def _saved(
         f"are missing in {folder}: save the tokenizer again.",
     )
     skeleton = _skeleton(description, folder)
-    names = named_arrays(skeleton)
-    check_arrays(tensors, names)
-    tokenizer = jax.tree.unflatten(
-        jax.tree.structure(skeleton),
-        [jnp.asarray(as_float32(tensors[name], name)) for name in names],
-    )
+    check_arrays(tensors, named_arrays(skeleton))
+    arrays = {name: as_float32(tensor, name) for name, tensor in tensors.items()}
+    tokenizer = with_arrays(skeleton, arrays)
     is_first = description["format"] == FIRST_FORMAT
     hash_of = statistics_hash if is_first else _known_latents_hash
     for name, digest in (

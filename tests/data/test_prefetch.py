@@ -287,7 +287,7 @@ def test_workers_outlive_the_signal_to_end_but_not_their_pool(reader):
         for batch, other in zip(stream, expected[1:], strict=False):
             assert_equal(batch, other)
         os.kill(workers[0].pid, signal.SIGKILL)
-        with pytest.raises(BrokenProcessPool):
+        with pytest.raises(BrokenProcessPool, match=r"was killed, .* lower `workers`"):
             list(stream)
         closing = threading.Thread(target=stream.close, daemon=True)
         closing.start()

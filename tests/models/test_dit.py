@@ -66,6 +66,22 @@ def test_a_batch_is_its_examples(dit, velocity, getkey):
         np.testing.assert_allclose(together[row], alone, rtol=1e-4, atol=1e-5)
 
 
+def test_a_sum_in_float32_is_nearer_to_float32_in_bfloat16(dit, velocity, getkey):
+    inputs = jr.normal(getkey(), SHAPE), jnp.asarray(0.4), jnp.asarray(2)
+    exact = velocity(dit, *inputs)
+    rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), dit)
+    errors = {}
+    for residual in ("as computed", "float32"):
+        config = dataclasses.replace(CONFIG, residual=residual)
+        other = eqx.filter_eval_shape(DiT, config, key=jr.key(0))
+        structure = jax.tree.structure(other)
+        model = jax.tree.unflatten(structure, jax.tree.leaves(rounded))
+        found = velocity(model, *inputs)
+        assert found.dtype == jnp.bfloat16
+        errors[residual] = float(jnp.abs(found.astype(jnp.float32) - exact).mean())
+    assert errors["float32"] < 0.9 * errors["as computed"]
+
+
 @pytest.mark.parametrize("remat", ["full", "dots"])
 def test_rematerialization_changes_no_gradient(dit, remat, getkey):
     latents = jr.normal(getkey(), SHAPE)

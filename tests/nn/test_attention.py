@@ -5,7 +5,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from vtp_eqx.nn.attention import SelfAttention
+from vtp_eqx.nn.attention import mix_values, SelfAttention
 from vtp_eqx.nn.rope import axial_table
 
 
@@ -98,3 +98,10 @@ def test_float32_logits_are_nearer_to_float32_in_bfloat16():
     assert coarse.dtype == finer.dtype == jnp.bfloat16
     error = lambda found: float(np.abs(np.asarray(found, np.float32) - exact).mean())
     assert error(finer) < error(coarse)
+
+
+@pytest.mark.parametrize(("kind", "exact"), [(jnp.bfloat16, 2), (jnp.float32, 0)])
+def test_float32_logits_of_bfloat16_networks_are_multiplied_in_float32(kind, exact):
+    heads = jnp.ones((LENGTH, HEADS, 4), jnp.float32)
+    program = jax.make_jaxpr(mix_values)(heads, heads, heads.astype(kind), None)
+    assert str(program).count("Precision.HIGHEST") == exact  # of both operands

@@ -247,3 +247,22 @@ def test_batches_of_arrays_are_the_same_from_any_number_on():
         np.testing.assert_array_equal(third[name], again[name])
     assert (third["image"][1::2] == third["image"][::2] + 1).all()
     assert (third["label"] == third["image"] % 3).all()
+
+
+@pytest.mark.parametrize("parts", [(), (8, 4)])
+def test_processes_share_the_batches_of_arrays(parts, monkeypatch):
+    arrays = {"image": np.arange(12)}
+    read = ArrayBatches(dict, arrays, 4, seed=1, parts=parts)
+    whole = next(read(1))["image"]
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    shares = []
+    for index in range(2):
+        monkeypatch.setattr("jax.process_index", lambda index=index: index)
+        shares.append(next(read(1))["image"])
+    np.testing.assert_array_equal(np.concatenate(shares), whole)
+
+
+def test_arrays_of_different_lengths_are_refused():
+    read = ArrayBatches(dict, {"a": np.zeros(8), "b": np.zeros(9)}, 4, seed=0)
+    with pytest.raises(ValueError, match="equally long"):
+        next(read(0))

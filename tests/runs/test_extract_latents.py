@@ -99,7 +99,9 @@ def test_a_full_disk_loses_nothing_and_the_same_call_goes_on(
     monkeypatch.setattr(module, "write_npy_shard", write)
     # What a kill in the middle of a shard leaves: files, but no record.
     (tmp_path / "latents-00001.npy").write_bytes(b"torn")
+    (tmp_path / ".latents-00002.npy.0123abcd").write_bytes(b"torn")
     call()
+    assert not [*tmp_path.glob(".*.npy.*")]
     assert made == [0]
     assert content(tmp_path) == content(whole[0])
 

@@ -135,3 +135,10 @@ def test_a_missing_package_is_named_with_its_extra(module, make, tmp_path, monke
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=f"{module}; got no such package: install"):
         make(tmp_path)
+
+
+def test_a_line_without_its_end_is_not_joined_by_the_next(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "total": 3.0}')
+    Log(path, 1).write(2, {"total": 2.0})
+    assert [line["total"] for line in read_log(path)] == [3.0, 2.0]

@@ -1,5 +1,6 @@
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -23,6 +24,8 @@ def test_good_data_passes(tiny, data):
         (lambda data: {"caption": data["caption"][:9]}, r"\[32, 6\]; got \[9, 6\]"),
         (lambda data: {"caption": None}, r"\[32, 6\]; got None"),
         (lambda data: {"caption": data["caption"] + 1}, "vocabulary of 20; got 20"),
+        (lambda data: {"caption": data["caption"] - 20}, r"vocabulary of 20; got -\d"),
+        (lambda data: {name: data[name][:0] for name in data}, "one or more; got"),
     ],
 )  # fmt: skip
 def test_what_a_run_cannot_use_is_refused(changes, message, tiny, data):
@@ -40,6 +43,12 @@ def test_another_config_than_a_run_was_begun_with_is_refused(tiny, data, tmp_pat
     other = dataclasses.replace(config, seed=5)
     with pytest.raises(ValueError, match=r"^`config.seed` \(5, was 0\) may not differ"):
         pretrain(other, data, folder=tmp_path)
+
+
+def test_a_tokenizer_of_a_split_state_is_whole_on_one_device(tiny, data, tmp_path):
+    config = dataclasses.replace(tiny, num_steps=0, sharding="fsdp")
+    tokenizer = pretrain(config, data, folder=tmp_path)
+    assert {len(leaf.devices()) for leaf in jax.tree.leaves(tokenizer)} == {1}
 
 
 def test_shuffled_captions_are_those_of_other_images(tiny, data, tmp_path, monkeypatch):

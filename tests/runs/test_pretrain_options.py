@@ -86,6 +86,9 @@ def test_a_run_of_an_older_version_is_continued(path):
         (dict(save_every=0), r"^`save_every` \(0\) must be 1 or more"),
         (dict(evaluate_every=0), r"^`evaluate_every` \(0\) must be 1 or more"),
         (dict(num_eval=0), r"^`num_eval` \(0\) must be 1 or more"),
+        (dict(workers=0), r"^`workers` \(0\) must be 1 or more"),
+        (dict(keep=0), r"^`keep` \(0\) must be 1 or more"),
+        (dict(stall_seconds=0.0), r"^`stall_seconds` \(0.0\) must be positive"),
     ],
 )
 def test_an_option_that_would_be_ignored_is_refused(changes, message):

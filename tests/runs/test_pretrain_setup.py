@@ -18,7 +18,7 @@ from vtp_eqx.config import (
     TransformerConfig,
     VIT_FEMTO,
 )
-from vtp_eqx.data.text.caption_bpe import train_tokenizer
+from vtp_eqx.data.text.caption_bpe import CaptionTokenizer, train_tokenizer
 from vtp_eqx.models.arrays import weights_hash
 from vtp_eqx.runs.pretrain_options import PretrainOptions
 from vtp_eqx.runs.pretrain_setup import open_data, open_pretraining
@@ -119,6 +119,28 @@ def test_a_frozen_network_is_asked_for_where_it_is_learned_from(aligned):
     wide = dataclasses.replace(ALIGNED, alignment=AlignmentConfig())
     with pytest.raises(SystemExit, match=r"^`config.alignment.width` \(1024\) .* 16: "):
         start(dataclasses.replace(aligned, config=wide))
+
+
+def test_a_vocabulary_is_that_of_the_data_a_run_begins_with(tmp_path):
+    """Not of what was tried before, and refused."""
+    for word in ("cat", "dog"):
+        (tmp_path / word).mkdir()
+        for number in range(9):
+            image = Image.new("RGB", (16, 16))
+            image.save(tmp_path / word / f"{number}.png")
+            (tmp_path / word / f"{number}.txt").write_text(f"a {word} {word} {word}")
+    run = tmp_path / "run"
+    options = PretrainOptions(
+        config=CAPTIONED, out=str(run), data=(str(tmp_path / "cat"),), devices=1,
+        num_eval=1,
+    )  # fmt: skip
+    with pytest.raises(SystemExit, match="leaves 1 images"):
+        start(options)
+    assert not (run / "words.json").exists()
+    start(dataclasses.replace(options, data=(str(tmp_path / "dog"),), num_eval=4))
+    words = CaptionTokenizer.load(run / "words.json")
+    assert words.pieces.token_to_id("\u0120dog") is not None
+    assert words.pieces.token_to_id("\u0120cat") is None
 
 
 @pytest.fixture

@@ -208,3 +208,18 @@ def test_a_counter_starts_anew_after_a_good_step():
     with pytest.raises(DivergedError, match="total = nan at step 9") as found:
         counter.add(9, 11, {"skipped": 1, "total": float("nan")})
     assert [step.batch for step in found.value.failed] == [3, 4, 11]
+
+
+@pytest.mark.parametrize("content", ['[{"step": 3', '[{"step": 3}]', "[3]", "3"])
+def test_a_damaged_list_of_skipped_batches_is_named(content, tmp_path):
+    path = tmp_path / "left_out.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"left_out.json must be as .* is damaged \("):
+        SkippedBatches(path)
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"bad": [{"step": 3}]}', "[]"])
+def test_a_damaged_postmortem_is_named(content, tmp_path):
+    (tmp_path / "report.json").write_text(content)
+    with pytest.raises(ValueError, match=r"report.json must be as .* is damaged \("):
+        read_postmortem(tmp_path)

@@ -176,3 +176,12 @@ def test_a_config_of_something_else_is_refused_and_stays(text, tmp_path):
         with pytest.raises(ValueError, match=r"a config.json that is damaged or"):
             touch(tmp_path, DECODE)
     assert (tmp_path / "config.json").read_text() == text
+
+
+def test_a_folder_that_cannot_be_made_is_not_locked(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(OSError, match=r"a folder that it can write to; got .*run"),
+        lock_folder(tmp_path / "file" / "run"),
+    ):
+        pass

@@ -43,3 +43,9 @@ def test_another_config_than_a_run_was_begun_with_is_refused(tmp_path):
     written.unlink()
     train_generator(brief, LATENTS, LABELS, folder=tmp_path)
     assert written.read_bytes() == begun
+
+
+def test_labels_that_are_no_classes_are_refused_before_the_run(tmp_path):
+    with pytest.raises(ValueError, match=r"^Labels are 0 to .*; got .* correct them"):
+        train_generator(GENERATE, LATENTS, LABELS - 1, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

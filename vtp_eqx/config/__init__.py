@@ -1,6 +1,6 @@
 """Every value a run depends on, as frozen dataclasses; sizes are named constants.
 
-A comment behind a field says where its default comes from: *paper* (VTP,
+The comment after a field says where its default comes from: *paper* (VTP,
 arXiv 2512.13687v2), *code* (the published inference code and checkpoints), *DINOv2*,
 *OpenCLIP* or *LightningDiT* (the recipes the paper says it follows), or *ours*.
 Lengths of sequences are in tokens, sizes of images in pixels.
@@ -21,12 +21,14 @@ from vtp_eqx.config.checks import (
     first_sentence as first_sentence,
     printable as printable,
     require as require,
+    require_fields as require_fields,
 )
 from vtp_eqx.config.controls import (
     ControlsConfig as ControlsConfig,
     NoiseLaw as NoiseLaw,
 )
 from vtp_eqx.config.generation import (
+    fit_dit as fit_dit,
     GenerateConfig as GenerateConfig,
     LatentsConfig as LatentsConfig,
     SampleConfig as SampleConfig,

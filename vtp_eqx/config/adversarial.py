@@ -8,10 +8,14 @@ https://arxiv.org/abs/2012.09841, which VA-VAE follows).
 import dataclasses
 from typing import Literal
 
-from vtp_eqx.config.checks import require
+from vtp_eqx.config.checks import require, require_fields
 from vtp_eqx.config.controls import check_noise, NoiseLaw
 from vtp_eqx.config.fields import later
-from vtp_eqx.config.runs import OptimizerConfig, ReconstructionConfig
+from vtp_eqx.config.runs import (
+    check_accumulate,
+    OptimizerConfig,
+    ReconstructionConfig,
+)
 from vtp_eqx.config.shapes import Precision, Sharding
 
 
@@ -51,11 +55,7 @@ class DiscriminatorConfig:
     norm: DiscriminatorNorm = "batch"
 
     def __post_init__(self):
-        for name in ("width", "num_layers", "num_levels"):
-            require(
-                getattr(self, name) >= 1,
-                f"`{name}` ({getattr(self, name)}) must be 1 or more: raise it.",
-            )
+        require_fields(self, "1 or more", "width", "num_layers", "num_levels")
         require(
             self.kernel % 2 == 1 and self.kernel > 0,
             f"`kernel` ({self.kernel}) must be odd, so that it has a middle: change "
@@ -76,11 +76,7 @@ class AugmentConfig:
     cutout: float = 0.0  # RAE; DiffAugment 0.5: side of a gray square, of a side
 
     def __post_init__(self):
-        for name in ("rate", "translation", "cutout"):
-            require(
-                0 <= getattr(self, name) <= 1,
-                f"`{name}` ({getattr(self, name)}) must be in [0, 1]: change it.",
-            )
+        require_fields(self, "in [0, 1]", "rate", "translation", "cutout")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,6 +96,9 @@ class AdversarialConfig:
     lecam_decay: float = 0.999  # LeCam: of the averages of logits
 
     def __post_init__(self):
+        require_fields(self, "0 or more", "weight", "weight_eps", "lecam_weight")
+        require_fields(self, "positive", "weight_limit")
+        require_fields(self, "in [0, 1]", "lecam_decay")
         require(
             0 <= self.discriminator_start <= self.decoder_start,
             f"`discriminator_start` ({self.discriminator_start}) must be 0 or more and "
@@ -136,11 +135,11 @@ class FinetuneConfig:
 
     def __post_init__(self):
         adversarial = self.adversarial
+        require_fields(self, "0 or more", "latent_noise", "num_steps")
+        require_fields(self, "1 or more", "batch_size")
+        require_fields(self, "in [0, 1]", "ema_decay")
         check_noise("noise_law", self.noise_law, self.latent_noise)
-        require(
-            self.accumulate >= 1,
-            f"`accumulate` must be 1 or more; got {self.accumulate}: 1 is all at once.",
-        )
+        check_accumulate(self.accumulate)
         require(
             self.accumulate == 1 or adversarial.discriminator.norm == "group",
             f"`accumulate` ({self.accumulate}) must be 1 where the discriminator's "

@@ -9,7 +9,7 @@ from collections.abc import Collection
 import dataclasses
 from typing import Literal
 
-from vtp_eqx.config.checks import require
+from vtp_eqx.config.checks import require, require_fields
 from vtp_eqx.config.fields import later
 from vtp_eqx.config.shapes import TransformerConfig
 
@@ -31,12 +31,9 @@ class AlignmentConfig:
     weight_limit: float = later(1e8)  # VA-VAE: of the ratio of both norms
 
     def __post_init__(self):
-        for name in ("weight_eps", "weight_limit"):
-            require(
-                getattr(self, name) > 0,
-                f"`alignment.{name}` ({getattr(self, name)}) must be positive: "
-                "raise it.",
-            )
+        of = "alignment."
+        require_fields(self, "positive", "weight_eps", "weight_limit", of=of)
+        require_fields(self, "0 or more", "cosine_weight", "similarity_weight", of=of)
 
 
 SMALL_DECODER = TransformerConfig(width=192, depth=3, num_heads=4)
@@ -44,7 +41,7 @@ SMALL_DECODER = TransformerConfig(width=192, depth=3, num_heads=4)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FlowDistillationConfig:
-    """Features are told from latents on their way to noise (RecTok)."""
+    """Features are predicted from latents on their way to noise (RecTok)."""
 
     weight: float = 0.0  # ours, off; RecTok 1
     # Whose features: RecTok's, of a "frozen" network. Ours: of the EMA "teacher" of
@@ -53,6 +50,9 @@ class FlowDistillationConfig:
     width: int = 768  # RecTok: of the features, DINOv3's ViT-B/16
     # RecTok: of three blocks; it is no part of the tokenizer.
     decoder: TransformerConfig = SMALL_DECODER
+
+    def __post_init__(self):
+        require_fields(self, "0 or more", "weight", of="flow_distillation.")
 
 
 def check_flow_distillation(

@@ -8,7 +8,7 @@ from collections.abc import Collection
 import dataclasses
 from typing import Literal
 
-from vtp_eqx.config.checks import require
+from vtp_eqx.config.checks import require, require_fields
 from vtp_eqx.config.fields import later
 from vtp_eqx.config.shapes import TokenizerConfig
 
@@ -52,6 +52,10 @@ class ControlsConfig:
     caption_shuffle: int | None = later(None)
 
     def __post_init__(self):
+        require_fields(
+            self, "0 or more", "kl_weight", "scale_weight", "rotation_weight",
+            "continuity_weight", "correlation_weight", of="controls.",
+        )  # fmt: skip
         low, high = self.masked_ratio
         require(
             low <= high < 1,
@@ -128,7 +132,7 @@ def check_controls(
         f"Controls ({', '.join(used)}) act on latents that are decoded, but "
         "`reconstruction_weight` is 0: raise it, or leave them out.",
     )
-    # Behind a norm, the deviation of latents is known.
+    # After a norm, the deviation of latents is known.
     measures_noise = has_noise and tokenizer.latent_norm == "none"
     require(
         not (measures_noise or "smoothness" in terms) or accumulate == 1,

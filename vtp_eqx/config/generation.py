@@ -1,15 +1,16 @@
 """Configs of latents on disk, of a generator's training and of sampling.
 
-A comment behind a field says where its default comes from: see `vtp_eqx.config`.
+The comment after a field says where its default comes from: see `vtp_eqx.config`.
 """
 
+from collections.abc import Mapping
 import dataclasses
 from typing import Literal
 
-from vtp_eqx.config.checks import require
+from vtp_eqx.config.checks import require, require_fields, require_rising
 from vtp_eqx.config.fields import later
 from vtp_eqx.config.repulsion import RepulsionConfig
-from vtp_eqx.config.runs import OptimizerConfig
+from vtp_eqx.config.runs import check_accumulate, OptimizerConfig
 from vtp_eqx.config.shapes import DiTConfig, Precision, Sharding
 
 
@@ -56,11 +57,9 @@ class LatentsConfig:
             "`captions` (True) need the `layout` 'npy', because LightningDiT's has no "
             "place for them: change either.",
         )
-        require(
-            self.shard_images > 0 and self.num_augmented > 0,
-            f"`shard_images` ({self.shard_images}) and `num_augmented` "
-            f"({self.num_augmented}) must be 1 or more: raise them.",
-        )
+        require_fields(self, "1 or more", "shard_images", "num_augmented", "limit")
+        require_fields(self, "in [0, 1]", "augmented_scale")
+        require_rising(self, "augmented_scale")
 
     @property
     def view_names(self) -> tuple[str, ...]:
@@ -99,6 +98,32 @@ class GenerateConfig:
     # state; 0: never.
     recompute_every: int = later(0)
     seed: int = 0
+
+    def __post_init__(self):
+        require_fields(self, "positive", "time_std")
+        require_fields(self, "0 or more", "cosine_weight", "num_steps")
+        require_fields(self, "1 or more", "batch_size")
+        require_fields(self, "in [0, 1]", "ema_decay")
+        check_accumulate(self.accumulate)
+
+
+def fit_dit(
+    config: GenerateConfig, values: Mapping[str, int], of: str
+) -> GenerateConfig:
+    """`config` with `values` for fields of its transformer, which `of` decides.
+
+    A `ValueError` where a field was set to something else than its default or that.
+    `of` is the latents or the text tower, in the error.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(DiTConfig)}
+    for name, value in values.items():
+        asked = getattr(config.dit, name)
+        require(
+            asked in (value, defaults[name]),
+            f"`config.dit.{name}` ({asked}) must be that of the {of} ({value}): leave "
+            f"it out, or change the {of}.",
+        )
+    return dataclasses.replace(config, dit=dataclasses.replace(config.dit, **values))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,8 +186,4 @@ class SampleConfig:
     group_size: int = 8  # ours: for CPUs; GPUs are busy from 64 on
 
     def __post_init__(self):
-        for name in ("num_samples", "group_size"):
-            require(
-                getattr(self, name) > 0,
-                f"`{name}` ({getattr(self, name)}) must be positive: raise it.",
-            )
+        require_fields(self, "positive", "num_samples", "group_size")

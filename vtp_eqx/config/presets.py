@@ -159,8 +159,8 @@ PRETRAIN_B_8_GPUS = with_batch(PRETRAIN_B, 4096, num_steps=100_000, accumulate=4
 
 
 TokenizerSize = Literal["S", "B", "L"]
-# Code: mean and deviation of the normal behind a generator's times, by the tokenizer
-# whose latents it learns. Larger ones learn more on the noisy side.
+# Code: mean and deviation of the logit-normal times of a generator, by the tokenizer
+# whose latents it learns. Of larger ones they lie more on the noisy side.
 TIMES: dict[TokenizerSize, tuple[float, float]] = {
     "S": (-0.5, 1.25),
     "B": (-0.5, 1.25),

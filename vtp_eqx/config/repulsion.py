@@ -8,7 +8,7 @@ its released code.
 
 import dataclasses
 
-from vtp_eqx.config.checks import require
+from vtp_eqx.config.checks import require, require_fields
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,12 +24,9 @@ class RepulsionConfig:
     temperature: float = 0.5  # ours: of squared distances on the unit sphere
 
     def __post_init__(self):
-        for name in ("width", "bank_size", "temperature"):
-            require(
-                getattr(self, name) > 0,
-                f"`repulsion.{name}` ({getattr(self, name)}) must be positive: "
-                "raise it.",
-            )
+        require_fields(
+            self, "positive", "width", "bank_size", "temperature", of="repulsion."
+        )
         require(
             self.weight >= 0,
             f"`repulsion.weight` ({self.weight}) must not be negative, which would "

@@ -1,6 +1,6 @@
 """Configs of the trainings of tokenizers: data, losses, optimizer.
 
-A comment behind a field says where its default comes from: see `vtp_eqx.config`.
+The comment after a field says where its default comes from: see `vtp_eqx.config`.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from vtp_eqx.config.alignment import (
     check_flow_distillation,
     FlowDistillationConfig,
 )
-from vtp_eqx.config.checks import require
+from vtp_eqx.config.checks import require, require_fields, require_rising
 from vtp_eqx.config.controls import (
     check_controls,
     check_noise,
@@ -55,6 +55,26 @@ class ViewsConfig:
     mask_rate: float = 0.5  # DINOv2: share of global crops with hidden patches
     mask_ratio: tuple[float, float] = (0.1, 0.5)  # DINOv2: hidden share of those
 
+    def __post_init__(self):
+        require_fields(self, "1 or more", "global_size", "local_size")
+        require_fields(
+            self, "0 or more", "num_local", "brightness", "contrast", "saturation",
+            "hue", "blur_radius",
+        )  # fmt: skip
+        require_fields(
+            self, "positive", "global_scale", "local_scale", "contrast_scale",
+            "aspect", "blur_sigma",
+        )  # fmt: skip
+        require_fields(
+            self, "in [0, 1]", "global_scale", "local_scale", "contrast_scale",
+            "flip_rate", "jitter_rate", "gray_rate", "blur_rates", "solarize_rate",
+            "mask_rate", "mask_ratio",
+        )  # fmt: skip
+        require_rising(
+            self, "global_scale", "local_scale", "contrast_scale", "aspect",
+            "blur_sigma", "mask_ratio",
+        )  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DistillationConfig:
@@ -71,6 +91,12 @@ class DistillationConfig:
     masked_weight: float = 1.0  # DINOv2: of iBOT beside DINO
     momentum: tuple[float, float] = (0.992, 1.0)  # DINOv2: cosine over the run
 
+    def __post_init__(self):
+        require_fields(self, "positive", "student_temperature", "teacher_temperature")
+        require_fields(self, "0 or more", "koleo_weight", "masked_weight")
+        require_fields(self, "1 or more", "sinkhorn_iterations")
+        require_fields(self, "in [0, 1]", "teacher_warmup", "momentum")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReconstructionConfig:
@@ -81,6 +107,12 @@ class ReconstructionConfig:
     gradient_weight: float = 0.0  # ours: L1 of differences of neighbouring pixels
     # Paper 1: of LPIPS. Ours 0, because it takes the published weights of its network.
     perceptual_weight: float = later(0.0)
+
+    def __post_init__(self):
+        require_fields(
+            self, "0 or more", "l1_weight", "pooled_weight", "gradient_weight",
+            "perceptual_weight",
+        )  # fmt: skip
 
     @property
     def uses_perceptual(self) -> bool:
@@ -110,6 +142,14 @@ class OptimizerConfig:
     freeze_prototypes: int = 0  # DINOv2 1250 steps: no update of the last layer
     # Ours: skips a step whose gradient is so many times as long as the typical one.
     spike_factor: float | None = later(None)
+
+    def __post_init__(self):
+        require_fields(
+            self, "0 or more", "learning_rate", "warmup_steps", "final_rate", "eps",
+            "weight_decay", "final_weight_decay", "patch_rate", "freeze_prototypes",
+        )  # fmt: skip
+        require_fields(self, "positive", "clip_norm", "spike_factor")
+        require_fields(self, "in [0, 1)", "b1", "b2")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -182,6 +222,16 @@ class PretrainConfig:
         return widths
 
     def __post_init__(self):
+        require_fields(
+            self, "0 or more", "contrast_weight", "distillation_weight",
+            "reconstruction_weight", "smoothness_weight", "alignment_weight",
+            "latent_noise", "num_steps",
+        )  # fmt: skip
+        require_fields(self, "1 or more", "batch_size")
+        require_fields(
+            self, "in [0, 1)", "contrast_drop", "distillation_drop",
+            "reconstruction_drop",
+        )  # fmt: skip
         terms = self.term_weights
         for name, size, users in (
             ("distillation_batch", self.distillation_batch, ("distillation",)),
@@ -203,6 +253,13 @@ class PretrainConfig:
             "Contrast needs a text tower, but `tokenizer.text` is None: "
             "set it, or set `contrast_weight` to 0.",
         )
+        for name in ("global_size", "local_size"):
+            size, patch = getattr(self.views, name), self.tokenizer.patch_size
+            require(
+                "distillation" not in terms or size % patch == 0,
+                f"`views.{name}` ({size}) must be a multiple of `tokenizer.patch_size` "
+                f"({patch}): change either.",
+            )
         group = self.distillation.koleo_group
         require(
             "distillation" not in terms
@@ -231,17 +288,14 @@ class PretrainConfig:
             self.flow_distillation, terms, self.controls.noise_law,
             self.tokenizer.encoder.width,
         )  # fmt: skip
-        require(
-            self.accumulate >= 1,
-            f"`accumulate` must be 1 or more; got {self.accumulate}: 1 is all at once.",
-        )
+        check_accumulate(self.accumulate)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecodeConfig:
     """A pixel decoder trained anew on the latents of a tokenizer that stays as it is.
 
-    All values are ours, but for the pixel loss; the same stage behind every method
+    All values are ours, but for the pixel loss. The same stage after every method
     takes jointly trained decoders out of a comparison.
     """
 
@@ -265,4 +319,16 @@ class DecodeConfig:
     seed: int = 0
 
     def __post_init__(self):
+        require_fields(self, "0 or more", "latent_noise", "num_steps")
+        require_fields(self, "1 or more", "batch_size")
+        require_fields(self, "in [0, 1]", "ema_decay")
         check_noise("noise_law", self.noise_law, self.latent_noise)
+        check_accumulate(self.accumulate)
+
+
+def check_accumulate(accumulate: int) -> None:
+    """Raises `ValueError` where the rows of a device become no microbatches."""
+    require(
+        accumulate >= 1,
+        f"`accumulate` must be 1 or more; got {accumulate}: 1 is all at once.",
+    )

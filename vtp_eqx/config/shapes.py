@@ -1,13 +1,13 @@
 """The shapes of networks.
 
-A comment behind a field says where its default comes from: see `vtp_eqx.config`.
+The comment after a field says where its default comes from: see `vtp_eqx.config`.
 """
 
 import dataclasses
 import reprlib
 from typing import Literal
 
-from vtp_eqx.config.checks import require
+from vtp_eqx.config.checks import require, require_fields
 from vtp_eqx.config.fields import later
 
 
@@ -56,11 +56,7 @@ class TransformerConfig:
     def __post_init__(self):
         _require_sizes(self)
         _require_multiple(self, "width", "num_heads")
-        require(
-            (self.width // self.num_heads) % 4 == 0,
-            "The head width must be a multiple of 4, so that rotary positions have two "
-            f"axes of pairs; got {self.width // self.num_heads}: change `num_heads`.",
-        )
+        _require_head_width(self.width, self.num_heads)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,7 +96,7 @@ class TextConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrototypeConfig:
-    """Shape of the prototype (DINO) head, shared by summary and masked patches."""
+    """Shape of the prototype (DINO) head, shared by class token and masked patches."""
 
     num_prototypes: int = 65536  # DINOv2
     hidden_width: int = 2048  # DINOv2
@@ -192,6 +188,9 @@ class DiTConfig:
     # Ours: queries and keys are normalized, turned and multiplied in float32, whatever
     # the rest computes in; beside `qk_norm`, what helps where bfloat16 ends in NaN.
     float32_logits: bool = later(False)
+    # LightningDiT: "float32", as autocast rounds what a layer adds, and not the sum. As
+    # in `TransformerConfig`.
+    residual: Residual = later("as computed")
     # Ours; published is "label". "text": captions, as the text tower of the tokenizer
     # reads them, are tokens before those of the latent. The next two are that tower's.
     condition: Literal["label", "text"] = later("label")
@@ -202,6 +201,8 @@ class DiTConfig:
         _require_sizes(self)
         _require_multiple(self, "width", "num_heads")
         _require_multiple(self, "latent_size", "patch_size")
+        _require_head_width(self.width, self.num_heads)
+        require_fields(self, "in [0, 1]", "label_drop_rate")
         require(
             not (self.float32_logits and self.attention == "fused"),
             "`float32_logits` (True) needs `attention` 'plain', because the fused "
@@ -226,6 +227,14 @@ def _require_sizes(config: object) -> None:
                 f"`{field.name}` ({reprlib.repr(number)}) must be finite, and "
                 f"{LARGEST_SIZE} at most: correct it.",
             )
+
+
+def _require_head_width(width: int, num_heads: int) -> None:
+    require(
+        (width // num_heads) % 4 == 0,
+        "The head width must be a multiple of 4, so that rotary positions have two "
+        f"axes of pairs; got {width // num_heads}: change `num_heads`.",
+    )
 
 
 def _require_multiple(config: object, name: str, of: str) -> None:

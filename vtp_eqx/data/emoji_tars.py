@@ -117,11 +117,11 @@ def write_emoji(
     return {path: len(members) for path, members in tars.items()}, len(missing)
 
 
-def write_made_up_emoji(folder: Path, config: EmojiConfig, count: int = 60) -> Path:
-    """The folder of tars of discs that are none of the vendors', `count` of each."""
+def write_made_up_emoji(folder: Path, config: EmojiConfig) -> Path:
+    """The folder of tars of discs that are none of the vendors', 60 of each."""
     emoji = []
     for vendor in config.vendors:
-        write_made_up_package(folder, vendor, count)
+        write_made_up_package(folder, vendor, 60)
         emoji += read_package(folder / package_name(vendor), vendor)
     write_emoji(emoji, config, folder / "tars")
     return folder / "tars"

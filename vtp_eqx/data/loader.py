@@ -59,12 +59,7 @@ def batches(
 
     See `rows_at` for their order.
     """
-    lengths = {name: len(values) for name, values in arrays.items()}
-    require(
-        len(set(lengths.values())) == 1,
-        f"All fields must be equally long; got {lengths}: cut or drop the odd one.",
-    )
-    num_examples = next(iter(lengths.values()))
+    num_examples = common_length(arrays)
     _check(num_examples, batch_size, group)
 
     def read(step: int) -> Batch:
@@ -72,6 +67,16 @@ def batches(
         return {name: values[rows] for name, values in arrays.items()}
 
     return map(read, itertools.count(start_step))
+
+
+def common_length(arrays: Mapping[str, np.ndarray]) -> int:
+    """The length that all `arrays` have; a `ValueError` where they differ."""
+    lengths = {name: len(values) for name, values in arrays.items()}
+    require(
+        len(set(lengths.values())) == 1,
+        f"All fields must be equally long; got {lengths}: cut or drop the odd one.",
+    )
+    return next(iter(lengths.values()))
 
 
 def read_ahead(

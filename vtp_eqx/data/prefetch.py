@@ -18,6 +18,7 @@ by a few levels, so runs are equal bit for bit on equal installations.
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 import dataclasses
 import multiprocessing
 from multiprocessing.connection import wait
@@ -205,7 +206,14 @@ class Prefetcher(Iterator[ExampleBatch]):
         self._submit()
 
     def __next__(self) -> ExampleBatch:
-        parts = [future.result() for future in self._pending.popleft()]
+        try:
+            parts = [future.result() for future in self._pending.popleft()]
+        except BrokenProcessPool as error:
+            raise BrokenProcessPool(
+                f"Workers that read examples must live as long as the run; one of "
+                f"{len(self._chunks)} was killed, as where memory ends: lower "
+                "`workers`, or leave out `processes`."
+            ) from error
         self._submit()
         batch = _concatenate(parts)
         self._log.add(batch.step, len(batch.row), batch.bad_examples)

@@ -61,7 +61,7 @@ def origin_of(
     constants: Constants,
     our_constants: Constants,
 ) -> str:
-    """The origin of a checkpoint of which we would write the second of each."""
+    """The origin of a checkpoint: what ours would not write back as it was."""
     kept = {
         name: constants[name]
         for name, ours in our_constants.items()
@@ -69,8 +69,8 @@ def origin_of(
         if constants[name].dtype == ours.dtype
         and constants[name].tobytes() != ours.tobytes()
     }
-    said = {} if dict(settings) == dict(our_settings) else dict(settings)
-    return Origin(said, kept).written()
+    other = {} if dict(settings) == dict(our_settings) else dict(settings)
+    return Origin(other, kept).written()
 
 
 def read_origin(text: str) -> Origin:

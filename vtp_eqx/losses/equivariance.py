@@ -1,4 +1,4 @@
-"""What is done to latents and to images alike, to ask a decoder for the same of both.
+"""Transformations of latents and of images, under which decoders may be equivariant.
 
 A grid is float32 `[batch, height, width, channels]`: latents, or pixels.
 """

@@ -67,12 +67,12 @@ def kl_loss(mean: Latents, log_variance: Latents) -> Float[Array, " batch"]:
 def local_correlation_loss(
     latents: Latents, *, threshold: float
 ) -> Float[Array, " batch"]:
-    """By how much the neighbors in windows of 2 x 2 are less alike than `threshold`.
+    """By how much neighbors in windows of 2 x 2 correlate less than `threshold`.
 
-    Alike is the cosine of two latent vectors, each less its mean over channels. For
-    each window `relu(threshold - mean cosine of its pairs)`, and for each image the
-    mean over windows: from 0 to `1 + threshold`. Height and width must be 2 or more,
-    else `ValueError`.
+    The correlation of two latent vectors is the cosine of both, each less its mean over
+    channels. For each window `relu(threshold - mean cosine of its pairs)`, and for each
+    image the mean over windows: from 0 to `1 + threshold`. Height and width must be 2
+    or more, else `ValueError`.
 
     SSVAE, https://arxiv.org/abs/2512.05394; that windows overlap is ours.
     """

@@ -1,4 +1,4 @@
-"""One's own rows among those of the global batch, which a mesh axis may be split over.
+"""A shard's rows among those of the global batch, which a mesh axis may split.
 
 Where `axis_name` is `None`, the batch is not split: its rows are all there are.
 """
@@ -26,5 +26,5 @@ def gathered(
 def global_mean(
     values: Float[Array, "*shape"], axis_name: str | None
 ) -> Float[Array, "*shape"]:
-    """The mean over the shards of what each has one of."""
+    """The mean of a value over all shards."""
     return values if axis_name is None else lax.pmean(values, axis_name)

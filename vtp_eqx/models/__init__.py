@@ -1,2 +1,1 @@
-"""Networks: the tokenizer and its parts, the diffusion transformer, and the frozen
-networks that measure (scenes, LPIPS, Inception, DINOv2)."""
+"""Networks that are trained: tokenizer, diffusion transformer, discriminators."""

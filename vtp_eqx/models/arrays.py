@@ -5,7 +5,6 @@ import hashlib
 import json
 from typing import Any, TypeVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -15,7 +14,7 @@ from vtp_eqx.models.input_checks import check_measured
 from vtp_eqx.models.tokenizer import Tokenizer
 
 
-Model = TypeVar("Model", bound=eqx.Module)
+Model = TypeVar("Model")
 
 STATISTICS = ("latent_mean", "latent_std")
 ENCODER = ("encoder.", "bottleneck.")  # the parts that make latents

@@ -154,12 +154,7 @@ class DiT(eqx.Module):
 
     def __init__(self, config: DiTConfig, *, origin: str = "", key: PRNGKeyArray):
         """The last layer starts at zero, so a new model's velocity is zero."""
-        width, head_width = config.width, config.width // config.num_heads
-        require(
-            head_width % 4 == 0,
-            "The head width must be a multiple of 4, so that positions have two axes "
-            f"of pairs; got {head_width}: change `width` or `num_heads`.",
-        )
+        width = config.width
         keys = jr.split(key, 6)
         numbers = config.patch_size**2 * config.latent_width
         self.to_tokens = _xavier(Linear(numbers, width, key=keys[0]), key=keys[1])
@@ -216,6 +211,9 @@ class DiT(eqx.Module):
         if self.captions is not None and isinstance(condition, TextFeatures):
             prefix = config.text_context
             tokens = jnp.concatenate([self.captions(condition), tokens])
+        if config.residual == "float32":
+            # Branches answer in the type of their weights: added to float32, they are.
+            tokens = tokens.astype(jnp.float32)
         rotate = None
         if config.rope:
             head_width = config.width // config.num_heads
@@ -287,12 +285,12 @@ def check_condition_kind(condition: Condition | Conditions, config: DiTConfig) -
 
 
 def num_rows(conditions: Conditions) -> int:
-    """How many latents they are of."""
+    """The number of rows of a batch of conditions."""
     return jax.tree.leaves(conditions)[0].shape[0]
 
 
 def without_condition(conditions: Conditions, config: DiTConfig) -> Conditions:
-    """As many of none: the null class, or captions without a word."""
+    """The null condition for each row: the null class, or captions of length 0."""
     if isinstance(conditions, TextFeatures):
         no_word = jnp.zeros_like(conditions.length)
         return TextFeatures(conditions.tokens, no_word)
@@ -302,7 +300,7 @@ def without_condition(conditions: Conditions, config: DiTConfig) -> Conditions:
 def drop_conditions(
     conditions: Conditions, config: DiTConfig, *, key: PRNGKeyArray
 ) -> Conditions:
-    """`conditions`, each replaced by none at `config.label_drop_rate`.
+    """`conditions`, of which a share `config.label_drop_rate` becomes the null one.
 
     So one model learns the conditional and the unconditional velocity, as guidance
     needs (Ho & Salimans 2022).

@@ -55,6 +55,15 @@ def check_measured(is_measured: bool) -> None:
     )
 
 
+def check_unrounded(precision: str) -> None:
+    """A `ValueError` unless the weights of a tokenizer are as they were trained."""
+    require(
+        precision == "float32",
+        "A tokenizer is written as it was trained, in float32; got one of "
+        f"{precision}: write it before its weights are rounded.",
+    )
+
+
 def check_latents(
     latents: AnyArray, width: int
 ) -> Float[Array, "rows columns channels"]:

@@ -31,7 +31,7 @@ class TextEncoder(eqx.Module):
     """A transformer over token ids, read at the end token.
 
     The end token has the largest id of a vocabulary, so the first largest id of a text
-    is its end. Reading is causal as published: padding behind the end changes nothing.
+    is its end. Reading is causal as published: padding after the end changes nothing.
 
     Radford et al. 2021, https://arxiv.org/abs/2103.00020.
     """

@@ -111,7 +111,7 @@ class Tokenizer(eqx.Module):
         return self._decode(check_latents(latents, self.config.latent_width))
 
     def features(self, image: AnyArray, last: int = 1) -> list[Features]:
-        """The full-width features behind each of the `last` blocks, first to last.
+        """The full-width features after each of the `last` blocks, first to last.
 
         All pass the final norm; the last of them is what every objective reads.
         """
@@ -129,7 +129,7 @@ class Tokenizer(eqx.Module):
         return self._embed_text(check_token_ids(ids, context, vocabulary))
 
     def text_features(self, ids: AnyArray) -> TextFeatures:
-        """What the text tower says of each token of a text: what generators read."""
+        """The text tower's features of each token of a text: what generators read."""
         text, _ = self._contrast()
         vocabulary, context = text.token_embedding.shape[0], text.positions.shape[0]
         return self._text_features(check_token_ids(ids, context, vocabulary))
@@ -209,8 +209,8 @@ class Tokenizer(eqx.Module):
         """Features that contrast and distillation read: full width, or bottlenecked."""
         return _head_features(features, self.bottleneck, self.config)
 
-    # The doors check what they are given while its values can be seen; the work behind
-    # them is compiled once, however often a notebook calls it.
+    # The methods above check values, which only exist outside of `jax.jit`; those below
+    # are compiled once, however often a notebook calls them.
 
     @eqx.filter_jit
     def _encode(

@@ -90,7 +90,7 @@ def mix_values(
     values: Float[Array, "seq num_heads head"],
     mask: Bool[Array, "seq seq"] | None,
 ) -> Float[Array, "seq num_heads head"]:
-    """The values that each query's softmax of scaled products with the keys picks.
+    """Scaled dot-product attention: means of the values, weighted for each query.
 
     What `jax.nn.dot_product_attention` computes, logits and softmax in float32.
     """
@@ -99,9 +99,13 @@ def mix_values(
     queries, keys, values = (
         jnp.swapaxes(heads, 0, 1) for heads in (queries, keys, values)
     )
+    # Where only these are float32, they are so because it matters: not the 10 bits that
+    # accelerators multiply float32 with.
+    is_raised = queries.dtype == jnp.float32 and values.dtype != jnp.float32
     logits = jnp.einsum(
-        "hqd,hkd->hqk", queries, keys, preferred_element_type=jnp.float32
-    )
+        "hqd,hkd->hqk", queries, keys, preferred_element_type=jnp.float32,
+        precision=lax.Precision.HIGHEST if is_raised else None,
+    )  # fmt: skip
     logits = logits * queries.shape[-1] ** -0.5
     if mask is not None:
         logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)

@@ -57,13 +57,11 @@ def make_norm(kind: Norm, width: int, eps: float | None = None) -> RMSNorm | Lay
     return LayerNorm(width, 1e-6 if eps is None else eps)
 
 
-def rms_normalized(
-    x: Float[Array, "*axes width"], *, eps: float = 1e-6
-) -> Float[Array, "*axes width"]:
+def rms_normalized(x: Float[Array, "*axes width"]) -> Float[Array, "*axes width"]:
     """`x` over its root mean square, without a weight; zeros stay zeros."""
     wide = x.astype(jnp.float32)
     mean_square = jnp.mean(wide * wide, axis=-1, keepdims=True)
-    return (wide * lax.rsqrt(mean_square + eps)).astype(x.dtype)
+    return (wide * lax.rsqrt(mean_square + 1e-6)).astype(x.dtype)
 
 
 def unit_norm(x: Float[Array, "*axes width"]) -> Float[Array, "*axes width"]:

@@ -51,7 +51,7 @@ def axial_table(
     prefix: int = 0,
     precision: Precision = "float32",
 ) -> RotaryTable:
-    """The tokenizer's table for a `height` x `width` grid behind `prefix` tokens.
+    """The tokenizer's table for a `height` x `width` grid after `prefix` tokens.
 
     Coordinates run over (-1, 1) whatever the grid, periods are `100 ** (4i / d)`
     (DINOv3). In "bfloat16" every step of the computation is rounded.

@@ -59,8 +59,7 @@ class Batches:
     def examples(self, first: int) -> Iterator[ExampleBatch]:
         """The same with labels and rows, as they were read."""
         index, count = jax.process_index(), jax.process_count()
-        if index == 0:
-            self._rename_old_logs()
+        self._rename_old_logs(index, count)
         log = BadExampleLog(
             self.folder / BAD_EXAMPLES.format(index),
             start_step=first,
@@ -93,11 +92,16 @@ class Batches:
             if path.name not in current:
                 BadExampleLog(path, start_step=first).close()
 
-    def _rename_old_logs(self) -> None:
-        """Gives logs of runs that were begun before their present names."""
+    def _rename_old_logs(self, index: int, count: int) -> None:
+        """Gives logs of runs that were begun before their present names.
+
+        Each process renames its own, which no other may have opened, and the main one
+        those of processes that no longer exist.
+        """
         for path in self.folder.glob(OLD_BAD_EXAMPLES.format("*")):
-            index = path.stem.rpartition("-")[2]
-            path.rename(self.folder / BAD_EXAMPLES.format(index))
+            number = int(path.stem.rpartition("-")[2])
+            if number == index or (index == 0 and number >= count):
+                path.rename(self.folder / BAD_EXAMPLES.format(number))
 
 
 def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:
@@ -112,7 +116,7 @@ def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class ArrayBatches:
-    """`batches(first)` yields batches of `arrays` from number `first` on.
+    """`batches(first)` yields this process's part of batches from number `first` on.
 
     Each is `make(**rows)`, with the rows of every array by its name. `group`: this many
     consecutive examples stay together. `parts`: the sizes of consecutive parts of the
@@ -128,24 +132,20 @@ class ArrayBatches:
     parts: tuple[int, ...] = ()
 
     def __call__(self, first: int) -> Iterator[Any]:
-        if self.parts:
-            for batch in itertools.count(first):
-                rows = self.rows(batch)
-                yield self.make(**{name: a[rows] for name, a in self.arrays.items()})
-        for rows in loader.batches(
-            self.arrays, self.batch_size, seed=self.seed, start_step=first,
-            group=self.group,
-        ):  # fmt: skip
-            yield self.make(**rows)
+        local = self.batch_size // jax.process_count()
+        start = jax.process_index() * local
+        for batch in itertools.count(first):
+            rows = self.rows(batch)[start : start + local]
+            yield self.make(**{name: a[rows] for name, a in self.arrays.items()})
 
     def rows(self, batch: int) -> Sequence[int]:
-        """The rows of the arrays that are a batch."""
+        """The rows of the arrays that are a batch of all processes."""
         if self.parts:
             return self._sampler(batch).tolist()
-        num_examples = len(next(iter(self.arrays.values())))
         return loader.rows_at(
-            batch, num_examples, self.batch_size, seed=self.seed, group=self.group
-        ).tolist()
+            batch, loader.common_length(self.arrays), self.batch_size, seed=self.seed,
+            group=self.group,
+        ).tolist()  # fmt: skip
 
     @functools.cached_property
     def _sampler(self) -> ShardedSampler:
@@ -212,11 +212,12 @@ def random_examples(
 
 
 def text_tokenizer_for(
-    text: TextConfig, source: Source, path: Path
+    text: TextConfig, source: Source, path: Path, *, save: bool = True
 ) -> CaptionTokenizer | ClipTokenizer:
     """The text tokenizer that `text.tokenizer` names: CLIP's, or one learned here.
 
-    That is learned from some captions the first time, and kept at `path`.
+    That is read from `path`, or where there is none learned from some captions, and
+    written there unless `save` is `False`.
     """
     if text.uses_clip:
         return clip_tokenizer()
@@ -231,7 +232,8 @@ def text_tokenizer_for(
         "use other data, or set `contrast_weight` to 0.",
     )
     words = train_tokenizer(found, text.vocabulary)
-    words.save(path)
+    if save:
+        words.save(path)
     return words
 
 

@@ -15,8 +15,7 @@ def is_key(leaf: Array | jax.ShapeDtypeStruct) -> bool:
 
 
 def as_numbers(array: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
-    """`array` in a type that one can calculate with: of keys their data, of truths 0
-    and 1."""
+    """`array` in a type to calculate with: keys as their data, booleans as 0 and 1."""
     if is_key(array):
         return jax.random.key_data(array)
     return array.astype(jnp.uint8) if array.dtype == jnp.bool_ else array

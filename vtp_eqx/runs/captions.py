@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int, Int32
 import numpy as np
 
-from vtp_eqx.config import DiTConfig, GenerateConfig, require, TextConfig
+from vtp_eqx.config import fit_dit, GenerateConfig, require, TextConfig
 from vtp_eqx.data.loader import Source
 from vtp_eqx.data.prefetch import Encode
 from vtp_eqx.data.text.caption_bpe import CaptionTokenizer
@@ -98,7 +98,7 @@ def save_words(words: TextTokenizer | None, folder: Path) -> None:
 
 
 def text_features(tokenizer: Tokenizer, ids: TokenIds) -> TextFeatures:
-    """What the text tower says of some texts, as numpy.
+    """The text tower's features of some texts, as NumPy arrays.
 
     They are read one after another, so that none depends on the others to the last bit.
     """
@@ -121,21 +121,9 @@ def text_reader(
 
 
 def fit_to_text(config: GenerateConfig, text: TextConfig) -> GenerateConfig:
-    """`config` with the context and width of a text tower.
-
-    A `ValueError` where a field was set to something else than its default and they
-    differ.
-    """
-    found = {"text_context": text.context, "text_width": text.width}
-    defaults = {field.name: field.default for field in dataclasses.fields(DiTConfig)}
-    for name, value in found.items():
-        asked = getattr(config.dit, name)
-        require(
-            asked in (value, defaults[name]),
-            f"`config.dit.{name}` ({asked}) must be that of the text tower ({value}): "
-            "leave it out, or take another tokenizer.",
-        )
-    return dataclasses.replace(config, dit=dataclasses.replace(config.dit, **found))
+    """`config` with the context and width of a text tower: see `fit_dit`."""
+    values = {"text_context": text.context, "text_width": text.width}
+    return fit_dit(config, values, "text tower")
 
 
 def check_conditions(generator: Generator, texts: Sequence[str], where: object) -> None:

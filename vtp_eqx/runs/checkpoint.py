@@ -114,7 +114,7 @@ class Checkpoints:
         """The newest sound state, bit for bit as it was saved, placed as `template`.
 
         The leaves of `template` are arrays, or their shapes. Damaged states that are
-        newer are said and moved to the folder `damaged` beside the checkpoints.
+        newer are reported, and moved to the folder `damaged` beside the checkpoints.
 
         Raises `FileNotFoundError` where there is none to restore, and `ValueError`
         where they are states of another model; both leave the folder as it is.

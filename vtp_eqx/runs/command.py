@@ -3,6 +3,7 @@
 from vtp_eqx.interrupts import exit_now, INTERRUPTED, SENTENCE
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures.process import BrokenProcessPool
 import contextlib
 import signal
 import sys
@@ -23,6 +24,7 @@ Options = TypeVar("Options")
 # broken hardware.
 RUN_ERRORS = (
     OSError, FolderInUseError, FloatingPointError, OtherProcessError, CorruptionError,
+    BrokenProcessPool,
 )  # fmt: skip
 
 

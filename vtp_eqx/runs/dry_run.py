@@ -218,13 +218,14 @@ def step_bytes(config: GenerateConfig, num_devices: int) -> float:
     number = {"float32": 4, "bfloat16": 2}[config.precision]
     tokens = num_tokens(dit) * config.batch_size / num_devices / config.accumulate
     hidden = dit.mlp_ratio * dit.width * (4 / 3 if dit.swiglu else 1)  # gate and up
-    # qkv, the values mixed, two outputs, and the input
-    products = number * (7 * dit.width + hidden)
+    # The input, and qkv, the values mixed and two outputs.
+    carry = dit.width * (4 if dit.residual == "float32" else number)
+    products = carry + number * (6 * dit.width + hidden)
     logits = (4 + number) * dit.num_heads * num_tokens(dit) * (dit.attention == "plain")
     whole = products + number * (7 * dit.width + hidden) + logits
     # Without remat also what each branch reads, and the tokens between them.
-    ends = products + 3 * number * dit.width
-    kept = {"none": ends, "dots": products, "full": number * dit.width}[dit.remat]
+    ends = products + 2 * number * dit.width + carry
+    kept = {"none": ends, "dots": products, "full": carry}[dit.remat]
     rounded = 0 if config.precision == "float32" else 2 * number * parameters
     return 4 * parameters + rounded + tokens * (dit.depth * kept + whole)
 

@@ -34,6 +34,7 @@ from vtp_eqx.evaluation.batches import in_batches
 from vtp_eqx.evaluation.images import Images, read_blocks
 from vtp_eqx.evaluation.latent_statistics import DEVICE_IMAGES, LatentSums
 from vtp_eqx.evaluation.prompts import check_class_names
+from vtp_eqx.files import delete_unfinished
 from vtp_eqx.interop.lightningdit.latents import (
     open_published_latents,
     STATISTICS_FILE,
@@ -125,6 +126,7 @@ def extract_latents(
                 folder.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(lock_folder(folder))
                 _check_unchanged(folder, index)
+                delete_unfinished(folder, "*.npy", "*.safetensors")
                 check_disk_space(folder, job.bytes_needed())
                 index.write(folder)
         with raise_on_all():

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from vtp_eqx.config import FinetuneConfig, require
+from vtp_eqx.config import FinetuneConfig, require, require_fields
 from vtp_eqx.runs.run_options import RunOptions
 
 
@@ -35,7 +35,7 @@ class FinetuneOptions(RunOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        self.require_positive("num_eval", "workers")
+        require_fields(self, "1 or more", "num_eval")
 
     def check(self) -> None:
         """Raises `ValueError` where options are missing or do not fit one another."""

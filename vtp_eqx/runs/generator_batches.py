@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int32, UInt8
 import numpy as np
 
-from vtp_eqx.config import DiTConfig, GenerateConfig, Precision, require
+from vtp_eqx.config import DiTConfig, fit_dit, GenerateConfig, Precision, require
 from vtp_eqx.data.counter_rng import CounterRNG
 from vtp_eqx.data.crops import CenterCrop
 from vtp_eqx.data.latent_batches import latent_batches
@@ -146,26 +146,15 @@ def fit_to_latents(
 ) -> GenerateConfig:
     """`config` with the latents' `[side, side, channels]` and number of classes.
 
-    A `ValueError` where a field was set to something else than its default and they
-    differ; more classes than there are may be.
+    More classes than there are may be. See `fit_dit`.
     """
     height, width, channels = shape
     require(
         height == width,
         f"`latents` must be square; got {height} x {width}: crop images to squares.",
     )
-    found = {
-        "latent_size": height, "latent_width": channels, "num_classes": num_classes,
-    }  # fmt: skip
-    defaults = {field.name: field.default for field in dataclasses.fields(DiTConfig)}
-    for name, value in found.items():
-        asked = getattr(config.dit, name)
-        if name == "num_classes" and asked != defaults[name] and asked > value:
-            found[name] = asked
-            continue
-        require(
-            asked in (value, defaults[name]),
-            f"`config.dit.{name}` ({asked}) must be that of the latents ({value}): "
-            "leave it out, or take other latents.",
-        )
-    return dataclasses.replace(config, dit=dataclasses.replace(config.dit, **found))
+    values = {"latent_size": height, "latent_width": channels}
+    usual = DiTConfig.num_classes  # the default
+    if config.dit.num_classes == usual or config.dit.num_classes < num_classes:
+        values["num_classes"] = num_classes
+    return fit_dit(config, values, "latents")

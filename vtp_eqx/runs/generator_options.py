@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from vtp_eqx.config import GenerateConfig, Precision, require
+from vtp_eqx.config import GenerateConfig, Precision, require, require_fields
 from vtp_eqx.evaluation.networks import NetworkName
 from vtp_eqx.runs.run_options import RunOptions
 
@@ -42,7 +42,7 @@ class GeneratorOptions(RunOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        self.require_positive("eval_samples", "workers")
+        require_fields(self, "1 or more", "eval_samples")
         require(
             not (self.latents and self.data),
             f"`latents` ({self.latents!r}) and `data` ({self.data}) cannot both be "

@@ -36,10 +36,9 @@ class Log:
         """Drops the lines after step `first`; `last` is then the last one left."""
         if self._path is None:
             return
-        lines = _lines(self._path)
-        kept = [line for line in lines if _step_of(line) <= first]
-        if kept != lines or not self._path.exists():
-            write_text(self._path, "".join(f"{line}\n" for line in kept))
+        kept = [line for line in _lines(self._path) if _step_of(line) <= first]
+        # Also where the last line is whole but for its end, which the next would join.
+        write_text(self._path, "".join(f"{line}\n" for line in kept))
         self.last = json.loads(kept[-1]) if kept else {}
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -371,13 +371,15 @@ def _sigterm_requested() -> Iterator[Callable[[int], bool]]:
 
     def note(number: int, frame: Any) -> None:
         requested.set()
-        signal.signal(signal.SIGTERM, before)
+        restore()
 
     before = signal.signal(signal.SIGTERM, note)
+    # One that was not set by Python cannot be set again.
+    restore = lambda: signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
     try:
         yield lambda step: requested.is_set()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        restore()
 
 
 def _disk_space_needed(

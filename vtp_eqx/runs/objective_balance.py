@@ -13,7 +13,7 @@ import numpy as np
 from vtp_eqx.config import from_dict, PretrainConfig, require
 from vtp_eqx.frozen.lpips import Perceptual
 from vtp_eqx.mesh import data_mesh, replicate, shard_batch
-from vtp_eqx.models.arrays import named_arrays
+from vtp_eqx.models.arrays import named_arrays, with_arrays
 from vtp_eqx.runs.checkpoint import read_newest
 from vtp_eqx.runs.pretrain import array_batches, check_data
 from vtp_eqx.runs.run_dir import CHECKPOINTS, read_config
@@ -65,8 +65,7 @@ def objective_balance(
     # What a state has beside arrays is in no checkpoint.
     shapes, static = eqx.partition(needed, _is_shape)
     arrays = read_newest(folder / CHECKPOINTS, named_arrays(shapes))
-    leaves = [arrays[name] for name in named_arrays(shapes)]
-    state = eqx.combine(jax.tree.unflatten(jax.tree.structure(shapes), leaves), static)
+    state = eqx.combine(with_arrays(shapes, arrays), static)
 
     names = [term.name for term in pretrain_terms(config)]
     objective = pretrain_objective(

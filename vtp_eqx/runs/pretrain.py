@@ -9,7 +9,7 @@ import numpy as np
 from vtp_eqx.config import PretrainConfig, require
 from vtp_eqx.data.caption_shuffle import caption_rows
 from vtp_eqx.frozen.lpips import Perceptual
-from vtp_eqx.mesh import data_mesh
+from vtp_eqx.mesh import data_mesh, gather_to_host
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.batches import ArrayBatches
 from vtp_eqx.runs.loop import Callbacks, Progress, run_training
@@ -59,7 +59,7 @@ def pretrain(
         config=config, callbacks=Callbacks(rows=batches.rows),
         recompute_every=config.recompute_every,
     )  # fmt: skip
-    return state.student.tokenizer
+    return gather_to_host(state.student.tokenizer)
 
 
 def array_batches(
@@ -84,9 +84,12 @@ def check_data(config: PretrainConfig, data: Mapping[str, np.ndarray]) -> None:
     """Raises `ValueError` where `data` is not what `config` needs."""
     image, size = data["image"], config.tokenizer.image_size
     require(
-        image.dtype == np.uint8 and image.ndim == 4 and image.shape[-1] == 3,
-        "Training images must be uint8 of shape [num, height, width, 3]; got "
-        f"{image.dtype} {list(image.shape)}: convert them.",
+        image.dtype == np.uint8
+        and image.ndim == 4
+        and image.shape[-1] == 3
+        and len(image) > 0,
+        "Training images must be uint8 of shape [num, height, width, 3], one or more; "
+        f"got {image.dtype} {list(image.shape)}: convert them.",
     )
     require(
         min(image.shape[1:3]) >= size,
@@ -103,8 +106,9 @@ def check_data(config: PretrainConfig, data: Mapping[str, np.ndarray]) -> None:
             f"{None if caption is None else list(caption.shape)}: encode the captions.",
         )
         assert caption is not None
+        low, high = int(caption.min()), int(caption.max())
         require(
-            int(caption.max()) < vocabulary,
-            f"Caption ids must lie below the text tower's vocabulary of {vocabulary}; "
-            f"got {int(caption.max())}: use the vocabulary they were made with.",
+            low >= 0 and high < vocabulary,
+            f"Caption ids must lie in the text tower's vocabulary of {vocabulary}; "
+            f"got {low if low < 0 else high}: use the vocabulary they were made with.",
         )

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from vtp_eqx.config import PretrainConfig, require
+from vtp_eqx.config import PretrainConfig, require, require_fields
 from vtp_eqx.runs.run_options import RunOptions
 from vtp_eqx.training.pretrain import text_config
 
@@ -59,7 +59,10 @@ class PretrainOptions(RunOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        self.require_positive("num_eval", "latent_images")
+        require_fields(
+            self, "1 or more", "num_eval", "latent_images", "load_size", "num_scenes",
+            "window", "group",
+        )  # fmt: skip
         for name, value in (
             ("validation", self.validation),
             ("split", self.split),

@@ -36,6 +36,7 @@ from vtp_eqx.runs.batches import (
     random_examples,
     text_tokenizer_for,
 )
+from vtp_eqx.runs.captions import save_words, WORDS
 from vtp_eqx.runs.command import exit_with_message
 from vtp_eqx.runs.corruption import check_recompute
 from vtp_eqx.runs.dry_run import dry_run, dry_run_lines, DryRun
@@ -95,7 +96,8 @@ class PretrainSetup:
         text = text_config(config)
         encode = self.prompts = self.words = None
         if text is not None:
-            self.words = text_tokenizer_for(text, self.train, out / "words.json")
+            # Written when the run begins: data may still be refused, and replaced.
+            self.words = text_tokenizer_for(text, self.train, out / WORDS, save=False)
             encode = caption_encoder(self.words, text)
             if data.class_names:
                 self.prompts = encode_prompts(
@@ -301,6 +303,7 @@ def _checked_setup(
             f"`num_eval` leaves {least} images to evaluate on; 2 are needed: raise it.",
         )
         if is_main_process():
+            save_words(setup.words, out)
             write_config(out, options.config, options, data)
     with raise_on_all():
         _ = setup.sinks  # an extra that is not installed is an error here

@@ -5,6 +5,7 @@ A step that was *skipped* left the state as it was, and says so in its metric
 """
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import json
 import math
@@ -15,6 +16,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from vtp_eqx.config import first_sentence
 from vtp_eqx.files import write_text
 from vtp_eqx.mesh import shard_batch
 from vtp_eqx.runs.checkpoint import Checkpoints
@@ -89,9 +91,11 @@ class SkippedBatches:
 
     def __init__(self, path: Path):
         self._path = path
-        self.rollbacks: list[dict[str, Any]] = (
-            json.loads(path.read_text()) if path.exists() else []
-        )
+        self.rollbacks: list[dict[str, Any]] = []
+        if path.exists():
+            with _damage_named(path, "restore it, or choose another folder"):
+                self.rollbacks = json.loads(path.read_text())
+                _ = self.batches
 
     @property
     def batches(self) -> set[int]:
@@ -168,7 +172,23 @@ def read_postmortem(folder: Path) -> dict[str, Any]:
             f"`folder` ({folder}) has no {REPORT}, which every postmortem has: name "
             "one of the folders in a run's `postmortem`."
         )
-    return json.loads(path.read_text())
+    with _damage_named(path, "name another folder"):
+        report = json.loads(path.read_text())
+        for step in report["bad"]:
+            _ = step["step"], step["batch"]
+    return report
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path, fix: str) -> Iterator[None]:
+    """A block that reads a JSON file of a run; a `ValueError` where that is damaged."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} must be as the run wrote it, and is damaged "
+            f"({first_sentence(error)}): {fix}."
+        ) from error
 
 
 def replay(

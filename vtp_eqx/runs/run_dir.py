@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 import shutil
 import socket
+import tempfile
 from typing import Any
 
 from vtp_eqx.config import changed_fields, from_dict, require
@@ -48,8 +49,10 @@ def lock_folder(folder: Path) -> Iterator[None]:
     `kill -9`. The file says who holds it: process, host and since when.
     """
     require_local(folder, "out")
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a+") as lock:
+    with _not_writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a+")
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -173,17 +176,10 @@ def check_disk_space(folder: Path, needed: float) -> None:
 
     The folder is made where it is missing.
     """
-    try:
+    with _not_writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        trial = folder / f".writable.{os.getpid()}"
-        trial.write_text("")
-        trial.unlink()
-    except OSError as error:
-        raise DiskSpaceError(
-            error.errno,
-            f"A run needs a folder that it can write to; got {folder} "
-            f"({error.strerror}): choose another one.",
-        ) from error
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DiskSpaceError(
@@ -191,6 +187,19 @@ def check_disk_space(folder: Path, needed: float) -> None:
             f"A run needs {needed / 1e9:.3g} GB of free disk; got {free / 1e9:.3g} GB "
             f"at {folder}: free some, or choose another folder.",
         )
+
+
+@contextlib.contextmanager
+def _not_writable(folder: Path) -> Iterator[None]:
+    """A block that begins to write to `folder`; a `DiskSpaceError` where it cannot."""
+    try:
+        yield
+    except OSError as error:
+        raise DiskSpaceError(
+            error.errno,
+            f"A run needs a folder that it can write to; got {folder} "
+            f"({error.strerror}): choose another one.",
+        ) from error
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from vtp_eqx.config import require
+from vtp_eqx.config import require_fields
 from vtp_eqx.files import require_local_fields
 from vtp_eqx.runs.loop import FaultTolerance
 from vtp_eqx.runs.watchdog import StallConfig
@@ -38,13 +38,12 @@ class RunOptions:
 
     def __post_init__(self):
         require_local_fields(self)
-        self.require_positive("log_every", "save_every", "evaluate_every")
-
-    def require_positive(self, *names: str) -> None:
-        """A `ValueError` where one of the options so named is below 1."""
-        for name in names:
-            value = getattr(self, name)
-            require(value >= 1, f"`{name}` ({value}) must be 1 or more: raise it.")
+        require_fields(
+            self, "1 or more", "log_every", "save_every", "evaluate_every", "keep",
+            "workers",
+        )  # fmt: skip
+        require_fields(self, "0 or more", "keep_best", "max_rollbacks")
+        require_fields(self, "positive", "stall_seconds")
 
     @property
     def fault_tolerance(self) -> FaultTolerance:

@@ -25,6 +25,7 @@ from vtp_eqx.data.counter_rng import CounterRNG
 from vtp_eqx.evaluation.batches import byte_levels
 from vtp_eqx.evaluation.extract import no_report, Report
 from vtp_eqx.evaluation.sample_record import SampleRecord, write_sample_record
+from vtp_eqx.files import delete_unfinished
 from vtp_eqx.mesh import (
     data_mesh,
     local_mesh,
@@ -41,7 +42,6 @@ from vtp_eqx.runs.multihost import all_equal, is_main_process, raise_on_all
 from vtp_eqx.runs.run_dir import disk_errors, lock_folder
 from vtp_eqx.runs.sample_files import (
     check_record_unchanged,
-    delete_unfinished,
     image_path,
     labels_hash,
     missing_groups,
@@ -104,7 +104,7 @@ def sample(
             if is_main_process():
                 stack.enter_context(lock_folder(folder))
                 check_record_unchanged(folder, record, named)
-                delete_unfinished(folder)
+                delete_unfinished(folder, "*.png")
                 write_sample_record(folder, record)
         with raise_on_all():
             own = range(jax.process_index(), len(labels) // size, jax.process_count())
@@ -143,7 +143,7 @@ def choose_labels(
 ) -> Int[np.ndarray, " filled"]:
     """The class of each sample: a function of its index, and of the seed at random.
 
-    Those that fill up the last group come behind.
+    Those that fill up the last group come last.
     """
     require(
         (given is not None) == (config.labels == "given"),

@@ -91,12 +91,6 @@ def missing_groups(folder: Path, num_samples: int, group_size: int) -> list[int]
     ]
 
 
-def delete_unfinished(folder: Path) -> None:
-    """Deletes parts of images that a killed process left behind."""
-    for path in folder.glob(".*.png.*"):
-        path.unlink(missing_ok=True)
-
-
 def read_classes(path: Path) -> Int[np.ndarray, " count"]:
     """The classes in a text file, whole numbers one a line."""
     words = path.read_text(encoding="utf-8-sig").split()

@@ -10,7 +10,7 @@ import numpy as np
 
 from vtp_eqx.config import DecodeConfig
 from vtp_eqx.frozen.lpips import Perceptual
-from vtp_eqx.mesh import data_mesh
+from vtp_eqx.mesh import data_mesh, gather_to_host
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.batches import ArrayBatches
 from vtp_eqx.runs.loop import Callbacks, Progress, run_training
@@ -57,4 +57,5 @@ def train_decoder(
         config=config, callbacks=Callbacks(rows=batches.rows),
         recompute_every=config.recompute_every,
     )  # fmt: skip
-    return eqx.tree_at(lambda tokenizer: tokenizer.decoder, begun, state.teacher)
+    decoder = gather_to_host(state.teacher)
+    return eqx.tree_at(lambda tokenizer: tokenizer.decoder, begun, decoder)

@@ -10,6 +10,7 @@ import numpy as np
 from vtp_eqx.config import GenerateConfig, require
 from vtp_eqx.mesh import data_mesh, gather_to_host
 from vtp_eqx.models.dit import DiT
+from vtp_eqx.models.generator import check_labels
 from vtp_eqx.runs.batches import ArrayBatches
 from vtp_eqx.runs.loop import Callbacks, FaultTolerance, Progress, run_training
 from vtp_eqx.runs.throughput import StepCost
@@ -47,6 +48,8 @@ def train_generator(
         "Latents must be normalized to deviation 1 per channel; got a deviation of "
         f"{deviation:.3g}: measure the tokenizer's statistics and use them.",
     )
+
+    check_labels(labels, config.dit.num_classes)
 
     def keep(dit: DiT, step: int) -> dict[str, float]:
         snapshot(step, dit)

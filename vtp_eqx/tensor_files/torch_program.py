@@ -83,7 +83,7 @@ def numbers_of(
     require(
         len(content) == tensor.record_size * kind.itemsize,
         f"A stored tensor has the bytes its program says; got {len(content)} for "
-        f"{tensor.record_size} of {kind} behind {place}: copy the file again.",
+        f"{tensor.record_size} of {kind} for {place}: copy the file again.",
     )
     shape, strides = tensor.shape, tensor.strides
     reach = sum(

@@ -154,7 +154,7 @@ class AdversarialObjective:
         pixels: Pixels,
         draws: Float[Array, "batch 8"],
     ) -> Float[Array, "batch *positions"]:
-        """What a discriminator says of normalized pixels, as bytes and augmented."""
+        """The discriminator's logits of normalized pixels, as bytes and augmented."""
         unit = round_to_bytes(self.tokenizer.denormalize(pixels))
         config = self.config.adversarial.augment
         seen = jax.vmap(lambda image, draws: augment(image, config, draws))(

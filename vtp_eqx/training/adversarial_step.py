@@ -235,10 +235,10 @@ def make_adversarial_step(
             arrays.opt_state.decoder,
         )  # fmt: skip
         seen = eqx.tree_at(lambda state: state.student.decoder, seen, decoder)
-        of_judge = (
-            on_shards(discriminator_gradient) if begun.discriminator else no_gradient
-        )
-        other_total, other_metrics, other_gradient = of_judge(seen, views)
+        compute = no_gradient
+        if begun.discriminator:
+            compute = on_shards(discriminator_gradient)
+        other_total, other_metrics, other_gradient = compute(seen, views)
         other_gradient = lax.with_sharding_constraint(
             other_gradient, places.gradient[0].discriminator
         )

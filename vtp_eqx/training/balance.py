@@ -25,8 +25,8 @@ Gradient = Callable[[PyTree, Callable[[Any], tuple[Any, TermWeights]]], BatchGra
 class GradientBalance(NamedTuple):
     """The weight of `term` follows the norms of two gradients, anew in each step.
 
-    Beside its fixed weight it gets the ratio of the norm that the gradient of
-    `reference` has, as weighted, to that of its own, at `layer(student)`: see
+    Its fixed weight is multiplied by the norm of the weighted gradient of `reference`
+    over that of its own gradient, both at `layer(student)`: see
     `losses.weighting.adaptive_weight`.
     """
 

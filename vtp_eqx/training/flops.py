@@ -3,9 +3,9 @@
 A transformer costs `2 * parameters * tokens` for a forward pass; attention products
 and backward passes are left out. With this rule the encoder and decoder of the paper's
 table 1 come out at 87.7 and 311.1 GFLOPs, and VTP-L at about 390 GFLOPs for each
-contrastive sample, which matches its figures. Training adds backward
-passes, but not the teacher's, and shares what two objectives both need: between two and
-three times as much, by objective.
+contrastive sample, which matches its figures. Training adds backward passes, but not
+the teacher's, and shares what two objectives both need: between two and three times as
+much, by objective.
 """
 
 from collections.abc import Mapping
@@ -77,9 +77,9 @@ def generator_flops(config: DiTConfig) -> float:
 def forward_flops(config: DiTConfig) -> float:
     """Products of matrices in one velocity of one latent.
 
-    Unlike `generator_flops`, the paper's rule of two for each parameter
-    and token, this counts what is computed once a latent (time, class and modulation)
-    once, and attention's products.
+    Unlike `generator_flops`, the paper's rule of two for each parameter and token, this
+    counts what is computed once a latent (time, class and modulation) once, and the
+    products of attention.
     """
     width, tokens = config.width, num_tokens(config)
     blocks = eqx.filter_eval_shape(lambda: DiT(config, key=jr.key(0))).blocks
@@ -100,10 +100,9 @@ def train_step_flops(config: GenerateConfig) -> float:
     A backward pass costs two forward ones.
     """
     trained, frozen = forward_flops(config.dit), 0.0
-    repulsion = Repulsion(config)
-    if repulsion.weight > 0:
-        trained += repulsion.flops().student
-        frozen += repulsion.flops().frozen
+    if config.repulsion.weight > 0:
+        repulsion = Repulsion(config).flops()
+        trained, frozen = trained + repulsion.student, repulsion.frozen
     return config.batch_size * (3 * trained + frozen)
 
 

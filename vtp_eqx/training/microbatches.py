@@ -64,7 +64,7 @@ class Objective(NamedTuple):
 
 
 class BatchGradient(NamedTuple):
-    """The global loss of a batch, its gradient, and what `forward` said of its rows."""
+    """The global loss of a batch, its gradient, and what `forward` returned for it."""
 
     total: Float[Array, ""]
     metrics: Metrics

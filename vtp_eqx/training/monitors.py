@@ -27,12 +27,12 @@ def collapse_monitor(
 ) -> Callable[[TrainState], dict[str, float]]:
     """A function from the student to monitors of its features of 2 or more `images`.
 
-    - `feature_rank`: the effective rank of the summaries (1: all on a line).
+    - `feature_rank`: the effective rank of the class tokens (1: all on a line).
     - `neighbor_distance`: from each unit-norm class token to the nearest other one.
     - `latent_deviation_least` and `latent_deviation_mean`: over the channels; a channel
       of deviation 0 says nothing.
-    - `num_prototypes_used`: the effective number of prototypes that the patches and
-      summaries choose at the student's `temperature`, where there are any.
+    - `prototypes_used`: the effective number of prototypes that the patches and
+      class tokens choose at the student's `temperature`, where there are any.
 
     Each process computes them by itself; all call it, where a state is split over them.
     """

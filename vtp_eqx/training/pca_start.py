@@ -122,7 +122,8 @@ def _solve_decoder(tokenizer: Tokenizer, pixels: Array) -> Tokenizer:
     require(
         width >= channels + 2,
         "A decoder that starts linear needs a width of the latent's and 2 more; got "
-        f"{width} for {channels}: widen it, or set `pca_start` to False.",
+        f"{width} for {channels}: widen it, or set `pca_start` or `linear_start` to "
+        "False.",
     )
     latents = tokenizer.bottleneck(_features(tokenizer.encoder, pixels))
     flat = _flat(latents)

@@ -181,10 +181,10 @@ def check_step(
     typical: Float[Array, ""],
     spike_factor: float | None,
 ) -> tuple[Bool[Array, ""], Float[Array, ""]]:
-    """Whether a step is good, and the typical norm of gradients behind it.
+    """Whether a step is good, and the typical norm of gradients after it.
 
-    Of a spike as much counts as would have been good, so that a lasting rise is
-    followed; what is not finite does not count.
+    A spike moves that norm by as much as the longest good gradient would, so that a
+    lasting rise is followed. What is not finite does not move it.
     """
     is_finite = jnp.isfinite(total) & jnp.isfinite(norm)
     is_first = typical == 0

@@ -57,3 +57,11 @@ def test_lpips_without_its_network_is_refused(tiny, started):
     decode = DecodeConfig(decoder=tiny.tokenizer.decoder, reconstruction=LOOKING)
     with pytest.raises(ValueError, match="LPIPS needs the published weights"):
         decode_objective(decode, started.start().student.tokenizer)
+
+
+def test_colors_of_a_bfloat16_decoder_are_not_rounded_once_more(images):
+    rebuilt = images[0].astype(jnp.bfloat16)
+    apart = lambda image, other: jnp.mean(jnp.abs(image - other))
+    third = lambda pixels: pixels * jnp.asarray(1 / 3, pixels.dtype)
+    found = pixel_loss(rebuilt, rebuilt.astype(jnp.float32), LOOKING, apart, third)
+    assert (found == 0).all()

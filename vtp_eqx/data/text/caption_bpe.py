@@ -1,7 +1,7 @@
 """Captions as token ids: byte-level byte-pair encoding, learned from the captions.
 
 A sequence is `start, words, end, padding`. Padding is 0, and the end token has the
-largest id of all: the text tower reads its summary at the position of the largest id.
+largest id of all: the text tower is read at the position of the largest id.
 Bytes are the alphabet, so that no text is out of vocabulary.
 """
 

@@ -18,7 +18,7 @@ from vtp_eqx.interop.diffusers.settings import (
 )
 from vtp_eqx.interop.settings import read_statistic
 from vtp_eqx.models.arrays import named_arrays, with_arrays
-from vtp_eqx.models.input_checks import check_measured
+from vtp_eqx.models.input_checks import check_measured, check_unrounded
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.tensor_files.name_table import in_blocks, Layout, Names, NameTable, Tensors
 
@@ -84,11 +84,7 @@ def tokenizer_to_diffusers(tokenizer: Tokenizer) -> tuple[Tensors, dict[str, Any
     deviations, and where weights were rounded.
     """
     check_measured(tokenizer.is_measured)
-    require(
-        tokenizer.precision == "float32",
-        "A tokenizer is written as it was trained, in float32; got one of "
-        f"{tokenizer.precision}: write it before its weights are rounded.",
-    )
+    check_unrounded(tokenizer.precision)
     settings = config_to_diffusers(tokenizer.config)
     for theirs, ours in STATISTICS.items():
         settings[theirs] = np.asarray(getattr(tokenizer, ours)).tolist()

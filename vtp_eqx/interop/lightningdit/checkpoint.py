@@ -79,7 +79,9 @@ def dit_to_published(dit: DiT) -> tuple[Tensors, dict[str, Any]]:
     origin = read_origin(dit.origin)
     settings = config_to_published(dit.config)
     was = config_from_published(origin.settings or settings)
-    ours = {"remat": dit.config.remat, "attention": dit.config.attention}
+    # On which numbers depend by rounding alone.
+    names = ("remat", "attention", "float32_logits", "residual")
+    ours = {name: getattr(dit.config, name) for name in names}
     is_unchanged = dataclasses.replace(was, **ours) == dit.config
     settings, positions = origin.restored(
         settings, _positions(dit.config), is_unchanged=is_unchanged

@@ -17,6 +17,7 @@ from vtp_eqx.interop.passthrough import origin_of, read_origin
 from vtp_eqx.interop.settings import read_statistic
 from vtp_eqx.interop.vtp.settings import config_from_published, config_to_published
 from vtp_eqx.models.arrays import named_arrays, STATISTICS, with_arrays
+from vtp_eqx.models.input_checks import check_unrounded
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.nn.rope import axial_periods
 from vtp_eqx.tensor_files import as_float32
@@ -134,11 +135,12 @@ def tokenizer_to_published(tokenizer: Tokenizer) -> tuple[Tensors, dict[str, Any
     What was published comes back as it was: every tensor to the last bit, every setting
     of the config, those that mean nothing here included. The layout does not know the
     statistics of the latents: where they were measured, they travel in the config,
-    under our names. What it cannot say is a `ValueError`.
+    under our names. What it cannot say is a `ValueError`, and so are rounded weights.
 
     The published code rounds rotary positions to bfloat16 whatever it loads: only a
     tokenizer with `rope = "bfloat16"` computes the same there.
     """
+    check_unrounded(tokenizer.precision)
     origin = read_origin(tokenizer.origin)
     config = tokenizer.config
     settings = config_to_published(config)
@@ -191,7 +193,7 @@ def _periods(config: TokenizerConfig) -> Tensors:
 
 
 def _stored_precision(tensors: Tensors, config: TokenizerConfig) -> Precision:
-    """The rotary precision of a checkpoint, told by its periods."""
+    """The rotary precision of a checkpoint, by the values of its periods."""
     for name, exact in _periods(dataclasses.replace(config, rope="float32")).items():
         # By value, for a file of bfloat16 periods may have been saved as float32.
         stored = tensors.get(name)

@@ -11,8 +11,7 @@ from jaxtyping import Array, Float
 from vtp_eqx.config import GenerateConfig
 from vtp_eqx.flow import flow_loss, FlowLoss
 from vtp_eqx.models.dit import Conditions, DiT
-from vtp_eqx.training.flops import generator_flops
-from vtp_eqx.training.terms.term import Microbatch, Term, TermFlops, TermLoss
+from vtp_eqx.training.terms.term import Microbatch, Term, TermLoss
 
 
 class FlowPoints(eqx.Module):
@@ -80,6 +79,3 @@ class FlowMatching(Term):
     def loss(self, student: Any, outputs: FlowLoss) -> TermLoss:
         monitors = {"square": outputs.square, "cosine": outputs.cosine}
         return TermLoss(outputs.total, monitors)
-
-    def flops(self) -> TermFlops:
-        return TermFlops(student=generator_flops(self.config.dit))

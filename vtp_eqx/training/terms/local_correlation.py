@@ -12,7 +12,7 @@ from vtp_eqx.training.terms.term import Microbatch, SubsetTerm, TermFlops
 
 @dataclasses.dataclass(frozen=True)
 class LocalCorrelation(SubsetTerm):
-    """How much less alike than wanted the neighbors among latents are (SSVAE's LCR)."""
+    """By how much neighboring latents correlate less than a threshold (SSVAE's LCR)."""
 
     config: PretrainConfig
     name: ClassVar[str] = "local_correlation"

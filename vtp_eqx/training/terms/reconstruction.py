@@ -48,6 +48,7 @@ def pixel_loss(
     L1 and LPIPS are the paper's (section 3.2, equation 1). LPIPS, the `perceptual`
     distance, looks at what `denormalize` makes of both: colors in [0, 1], not clipped.
     """
+    rebuilt = rebuilt.astype(jnp.float32)  # or colors would be rounded once more
 
     def lpips_loss(rebuilt: Images, targets: Images) -> Float[Array, " batch"]:
         assert perceptual is not None
@@ -82,33 +83,54 @@ def require_perceptual_weights(
 
 
 @dataclasses.dataclass(frozen=True)
-class Reconstruction(SubsetTerm):
-    """The weighted pixel losses (VTP section 3.2), noise on latents where asked for.
+class PixelTerm(SubsetTerm):
+    """A term that compares decoded images.
 
     `perceptual` is the network of LPIPS, where that has a weight.
     """
 
     config: PretrainConfig
     perceptual: Perceptual | None = None
-    name: ClassVar[str] = "reconstruction"
 
     def check(self) -> None:
         require_perceptual_weights(self.config.reconstruction, self.perceptual)
 
-    def forward(self, rows: Microbatch) -> Float[Array, " rows"]:
-        config, tokenizer = self.config, rows.student.tokenizer
-        subset = rows.passes.subset
-        rebuilt = (
-            rows.passes.rebuilt
-            if rows.views.noise is None
-            else tokenizer.decoder.batch(
-                decoded_latents(config, subset.latents, rows.views)
-            )
-        )
+    def pixel_loss(
+        self, rows: Microbatch, rebuilt: Images, targets: Images
+    ) -> Float[Array, " rows"]:
+        """`pixel_loss` with the weights of the config."""
         return pixel_loss(
-            rebuilt, subset.pixels, config.reconstruction,
-            cast_params(self.perceptual, config.precision), tokenizer.denormalize,
+            rebuilt, targets, self.config.reconstruction,
+            cast_params(self.perceptual, self.config.precision),
+            rows.student.tokenizer.denormalize,
         )  # fmt: skip
+
+    def decoding_flops(self, num_decoded: float = 1, shrink: int = 1) -> TermFlops:
+        """Of decoding an image so often, and of comparing it with LPIPS as often.
+
+        With `shrink` latents are so many times smaller along both sides.
+        """
+        tokenizer = self.config.tokenizer
+        lpips = lpips_flops(self.config.reconstruction, tokenizer.image_size // shrink)
+        return TermFlops(
+            student=num_decoded * decoder_flops(tokenizer) / shrink**2,
+            subset_pass=self.encoder_flops,
+            frozen=num_decoded * lpips,
+        )
+
+
+class Reconstruction(PixelTerm):
+    """The weighted pixel losses (VTP section 3.2), noise on latents where asked for."""
+
+    name: ClassVar[str] = "reconstruction"
+
+    def forward(self, rows: Microbatch) -> Float[Array, " rows"]:
+        subset = rows.passes.subset
+        if rows.views.noise is None:
+            return self.pixel_loss(rows, rows.passes.rebuilt, subset.pixels)
+        latents = decoded_latents(self.config, subset.latents, rows.views)
+        rebuilt = rows.student.tokenizer.decoder.batch(latents)
+        return self.pixel_loss(rows, rebuilt, subset.pixels)
 
     def draw(self, key: PRNGKeyArray) -> Float[Array, " rebuilt"] | None:
         """The share of the noise that each image gets, where these differ."""
@@ -117,12 +139,7 @@ class Reconstruction(SubsetTerm):
         return jr.uniform(key, (self.batch_size,))
 
     def flops(self) -> TermFlops:
-        tokenizer = self.config.tokenizer
-        return TermFlops(
-            student=decoder_flops(tokenizer),
-            subset_pass=self.encoder_flops,
-            frozen=lpips_flops(self.config.reconstruction, tokenizer.image_size),
-        )
+        return self.decoding_flops()
 
 
 def decoded_latents(
@@ -156,7 +173,7 @@ def noisy(
     assert shares is not None
     share = shares[:, None, None, None]
     if law == "shifted":
-        # More noise where latents have more numbers that tell the same.
+        # More noise where latents have more numbers, which are more redundant.
         shift = math.sqrt(latents[0].size / 4096)
         share = shift * share / (1 + (shift - 1) * share)
     kept = 1.0 if law == "uniform" else 1 - share
@@ -186,15 +203,10 @@ class LatentsToPixels(Term):
     def forward(self, rows: Microbatch) -> Float[Array, " rows"]:
         return pixel_loss(
             rows.student.batch(rows.views.latents), rows.views.pixels,
-            self.config.reconstruction, self.perceptual, self.tokenizer.denormalize,
+            self.config.reconstruction,
+            cast_params(self.perceptual, self.config.precision),
+            self.tokenizer.denormalize,
         )  # fmt: skip
-
-    def flops(self) -> TermFlops:
-        config = self.tokenizer.config
-        return TermFlops(
-            student=decoder_flops(config),
-            frozen=lpips_flops(self.config.reconstruction, config.image_size),
-        )
 
 
 def lpips_flops(config: ReconstructionConfig, side: int) -> float:

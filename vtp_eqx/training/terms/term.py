@@ -90,10 +90,6 @@ class Term(Protocol):
         """What it keeps for the next step, given the outputs of the global batch."""
         return memory
 
-    def flops(self) -> TermFlops:
-        """The cost of one of its images."""
-        ...
-
 
 class ViewsAndTargets(eqx.Module):
     """Views, and of each term the teacher's targets on them."""
@@ -199,6 +195,10 @@ class PretrainTerm(Term):
     def make_head(self, key: PRNGKeyArray) -> Any:
         """What the student trains for this term alone: one of its `heads`."""
         return None
+
+    def flops(self) -> TermFlops:
+        """The cost of one of its images."""
+        ...
 
 
 class SubsetTerm(PretrainTerm):
