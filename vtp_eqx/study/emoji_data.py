@@ -183,6 +183,11 @@ class EmojiData:
         there = (folder / NETWORK / NETWORK_RECORD).exists()
         return scene_network_hash(folder / NETWORK) if there else ""
 
+    @property
+    def class_network(self) -> Path | None:
+        """None: the network of emoji itself learned little more."""
+        return None
+
     def sample_labels(
         self, train: Int[np.ndarray, " num"], num_samples: int, of: Labels
     ) -> Int[np.ndarray, " samples"]:

@@ -30,7 +30,6 @@ from vtp_eqx.models.arrays import latents_hash, weights_hash
 from vtp_eqx.models.generator import Generator, generator_hash
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.pictures import save_grid
-from vtp_eqx.scenes.render import SceneConfig
 from vtp_eqx.study.checkout import commit
 from vtp_eqx.study.class_distance import ClassDistance, NAME as CLASS_DISTANCE
 from vtp_eqx.study.dataset import Dataset, Labels
@@ -139,9 +138,7 @@ def measure(
         spec.num_samples,
         paths.data(spec),
     )
-    classes = None
-    if isinstance(spec.data, SceneConfig):  # there is no such network of others
-        classes = ClassDistance.of(data, spec.num_samples, paths.data(spec))
+    classes = ClassDistance.of(kind, data, spec.num_samples, paths.data(spec))
     numbers = {
         **known,
         **rebuilt.numbers,
