@@ -117,7 +117,7 @@ def smoke() -> None:
 
 
 if __name__ == "__main__":
-    with exit_with_message(ValueError, seconds=120):
+    with exit_with_message(ValueError, OSError, seconds=120):
         if sys.argv[1:] == ["--smoke"]:
             smoke()
         else:
