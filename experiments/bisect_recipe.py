@@ -22,8 +22,7 @@ from vtp_eqx.study.command import run_study, Scale, Study, StudyOptions
 from vtp_eqx.study.figure import curves_figure
 from vtp_eqx.study.recipe import METHODS, RECIPES, run
 from vtp_eqx.study.run_spec import RunSpec
-from vtp_eqx.study.summary import baseline_sentences, progress_sentence
-from vtp_eqx.study.table import Row
+from vtp_eqx.study.summary import baseline_sentences
 
 
 BASE = "as in the studies"
@@ -70,11 +69,6 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
     return specs
 
 
-def summary(rows: Sequence[Row]) -> list[str]:
-    """Two sentences at most."""
-    return [*progress_sentence(rows), *baseline_sentences(rows, "VTP")]
-
-
 if __name__ == "__main__":
     run_study(
         Study(
@@ -83,7 +77,7 @@ if __name__ == "__main__":
             question=QUESTION,
             plan=plan,
             figure=functools.partial(curves_figure, x_label="what is changed"),
-            summary=summary,
+            summary=lambda rows: baseline_sentences(rows, "VTP"),
         ),
         tyro.cli(StudyOptions, default=StudyOptions(seeds=2), description=__doc__),
     )

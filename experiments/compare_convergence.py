@@ -32,7 +32,6 @@ from vtp_eqx.study.run_spec import RunSpec
 from vtp_eqx.study.summary import (
     baseline_sentences,
     convergence_sentence,
-    progress_sentence,
 )
 from vtp_eqx.study.table import Column, COLUMNS, Row
 
@@ -86,9 +85,8 @@ def columns(scale: Scale) -> list[Column]:
 
 
 def summary(rows: Sequence[Row]) -> list[str]:
-    """Six sentences at most."""
+    """The sentences of the report."""
     return [
-        *progress_sentence(rows),
         *(part for goal in METHODS for part in convergence_sentence(rows, goal)),
         *baseline_sentences(rows, "VTP", "distilled"),
     ]
@@ -109,7 +107,7 @@ if __name__ == "__main__":
             plan=functools.partial(plan, guidance=guidance),
             figure=convergence_figure,
             summary=summary,
-            columns=columns("smoke" if options.smoke else options.scale),
+            columns=columns(options.planned_scale),
         ),
         options,
     )

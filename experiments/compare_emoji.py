@@ -35,7 +35,6 @@ from vtp_eqx.study.run_spec import RunSpec
 from vtp_eqx.study.summary import (
     baseline_sentences,
     frontier_sentence,
-    progress_sentence,
     trend_sentence,
 )
 from vtp_eqx.study.table import Column, COLUMNS, finished_rows, Row
@@ -110,9 +109,8 @@ def oracle_sentence(rows: Sequence[Row]) -> list[str]:
 
 
 def summary(rows: Sequence[Row]) -> list[str]:
-    """Eight sentences at most."""
+    """The sentences of the report."""
     return [
-        *progress_sentence(rows),
         *oracle_sentence(rows),
         *trend_sentence(rows, METHODS, "channels"),
         *baseline_sentences(rows, *METHODS[1:]),
@@ -122,8 +120,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
 
 
 def main(options: Options) -> None:
-    scale: Scale = "smoke" if options.smoke else options.scale
-    budgets = RECIPES[scale].budgets
+    budgets = RECIPES[options.planned_scale].budgets
     with tempfile.TemporaryDirectory() as scratch:
         tars, short = options.tars, {}
         if options.smoke:
@@ -146,5 +143,5 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    with exit_with_message(ValueError):
+    with exit_with_message(ValueError, OSError):
         main(tyro.cli(Options, description=__doc__))

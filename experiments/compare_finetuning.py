@@ -25,13 +25,14 @@ from vtp_eqx.study.command import run_study, Scale, Study, StudyOptions
 from vtp_eqx.study.figure import curves_figure
 from vtp_eqx.study.recipe import Recipe, RECIPES, run
 from vtp_eqx.study.run_spec import RunSpec
-from vtp_eqx.study.summary import progress_sentence, setting_sentences
-from vtp_eqx.study.table import Column, COLUMNS, Row
+from vtp_eqx.study.summary import setting_sentences
+from vtp_eqx.study.table import Column, COLUMNS
 
 
 METHODS = ("VTP", "AE")
 STAGE_ONE, CONTROL, PATCH, NOISE = "stage one", "longer", "PatchGAN", "PatchGAN, noise"
 SMOKE = (STAGE_ONE, PATCH)
+NUMBERS = ("rFD-scenes", "FD-scenes", "PSNR")  # that are drawn and summed up
 DECODER_NOISE = 0.4  # up to so many deviations of a channel; RAE 0.8
 
 QUESTION = """\
@@ -83,12 +84,6 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
     ]
 
 
-def summary(rows: Sequence[Row]) -> list[str]:
-    """Four sentences at most."""
-    names = ("rFD-scenes", "FD-scenes", "PSNR")
-    return [*progress_sentence(rows), *setting_sentences(rows, CONTROL, names)]
-
-
 if __name__ == "__main__":
     run_study(
         Study(
@@ -99,9 +94,9 @@ if __name__ == "__main__":
             figure=functools.partial(
                 curves_figure,
                 x_label="decoder",
-                names=("rFD-scenes", "FD-scenes", "PSNR"),
+                names=NUMBERS,
             ),
-            summary=summary,
+            summary=lambda rows: setting_sentences(rows, CONTROL, NUMBERS),
             columns=[
                 Column("rFD-scenes (lower is better)", "rFD-scenes", ".2f"),
                 Column("SSIM", "SSIM", ".3f"),

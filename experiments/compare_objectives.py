@@ -23,8 +23,7 @@ from vtp_eqx.study.command import run_study, Scale, Study, StudyOptions
 from vtp_eqx.study.figure import frontier_figure
 from vtp_eqx.study.recipe import compute_matched_steps, RECIPES, run
 from vtp_eqx.study.run_spec import RunSpec
-from vtp_eqx.study.summary import baseline_sentences, progress_sentence
-from vtp_eqx.study.table import Row
+from vtp_eqx.study.summary import baseline_sentences
 
 
 OBJECTIVES = ("AE", "CLIP+AE", "SSL+AE", "VTP")
@@ -64,11 +63,6 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
     ]
 
 
-def summary(rows: Sequence[Row]) -> list[str]:
-    """Four sentences at most."""
-    return [*progress_sentence(rows), *baseline_sentences(rows, *OBJECTIVES[1:])]
-
-
 if __name__ == "__main__":
     run_study(
         Study(
@@ -77,7 +71,7 @@ if __name__ == "__main__":
             question=QUESTION,
             plan=plan,
             figure=frontier_figure,
-            summary=summary,
+            summary=lambda rows: baseline_sentences(rows, *OBJECTIVES[1:]),
         ),
         tyro.cli(StudyOptions, default=StudyOptions(seeds=3), description=__doc__),
     )

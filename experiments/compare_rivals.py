@@ -26,8 +26,8 @@ from vtp_eqx.study.command import run_study, Scale, Study, StudyOptions
 from vtp_eqx.study.figure import frontier_figure
 from vtp_eqx.study.recipe import RECIPES, run
 from vtp_eqx.study.run_spec import RunSpec
-from vtp_eqx.study.summary import progress_sentence, ranking_sentences
-from vtp_eqx.study.table import Column, COLUMNS, Row
+from vtp_eqx.study.summary import ranking_sentences
+from vtp_eqx.study.table import Column, COLUMNS
 
 
 METHODS = (
@@ -74,11 +74,6 @@ COSTS = [
 ]
 
 
-def summary(rows: Sequence[Row]) -> list[str]:
-    """Three sentences at most."""
-    return [*progress_sentence(rows), *ranking_sentences(rows)]
-
-
 if __name__ == "__main__":
     run_study(
         Study(
@@ -87,7 +82,7 @@ if __name__ == "__main__":
             question=QUESTION,
             plan=plan,
             figure=frontier_figure,
-            summary=summary,
+            summary=ranking_sentences,
             columns=[*COLUMNS, *COSTS],
         ),
         tyro.cli(StudyOptions, default=StudyOptions(seeds=3), description=__doc__),

@@ -24,8 +24,7 @@ from vtp_eqx.study.command import run_study, Scale, Study, StudyOptions
 from vtp_eqx.study.figure import curves_figure
 from vtp_eqx.study.recipe import RECIPES, run
 from vtp_eqx.study.run_spec import RunSpec
-from vtp_eqx.study.summary import baseline_sentences, progress_sentence, trend_sentence
-from vtp_eqx.study.table import Row
+from vtp_eqx.study.summary import baseline_sentences, trend_sentence
 
 
 # Pre-training steps, as shares of the recipe's; 1 has all seeds, the others one fewer.
@@ -56,15 +55,6 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
     return specs
 
 
-def summary(rows: Sequence[Row]) -> list[str]:
-    """Four sentences at most."""
-    return [
-        *progress_sentence(rows),
-        *baseline_sentences(rows, "VTP", "VTP full"),
-        *trend_sentence(rows, METHODS, "pre-training"),
-    ]
-
-
 if __name__ == "__main__":
     run_study(
         Study(
@@ -73,7 +63,10 @@ if __name__ == "__main__":
             question=QUESTION,
             plan=plan,
             figure=functools.partial(curves_figure, x_label="pre-training steps"),
-            summary=summary,
+            summary=lambda rows: (
+                baseline_sentences(rows, "VTP", "VTP full")
+                + trend_sentence(rows, METHODS, "pre-training")
+            ),
         ),
         tyro.cli(StudyOptions, default=StudyOptions(seeds=3), description=__doc__),
     )

@@ -22,8 +22,7 @@ from vtp_eqx.study.command import run_study, Scale, Study, StudyOptions
 from vtp_eqx.study.figure import curves_figure
 from vtp_eqx.study.recipe import RECIPES, run, vit_decoder
 from vtp_eqx.study.run_spec import RunSpec
-from vtp_eqx.study.summary import baseline_sentences, progress_sentence, trend_sentence
-from vtp_eqx.study.table import Row
+from vtp_eqx.study.summary import baseline_sentences, trend_sentence
 
 
 DECODERS: dict[Scale, list[tuple[int, int]]] = {  # (width, depth)
@@ -53,15 +52,6 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
     ]  # fmt: skip
 
 
-def summary(rows: Sequence[Row]) -> list[str]:
-    """Three sentences at most."""
-    return [
-        *progress_sentence(rows),
-        *baseline_sentences(rows, "VTP"),
-        *trend_sentence(rows, METHODS, "decoder size"),
-    ]
-
-
 if __name__ == "__main__":
     run_study(
         Study(
@@ -70,7 +60,10 @@ if __name__ == "__main__":
             question=QUESTION,
             plan=plan,
             figure=functools.partial(curves_figure, x_label="decoder: width x depth"),
-            summary=summary,
+            summary=lambda rows: (
+                baseline_sentences(rows, "VTP")
+                + trend_sentence(rows, METHODS, "decoder size")
+            ),
         ),
         tyro.cli(StudyOptions, default=StudyOptions(seeds=3), description=__doc__),
     )

@@ -29,7 +29,7 @@ from vtp_eqx.study.figure import curves_figure
 from vtp_eqx.study.recipe import run, vit
 from vtp_eqx.study.report import read_records, rows_of
 from vtp_eqx.study.run_spec import RunPaths, RunSpec
-from vtp_eqx.study.summary import baseline_sentences, progress_sentence, trend_sentence
+from vtp_eqx.study.summary import baseline_sentences, trend_sentence
 from vtp_eqx.study.table import finished_rows, Row
 
 
@@ -79,15 +79,6 @@ def committed(scale: Scale) -> list[Row]:
     return finished_rows(rows_of(plan(scale, COMMITTED_SEEDS), RunPaths(Path()), known))
 
 
-def summary(rows: Sequence[Row]) -> list[str]:
-    """Three sentences at most."""
-    return [
-        *progress_sentence(rows),
-        *baseline_sentences(rows, "VTP"),
-        *trend_sentence(rows, METHODS, "encoder size"),
-    ]
-
-
 if __name__ == "__main__":
     options = tyro.cli(StudyOptions, description=__doc__)
     run_study(
@@ -99,9 +90,12 @@ if __name__ == "__main__":
             figure=functools.partial(
                 curves_figure,
                 x_label="encoder: width x depth",
-                band=committed(options.scale),
+                band=committed(options.planned_scale),
             ),
-            summary=summary,
+            summary=lambda rows: (
+                baseline_sentences(rows, "VTP")
+                + trend_sentence(rows, METHODS, "encoder size")
+            ),
         ),
         options,
     )

@@ -37,7 +37,6 @@ from vtp_eqx.study.run_spec import RunSpec
 from vtp_eqx.study.summary import (
     baseline_sentences,
     frontier_sentence,
-    progress_sentence,
     trend_sentence,
 )
 from vtp_eqx.study.table import Column, COLUMNS, Row
@@ -84,7 +83,7 @@ def plan(
     patch_size = recipe.patch_size * image_size // recipe.data.size  # as many tokens
     data = dataclasses.replace(recipe.data, size=image_size)
     recipe = dataclasses.replace(recipe, data=data, patch_size=patch_size)
-    arms = ARMS
+    arms = ARMS + [(method, 64) for method in CONTROLS if controls]
     if scale != "accelerator":
         methods = SMOKE if scale == "smoke" else DECIDING + OTHERS
         methods += (*CONTROLS,) if controls else ()
@@ -122,9 +121,8 @@ def columns(first_budget: int) -> list[Column]:
 
 
 def summary(rows: Sequence[Row]) -> list[str]:
-    """Five sentences at most."""
+    """The sentences of the report."""
     return [
-        *progress_sentence(rows),
         *trend_sentence(rows, ("AE", "VTP"), "channels"),
         *baseline_sentences(rows, "VTP"),
         *frontier_sentence(rows, "VTP"),
@@ -135,7 +133,6 @@ def summary(rows: Sequence[Row]) -> list[str]:
 if __name__ == "__main__":
     options = tyro.cli(Options, description=__doc__)
     side = options.image_size
-    scale: Scale = "smoke" if options.smoke else options.scale
     run_study(
         Study(
             name="scale_latents" if side == 32 else f"scale_latents_{side}",
@@ -144,7 +141,7 @@ if __name__ == "__main__":
             plan=functools.partial(plan, image_size=side, controls=options.controls),
             figure=figure,
             summary=summary,
-            columns=columns(RECIPES[scale].budgets[0]),
+            columns=columns(RECIPES[options.planned_scale].budgets[0]),
         ),
         options,
     )

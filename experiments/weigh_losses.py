@@ -27,7 +27,7 @@ from vtp_eqx.study.methods import METHODS, VTP
 from vtp_eqx.study.recipe import RECIPES, run
 from vtp_eqx.study.run_spec import RunSpec
 from vtp_eqx.study.statistics import format_mean, paired_differences
-from vtp_eqx.study.summary import progress_sentence, trend_sentence
+from vtp_eqx.study.summary import trend_sentence
 from vtp_eqx.study.table import Column, COLUMNS, groups, Row
 
 
@@ -68,7 +68,7 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
 
 
 def summary(rows: Sequence[Row]) -> list[str]:
-    """Three sentences at most."""
+    """The sentences of the report."""
     found, parts = groups(rows), []
     ours, equal = found.get((LEARNED, LEARNED)), found.get(("pixels", "1"))
     if ours and equal and ours.keys() & equal.keys():
@@ -80,7 +80,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
             parts.append(text.format(format_mean(values)))
     beside = [f"Learned weights minus equal ones: {', '.join(parts)}."] if parts else []
     trend = trend_sentence(rows, [*VARIED], "the weight of one objective")
-    return [*progress_sentence(rows), *beside, *trend]
+    return [*beside, *trend]
 
 
 if __name__ == "__main__":

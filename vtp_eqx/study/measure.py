@@ -25,6 +25,7 @@ from vtp_eqx.evaluation.reconstruction import (
 from vtp_eqx.evaluation.scene_metrics import read_scenes, SceneSet
 from vtp_eqx.evaluation.zero_shot import embed, embed_prompts, zero_shot_accuracy
 from vtp_eqx.files import write_text
+from vtp_eqx.frozen.scene_network import scene_network_hash
 from vtp_eqx.losses.latents import smoothness_loss
 from vtp_eqx.models.arrays import latents_hash, weights_hash
 from vtp_eqx.models.generator import Generator, generator_hash
@@ -54,6 +55,10 @@ PAIRS = 16  # of images and their reconstructions in a grid, in two rows
 FIRST_NETWORK = "0acc6316b4492e63c760e2dbc23ad4635866318c40c22b66fbf97ec1e3bab9bd"
 
 
+class RecordsError(ValueError):
+    """A file is no result of a run, or no `runs.json` of a report."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunResult:
     """The numbers of a run by name; what code measured them, when, with what network.
@@ -72,19 +77,39 @@ class RunResult:
 
     @classmethod
     def read(cls, paths: RunPaths, spec: RunSpec) -> "RunResult | None":
-        """The result of `spec` in its folder, or `None` where it is not finished."""
+        """The `comparable` result of `spec` in its folder, or `None` without one.
+
+        Raises `RecordsError` where it cannot be read.
+        """
         path = paths.result(spec) / "result.json"
         if not path.exists():
             return None
-        result = cls(**json.loads(path.read_text()))
-        return result if result.is_comparable(paths, spec) else None
+        try:
+            result = cls(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise RecordsError(
+                f"`runs` ({path}) must be whole and of this version ({error}): remove "
+                "that file, and the run is measured again."
+            ) from error
+        return result.comparable(paths, spec)
 
-    def is_comparable(self, paths: RunPaths, spec: RunSpec) -> bool:
-        """Whether it was measured with the network that reads samples of these data.
+    def comparable(self, paths: RunPaths, spec: RunSpec) -> "RunResult | None":
+        """What of it can stand beside runs of these data that are measured now.
 
-        Distances of two networks have two scales.
+        Distances of two networks have two scales: `None` where another one read the
+        samples, and no FD-classes where those are of another one.
         """
-        return self.feature_hash == spec.kind.network_hash(paths.data(spec))
+        if self.feature_hash != spec.kind.network_hash(paths.data(spec)):
+            return None
+        of_classes = spec.kind.class_network
+        if of_classes and self.class_hash == scene_network_hash(of_classes):
+            return self
+        numbers = {
+            name: value
+            for name, value in self.numbers.items()
+            if not name.startswith(CLASS_DISTANCE)
+        }
+        return dataclasses.replace(self, numbers=numbers)
 
     def write(self, folder: Path) -> None:
         """Marks the run as finished."""

@@ -14,7 +14,7 @@ from typing import Any
 from vtp_eqx.config import as_json
 from vtp_eqx.files import write_text
 from vtp_eqx.study.checkout import commit
-from vtp_eqx.study.measure import RunResult
+from vtp_eqx.study.measure import RecordsError, RunResult
 from vtp_eqx.study.recipe import Scale
 from vtp_eqx.study.run_spec import RunPaths, RunSpec, spec_hash, vision_flops
 from vtp_eqx.study.table import (
@@ -75,6 +75,14 @@ class Study:
     summary: Callable[[Sequence[Row]], list[str]]
     columns: Sequence[Column] = COLUMNS
 
+    def sentences(self, rows: Sequence[Row]) -> list[str]:
+        """The summary, after how many runs are finished where some are not."""
+        done, planned = num_runs(finished_rows(rows)), num_runs(rows)
+        if done == planned:
+            return self.summary(rows)
+        progress = f"{done} of {planned} runs are finished"
+        return [f"{progress}; what follows is about those.", *self.summary(rows)]
+
 
 def write_report(
     study: Study,
@@ -99,7 +107,7 @@ def write_report(
         study.question,
         _origin(rows, command, seconds),
         f"![{study.title}]({figure.relative_to(out)})",
-        "\n".join(f"- {sentence}" for sentence in study.summary(rows)),
+        "\n".join(f"- {sentence}" for sentence in study.sentences(rows)),
         "## Means over seeds",
         "± is half the range over seeds.",
         means_table(rows, study.columns),
@@ -142,7 +150,7 @@ def write_report(
 def rows_of(
     specs: Sequence[RunSpec],
     paths: RunPaths,
-    known: Mapping[str, RunResult] | None = None,
+    known: Mapping[str, RunResult] = {},
 ) -> list[Row]:
     """Every run with its result and its training FLOPs, where it is finished.
 
@@ -152,9 +160,9 @@ def rows_of(
     rows = []
     for spec in specs:
         result = RunResult.read(paths, spec)
-        if result is None and known is not None:
-            result = known.get(spec_hash(spec))
-        if result is None or not result.is_comparable(paths, spec):
+        if result is None and (of_report := known.get(spec_hash(spec))):
+            result = of_report.comparable(paths, spec)
+        if result is None:
             rows.append(Row(spec, None))
             continue
         numbers, frozen = dict(result.numbers), vision_flops(spec)
@@ -165,10 +173,6 @@ def rows_of(
         numbers["FLOPs"] = run_flops(spec.pretrain) + frozen
         rows.append(Row(spec, dataclasses.replace(result, numbers=numbers)))
     return rows
-
-
-class RecordsError(ValueError):
-    """A file is not the `runs.json` of a report."""
 
 
 def read_records(paths: Iterable[Path]) -> dict[str, RunResult]:

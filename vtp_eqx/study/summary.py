@@ -15,21 +15,11 @@ from vtp_eqx.study.statistics import (
 )
 from vtp_eqx.study.table import (
     distance_of,
-    finished_rows,
     groups,
     methods,
-    num_runs,
     real_distance,
     Row,
 )
-
-
-def progress_sentence(rows: Sequence[Row]) -> list[str]:
-    """How many runs are finished, where some are missing."""
-    done, planned = num_runs(finished_rows(rows)), num_runs(rows)
-    if done == planned:
-        return []
-    return [f"{done} of {planned} runs are finished; what follows is about those."]
 
 
 def baseline_sentences(
