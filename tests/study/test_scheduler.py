@@ -1,5 +1,6 @@
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -90,6 +91,7 @@ def test_a_run_that_fails_is_returned_and_what_it_said_is_shown(tmp_path, monkey
 def test_runs_past_their_time_are_stopped_and_did_not_fail(
     limits, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr(scheduler, "LINE_SECONDS", 0.0)
     program = [sys.executable, "-c", "import time; time.sleep(60)"]
     start = subprocess.Popen
     monkeypatch.setattr(
@@ -110,6 +112,8 @@ def test_runs_past_their_time_are_stopped_and_did_not_fail(
     # Each run has its own time; of all runs the second never began.
     begun_runs = 2 if limits.one_run == 1 else 1
     assert output.getvalue().count("stopped, its time is over") == begun_runs
+    assert "0 of 2 runs done" in output.getvalue()  # not those that never began
+    assert not re.search(r"[12] of 2 runs done", output.getvalue())
 
 
 def test_time_left_goes_by_what_is_done(monkeypatch):
