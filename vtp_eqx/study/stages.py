@@ -60,13 +60,10 @@ def execute_run(spec: RunSpec, paths: RunPaths, report: Report) -> RunResult:
     encoded = stages.encoded(encoder)
     if spec.decode is not None:
         tokenizer = stages.decoder(spec.decode, encoder, encoded)
+        _check_latents(tokenizer, encoder, paths.decoder(spec))
         if spec.finetune is not None:
             tokenizer = stages.finetuned(spec.finetune, tokenizer, encoded)
-        require(
-            latents_hash(tokenizer) == latents_hash(encoder),
-            f"The decoder in {paths.last_tokenizer(spec)} was trained after another "
-            "tokenizer: remove that folder, and run again.",
-        )
+            _check_latents(tokenizer, encoder, paths.finetuned(spec))
     if spec.rotation is not None:
         tokenizer = rotate_latents(tokenizer, key=jr.key(spec.rotation))
         encoded = stages.encoded(tokenizer)
@@ -223,6 +220,14 @@ class _Stages:
                     progress=lambda done, total, _: report("generator", done, total),
                 ))  # fmt: skip
             return {n: load_generator(path, tokenizer) for n, path in saved.items()}
+
+
+def _check_latents(decoded: Tokenizer, encoder: Tokenizer, folder: Path) -> None:
+    require(
+        latents_hash(decoded) == latents_hash(encoder),
+        f"The decoder in {folder} was trained after another tokenizer: remove that "
+        "folder, and run again.",
+    )
 
 
 def _made_or_found(folder: Path, make: Callable[[], Tokenizer]) -> Tokenizer:
