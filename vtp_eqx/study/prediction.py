@@ -32,7 +32,7 @@ from vtp_eqx.frozen.scene_network import shipped
 from vtp_eqx.models.arrays import weights_hash
 from vtp_eqx.models.generator import load_generator
 from vtp_eqx.scenes.render import object_masks, SceneConfig
-from vtp_eqx.study.dataset import load_dataset
+from vtp_eqx.study.dataset import load_dataset, prepare
 from vtp_eqx.study.generation import BATCH, flow_losses
 from vtp_eqx.study.measure import at_budget, RunResult
 from vtp_eqx.study.rotation import rotate_latents
@@ -47,6 +47,7 @@ LOSSES = ("flow loss", "excess flow loss")
 CHANNELS = "channels"
 LEVEL = 0.05  # of a two-sided test
 RESAMPLES = 2000  # ours: of the bootstrap
+NUM_IMAGES = 2000  # ours: validation images that a tokenizer is diagnosed on
 PERMUTATIONS = 20_000  # ours: limits are right to about 0.01
 
 
@@ -57,6 +58,7 @@ class DiagnosedRun:
     Runs of one `point` differ in their seed alone, and those of one `setup` in their
     tokenizer alone: scenes, generator but for its width, sampler, number of samples and
     the network that measured them are the same. `numbers` are those at each budget.
+    Panels are comparable where they are of as many images, by one `version`.
     """
 
     hash: str
@@ -68,6 +70,8 @@ class DiagnosedRun:
     setup: str
     panel: dict[str, float]
     numbers: dict[str, float]
+    num_images: int = NUM_IMAGES
+    version: int = 1  # of `latent_diagnosis`
 
 
 class Point(NamedTuple):
@@ -132,6 +136,8 @@ def diagnosed_run(
         setup=f"{_setup(spec)} {result.feature_hash[:12]}",
         panel=known["panel"],
         numbers={**known["flow losses"], **measured},
+        num_images=num_images,
+        version=VERSION,
     )
 
 
@@ -152,6 +158,7 @@ def _diagnose(
     num_images: int,
 ) -> dict[str, dict[str, float]]:
     """The panel, and the flow losses of the generators that are still there."""
+    prepare(spec.kind, paths.data(spec), print)  # which may be gone
     data = load_dataset(spec.kind, None, paths.data(spec))
     if spec.rotation is not None:
         tokenizer = rotate_latents(tokenizer, key=jr.key(spec.rotation))
@@ -195,10 +202,13 @@ def write_runs(runs: Sequence[DiagnosedRun], path: Path) -> None:
     write_text(path, json.dumps(records, indent=1) + "\n")
 
 
-def read_runs(paths: Iterable[Path]) -> list[DiagnosedRun]:
+def read_runs(
+    paths: Iterable[Path], num_images: int = NUM_IMAGES
+) -> list[DiagnosedRun]:
     """The runs in files of `write_runs`, each once; the first of several files counts.
 
-    Raises `ValueError` where one cannot be read.
+    Raises `ValueError` where one cannot be read, or has panels that are not comparable
+    with those that this version takes of so many images.
     """
     found: dict[str, DiagnosedRun] = {}
     for path in paths:
@@ -210,6 +220,13 @@ def read_runs(paths: Iterable[Path]) -> list[DiagnosedRun]:
                 f"`--reuse-results` ({path}) must be a `panel.json` that was written "
                 f"beside a report ({error}): name another, or leave it out."
             ) from error
+    for run in found.values():
+        require(
+            (run.num_images, run.version) == (num_images, VERSION),
+            f"`--reuse-results` ({run.method} {run.setting}, {run.num_images} images, "
+            f"panel version {run.version}) must have panels of {num_images} images and "
+            f"version {VERSION}: leave it out, or change `--num-images`.",
+        )
     return [*found.values()]
 
 
