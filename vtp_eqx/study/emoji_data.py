@@ -87,9 +87,16 @@ class EmojiData:
             f"`tars` ({tars}) must be a folder of experiments/make_emoji_tars.py; it "
             f"has no {', '.join(missing)}: name another, or run that again.",
         )
-        record = json.loads((tars / RECORD).read_text())
-        version = record.pop("version")
-        options = from_dict(EmojiConfig, record)
+        try:
+            record = json.loads((tars / RECORD).read_text())
+            version = record.pop("version")
+            options = from_dict(EmojiConfig, record)
+        except (ValueError, KeyError, AttributeError) as error:
+            raise ValueError(
+                f"`tars` ({tars}) must have the {RECORD} that "
+                f"experiments/make_emoji_tars.py wrote ({error}): run that again, for "
+                "another folder."
+            ) from error
         names = read_class_names(tars / GROUPS)
         groups = tuple(np.unique(names, return_inverse=True)[1].tolist())
         network = SceneNetworkConfig(
@@ -150,7 +157,13 @@ class EmojiData:
             say(f"Training the network of emoji in {folder / NETWORK} ...")
             module = "vtp_eqx.study.emoji_network"
             command = [sys.executable, "-m", module, str(folder)]
-            subprocess.run(command, check=True, env=os.environ | ONE_THREAD)
+            done = subprocess.run(command, env=os.environ | ONE_THREAD)
+            require(
+                done.returncode == 0,
+                f"The network of emoji must be trained before any run; that ended with "
+                f"status {done.returncode}, for the reason above: mend it, and run the "
+                "command again.",
+            )
 
     def load(self, folder: Path, split: str) -> dict[str, np.ndarray]:
         """All emoji of a split, each part in an order of its own."""
