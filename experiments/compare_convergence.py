@@ -33,7 +33,7 @@ from vtp_eqx.study.summary import (
     baseline_sentences,
     convergence_sentence,
 )
-from vtp_eqx.study.table import Column, COLUMNS, Row
+from vtp_eqx.study.table import Column, COLUMNS, COSTS, Row
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,8 +79,7 @@ def columns(scale: Scale) -> list[Column]:
         Column(first, first, ".1f"),
         *(Column(name.removeprefix("FD-scenes "), name, ".1f") for name in others),
         COLUMNS[2],
-        Column("pre-training FLOPs", "FLOPs", ".1e"),
-        Column("of them for the frozen network", "frozen FLOPs", ".1e"),
+        *COSTS,
     ]
 
 

@@ -27,7 +27,7 @@ from vtp_eqx.study.figure import frontier_figure
 from vtp_eqx.study.recipe import RECIPES, run
 from vtp_eqx.study.run_spec import RunSpec
 from vtp_eqx.study.summary import ranking_sentences
-from vtp_eqx.study.table import Column, COLUMNS
+from vtp_eqx.study.table import COLUMNS, COSTS
 
 
 METHODS = (
@@ -66,12 +66,6 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
         for method in (SMOKE if scale == "smoke" else METHODS)
         for seed in seeds
     ]
-
-
-COSTS = [
-    Column("pre-training FLOPs", "FLOPs", ".1e"),
-    Column("of them for the frozen network", "frozen FLOPs", ".1e"),
-]
 
 
 if __name__ == "__main__":

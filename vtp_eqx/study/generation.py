@@ -1,6 +1,6 @@
 """A generator's samples, and what they have in common with real images."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import dataclasses
 import json
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 
 from vtp_eqx.config import GenerateConfig
 from vtp_eqx.evaluation.batches import as_bytes, in_batches
+from vtp_eqx.evaluation.extract import Report
 from vtp_eqx.evaluation.flow_paths import held_out_flow_loss, path_shapes
 from vtp_eqx.evaluation.frechet import class_frechet_distance, frechet_distance
 from vtp_eqx.evaluation.latent_covariance import gaussian_flow_loss
@@ -33,8 +34,6 @@ BATCH = 240
 REFERENCE_VERSION = 1
 COLUMNS = 12  # of a grid of samples
 IN_A_GRID = 4 * COLUMNS  # samples, where there are no more classes
-
-Report = Callable[[str, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,12 @@ import numpy as np
 from vtp_eqx.config import short_hash
 from vtp_eqx.evaluation.batches import BYTES, encode_images, reconstruct_images
 from vtp_eqx.evaluation.card import EvaluationCard, write
-from vtp_eqx.evaluation.extract import BatchConfig, extract_features, ExtractConfig
+from vtp_eqx.evaluation.extract import (
+    BatchConfig,
+    extract_features,
+    ExtractConfig,
+    Report,
+)
 from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.linear_probe import last_block, probe_attributes
 from vtp_eqx.evaluation.networks import FeatureNetwork, network_outputs
@@ -43,7 +48,6 @@ from vtp_eqx.study.generation import (
     generation_numbers,
     Reference,
     reference_numbers,
-    Report,
 )
 from vtp_eqx.study.run_spec import RunPaths, RunSpec
 

@@ -17,6 +17,7 @@ import numpy as np
 from vtp_eqx.config import DecodeConfig, FinetuneConfig, require
 from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.evaluation.batches import encode_images
+from vtp_eqx.evaluation.extract import Report
 from vtp_eqx.evaluation.latent_statistics import measure_latents
 from vtp_eqx.files import exclusive_folder
 from vtp_eqx.frozen.encoder import FrozenEncoder
@@ -32,7 +33,7 @@ from vtp_eqx.runs.pretrain import PCA_IMAGES, pretrain
 from vtp_eqx.runs.train_decoder import train_decoder
 from vtp_eqx.runs.train_generator import train_generator
 from vtp_eqx.study.dataset import Dataset, load_dataset
-from vtp_eqx.study.generation import BATCH, Report
+from vtp_eqx.study.generation import BATCH
 from vtp_eqx.study.measure import measure, RunResult
 from vtp_eqx.study.rotation import rotate_latents
 from vtp_eqx.study.run_spec import RunPaths, RunSpec
