@@ -27,6 +27,9 @@ def test_a_mesh_takes_all_devices_or_as_many_as_asked():
 def test_more_devices_than_there_are_is_an_error():
     with pytest.raises(ValueError, match="got 9 of 8"):
         data_mesh(9)
+    for number in (0, -1):
+        with pytest.raises(ValueError, match=rf"got {number} of 8: ask for one to all"):
+            data_mesh(number)
 
 
 def test_replicated_arrays_are_whole_on_every_device():

@@ -21,10 +21,11 @@ SPLIT = P(DATA)
 def data_mesh(num_devices: int | None = None) -> Mesh:
     """A one-axis mesh over the first `num_devices` devices (all where `None`)."""
     devices = jax.devices()
-    if num_devices is not None and num_devices > len(devices):
+    if num_devices is not None and not 0 < num_devices <= len(devices):
         raise ValueError(
             f"A mesh takes devices that exist; got {num_devices} of {len(devices)}: "
-            "ask for fewer, or set XLA_FLAGS=--xla_force_host_platform_device_count."
+            "ask for one to all of them, or set "
+            "XLA_FLAGS=--xla_force_host_platform_device_count."
         )
     # Auto, because the default Explicit axes refuse the contrastive product.
     return Mesh(np.array(devices[:num_devices]), (DATA,), axis_types=(AxisType.Auto,))
