@@ -8,7 +8,7 @@ import pytest
 
 from experiments import compare_convergence
 from experiments.scale_encoder import plan
-from vtp_eqx.frozen.scene_network import scene_network_hash, shipped
+from vtp_eqx.frozen.scene_network import scene_network_hash
 from vtp_eqx.runs.pictures import save_grid
 from vtp_eqx.study.figure import (
     COLORS,
@@ -233,23 +233,6 @@ def test_what_another_network_measured_does_not_count(specs, row, tmp_path):
     assert known[spec_hash(spec)].feature_hash == "another"
     [found] = rows_of([spec], RunPaths(tmp_path / "elsewhere"), known)
     assert found.result is None
-
-
-def test_fd_classes_of_another_network_do_not_count(specs, row, tmp_path):
-    paths, spec = RunPaths(tmp_path), specs[0]
-    names = ("FD-classes", "FD-classes @6", "FD-classes(train, validation)")
-    own = scene_network_hash(shipped(32, "class"))
-    for class_hash, count in ((own, len(names)), ("another", 0)):
-        result = row(spec, 2.0, **dict.fromkeys(names, 1.0)).result
-        result = dataclasses.replace(
-            result, feature_hash=scene_network_hash(), class_hash=class_hash
-        )
-        result.write(paths.result(spec))
-        [of_folder] = rows_of([spec], paths)
-        [of_report] = rows_of([spec], RunPaths(Path("none")), {spec_hash(spec): result})
-        for found in (of_folder.result, of_report.result):
-            assert sum(name in found.numbers for name in names) == count
-            assert found.numbers["FD-scenes"] == 2.0
 
 
 def test_a_report_of_an_earlier_version_is_read():

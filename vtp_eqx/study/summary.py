@@ -17,7 +17,7 @@ from vtp_eqx.study.table import (
     distance_of,
     groups,
     methods,
-    real_distance,
+    real_distances,
     Row,
 )
 
@@ -27,6 +27,8 @@ def baseline_sentences(
 ) -> list[str]:
     """Each method beside the baseline at each setting, in two numbers."""
     sentences, distance = [], distance_of(rows)
+    floors = [f"{value:.1f}" for value in sorted(real_distances(rows))]
+    floor = " to ".join(dict.fromkeys([*floors[:1], *floors[-1:]]))
     for method in methods:
         parts = []
         for name, setting, group, base in pairs(groups(rows), baseline):
@@ -44,7 +46,7 @@ def baseline_sentences(
         if parts:
             sentences.append(
                 f"{distance} of {method} beside {baseline} (lower is better; real "
-                f"{rows[0].spec.kind.noun} have {real_distance(rows):.1f}): "
+                f"{rows[0].spec.kind.noun} have {floor}): "
                 f"{'; '.join(parts)}."
             )
     return sentences

@@ -98,10 +98,17 @@ def methods(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(row.spec.method for row in rows))
 
 
+def real_distances(rows: Sequence[Row]) -> list[float]:
+    """The distance of training to validation images, its floor, of each finished run.
+
+    Runs on different data differ in it.
+    """
+    return [_numbers(row)[f"FD{REAL}"] for row in finished_rows(rows)]
+
+
 def real_distance(rows: Sequence[Row]) -> float:
-    """The distance of training to validation images, its floor, of finished runs."""
-    numbers = [row.result.numbers for row in rows if row.result]
-    return float(np.mean([one["FD(train, validation)"] for one in numbers]))
+    """That floor, of several data that of the first finished run."""
+    return real_distances(rows)[0]
 
 
 def terminal_table(
