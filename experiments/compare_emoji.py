@@ -10,8 +10,7 @@ components, and as principal components alone, the latter two in a random basis.
 else is the recipe of `scale_latents.py`. No batch of a pre-training has two vendors'
 drawings of one name. What reads samples is a small network that the study trains once
 on the training emoji; it is not always right about real ones, so that the accuracy of
-samples stands beside that of held-out emoji and of reconstructions. `--smoke` learns
-from made-up discs.
+samples stands beside that of held-out emoji and of reconstructions.
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
@@ -47,18 +46,13 @@ class Options(StudyOptions):
     seeds: int = 3
     """Tokenizers trained for each setting, with seeds 0, 1, ..."""
     tars: Path = Path("data/emoji")
-    """The folder that `experiments/make_emoji_tars.py` wrote."""
+    """The folder that `experiments/make_emoji_tars.py` wrote; a smoke run has made-up
+    discs in its place."""
 
 
 METHODS = ("AE", "VTP", "PCA rotated", "VTP from PCA rotated")
 CHANNELS = (16, 64)
 SMOKE = ("VTP from PCA rotated",)  # each takes a minute
-
-QUESTION = """\
-Emoji of three vendors, and latents of 16 and 64 channels by reconstruction alone (AE),
-jointly (VTP), and as rotated principal components. After each, a new decoder trained on
-frozen latents, and the same short training of the same diffusion transformer. Does what
-scenes show of semantics hold of real pictures?"""
 
 
 def recipe_for(scale: Scale, data: EmojiData) -> Recipe:
@@ -132,7 +126,7 @@ def main(options: Options) -> None:
             Study(
                 name="compare_emoji",
                 title=f"Generation against reconstruction, emoji of {data.size} pixels",
-                question=QUESTION,
+                question=__doc__,
                 plan=functools.partial(plan, data=data),
                 figure=functools.partial(frontier_figure, names=names),
                 summary=summary,

@@ -4,16 +4,16 @@
     python experiments/compare_rivals.py --scale workstation   # a GPU: hours
     python experiments/compare_rivals.py --smoke               # does it run at all?
 
-Joint pre-training (VTP), the same with the mean of two blocks read out, and with
-RecTok's distillation of its own teacher along the flow, beside latents that are aligned
-with a frozen encoder (distilled, VA-VAE, RecTok), that are its features as they are
-(RAE, of one block or two) or made narrower (FAE; DINO-Tok, of shallow and deep blocks),
-and reconstruction alone (AE). On the latents of AE and VTP a generator learns with
-Repulsor's memory bank too. The frozen encoder has the same size and learned from
-contrast and self-distillation alone, for as many steps; what it takes is in the table.
-Every tokenizer then gets a new pixel decoder, trained on its frozen latents, and the
-same diffusion transformer. What differs from the sources: docs/rivals.md. Runs that
-other studies made are found. `--help` lists the options.
+Reconstruction alone (AE) and joint pre-training (VTP; of "VTP 2 blocks" the mean of two
+blocks is read out), beside what uses a frozen encoder of the same size, pre-trained by
+contrast and self-distillation without pixels, for as many steps: latents aligned with
+its features (distilled, VA-VAE), latents from which its features are predicted under
+noise (RecTok; VTP + flow takes its own teacher's), and its features themselves, all
+(RAE, of one block or two) or fewer of them (FAE; DINO-Tok, of shallow and deep blocks).
+"+ Repulsor" adds to the generator a loss that keeps its features away from those of
+earlier batches. What the frozen encoder takes is in the table. Every tokenizer then
+gets a new pixel decoder, trained on its frozen latents, and the same diffusion
+transformer. What differs from the sources: docs/rivals.md.
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
@@ -48,16 +48,6 @@ METHODS = (
 # A smoke run tries the longest ways; its encoders have but one block.
 SMOKE = ("AE", "VA-VAE", "FAE", "VTP + flow", "AE + Repulsor")
 
-QUESTION = """\
-Is joint pre-training the best way to latents that are good to generate on?
-Reconstruction alone (AE) and joint pre-training (VTP), beside what uses a frozen
-encoder of the same size, pre-trained by contrast and self-distillation without pixels:
-latents aligned with its features (distilled, VA-VAE), latents from which its features
-are predicted under noise (RecTok; VTP + flow takes its own teacher's), and its features
-themselves, all (RAE) or fewer of them (FAE, DINO-Tok). "+ Repulsor" adds to the
-generator a loss that keeps its features away from those of earlier batches. After each,
-a new decoder trained on frozen latents, and the same diffusion transformer."""
-
 
 def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
     """Every run: methods x seeds, from as many samples."""
@@ -73,7 +63,7 @@ if __name__ == "__main__":
         Study(
             name="compare_rivals",
             title="Generation and reconstruction by the way to semantics",
-            question=QUESTION,
+            question=__doc__,
             plan=plan,
             figure=frontier_figure,
             summary=ranking_sentences,

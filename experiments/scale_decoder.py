@@ -7,8 +7,8 @@
 Pre-trains tokenizers with one encoder and pixel decoders of several widths and depths,
 jointly (VTP) and on reconstruction alone (AE), as in the decoder-scaling figure of the
 paper (arXiv 2512.13687, figure 7c). Every tokenizer then gets a new pixel decoder of
-the same size, trained on its frozen latents, and the same diffusion transformer. Runs
-with the decoder of the recipe are those of other studies. `--help` lists the options.
+the same size, trained on its frozen latents, and the same diffusion transformer. What
+changes: reconstruction alone, or generation too?
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
@@ -33,13 +33,6 @@ DECODERS: dict[Scale, list[tuple[int, int]]] = {  # (width, depth)
 METHODS = ("AE", "VTP")
 SMOKE = METHODS[:1]  # every decoder compiles steps of its own
 
-QUESTION = """\
-One encoder, and pixel decoders of several sizes: in pre-training, jointly (VTP:
-contrast, self-distillation and reconstruction) or on reconstruction alone (AE), and
-again in the training on frozen latents that follows. After each, the same diffusion
-transformer. What does a larger decoder change: reconstruction alone, or generation
-too?"""
-
 
 def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
     """Every run: decoder sizes x methods x seeds."""
@@ -57,7 +50,7 @@ if __name__ == "__main__":
         Study(
             name="scale_decoder",
             title="Generation by the size of the pixel decoder",
-            question=QUESTION,
+            question=__doc__,
             plan=plan,
             figure=functools.partial(curves_figure, x_label="decoder: width x depth"),
             summary=lambda rows: (

@@ -10,8 +10,7 @@ transformer on the latents of each, samples, and draws the quality of generation
 the size of the encoder, as in the parameter-scaling figure of the paper
 (arXiv 2512.13687, section 4). All runs have the same data, decoder, generator, numbers
 of steps and images, and seeds. Behind its own points the figure has the span of the
-seeds in `docs/results/scale_encoder/runs.json`, where the recipe is still the same. Run
-again, it continues where it stopped; `--help` lists the options.
+seeds in `docs/results/scale_encoder/runs.json`, where the recipe is still the same.
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
@@ -56,12 +55,6 @@ METHODS = ("AE", "VTP")
 COMMITTED = Path(__file__).parents[1] / "docs/results/scale_encoder/runs.json"
 COMMITTED_SEEDS = range(8)
 
-QUESTION = """\
-Each tokenizer has latents of 64 channels and is pre-trained either jointly (VTP:
-contrast, self-distillation and reconstruction) or on reconstruction alone (AE); the
-same diffusion transformer is then trained on the latents of each. Does generation
-improve as the encoder grows?"""
-
 
 def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
     """Every run: encoder sizes x methods x seeds."""
@@ -85,7 +78,7 @@ if __name__ == "__main__":
         Study(
             name="scale_encoder",
             title="Generation by encoder size, with latents of 64 channels",
-            question=QUESTION,
+            question=__doc__,
             plan=plan,
             figure=functools.partial(
                 curves_figure,

@@ -15,8 +15,8 @@ components in theirs and in a random one, noisy latents, a start at principal
 components, single objectives, and with `--controls` those of `study/methods.py`. Every
 tokenizer gets a new decoder and the same short training of the same diffusion
 transformer, measured after two budgets. The figure is generation against
-reconstruction, a curve for each method. The methods that decide have all seeds, the
-others the first. `--help` lists the options.
+reconstruction, a curve for each method: whose generation is better at equal
+reconstruction? The methods that decide have all seeds, the others the first.
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
@@ -66,12 +66,6 @@ SMOKE = ("AE", "PCA rotated")  # not in `compare_objectives.py`; each takes a mi
 # In ten minutes the question first, then cheaper answers.
 ARMS = [("AE", 64), ("VTP", 64), ("AE noise 0.2", 64), ("AE", 16), ("AE masked", 64)]
 LABELS = ("color", "none")  # what a generator may know, beside the class
-
-QUESTION = """\
-Latents of 8 to 88 channels, by reconstruction alone (AE) and jointly (VTP), and
-controls. After each, a new decoder trained on frozen latents, and the same short
-training of the same diffusion transformer. Whose generation is better at equal
-reconstruction?"""
 
 
 def plan(
@@ -137,7 +131,7 @@ if __name__ == "__main__":
         Study(
             name="scale_latents" if side == 32 else f"scale_latents_{side}",
             title=f"Generation against reconstruction, scenes of {side} pixels",
-            question=QUESTION,
+            question=__doc__,
             plan=functools.partial(plan, image_size=side, controls=options.controls),
             figure=figure,
             summary=summary,

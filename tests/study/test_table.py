@@ -25,9 +25,9 @@ def specs():
     return plan("smoke", [0])
 
 
-def reported(rows, out):
+def reported(rows, out, question="q"):
     study = Study(
-        name="study", title="t", question="q", plan=lambda scale, seeds: [],
+        name="study", title="t", question=question, plan=lambda scale, seeds: [],
         figure=lambda rows, path, title: None, summary=lambda rows: [],
     )  # fmt: skip
     write_report(study, rows, RunPaths(out), out, command="x", seconds=60.0)
@@ -69,6 +69,15 @@ def test_a_row_of_an_earlier_version_stands_beside_newer_ones(specs, row):
     old, new = row(specs[0], 1.0), row(specs[1], 1.0, MIND=7.25)
     lines = runs_table([old, new], [COLUMNS[0]._replace(name="MIND")]).splitlines()
     assert [line.rstrip("|").split()[-1] for line in lines[2:]] == ["-", "7.2"]
+
+
+def test_a_report_has_the_question_of_a_script_without_its_commands(
+    specs, row, tmp_path
+):
+    text = reported([row(specs[0], 1.0)], tmp_path, bisect_recipe.__doc__)
+    for sentence in ("Which part of the recipe decides", "The recipe of the studies"):
+        assert text.count(sentence) == 1
+    assert "--smoke" not in text.partition("## Means")[0]
 
 
 def test_fd_classes_of_another_network_do_not_count(specs, row, tmp_path):

@@ -28,7 +28,7 @@ from vtp_eqx.config import (
 )
 from vtp_eqx.scenes.render import SceneConfig, STUDY_DIFFICULTY
 from vtp_eqx.study.dataset import Labels
-from vtp_eqx.study.methods import Method as Method, METHODS as METHODS
+from vtp_eqx.study.methods import Method, METHODS
 from vtp_eqx.study.run_spec import data_kind, DataConfig, dit_for, RunSpec
 from vtp_eqx.training.adapter import adapted_config
 from vtp_eqx.training.flops import train_flops

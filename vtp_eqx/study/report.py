@@ -65,11 +65,15 @@ FORMER_NAMES = {"size": "setting", "judge": "feature_hash"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
-    """What is asked, by which runs, and how the answer is drawn and summarized."""
+    """What is asked, by which runs, and how the answer is drawn and summarized.
+
+    The `question` is the docstring of the study's script: question and design, and
+    commands, which are indented and not in the report.
+    """
 
     name: str
     title: str
-    question: str
+    question: str | None
     plan: Callable[[Scale, Sequence[int]], list[RunSpec]]
     figure: Callable[[Sequence[Row], Path, str], None]
     summary: Callable[[Sequence[Row]], list[str]]
@@ -102,9 +106,10 @@ def write_report(
     study.figure(rows, figure, study.title)
     differences, generation = differences_table(rows), generation_table(rows)
     kind = rows[0].spec.kind
+    question = (study.question or "").strip().split("\n\n")
     parts = [
         f"# {study.title}",
-        study.question,
+        *(part for part in question if not part.startswith("    ")),
         _origin(rows, command, seconds),
         f"![{study.title}]({figure.relative_to(out)})",
         "\n".join(f"- {sentence}" for sentence in study.sentences(rows)),
