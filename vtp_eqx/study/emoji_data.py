@@ -111,7 +111,7 @@ class EmojiData:
             digest=_digest(tars),
             num_train=len(TarSource(tars / "train")),
             groups=groups,
-            # No emoji is at another place than all others.
+            # Emoji are centered: a small shift is another view of the same class.
             network_training=dataclasses.replace(
                 SceneNetworkTraining(
                     network=network, num_epochs=12, batch_size=60, shift=4
@@ -225,9 +225,11 @@ class EmojiData:
 
 
 def _digest(tars: Path) -> str:
-    """Changes whenever a tar comes, goes or is written anew."""
-    found = [TarSource(tars / split).fingerprint for split in ("train", "validation")]
-    return hashlib.sha256(" ".join(found).encode()).hexdigest()[:12]
+    """Twelve digits that name all tars of a folder by their members."""
+    fingerprints = [
+        TarSource(tars / split).fingerprint for split in ("train", "validation")
+    ]
+    return hashlib.sha256(" ".join(fingerprints).encode()).hexdigest()[:12]
 
 
 def _write_split(source: TarSource, path: Path) -> None:

@@ -114,7 +114,7 @@ def draw_samples(
 
     The latter where the solver's steps are the same for all.
     """
-    # Training splits the key of this seed in two; these draws are none of those.
+    # Training splits the key of this seed in two: a folded key is neither of those.
     key, parts, shapes = jr.fold_in(jr.key(spec.generate.seed), 2), [], []
     of, sampler = latents_hash(tokenizer), spec.sampler
     for start in range(0, len(labels), BATCH):
@@ -153,7 +153,7 @@ def flow_losses(
     tokens = normalized.reshape(len(latents), -1, normalized.shape[-1])
     times = (config.time_mean, config.time_std)
     bound = gaussian_flow_loss(tokens, labels, times=times)
-    # Neither samples nor the training have this key.
+    # Another key than those of samples and of training.
     key, losses = jr.fold_in(jr.key(config.seed), 3), {}
     for steps, generator in generators.items():
         loss = held_out_flow_loss(
@@ -164,7 +164,7 @@ def flow_losses(
 
 
 def reference_numbers(reference: Reference, condition: Labels) -> dict[str, float]:
-    """What samples can hope for: numbers of images that no generator made.
+    """Bounds of the numbers of samples: those of images that no generator made.
 
     `compare_sets` of other real images, as "FD(train, validation)" and so on: the floor
     of a distance; and the accuracy of held-out images and of their reconstructions.

@@ -150,7 +150,7 @@ def measure(
 ) -> RunResult:
     """Measures a run, and leaves numbers, cards and pictures in its folder.
 
-    `known` are numbers of its training, which the result has too.
+    `known` are numbers from its training, to which the measured ones are added.
     """
     folder, kind = paths.result(spec), spec.kind
     network = kind.network(paths.data(spec))

@@ -89,11 +89,11 @@ class Point(NamedTuple):
 
 
 class Correlation(NamedTuple):
-    """Spearman's of two numbers over points: its 95% interval, and without a method.
+    """Spearman's correlation of two numbers over points, with its 95% interval.
 
-    `without` are the lowest and the highest that are left when all points of one method
-    are left out. It `predicts` where it reaches its `limit`, and with the same sign the
-    limit of the points that are left, whichever method that is.
+    `without` are its lowest and highest value when all points of one method are left
+    out. It `predicts` where its size reaches the `limit` for so many points, and, with
+    the same sign, that for the points that are left without any one method.
     """
 
     value: float
@@ -158,7 +158,7 @@ def _diagnose(
     num_images: int,
 ) -> dict[str, dict[str, float]]:
     """The panel, and the flow losses of the generators that are still there."""
-    prepare(spec.kind, paths.data(spec), print)  # which may be gone
+    prepare(spec.kind, paths.data(spec), print)  # where they were removed
     data = load_dataset(spec.kind, None, paths.data(spec))
     if spec.rotation is not None:
         tokenizer = rotate_latents(tokenizer, key=jr.key(spec.rotation))
@@ -263,7 +263,8 @@ def budgets_of(points: Sequence[Point]) -> list[int]:
 def predictors(points: Sequence[Point], steps: int) -> list[str]:
     """The numbers of the panel and of generators that every point has.
 
-    Of those that rank the points alike, as multiples of one another do, the first.
+    Of several that give the points the same ranks, such as multiples of one another,
+    the first alone.
     """
     found: dict[tuple[float, ...], str] = {}
     for name in (*points[0].numbers, *LOSSES):
@@ -276,7 +277,7 @@ def predictors(points: Sequence[Point], steps: int) -> list[str]:
 def correlation(
     points: Sequence[Point], name: str, target: str, steps: int
 ) -> Correlation:
-    """That of a number with a target, both after so many generator steps."""
+    """The correlation of a number with a target, both after so many generator steps."""
     rows = [(point.at(name, steps), point.at(target, steps)) for point in points]
     values = np.array(rows, float)
     methods = np.array([point.method for point in points])
@@ -298,9 +299,9 @@ def correlation(
 
 @functools.cache
 def limit(count: int) -> float:
-    """The size that Spearman's correlation of `count` unrelated points hardly reaches.
+    """The critical size of Spearman's correlation of `count` points, two-sided at 5%.
 
-    It does in 5% of permutations, and is infinite where no size is that rare.
+    By random permutations; infinite where no size is that rare.
     """
     if count < 2:
         return np.inf

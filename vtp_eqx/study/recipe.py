@@ -231,7 +231,7 @@ def run(
     tokenizer = pretrain.tokenizer
     if how.adapter is not None:
         tokenizer = adapted_config(tokenizer, how.adapter)
-    # Of labels that the data do not have, the spec says so.
+    # Labels that the data do not have are refused by `RunSpec`.
     num_labels = data_kind(recipe.data).num_labels.get(recipe.labels, 1)
     vision = None
     if pretrain.vision_widths:
