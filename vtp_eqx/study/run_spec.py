@@ -130,7 +130,7 @@ class RunSpec:
     def text(self) -> TextConfig | None:
         """The text tower that reads the captions, if one does.
 
-        Of a run without one, the frozen network that latents are aligned with may have it.
+        Of a run without one, the frozen network that it learns from may have it.
         """
         return (self.vision or self.pretrain).tokenizer.text
 
