@@ -116,11 +116,12 @@ def columns(first_budget: int) -> list[Column]:
 
 def summary(rows: Sequence[Row]) -> list[str]:
     """The sentences of the report."""
+    of_classes = [row for row in rows if row.spec.labels == "class"]
     return [
-        *trend_sentence(rows, ("AE", "VTP"), "channels"),
+        *trend_sentence(of_classes, ("AE", "VTP"), "channels"),
         *baseline_sentences(rows, "VTP"),
-        *frontier_sentence(rows, "VTP"),
-        *frontier_sentence(rows, "PCA rotated"),
+        *frontier_sentence(of_classes, "VTP"),
+        *frontier_sentence(of_classes, "PCA rotated"),
     ]
 
 
