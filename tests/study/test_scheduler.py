@@ -157,8 +157,8 @@ def test_workers_have_time_to_save_but_not_forever(program, status, monkeypatch)
 
 
 def test_a_worker_ends_with_the_study_that_started_it(tmp_path):
-    # Its point never comes, so that it has no other end.
-    os.mkfifo(tmp_path / "point.json")
+    # Its spec never comes, so that it has no other end.
+    os.mkfifo(tmp_path / "spec.json")
     # The study's place is taken by a shell that starts a worker and dies at once.
     worker = f'"{sys.executable}" -m vtp_eqx.study.worker {tmp_path} {tmp_path}'
     study = f"{worker} $$ & echo $!; read -r"
