@@ -91,7 +91,7 @@ class EmojiData:
             record = json.loads((tars / RECORD).read_text())
             version = record.pop("version")
             options = from_dict(EmojiConfig, record)
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"`tars` ({tars}) must have the {RECORD} that "
                 f"experiments/make_emoji_tars.py wrote ({error}): run that again, for "
