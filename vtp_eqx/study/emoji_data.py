@@ -198,7 +198,7 @@ class EmojiData:
 
     @property
     def class_network(self) -> Path | None:
-        """None: the network of emoji itself learned little more."""
+        """None: `network` learned classes and their groups alone."""
         return None
 
     def sample_labels(

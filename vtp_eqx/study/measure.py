@@ -98,10 +98,10 @@ class RunResult:
         return result.comparable(paths, spec)
 
     def comparable(self, paths: RunPaths, spec: RunSpec) -> "RunResult | None":
-        """What of it can stand beside runs of these data that are measured now.
+        """The numbers of it that are comparable with those of runs measured now.
 
-        Distances of two networks have two scales: `None` where another one read the
-        samples, and no FD-classes where those are of another one.
+        Distances of two networks have two scales: `None` where another network read
+        the samples, and without FD-classes where those are of another network.
         """
         if self.feature_hash != spec.kind.network_hash(paths.data(spec)):
             return None
