@@ -150,7 +150,13 @@ class RunSpec:
         """The run whose tokenizer is the frozen network, if there is one."""
         if self.vision is None:
             return None
-        return dataclasses.replace(self, pretrain=self.vision, vision=None)
+        # It may have more channels than the latents that learn from it.
+        width = self.vision.tokenizer.latent_width
+        dit = dataclasses.replace(self.generate.dit, latent_width=width)
+        generate = dataclasses.replace(self.generate, dit=dit)
+        return dataclasses.replace(
+            self, pretrain=self.vision, vision=None, adapter=None, generate=generate
+        )
 
     @property
     def name(self) -> str:
