@@ -7,11 +7,12 @@
     python experiments/adapt_encoder.py --smoke
 
 With `--adapter.kind identity` they are the features as they are (RAE), with `linear` as
-many numbers as the latents of the tokenizer had, from which most of the features can be
-told (FAE); `--adapter.readout-layers` and `--adapter.readout` say of which blocks
-(RAEv2, DINO-Tok). The folder is a tokenizer with the statistics of its latents. Its
-decoder has learned nothing: finetune_decoder.py trains it (preset `RAE-latents`), and
-extract_latents.py and train_generator.py follow, as after a pre-training.
+many numbers as the latents of the tokenizer had, from which a linear map reconstructs
+most of the features (FAE); `--adapter.readout-layers` and `--adapter.readout` say of
+which blocks (RAEv2, DINO-Tok). The folder is a tokenizer with the statistics of its
+latents. Its decoder has learned nothing: finetune_decoder.py trains it (preset
+`RAE-latents`), and extract_latents.py and train_generator.py follow, as after a
+pre-training.
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load

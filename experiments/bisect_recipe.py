@@ -6,8 +6,9 @@
 
 The recipe of the studies with 64 channels, pre-trained on reconstruction alone (AE) and
 jointly (VTP), and then each of its choices undone: a start at principal components, the
-weight of pixels, hard scenes, many images for self-distillation, and the width. Runs
-that other studies made are found. `--help` lists the options.
+weight of pixels, hard scenes, many images for self-distillation, and the width. Weights
+and images for self-distillation do not concern AE: there its runs are those of the
+unchanged recipe.
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
@@ -20,10 +21,10 @@ import tyro
 
 from vtp_eqx.study.command import run_study, Scale, Study, StudyOptions
 from vtp_eqx.study.figure import curves_figure
-from vtp_eqx.study.recipe import METHODS, RECIPES, run
+from vtp_eqx.study.methods import METHODS
+from vtp_eqx.study.recipe import RECIPES, run
 from vtp_eqx.study.run_spec import RunSpec
-from vtp_eqx.study.summary import baseline_sentences, progress_sentence
-from vtp_eqx.study.table import Row
+from vtp_eqx.study.summary import baseline_sentences
 
 
 BASE = "as in the studies"
@@ -32,12 +33,6 @@ PIXEL_WEIGHTS = (0.3, 0.1, 0.03)
 FEW_IMAGES = 8  # for self-distillation, a quarter of the pairs
 # The choices a smoke run undoes: what others try is left out.
 SMOKE = (BASE, "few images for SSL")
-
-QUESTION = """\
-The recipe of the studies, and each of its choices undone in turn. Which of them decide
-whether joint pre-training (VTP) is better than reconstruction alone (AE)? Weights and
-images for self-distillation do not concern AE: there its runs are those of the
-unchanged recipe."""
 
 
 def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
@@ -70,20 +65,15 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
     return specs
 
 
-def summary(rows: Sequence[Row]) -> list[str]:
-    """Two sentences at most."""
-    return [*progress_sentence(rows), *baseline_sentences(rows, "VTP")]
-
-
 if __name__ == "__main__":
     run_study(
         Study(
             name="bisect_recipe",
             title="Joint pre-training beside reconstruction, by recipe",
-            question=QUESTION,
+            question=__doc__,
             plan=plan,
             figure=functools.partial(curves_figure, x_label="what is changed"),
-            summary=summary,
+            summary=lambda rows: baseline_sentences(rows, "VTP"),
         ),
         tyro.cli(StudyOptions, default=StudyOptions(seeds=2), description=__doc__),
     )

@@ -10,10 +10,9 @@ tokenizers, measured with its averaged weights as it goes on: reconstruction alo
 joint pre-training (VTP), and reconstruction with latents aligned to a frozen network
 (distilled), as in the paper's figure of convergence (arXiv 2512.13687). The frozen
 network is an encoder of the same size that learned from contrast and self-distillation
-alone, for as many steps; what it takes is in the table. Samples are not guided, unless
-`--guidance` says so: that draws other samples of the same generators, and its report is
-one of its own. Tokenizers that other studies trained are found. `--help` lists the
-options.
+alone, for as many steps; what it takes is in the table. Every tokenizer has a new
+decoder, trained on its frozen latents. Samples are not guided, unless `--guidance` says
+so: that draws other samples of the same generators, and its report is one of its own.
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
@@ -32,9 +31,8 @@ from vtp_eqx.study.run_spec import RunSpec
 from vtp_eqx.study.summary import (
     baseline_sentences,
     convergence_sentence,
-    progress_sentence,
 )
-from vtp_eqx.study.table import Column, COLUMNS, Row
+from vtp_eqx.study.table import Column, COLUMNS, COSTS, Row
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,14 +49,6 @@ BUDGETS: dict[Scale, tuple[int, ...]] = {
     "laptop": (250, 500, 1000, 2000, 4000, 6000),
     "workstation": (1000, 2500, 5000, 10_000, 20_000, 40_000),
 }
-
-QUESTION = """\
-Three tokenizers of one size, from as many samples: reconstruction alone (AE), jointly
-with contrast and self-distillation (VTP), and with latents aligned to a frozen encoder
-that learned from contrast and self-distillation alone (distilled). After each, a new
-decoder trained on frozen latents, and one training of the same diffusion transformer,
-measured with averaged weights as it goes on. Does a generator learn faster on latents
-that were learned jointly?"""
 
 
 def plan(scale: Scale, seeds: Sequence[int], *, guidance: float = 1.0) -> list[RunSpec]:
@@ -80,15 +70,13 @@ def columns(scale: Scale) -> list[Column]:
         Column(first, first, ".1f"),
         *(Column(name.removeprefix("FD-scenes "), name, ".1f") for name in others),
         COLUMNS[2],
-        Column("pre-training FLOPs", "FLOPs", ".1e"),
-        Column("of them for the frozen network", "frozen FLOPs", ".1e"),
+        *COSTS,
     ]
 
 
 def summary(rows: Sequence[Row]) -> list[str]:
-    """Six sentences at most."""
+    """The sentences of the report."""
     return [
-        *progress_sentence(rows),
         *(part for goal in METHODS for part in convergence_sentence(rows, goal)),
         *baseline_sentences(rows, "VTP", "distilled"),
     ]
@@ -105,11 +93,11 @@ if __name__ == "__main__":
         Study(
             name=name,
             title=title,
-            question=f"{QUESTION} {drawn}",
+            question=f"{__doc__}\n{drawn}",
             plan=functools.partial(plan, guidance=guidance),
             figure=convergence_figure,
             summary=summary,
-            columns=columns("smoke" if options.smoke else options.scale),
+            columns=columns(options.planned_scale),
         ),
         options,
     )

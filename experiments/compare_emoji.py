@@ -10,8 +10,7 @@ components, and as principal components alone, the latter two in a random basis.
 else is the recipe of `scale_latents.py`. No batch of a pre-training has two vendors'
 drawings of one name. What reads samples is a small network that the study trains once
 on the training emoji; it is not always right about real ones, so that the accuracy of
-samples stands beside that of held-out emoji and of reconstructions. `--smoke` learns
-from made-up discs.
+samples stands beside that of held-out emoji and of reconstructions.
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
@@ -35,7 +34,6 @@ from vtp_eqx.study.run_spec import RunSpec
 from vtp_eqx.study.summary import (
     baseline_sentences,
     frontier_sentence,
-    progress_sentence,
     trend_sentence,
 )
 from vtp_eqx.study.table import Column, COLUMNS, finished_rows, Row
@@ -48,18 +46,13 @@ class Options(StudyOptions):
     seeds: int = 3
     """Tokenizers trained for each setting, with seeds 0, 1, ..."""
     tars: Path = Path("data/emoji")
-    """The folder that `experiments/make_emoji_tars.py` wrote."""
+    """The folder that `experiments/make_emoji_tars.py` wrote; a smoke run has made-up
+    discs in its place."""
 
 
 METHODS = ("AE", "VTP", "PCA rotated", "VTP from PCA rotated")
 CHANNELS = (16, 64)
 SMOKE = ("VTP from PCA rotated",)  # each takes a minute
-
-QUESTION = """\
-Emoji of three vendors, and latents of 16 and 64 channels by reconstruction alone (AE),
-jointly (VTP), and as rotated principal components. After each, a new decoder trained on
-frozen latents, and the same short training of the same diffusion transformer. Does what
-scenes show of semantics hold of real pictures?"""
 
 
 def recipe_for(scale: Scale, data: EmojiData) -> Recipe:
@@ -110,9 +103,8 @@ def oracle_sentence(rows: Sequence[Row]) -> list[str]:
 
 
 def summary(rows: Sequence[Row]) -> list[str]:
-    """Eight sentences at most."""
+    """The sentences of the report."""
     return [
-        *progress_sentence(rows),
         *oracle_sentence(rows),
         *trend_sentence(rows, METHODS, "channels"),
         *baseline_sentences(rows, *METHODS[1:]),
@@ -122,8 +114,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
 
 
 def main(options: Options) -> None:
-    scale: Scale = "smoke" if options.smoke else options.scale
-    budgets = RECIPES[scale].budgets
+    budgets = RECIPES[options.planned_scale].budgets
     with tempfile.TemporaryDirectory() as scratch:
         tars, short = options.tars, {}
         if options.smoke:
@@ -135,7 +126,7 @@ def main(options: Options) -> None:
             Study(
                 name="compare_emoji",
                 title=f"Generation against reconstruction, emoji of {data.size} pixels",
-                question=QUESTION,
+                question=__doc__,
                 plan=functools.partial(plan, data=data),
                 figure=functools.partial(frontier_figure, names=names),
                 summary=summary,
@@ -146,5 +137,5 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    with exit_with_message(ValueError):
+    with exit_with_message(ValueError, OSError):
         main(tyro.cli(Options, description=__doc__))

@@ -8,7 +8,8 @@ Stage two of the paper (arXiv 2512.13687), in miniature: tokenizers pre-trained 
 (VTP) or on reconstruction alone (AE) get a decoder on frozen latents (stage one), which
 is then trained on for as many steps: without a discriminator, the control; against a
 PatchGAN; and so with noise on latents, that it may forgive a generator. The generator
-is the same one each time, because latents stay as they are. `--help` lists the options.
+is the same one each time, because latents stay as they are. Are reconstructions and
+samples nearer to real scenes?
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
@@ -25,20 +26,15 @@ from vtp_eqx.study.command import run_study, Scale, Study, StudyOptions
 from vtp_eqx.study.figure import curves_figure
 from vtp_eqx.study.recipe import Recipe, RECIPES, run
 from vtp_eqx.study.run_spec import RunSpec
-from vtp_eqx.study.summary import progress_sentence, setting_sentences
-from vtp_eqx.study.table import Column, COLUMNS, Row
+from vtp_eqx.study.summary import setting_sentences
+from vtp_eqx.study.table import Column, COLUMNS
 
 
 METHODS = ("VTP", "AE")
 STAGE_ONE, CONTROL, PATCH, NOISE = "stage one", "longer", "PatchGAN", "PatchGAN, noise"
 SMOKE = (STAGE_ONE, PATCH)
+NUMBERS = ("rFD-scenes", "FD-scenes", "PSNR")  # that are drawn and summed up
 DECODER_NOISE = 0.4  # up to so many deviations of a channel; RAE 0.8
-
-QUESTION = """\
-A pixel decoder that was trained on frozen latents with L1 alone (stage one) is trained
-on for as many steps: with L1 alone (longer), against a PatchGAN, and so with noise on
-its latents. Are reconstructions and samples nearer to real scenes? Latents, and the
-generator of them, are the same in every row of a method."""
 
 
 def stages(recipe: Recipe) -> Mapping[str, FinetuneConfig | None]:
@@ -83,25 +79,19 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
     ]
 
 
-def summary(rows: Sequence[Row]) -> list[str]:
-    """Four sentences at most."""
-    names = ("rFD-scenes", "FD-scenes", "PSNR")
-    return [*progress_sentence(rows), *setting_sentences(rows, CONTROL, names)]
-
-
 if __name__ == "__main__":
     run_study(
         Study(
             name="compare_finetuning",
             title="Reconstruction and generation by the decoder's last stage",
-            question=QUESTION,
+            question=__doc__,
             plan=plan,
             figure=functools.partial(
                 curves_figure,
                 x_label="decoder",
-                names=("rFD-scenes", "FD-scenes", "PSNR"),
+                names=NUMBERS,
             ),
-            summary=summary,
+            summary=lambda rows: setting_sentences(rows, CONTROL, NUMBERS),
             columns=[
                 Column("rFD-scenes (lower is better)", "rFD-scenes", ".2f"),
                 Column("SSIM", "SSIM", ".3f"),

@@ -9,8 +9,7 @@ Pre-trains tokenizers with reconstruction (AE) and contrast (CLIP) or self-disti
 paper's table of objectives (arXiv 2512.13687, section 4), and controls: noisy or smooth
 latents, no training, no pixels, learned weights. Every tokenizer then gets a new pixel
 decoder, trained on its frozen latents in the same way, and the same diffusion
-transformer. Equal samples have all seeds, equal compute one fewer. Runs that other
-studies made are found. `--help` lists the options.
+transformer. Equal samples have all seeds, equal compute one fewer.
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
@@ -23,8 +22,7 @@ from vtp_eqx.study.command import run_study, Scale, Study, StudyOptions
 from vtp_eqx.study.figure import frontier_figure
 from vtp_eqx.study.recipe import compute_matched_steps, RECIPES, run
 from vtp_eqx.study.run_spec import RunSpec
-from vtp_eqx.study.summary import baseline_sentences, progress_sentence
-from vtp_eqx.study.table import Row
+from vtp_eqx.study.summary import baseline_sentences
 
 
 OBJECTIVES = ("AE", "CLIP+AE", "SSL+AE", "VTP")
@@ -39,12 +37,6 @@ CONTROLS = (
 )
 # A smoke run tries what the others do not share; each takes a minute to compile.
 SMOKE = ("AE", "VTP learned weights", "AE smooth", "CLIP", "random encoder")
-
-QUESTION = """\
-Reconstruction (AE) with contrast (CLIP+AE), with self-distillation (SSL+AE), and with
-both (VTP), for as many samples and for as much compute as VTP; and controls, for as
-many samples. After each, a new decoder trained on frozen latents, and the same
-diffusion transformer. Is it semantics that makes latents good to generate on?"""
 
 
 def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
@@ -64,20 +56,15 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
     ]
 
 
-def summary(rows: Sequence[Row]) -> list[str]:
-    """Four sentences at most."""
-    return [*progress_sentence(rows), *baseline_sentences(rows, *OBJECTIVES[1:])]
-
-
 if __name__ == "__main__":
     run_study(
         Study(
             name="compare_objectives",
             title="Generation and reconstruction by objective",
-            question=QUESTION,
+            question=__doc__,
             plan=plan,
             figure=frontier_figure,
-            summary=summary,
+            summary=lambda rows: baseline_sentences(rows, *OBJECTIVES[1:]),
         ),
         tyro.cli(StudyOptions, default=StudyOptions(seeds=3), description=__doc__),
     )

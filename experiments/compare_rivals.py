@@ -4,16 +4,16 @@
     python experiments/compare_rivals.py --scale workstation   # a GPU: hours
     python experiments/compare_rivals.py --smoke               # does it run at all?
 
-Joint pre-training (VTP), the same with the mean of two blocks read out, and with
-RecTok's distillation of its own teacher along the flow, beside latents that are aligned
-with a frozen encoder (distilled, VA-VAE, RecTok), that are its features as they are
-(RAE, of one block or two) or made narrower (FAE; DINO-Tok, of shallow and deep blocks),
-and reconstruction alone (AE). On the latents of AE and VTP a generator learns with
-Repulsor's memory bank too. The frozen encoder has the same size and learned from
-contrast and self-distillation alone, for as many steps; what it takes is in the table.
-Every tokenizer then gets a new pixel decoder, trained on its frozen latents, and the
-same diffusion transformer. What differs from the sources: docs/rivals.md. Runs that
-other studies made are found. `--help` lists the options.
+Reconstruction alone (AE) and joint pre-training (VTP; of "VTP 2 blocks" the mean of two
+blocks is read out), beside what uses a frozen encoder of the same size, pre-trained by
+contrast and self-distillation without pixels, for as many steps: latents aligned with
+its features (distilled, VA-VAE), latents from which its features are predicted under
+noise (RecTok; VTP + flow takes its own teacher's), and its features themselves, all
+(RAE, of one block or two) or fewer of them (FAE; DINO-Tok, of shallow and deep blocks).
+"+ Repulsor" adds to the generator a loss that keeps its features away from those of
+earlier batches. What the frozen encoder takes is in the table. Every tokenizer then
+gets a new pixel decoder, trained on its frozen latents, and the same diffusion
+transformer. What differs from the sources: docs/rivals.md.
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
@@ -26,8 +26,8 @@ from vtp_eqx.study.command import run_study, Scale, Study, StudyOptions
 from vtp_eqx.study.figure import frontier_figure
 from vtp_eqx.study.recipe import RECIPES, run
 from vtp_eqx.study.run_spec import RunSpec
-from vtp_eqx.study.summary import progress_sentence, ranking_sentences
-from vtp_eqx.study.table import Column, COLUMNS, Row
+from vtp_eqx.study.summary import ranking_sentences
+from vtp_eqx.study.table import COLUMNS, COSTS
 
 
 METHODS = (
@@ -48,16 +48,6 @@ METHODS = (
 # A smoke run tries the longest ways; its encoders have but one block.
 SMOKE = ("AE", "VA-VAE", "FAE", "VTP + flow", "AE + Repulsor")
 
-QUESTION = """\
-Is joint pre-training the best way to latents that are good to generate on?
-Reconstruction alone (AE) and joint pre-training (VTP), beside what uses a frozen
-encoder of the same size, pre-trained by contrast and self-distillation without pixels:
-latents aligned with its features (distilled, VA-VAE), latents from which its features
-are predicted under noise (RecTok; VTP + flow takes its own teacher's), and its features
-themselves, all (RAE) or fewer of them (FAE, DINO-Tok). "+ Repulsor" adds to the
-generator a loss that keeps its features away from those of earlier batches. After each,
-a new decoder trained on frozen latents, and the same diffusion transformer."""
-
 
 def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
     """Every run: methods x seeds, from as many samples."""
@@ -68,26 +58,15 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
     ]
 
 
-COSTS = [
-    Column("pre-training FLOPs", "FLOPs", ".1e"),
-    Column("of them for the frozen network", "frozen FLOPs", ".1e"),
-]
-
-
-def summary(rows: Sequence[Row]) -> list[str]:
-    """Three sentences at most."""
-    return [*progress_sentence(rows), *ranking_sentences(rows)]
-
-
 if __name__ == "__main__":
     run_study(
         Study(
             name="compare_rivals",
             title="Generation and reconstruction by the way to semantics",
-            question=QUESTION,
+            question=__doc__,
             plan=plan,
             figure=frontier_figure,
-            summary=summary,
+            summary=ranking_sentences,
             columns=[*COLUMNS, *COSTS],
         ),
         tyro.cli(StudyOptions, default=StudyOptions(seeds=3), description=__doc__),

@@ -41,14 +41,11 @@ from vtp_eqx.evaluation import (
 )
 from vtp_eqx.evaluation.diagnosis_options import DiagnosisOptions
 from vtp_eqx.evaluation.options import Flat
-from vtp_eqx.evaluation.probe_sweep import probe_sweep, SweepConfig
+from vtp_eqx.evaluation.probe_sweep import probe_sweep
 from vtp_eqx.evaluation.samples import evaluate_sample_sets
 from vtp_eqx.evaluation.smoke import TOKENIZER, write_smoke_files
 from vtp_eqx.runs.command import exit_with_message
 from vtp_eqx.tokenizer import load, save, Tokenizer
-
-
-SWEEP = SweepConfig()
 
 
 def rfid(options: Flat[given.ReconstructionOptions]) -> None:
@@ -72,11 +69,11 @@ def zero_shot(options: Flat[given.ZeroShotOptions]) -> None:
     ))  # fmt: skip
 
 
-def probe(options: Flat[given.ProbeOptions], config: SweepConfig = SWEEP) -> None:
+def probe(options: Flat[given.ProbeOptions]) -> None:
     """Linear probe: the published sweep, described by `config`, or that of studies."""
     tokenizer = loaded(options)
     sets = options.train_and_test(tokenizer.config.image_size)
-    sweep = functools.partial(probe_sweep, config=config)
+    sweep = functools.partial(probe_sweep, config=options.config)
     protocol = sweep if options.fit == "sweep" else linear_probe.probe
     options.run("probe", lambda place: protocol(
         tokenizer, *sets, place, reads=options.reads, num_samples=options.num_samples

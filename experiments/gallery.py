@@ -58,6 +58,12 @@ class Options:
         if self.smoke:
             return {f"{width} channels": components(width) for width in (8, 24)}
         parts = [text.rpartition("=") for text in self.tokenizers]
+        headings = [name or place for name, _, place in parts]
+        require(
+            len({*headings}) == len(headings),
+            f"`tokenizers` {self.tokenizers} must have different names, which stand "
+            "above them: change one.",
+        )
         saved = saved_tokenizers(RunPaths(self.runs), self.methods, self.settings)
         places = {name or place: place for name, _, place in parts} | saved
         none = "`tokenizers` and `methods` (none) must name what to compare: give one."

@@ -84,7 +84,7 @@ def smoke() -> None:
 
 
 if __name__ == "__main__":
-    with exit_with_message(ValueError):
+    with exit_with_message(ValueError, OSError):
         if sys.argv[1:] == ["--smoke"]:
             smoke()
         else:

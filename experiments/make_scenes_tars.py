@@ -94,7 +94,8 @@ def check_record(options: Options) -> None:
             name: value for name, value in found.items() if record.get(name) != value
         }
         # More examples may be added, where no shard has to change.
-        if other.keys() == {"num"} and found["num"] % options.per_shard == 0:
+        is_whole = other.keys() == {"num"} and found["num"] % options.per_shard == 0
+        if is_whole and found["num"] < options.num:
             other = {}
         require(
             not other,
@@ -117,7 +118,7 @@ def smoke() -> None:
 
 
 if __name__ == "__main__":
-    with exit_with_message(ValueError, seconds=120):
+    with exit_with_message(ValueError, OSError, seconds=120):
         if sys.argv[1:] == ["--smoke"]:
             smoke()
         else:

@@ -33,11 +33,12 @@ import tyro
 
 from vtp_eqx.config import require
 from vtp_eqx.evaluation.console import progress
+from vtp_eqx.evaluation.latent_panel import MIN_IMAGES
 from vtp_eqx.files import require_local_fields
 from vtp_eqx.runs.command import exit_with_message
 from vtp_eqx.study.command import run_cost
 from vtp_eqx.study.dataset import prepare
-from vtp_eqx.study.prediction import diagnosed_run, DiagnosedRun, read_runs
+from vtp_eqx.study.prediction import diagnosed_run, DiagnosedRun, NUM_IMAGES, read_runs
 from vtp_eqx.study.prediction_report import write_prediction_report
 from vtp_eqx.study.recipe import run, SMOKE
 from vtp_eqx.study.run_spec import finished_specs, RunPaths, spec_hash
@@ -52,7 +53,7 @@ class Options:
     """Where studies keep their runs; `None` where only results are reused."""
     reuse_results: tuple[Path, ...] = ()
     """`panel.json` of reports: runs in them are ranked too."""
-    num_images: int = 2000
+    num_images: int = NUM_IMAGES
     """Validation scenes that each tokenizer is diagnosed on."""
     out: Path = Path("runs/predict_generation")
     """The folder of report, figure and `panel.json`."""
@@ -65,6 +66,10 @@ class Options:
         require(
             self.runs is not None or (len(self.reuse_results) > 0 and not self.smoke),
             "`runs` (None) must be a folder where no results are reused: name one.",
+        )
+        require(
+            self.num_images >= MIN_IMAGES,
+            f"`num_images` ({self.num_images}) must be {MIN_IMAGES} or more: add some.",
         )
 
 
@@ -85,7 +90,7 @@ def make_runs(paths: RunPaths, console: Console) -> None:
 
 def diagnosed_runs(options: Options, console: Console) -> list[DiagnosedRun]:
     """Runs to reuse, and those of the folder that are not among them."""
-    runs = read_runs(options.reuse_results)
+    runs = read_runs(options.reuse_results, options.num_images)
     if options.runs is None:
         return runs
     paths = RunPaths(options.runs / "tried" if options.smoke else options.runs)

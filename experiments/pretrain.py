@@ -24,7 +24,6 @@ with `--config.recompute-every`) and stalls.txt.
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
 
-from collections.abc import Mapping
 import dataclasses
 import os
 from pathlib import Path
@@ -49,7 +48,8 @@ from vtp_eqx.runs.pretrain_setup import (
     replay_pretraining,
 )
 from vtp_eqx.runs.throughput import print_progress, throttled_print
-from vtp_eqx.study.recipe import METHODS, pretrain_config, RECIPES
+from vtp_eqx.study.methods import METHODS
+from vtp_eqx.study.recipe import pretrain_config, RECIPES
 from vtp_eqx.tokenizer import load, save
 from vtp_eqx.training.pretrain import init_pretraining
 
@@ -62,7 +62,7 @@ VA_VAE_LAPTOP = dataclasses.replace(
     pretrain_config(RECIPES["laptop"], METHODS["VA-VAE"], 0), num_steps=LAPTOP.num_steps
 )
 STORED = 384  # ours: of 256 pixels, small crops would be enlarged, large ones blurred
-PRESETS: Mapping[str, tuple[str, PretrainOptions]] = {
+PRESETS = {
     name: (text, PretrainOptions(config=config, load_size=load_size))
     for name, text, config, load_size in (
         ("laptop", "A small tokenizer of 32 pixels, for CPUs.", LAPTOP, None),

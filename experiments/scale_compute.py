@@ -8,9 +8,9 @@ Pre-trains tokenizers of one size with budgets over a factor of eight: on recons
 alone (AE), and jointly with contrast and distillation on the latents (VTP) or on the
 encoder's full features (VTP full), as in the compute-scaling figure of the paper
 (arXiv 2512.13687, section 4). Every tokenizer then gets a new pixel decoder, trained on
-its frozen latents in the same way, and the same diffusion transformer. The main budget
-has all seeds, the others one fewer. Run again, it continues where it stopped; `--help`
-lists the options.
+its frozen latents in the same way, and the same diffusion transformer. Does joint
+pre-training start worse and overtake? The main budget has all seeds, the others one
+fewer.
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
@@ -24,20 +24,12 @@ from vtp_eqx.study.command import run_study, Scale, Study, StudyOptions
 from vtp_eqx.study.figure import curves_figure
 from vtp_eqx.study.recipe import RECIPES, run
 from vtp_eqx.study.run_spec import RunSpec
-from vtp_eqx.study.summary import baseline_sentences, progress_sentence, trend_sentence
-from vtp_eqx.study.table import Row
+from vtp_eqx.study.summary import baseline_sentences, trend_sentence
 
 
 # Pre-training steps, as shares of the recipe's; 1 has all seeds, the others one fewer.
 BUDGETS = (0.25, 0.5, 1, 2)
 METHODS = ("AE", "VTP", "VTP full")
-
-QUESTION = """\
-One encoder, pre-trained with budgets over a factor of eight: on reconstruction alone
-(AE), or jointly, with contrast and self-distillation reading the latents (VTP) or the
-encoder's full features (VTP full). After each, a new decoder trained on frozen latents,
-and the same diffusion transformer. Does generation improve with pre-training, and does
-joint pre-training start worse and overtake?"""
 
 
 def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
@@ -56,24 +48,18 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
     return specs
 
 
-def summary(rows: Sequence[Row]) -> list[str]:
-    """Four sentences at most."""
-    return [
-        *progress_sentence(rows),
-        *baseline_sentences(rows, "VTP", "VTP full"),
-        *trend_sentence(rows, METHODS, "pre-training"),
-    ]
-
-
 if __name__ == "__main__":
     run_study(
         Study(
             name="scale_compute",
             title="Generation by pre-training steps",
-            question=QUESTION,
+            question=__doc__,
             plan=plan,
             figure=functools.partial(curves_figure, x_label="pre-training steps"),
-            summary=summary,
+            summary=lambda rows: (
+                baseline_sentences(rows, "VTP", "VTP full")
+                + trend_sentence(rows, METHODS, "pre-training")
+            ),
         ),
         tyro.cli(StudyOptions, default=StudyOptions(seeds=3), description=__doc__),
     )

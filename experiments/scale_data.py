@@ -9,8 +9,7 @@ quarter and all of the training scenes, jointly (VTP) and on reconstruction alon
 as in the data-scaling figure of the paper (arXiv 2512.13687, figure 7a). Every
 tokenizer then gets a new pixel decoder, trained on frozen latents of the same scenes,
 and the same diffusion transformer, which learns from all scenes: what differs is what
-the tokenizer has seen. Scenes are rendered once for all runs, and runs on all of them
-are those of other studies. `--help` lists the options.
+the tokenizer has seen.
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
@@ -25,21 +24,13 @@ from vtp_eqx.study.command import run_study, Scale, Study, StudyOptions
 from vtp_eqx.study.figure import curves_figure
 from vtp_eqx.study.recipe import RECIPES, run
 from vtp_eqx.study.run_spec import RunSpec
-from vtp_eqx.study.summary import baseline_sentences, progress_sentence, trend_sentence
-from vtp_eqx.study.table import Row
+from vtp_eqx.study.summary import baseline_sentences, trend_sentence
 
 
 # Of the training scenes, rounded down to whole sets of all classes.
 SHARES = (1 / 16, 1 / 4, 1)
 METHODS = ("AE", "VTP")
 SMOKE = METHODS[:1]  # each takes a minute to compile
-
-QUESTION = """\
-One encoder, pre-trained for equal steps on so many distinct scenes, jointly (VTP:
-contrast, self-distillation and reconstruction) or on reconstruction alone (AE). After
-each, a new decoder trained on frozen latents of those scenes, and the same diffusion
-transformer, trained on the latents of all scenes. Does generation improve with the data
-of the tokenizer?"""
 
 
 def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
@@ -57,26 +48,20 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
     return specs
 
 
-def summary(rows: Sequence[Row]) -> list[str]:
-    """Three sentences at most."""
-    return [
-        *progress_sentence(rows),
-        *baseline_sentences(rows, "VTP"),
-        *trend_sentence(rows, METHODS, "the tokenizer's distinct images"),
-    ]
-
-
 if __name__ == "__main__":
     run_study(
         Study(
             name="scale_data",
             title="Generation by the tokenizer's training images",
-            question=QUESTION,
+            question=__doc__,
             plan=plan,
             figure=functools.partial(
                 curves_figure, x_label="distinct training images of the tokenizer"
             ),
-            summary=summary,
+            summary=lambda rows: (
+                baseline_sentences(rows, "VTP")
+                + trend_sentence(rows, METHODS, "the tokenizer's distinct images")
+            ),
         ),
         tyro.cli(StudyOptions, default=StudyOptions(seeds=3), description=__doc__),
     )

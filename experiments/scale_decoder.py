@@ -7,8 +7,8 @@
 Pre-trains tokenizers with one encoder and pixel decoders of several widths and depths,
 jointly (VTP) and on reconstruction alone (AE), as in the decoder-scaling figure of the
 paper (arXiv 2512.13687, figure 7c). Every tokenizer then gets a new pixel decoder of
-the same size, trained on its frozen latents, and the same diffusion transformer. Runs
-with the decoder of the recipe are those of other studies. `--help` lists the options.
+the same size, trained on its frozen latents, and the same diffusion transformer. What
+changes: reconstruction alone, or generation too?
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
@@ -22,8 +22,7 @@ from vtp_eqx.study.command import run_study, Scale, Study, StudyOptions
 from vtp_eqx.study.figure import curves_figure
 from vtp_eqx.study.recipe import RECIPES, run, vit_decoder
 from vtp_eqx.study.run_spec import RunSpec
-from vtp_eqx.study.summary import baseline_sentences, progress_sentence, trend_sentence
-from vtp_eqx.study.table import Row
+from vtp_eqx.study.summary import baseline_sentences, trend_sentence
 
 
 DECODERS: dict[Scale, list[tuple[int, int]]] = {  # (width, depth)
@@ -33,13 +32,6 @@ DECODERS: dict[Scale, list[tuple[int, int]]] = {  # (width, depth)
 }
 METHODS = ("AE", "VTP")
 SMOKE = METHODS[:1]  # every decoder compiles steps of its own
-
-QUESTION = """\
-One encoder, and pixel decoders of several sizes: in pre-training, jointly (VTP:
-contrast, self-distillation and reconstruction) or on reconstruction alone (AE), and
-again in the training on frozen latents that follows. After each, the same diffusion
-transformer. What does a larger decoder change: reconstruction alone, or generation
-too?"""
 
 
 def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
@@ -53,24 +45,18 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
     ]  # fmt: skip
 
 
-def summary(rows: Sequence[Row]) -> list[str]:
-    """Three sentences at most."""
-    return [
-        *progress_sentence(rows),
-        *baseline_sentences(rows, "VTP"),
-        *trend_sentence(rows, METHODS, "decoder size"),
-    ]
-
-
 if __name__ == "__main__":
     run_study(
         Study(
             name="scale_decoder",
             title="Generation by the size of the pixel decoder",
-            question=QUESTION,
+            question=__doc__,
             plan=plan,
             figure=functools.partial(curves_figure, x_label="decoder: width x depth"),
-            summary=summary,
+            summary=lambda rows: (
+                baseline_sentences(rows, "VTP")
+                + trend_sentence(rows, METHODS, "decoder size")
+            ),
         ),
         tyro.cli(StudyOptions, default=StudyOptions(seeds=3), description=__doc__),
     )

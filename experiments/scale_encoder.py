@@ -10,8 +10,7 @@ transformer on the latents of each, samples, and draws the quality of generation
 the size of the encoder, as in the parameter-scaling figure of the paper
 (arXiv 2512.13687, section 4). All runs have the same data, decoder, generator, numbers
 of steps and images, and seeds. Behind its own points the figure has the span of the
-seeds in `docs/results/scale_encoder/runs.json`, where the recipe is still the same. Run
-again, it continues where it stopped; `--help` lists the options.
+seeds in `docs/results/scale_encoder/runs.json`, where the recipe is still the same.
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
@@ -29,7 +28,7 @@ from vtp_eqx.study.figure import curves_figure
 from vtp_eqx.study.recipe import run, vit
 from vtp_eqx.study.report import read_records, rows_of
 from vtp_eqx.study.run_spec import RunPaths, RunSpec
-from vtp_eqx.study.summary import baseline_sentences, progress_sentence, trend_sentence
+from vtp_eqx.study.summary import baseline_sentences, trend_sentence
 from vtp_eqx.study.table import finished_rows, Row
 
 
@@ -56,12 +55,6 @@ METHODS = ("AE", "VTP")
 COMMITTED = Path(__file__).parents[1] / "docs/results/scale_encoder/runs.json"
 COMMITTED_SEEDS = range(8)
 
-QUESTION = """\
-Each tokenizer has latents of 64 channels and is pre-trained either jointly (VTP:
-contrast, self-distillation and reconstruction) or on reconstruction alone (AE); the
-same diffusion transformer is then trained on the latents of each. Does generation
-improve as the encoder grows?"""
-
 
 def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
     """Every run: encoder sizes x methods x seeds."""
@@ -79,29 +72,23 @@ def committed(scale: Scale) -> list[Row]:
     return finished_rows(rows_of(plan(scale, COMMITTED_SEEDS), RunPaths(Path()), known))
 
 
-def summary(rows: Sequence[Row]) -> list[str]:
-    """Three sentences at most."""
-    return [
-        *progress_sentence(rows),
-        *baseline_sentences(rows, "VTP"),
-        *trend_sentence(rows, METHODS, "encoder size"),
-    ]
-
-
 if __name__ == "__main__":
     options = tyro.cli(StudyOptions, description=__doc__)
     run_study(
         Study(
             name="scale_encoder",
             title="Generation by encoder size, with latents of 64 channels",
-            question=QUESTION,
+            question=__doc__,
             plan=plan,
             figure=functools.partial(
                 curves_figure,
                 x_label="encoder: width x depth",
-                band=committed(options.scale),
+                band=committed(options.planned_scale),
             ),
-            summary=summary,
+            summary=lambda rows: (
+                baseline_sentences(rows, "VTP")
+                + trend_sentence(rows, METHODS, "encoder size")
+            ),
         ),
         options,
     )

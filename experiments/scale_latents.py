@@ -15,8 +15,8 @@ components in theirs and in a random one, noisy latents, a start at principal
 components, single objectives, and with `--controls` those of `study/methods.py`. Every
 tokenizer gets a new decoder and the same short training of the same diffusion
 transformer, measured after two budgets. The figure is generation against
-reconstruction, a curve for each method. The methods that decide have all seeds, the
-others the first. `--help` lists the options.
+reconstruction, a curve for each method: whose generation is better at equal
+reconstruction? The methods that decide have all seeds, the others the first.
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
@@ -37,7 +37,6 @@ from vtp_eqx.study.run_spec import RunSpec
 from vtp_eqx.study.summary import (
     baseline_sentences,
     frontier_sentence,
-    progress_sentence,
     trend_sentence,
 )
 from vtp_eqx.study.table import Column, COLUMNS, Row
@@ -68,12 +67,6 @@ SMOKE = ("AE", "PCA rotated")  # not in `compare_objectives.py`; each takes a mi
 ARMS = [("AE", 64), ("VTP", 64), ("AE noise 0.2", 64), ("AE", 16), ("AE masked", 64)]
 LABELS = ("color", "none")  # what a generator may know, beside the class
 
-QUESTION = """\
-Latents of 8 to 88 channels, by reconstruction alone (AE) and jointly (VTP), and
-controls. After each, a new decoder trained on frozen latents, and the same short
-training of the same diffusion transformer. Whose generation is better at equal
-reconstruction?"""
-
 
 def plan(
     scale: Scale, seeds: Sequence[int], *, image_size: Literal[32, 64] = 32,
@@ -84,7 +77,7 @@ def plan(
     patch_size = recipe.patch_size * image_size // recipe.data.size  # as many tokens
     data = dataclasses.replace(recipe.data, size=image_size)
     recipe = dataclasses.replace(recipe, data=data, patch_size=patch_size)
-    arms = ARMS
+    arms = ARMS + [(method, 64) for method in CONTROLS if controls]
     if scale != "accelerator":
         methods = SMOKE if scale == "smoke" else DECIDING + OTHERS
         methods += (*CONTROLS,) if controls else ()
@@ -122,29 +115,28 @@ def columns(first_budget: int) -> list[Column]:
 
 
 def summary(rows: Sequence[Row]) -> list[str]:
-    """Five sentences at most."""
+    """The sentences of the report."""
+    of_classes = [row for row in rows if row.spec.labels == "class"]
     return [
-        *progress_sentence(rows),
-        *trend_sentence(rows, ("AE", "VTP"), "channels"),
+        *trend_sentence(of_classes, ("AE", "VTP"), "channels"),
         *baseline_sentences(rows, "VTP"),
-        *frontier_sentence(rows, "VTP"),
-        *frontier_sentence(rows, "PCA rotated"),
+        *frontier_sentence(of_classes, "VTP"),
+        *frontier_sentence(of_classes, "PCA rotated"),
     ]
 
 
 if __name__ == "__main__":
     options = tyro.cli(Options, description=__doc__)
     side = options.image_size
-    scale: Scale = "smoke" if options.smoke else options.scale
     run_study(
         Study(
             name="scale_latents" if side == 32 else f"scale_latents_{side}",
             title=f"Generation against reconstruction, scenes of {side} pixels",
-            question=QUESTION,
+            question=__doc__,
             plan=functools.partial(plan, image_size=side, controls=options.controls),
             figure=figure,
             summary=summary,
-            columns=columns(RECIPES[scale].budgets[0]),
+            columns=columns(RECIPES[options.planned_scale].budgets[0]),
         ),
         options,
     )

@@ -94,5 +94,5 @@ def main(
 
 
 if __name__ == "__main__":
-    with exit_with_message(ValueError):
+    with exit_with_message(ValueError, OSError):
         tyro.cli(main)

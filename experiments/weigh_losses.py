@@ -9,8 +9,9 @@ times the others, and with weights that are learned (Kendall et al. 2018,
 https://arxiv.org/abs/1705.07115), from equal ones on. The paper (arXiv 2512.13687) has
 a tenth for pixels. Every tokenizer then gets a new pixel decoder, trained on its frozen
 latents, and the same diffusion transformer. The table has the cosines between gradients
-of objectives on the encoder at the end of pre-training, means over eight batches;
-`runs.json` their deviations too, and the learned weights. `--help` lists the options.
+of objectives on the encoder at the end of pre-training, means over eight batches (1:
+they agree, 0: they have nothing in common); `runs.json` their deviations too, and the
+learned weights.
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
@@ -27,7 +28,7 @@ from vtp_eqx.study.methods import METHODS, VTP
 from vtp_eqx.study.recipe import RECIPES, run
 from vtp_eqx.study.run_spec import RunSpec
 from vtp_eqx.study.statistics import format_mean, paired_differences
-from vtp_eqx.study.summary import progress_sentence, trend_sentence
+from vtp_eqx.study.summary import trend_sentence
 from vtp_eqx.study.table import Column, COLUMNS, groups, Row
 
 
@@ -43,12 +44,6 @@ CELLS = [
     *COLUMNS[:3],
     *(Column(f"cosine {p}", f"gradient cosine {PAIRS[p]}", "+.2f") for p in PAIRS),
 ]
-
-QUESTION = """\
-Joint pre-training with one of its three weights at 0.1, 0.3 or 3, where the others are
-1, and with weights that are learned. Which weights are best for generation and for
-reconstruction, are learned ones as good as the best fixed ones, and do the gradients of
-the objectives on the encoder agree? A cosine of 1 is full agreement, of 0 none."""
 
 
 def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
@@ -68,7 +63,7 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
 
 
 def summary(rows: Sequence[Row]) -> list[str]:
-    """Three sentences at most."""
+    """The sentences of the report."""
     found, parts = groups(rows), []
     ours, equal = found.get((LEARNED, LEARNED)), found.get(("pixels", "1"))
     if ours and equal and ours.keys() & equal.keys():
@@ -80,7 +75,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
             parts.append(text.format(format_mean(values)))
     beside = [f"Learned weights minus equal ones: {', '.join(parts)}."] if parts else []
     trend = trend_sentence(rows, [*VARIED], "the weight of one objective")
-    return [*progress_sentence(rows), *beside, *trend]
+    return [*beside, *trend]
 
 
 if __name__ == "__main__":
@@ -88,7 +83,7 @@ if __name__ == "__main__":
         Study(
             name="weigh_losses",
             title="Generation by the weights of objectives",
-            question=QUESTION,
+            question=__doc__,
             plan=plan,
             figure=functools.partial(curves_figure, x_label="weight of one objective"),
             summary=summary,

@@ -1,5 +1,6 @@
 """The whole panel: of arrays, of a tokenizer, its errors, and what it leaves out."""
 
+import dataclasses
 import io
 from pathlib import Path
 import re
@@ -13,7 +14,7 @@ from rich.console import Console
 from vtp_eqx.data.crops import CenterCrop
 from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.evaluation import card, decoder_continuity, latent_diagnosis
-from vtp_eqx.evaluation.diagnosis_options import DiagnosisOptions
+from vtp_eqx.evaluation.diagnosis_options import DiagnosisOptions, SCENES
 from vtp_eqx.evaluation.equivariance import (
     equivariance_error,
     half_size,
@@ -234,6 +235,11 @@ def test_scenes_are_drawn_where_there_is_no_data():
     images, masks = options(limit=48).images_and_masks(32)
     assert (len(images.rows), masks.shape) == (48, (48, 32, 32))
     assert images.source[0]["label"] < 24
+    few = dataclasses.replace(SCENES, num_validation=48)
+    with pytest.raises(ValueError, match=r"^`limit` takes some of the 48 images"):
+        options(limit=49, scenes=few).images_and_masks(32)
+    with pytest.raises(ValueError, match=r"^`scenes` \(.*\) are drawn in place of"):
+        options(data=Path("here"), scenes=few)
 
 
 def test_masks_are_read_and_refused(tmp_path):

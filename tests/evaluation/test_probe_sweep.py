@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.evaluation.card import read
 from vtp_eqx.evaluation.extract import ExtractConfig
 from vtp_eqx.evaluation.images import Images
+from vtp_eqx.evaluation.options import ProbeOptions
 from vtp_eqx.evaluation.probe_sweep import (
     accuracies,
     augmented_batches,
@@ -200,3 +202,11 @@ def test_sets_of_other_classes_are_refused(tokenizer, images, tmp_path):
 def test_a_sweep_without_devices_is_refused(tokenizer, images, tmp_path):
     with pytest.raises(ValueError, match="must be the devices"):
         probe_sweep(tokenizer, images, images, workplace(tmp_path, mesh=None))
+
+
+def test_what_describes_a_sweep_is_refused_where_there_is_none():
+    options = dict(tokenizer="t", data=Path("x"), train=Path("y"))
+    few = SweepConfig(num_epochs=1)
+    assert ProbeOptions(**options, config=few).config == few
+    with pytest.raises(ValueError, match=r"^`config` .*`fit` \('lbfgs'\) is none"):
+        ProbeOptions(**options, config=few, fit="lbfgs")

@@ -97,3 +97,14 @@ def test_the_same_command_writes_the_same_bytes(tmp_path):
 def test_the_smoke_run_reads_what_it_wrote(capsys):
     make_scenes_tars.smoke()
     assert "examples with images" in capsys.readouterr().out
+
+
+def test_a_folder_of_more_scenes_is_not_one_of_fewer(tmp_path):
+    few, more = (
+        make_scenes_tars.Options(out=tmp_path, num=number, per_shard=16)
+        for number in (32, 64)
+    )
+    for options in (few, more, more):
+        make_scenes_tars.check_record(options)
+    with pytest.raises(ValueError, match=r"one kind; got .* with {'num': 64}"):
+        make_scenes_tars.check_record(few)

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import numpy as np
 import pytest
 
 from vtp_eqx.data.text.caption_bpe import train_tokenizer
@@ -13,9 +12,11 @@ from vtp_eqx.frozen.scene_network import load_scene_network, shipped
 from vtp_eqx.scenes.render import render, SceneConfig
 from vtp_eqx.study.class_distance import ClassDistance
 from vtp_eqx.study.dataset import Dataset, Split
+from vtp_eqx.study.scene_kind import SceneKind
 
 
 SCENES = SceneConfig(difficulty=0.7, validation_in_groups=False)
+KIND = SceneKind(SCENES)
 COUNT = 480
 
 
@@ -33,7 +34,7 @@ def data():
 def test_the_floor_and_samples_are_far_from_real_scenes_in_its_features(
     data, tmp_path, monkeypatch
 ):
-    classes = ClassDistance.of(data, COUNT, tmp_path)
+    classes = ClassDistance.of(KIND, data, COUNT, tmp_path)
     network = load_scene_network(shipped(32, "class"))
     images = (data.train.image[: 4 * COUNT : 4], data.validation.image)
     others, real = (Moments.of(read_scenes(network, of).features) for of in images)
@@ -47,12 +48,9 @@ def test_the_floor_and_samples_are_far_from_real_scenes_in_its_features(
     # Features of the data are kept: equal to the last bit.
     assert len(list(tmp_path.glob("features-*/*.npz"))) == 2
     monkeypatch.setattr(extract, "in_batches", None)
-    assert ClassDistance.of(data, COUNT, tmp_path).floor == classes.floor
+    assert ClassDistance.of(KIND, data, COUNT, tmp_path).floor == classes.floor
 
 
 def test_no_network_is_shipped_for_other_sizes(data, tmp_path):
-    images = np.zeros((4 * COUNT, 64, 64, 3), np.uint8)
-    large = dataclasses.replace(data.train, image=images)
-    assert (
-        ClassDistance.of(dataclasses.replace(data, train=large), 12, tmp_path) is None
-    )
+    large = SceneKind(dataclasses.replace(SCENES, size=64))
+    assert ClassDistance.of(large, data, 12, tmp_path) is None

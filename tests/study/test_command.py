@@ -10,6 +10,8 @@ from vtp_eqx.frozen.scene_network import scene_network_hash
 from vtp_eqx.runs.pictures import save_grid
 from vtp_eqx.study.command import _room, run_cost, run_study, Study, StudyOptions
 from vtp_eqx.study.figure import curves_figure
+from vtp_eqx.study.run_spec import RunPaths
+from vtp_eqx.study.scene_kind import SceneKind
 from vtp_eqx.study.scheduler import TimeLimits
 from vtp_eqx.study.summary import baseline_sentences
 
@@ -108,6 +110,33 @@ def test_a_study_goes_on_from_the_numbers_of_a_report(runs, tmp_path):
     # Those have no pictures here, and the report names none.
     shown = (again / "report.md").read_text().count("![reconstructions of")
     assert shown == 1 < (report / "report.md").read_text().count("![reconstructions of")
+
+
+def test_results_count_by_the_network_that_is_made_with_the_data(
+    runs, tmp_path, monkeypatch
+):
+    here, there = tmp_path / "here", tmp_path / "there"
+    run_study(small_study(), StudyOptions(smoke=True, runs=here, workers=1))
+    count = len(runs)
+    # As that of emoji, which is trained when they are prepared.
+    made = [""]
+    monkeypatch.setattr(SceneKind, "network_hash", lambda *_: made[-1])
+    prepare = lambda *_: made.append(scene_network_hash())
+    monkeypatch.setattr("vtp_eqx.study.command.prepare", prepare)
+    known = (here / "small-smoke" / "small" / "runs.json",)
+    options = StudyOptions(smoke=True, runs=there, workers=1, reuse_results=known)
+    run_study(small_study(), options)
+    assert len(runs) == count
+
+
+def test_a_result_that_cannot_be_read_is_named(runs, tmp_path):
+    options = StudyOptions(smoke=True, runs=tmp_path, workers=1)
+    run_study(small_study(), options)
+    broken = RunPaths(tmp_path).result(runs[0]) / "result.json"
+    for text in ("{", "[]", '{"option": 1}'):
+        broken.write_text(text)
+        with pytest.raises(SystemExit, match=rf"^`runs` \({broken}\) must be whole"):
+            run_study(small_study(), options)
 
 
 def test_a_study_names_the_file_of_known_runs_that_it_cannot_read(runs, tmp_path):

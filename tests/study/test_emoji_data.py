@@ -13,7 +13,7 @@ import pytest
 
 from experiments import compare_emoji
 from vtp_eqx.config import as_json, from_dict, short_hash
-from vtp_eqx.data.emoji_tars import EmojiConfig, write_made_up_emoji
+from vtp_eqx.data.emoji_tars import EmojiConfig, RECORD, write_made_up_emoji
 from vtp_eqx.data.tars import TarSource
 from vtp_eqx.evaluation.scene_metrics import read_scenes
 from vtp_eqx.frozen.scene_network import scene_network_hash, SceneNetworkConfig
@@ -53,7 +53,11 @@ def folder(data, tmp_path_factory):
     """The prepared data, with a network that this process trained."""
     folder = tmp_path_factory.mktemp("prepared")
     with pytest.MonkeyPatch.context() as patch:
-        train = lambda command, check, env: emoji_network.main(Path(command[-1]))
+
+        def train(command, env):
+            emoji_network.main(Path(command[-1]))
+            return subprocess.CompletedProcess(command, 0)
+
         patch.setattr("vtp_eqx.study.emoji_data.subprocess.run", train)
         prepare(data, folder, print)
     return folder
@@ -161,6 +165,19 @@ def test_other_tars_than_planned_are_refused(data, tmp_path):
         prepare(moved, tmp_path / "prepared", print)
     with pytest.raises(ValueError, match=r"has no emoji.json, groups.txt"):
         EmojiData.of(tmp_path)
+    for text in ("{", "[]", '{"seed": 1}', '{"version": "1", "option": 1}'):
+        (other / RECORD).write_text(text)
+        with pytest.raises(
+            ValueError, match=r"^`tars` \(.*\) must have the emoji.json"
+        ):
+            EmojiData.of(other)
+
+
+def test_a_network_that_is_not_trained_ends_a_study(data, tmp_path, monkeypatch):
+    failed = lambda command, env: subprocess.CompletedProcess(command, 1)
+    monkeypatch.setattr("vtp_eqx.study.emoji_data.subprocess.run", failed)
+    with pytest.raises(ValueError, match=r"ended with status 1, for the reason above"):
+        prepare(data, tmp_path, lambda text: None)
 
 
 def test_what_emoji_do_not_have_is_refused(data):

@@ -124,6 +124,18 @@ def test_tokenizers_see_whole_sets_of_classes_and_not_all(images):
         run(LAPTOP, "AE", "x", 0, tokenizer_images=images)
 
 
+def test_generators_that_know_less_are_on_no_curve_of_channels(row):
+    rows = []
+    for spec in scale_latents.plan("laptop", [0]):
+        width = spec.tokenizer.latent_width
+        distance = 99.0 if spec.labels != "class" else 4.0 + (spec.method == "AE")
+        rows.append(row(spec, distance + width / 8, PSNR=20.0 + width / 8))
+    trend, *_, frontier, _ = scale_latents.summary(rows)
+    for method in ("AE", "VTP"):
+        assert f"{method}: FD-scenes +10.0, PSNR +10.0 dB from 8 to 88" in trend
+    assert frontier.count("+1.0") == frontier.count("dB)") == 5
+
+
 def weights_of(spec):
     return tuple(
         getattr(spec.pretrain, f"{name}_weight")

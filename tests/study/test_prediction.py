@@ -156,6 +156,14 @@ def test_a_report_is_drawn_again_from_its_records(runs, tmp_path):
         read_runs([tmp_path / "bad.json"])
 
 
+@pytest.mark.parametrize("other", [dict(num_images=500), dict(version=0)])
+def test_panels_of_other_images_or_another_version_are_refused(runs, tmp_path, other):
+    path = tmp_path / "panel.json"
+    write_runs([runs[0], dataclasses.replace(runs[1], **other)], path)
+    with pytest.raises(ValueError, match=r"^`--reuse-results` \(AE 8, .* 2000 images"):
+        read_runs([path])
+
+
 def test_seeds_and_budgets_make_no_other_point():
     specs = [run(SMOKE, "PCA rotated", "x", seed) for seed in (0, 1)]
     budgets = (1, *specs[1].budgets)

@@ -24,8 +24,8 @@ from experiments import (
 from tests.study.conftest import differing_fields
 from vtp_eqx.mesh import data_mesh, shard_batch
 from vtp_eqx.scenes.render import render
-from vtp_eqx.study.methods import CONTROLS
-from vtp_eqx.study.recipe import LAPTOP, METHODS, pretrain_config, run
+from vtp_eqx.study.methods import CONTROLS, METHODS
+from vtp_eqx.study.recipe import LAPTOP, pretrain_config, run
 from vtp_eqx.study.run_spec import RunPaths, spec_hash, vision_flops
 from vtp_eqx.training import optimizer
 from vtp_eqx.training.flops import run_flops

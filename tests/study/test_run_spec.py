@@ -8,8 +8,10 @@ from experiments import scale_compute
 from experiments.scale_encoder import plan
 from vtp_eqx.config import as_json, from_dict
 from vtp_eqx.study.command import in_order, run_cost
+from vtp_eqx.study.methods import Method
 from vtp_eqx.study.recipe import RECIPES, run
 from vtp_eqx.study.run_spec import RunPaths, RunSpec, spec_hash
+from vtp_eqx.training.adapter import AdapterConfig
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +33,17 @@ def test_no_two_runs_share_a_name(specs):
 def test_what_a_run_is_called_is_not_what_it_is(specs):
     renamed = dataclasses.replace(specs[0], method="other", setting="large")
     assert spec_hash(renamed) == spec_hash(specs[0])
+
+
+def test_a_frozen_network_may_be_wider_than_the_latents_that_learn_from_it():
+    recipe, adapter = RECIPES["laptop"], AdapterConfig(kind="linear")
+    how = Method(alignment=1.0, narrower=2, adapter=adapter)
+    spec = run(recipe, "aligned", "x", 0, objectives=how)
+    frozen, paths = spec.vision_run, RunPaths(Path("runs"))
+    widths = [of.tokenizer.latent_width for of in (spec, frozen)]
+    assert widths == [recipe.latent_width // 2, recipe.latent_width]
+    plain = run(recipe, "CLIP+SSL", "x", 0)
+    assert paths.tokenizer(frozen) == paths.tokenizer(plain)
 
 
 def moved_folders(spec, other):

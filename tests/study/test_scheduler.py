@@ -1,5 +1,6 @@
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -90,6 +91,7 @@ def test_a_run_that_fails_is_returned_and_what_it_said_is_shown(tmp_path, monkey
 def test_runs_past_their_time_are_stopped_and_did_not_fail(
     limits, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr(scheduler, "LINE_SECONDS", 0.0)
     program = [sys.executable, "-c", "import time; time.sleep(60)"]
     start = subprocess.Popen
     monkeypatch.setattr(
@@ -110,6 +112,8 @@ def test_runs_past_their_time_are_stopped_and_did_not_fail(
     # Each run has its own time; of all runs the second never began.
     begun_runs = 2 if limits.one_run == 1 else 1
     assert output.getvalue().count("stopped, its time is over") == begun_runs
+    assert "0 of 2 runs done" in output.getvalue()  # not those that never began
+    assert not re.search(r"[12] of 2 runs done", output.getvalue())
 
 
 def test_time_left_goes_by_what_is_done(monkeypatch):
@@ -153,8 +157,8 @@ def test_workers_have_time_to_save_but_not_forever(program, status, monkeypatch)
 
 
 def test_a_worker_ends_with_the_study_that_started_it(tmp_path):
-    # Its point never comes, so that it has no other end.
-    os.mkfifo(tmp_path / "point.json")
+    # Its spec never comes, so that it has no other end.
+    os.mkfifo(tmp_path / "spec.json")
     # The study's place is taken by a shell that starts a worker and dies at once.
     worker = f'"{sys.executable}" -m vtp_eqx.study.worker {tmp_path} {tmp_path}'
     study = f"{worker} $$ & echo $!; read -r"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import shutil
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
+from experiments import compare_finetuning
 from experiments.scale_compute import plan
 from vtp_eqx.data.text.caption_bpe import train_tokenizer
 from vtp_eqx.frozen.scene_network import scene_network_hash
@@ -176,6 +178,23 @@ def test_a_decoder_after_another_tokenizer_is_refused(made, tmp_path):
     made.mean = 1.0  # trained again, on another machine say
     with pytest.raises(ValueError, match="was trained after another tokenizer"):
         execute(paths)
+
+
+def test_each_decoder_after_another_tokenizer_is_named(made, tmp_path, monkeypatch):
+    tuned = lambda config, tokenizer, *_, **__: made.append("stage two") or tokenizer
+    monkeypatch.setattr(stages, "finetune_decoder", tuned)
+    paths, spec = RunPaths(tmp_path), compare_finetuning.plan("smoke", [0])[1]
+    execute(paths, spec)
+    assert made == ["tokenizer", "decoder", "stage two", "generator", "numbers"]
+    for folder in (paths.tokenizer(spec), paths.result(spec)):
+        shutil.rmtree(folder)
+    made.mean = 1.0
+    for folder in (paths.decoder(spec), paths.finetuned(spec)):
+        with pytest.raises(ValueError, match=rf"decoder in {folder} was trained after"):
+            execute(paths, spec)
+        shutil.rmtree(folder)
+    shutil.rmtree(paths.generator(spec))
+    execute(paths, spec)
 
 
 def test_a_run_without_a_decoder_stage_has_none(made, tmp_path):

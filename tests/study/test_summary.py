@@ -50,6 +50,11 @@ def test_methods_are_ranked_by_their_means(row):
     assert fd.endswith("): VTP 5.5, AE 6.0.")
     assert labels.startswith("Class right, highest first: ")
     assert ranking_sentences([Row(specs[0], None)]) == []
+    # A seed that AE alone has does not count.
+    fd, _ = ranking_sentences(rows[:-1])
+    assert fd.startswith("FD-scenes of one seed, lowest first")
+    assert fd.endswith("): VTP 4.0, AE 5.0.")
+    assert ranking_sentences([rows[0], rows[-1]]) == []
 
 
 def test_a_trend_is_from_the_first_setting_to_the_last(row):

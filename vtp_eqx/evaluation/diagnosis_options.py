@@ -41,6 +41,14 @@ class DiagnosisOptions(ReconstructionOptions):
     scenes: SceneConfig = SCENES
     """Which scenes are drawn: validation scenes, of the tokenizer's size."""
 
+    def __post_init__(self):
+        super().__post_init__()
+        require(
+            self.data == BUILT_IN or self.scenes == SCENES,
+            f"`scenes` ({self.scenes}) are drawn in place of `data` ({self.data}), not "
+            "beside them: leave out either.",
+        )
+
     def diagnose(self, tokenizer: Tokenizer) -> None:
         """Diagnoses a tokenizer, with its progress, and shows the panel."""
         size = tokenizer.config.image_size
@@ -70,7 +78,8 @@ class DiagnosisOptions(ReconstructionOptions):
         rows = config.validation_indices[: self.limit or NUM_IMAGES]
         drawn = render(config, rows)
         source = ArraySource({"image": drawn.image, "label": drawn.label})
-        return Images(source=source, crop=CenterCrop(size)), object_masks(config, rows)
+        images = Images(source=source, crop=CenterCrop(size), limit=self.limit)
+        return images, object_masks(config, rows)
 
     def network_for(self, size: int) -> FeatureNetwork:
         """The feature network, or the scene network that was shipped for that size."""

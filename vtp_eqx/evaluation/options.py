@@ -33,6 +33,7 @@ from vtp_eqx.evaluation.networks import (
     NetworkName,
     PerceptualNetwork,
 )
+from vtp_eqx.evaluation.probe_sweep import SweepConfig
 from vtp_eqx.evaluation.prompts import (
     check_class_names,
     describe_classes,
@@ -50,6 +51,7 @@ from vtp_eqx.mesh import data_mesh
 T = TypeVar("T")
 Flat = Annotated[T, tyro.conf.arg(name="")]  # options without a prefix
 console = Console(width=None if sys.stdout.isatty() else 120)
+SWEEP = SweepConfig()
 
 
 def opened(path: Path, split: str) -> Source:
@@ -212,6 +214,16 @@ class ProbeOptions(TrainedOptions):
     """How classifiers are fitted: by DINOv2's `sweep`, whose best one is chosen on the
     test images, or by `lbfgs` as in studies, with a penalty that is chosen on training
     images."""
+    config: SweepConfig = SWEEP
+    """Of the sweep alone."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(
+            self.fit == "sweep" or self.config == SWEEP,
+            f"`config` ({self.config}) describes a sweep, and `fit` ({self.fit!r}) is "
+            "none: leave it out, or take 'sweep'.",
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

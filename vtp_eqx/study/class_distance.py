@@ -20,9 +20,7 @@ from vtp_eqx.evaluation.networks import (
     network_outputs,
     scene_features,
 )
-from vtp_eqx.frozen.scene_network import CLASS_SIZES, shipped
-from vtp_eqx.scenes.render import GROUP
-from vtp_eqx.study.dataset import Dataset
+from vtp_eqx.study.dataset import DataKind, Dataset
 from vtp_eqx.study.generation import BATCH
 
 
@@ -31,10 +29,10 @@ NAME = "FD-classes"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassDistance:
-    """The network, the moments of the validation scenes in it, and the floor.
+    """The network, the moments of the validation images in it, and the floor.
 
-    The floor is the distance of as many training scenes as there are samples, one of
-    each group, as with FD-scenes.
+    The floor is the distance of as many training images as there are samples, one of
+    each group, as with other distances.
     """
 
     network: FeatureNetwork
@@ -43,28 +41,27 @@ class ClassDistance:
 
     @classmethod
     def of(
-        cls, data: Dataset, num_samples: int, folder: Path
+        cls, kind: DataKind, data: Dataset, num_samples: int, folder: Path
     ) -> "ClassDistance | None":
         """That of a data set; features are kept in its `folder`, for all runs on it.
 
-        `None` where no network is shipped for scenes of this size.
+        `None` where data of this `kind` have no such network.
         """
-        size = data.train.image.shape[1]
-        if size not in CLASS_SIZES:
+        if kind.class_network is None:
             return None
-        network = scene_features(shipped(size, "class"))
+        network = scene_features(kind.class_network)
         place = ExtractConfig(folder=folder, batch_size=BATCH, mesh=None)
         others, real = (
             extract_features(network_outputs, network, Images.of(images), place)
             .moments("features")
             for images in (
-                data.train.image[: num_samples * GROUP : GROUP],
+                data.train.image[: num_samples * kind.group : kind.group],
                 data.validation.image,
             )
         )  # fmt: skip
         return cls(network=network, real=real, floor=frechet_distance(others, real))
 
     def to(self, images: UInt8[np.ndarray, "count size size 3"]) -> float:
-        """The distance of samples to the validation scenes."""
+        """The distance of samples to the validation images."""
         outputs = in_batches(network_outputs, self.network, images, batch_size=BATCH)
         return frechet_distance(Moments.of(outputs["features"]), self.real)

@@ -20,10 +20,10 @@ from vtp_eqx.runs.command import exit_with_message
 from vtp_eqx.runs.run_dir import check_disk_space, disk_errors, DiskSpaceError
 from vtp_eqx.study.checkout import commit
 from vtp_eqx.study.dataset import prepare
+from vtp_eqx.study.measure import RecordsError
 from vtp_eqx.study.recipe import Scale as Scale
 from vtp_eqx.study.report import (
     read_records,
-    RecordsError,
     rows_of,
     Study as Study,
     write_report,
@@ -91,6 +91,11 @@ class StudyOptions:
             )
 
     @property
+    def planned_scale(self) -> Scale:
+        """The scale of the runs, "smoke" in a smoke run."""
+        return "smoke" if self.smoke else self.scale
+
+    @property
     def limits(self) -> TimeLimits:
         """Both limits in seconds."""
         seconds = lambda minutes: 60 * (minutes or math.inf)
@@ -108,7 +113,7 @@ def run_study(study: Study, options: StudyOptions) -> None:
     """
     commit()  # of what is being run, wherever the checkout goes meanwhile
     console = Console(width=None if sys.stdout.isatty() else 160)
-    scale: Scale = "smoke" if options.smoke else options.scale
+    scale = options.planned_scale
     specs = study.plan(scale, range(1 if options.smoke else options.seeds))
     known = read_records(options.reuse_results)
     out = options.out or options.runs / f"{study.name}-{scale}" / study.name
@@ -133,17 +138,16 @@ def run_study(study: Study, options: StudyOptions) -> None:
             ]
             console.print(f"{spec.name}: {', '.join(cells)}")
 
-    rows = rows_of(specs, paths, known)
-    missing = _missing(rows, options)
-    done = num_runs(finished_rows(rows))
     places = ", ".join(map(str, (options.runs, *options.reuse_results)))
-    console.print(
-        f"{study.title}: {num_runs(rows)} runs, {done} of them found in {places}."
-    )
     with _room(options.runs, out):
-        for spec in missing:
+        for spec in _missing(rows_of(specs, paths, known), options):
             prepare(spec.kind, paths.data(spec), console.print)
-        report()
+        # Not before: which results are comparable, the network made with data decides.
+        rows = report()
+        missing, done = _missing(rows, options), num_runs(finished_rows(rows))
+        console.print(
+            f"{study.title}: {num_runs(rows)} runs, {done} of them found in {places}."
+        )
         try:
             failed = execute_runs(
                 missing, paths, num_workers=_num_workers(options.workers),
@@ -155,7 +159,7 @@ def run_study(study: Study, options: StudyOptions) -> None:
             raise SystemExit(INTERRUPTED) from None
         rows = report()
     console.print(terminal_table(rows, study.title, study.columns))
-    for sentence in study.summary(rows):
+    for sentence in study.sentences(rows):
         console.print(sentence, style="bold", highlight=False)
     console.print(f"Report: {out / 'report.md'}")
     if failed:

@@ -118,6 +118,11 @@ class DataKind(Protocol):
         """The hash of its weights, or "" where it is not trained yet."""
         ...
 
+    @property
+    def class_network(self) -> Path | None:
+        """The folder of a network that learned the class alone, for FD-classes."""
+        ...
+
     def sample_labels(
         self, train: Int[np.ndarray, " num"], num_samples: int, of: Labels
     ) -> Int[np.ndarray, " samples"]:

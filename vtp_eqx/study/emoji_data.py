@@ -87,9 +87,16 @@ class EmojiData:
             f"`tars` ({tars}) must be a folder of experiments/make_emoji_tars.py; it "
             f"has no {', '.join(missing)}: name another, or run that again.",
         )
-        record = json.loads((tars / RECORD).read_text())
-        version = record.pop("version")
-        options = from_dict(EmojiConfig, record)
+        try:
+            record = json.loads((tars / RECORD).read_text())
+            version = record.pop("version")
+            options = from_dict(EmojiConfig, record)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"`tars` ({tars}) must have the {RECORD} that "
+                f"experiments/make_emoji_tars.py wrote ({error}): run that again, for "
+                "another folder."
+            ) from error
         names = read_class_names(tars / GROUPS)
         groups = tuple(np.unique(names, return_inverse=True)[1].tolist())
         network = SceneNetworkConfig(
@@ -104,7 +111,7 @@ class EmojiData:
             digest=_digest(tars),
             num_train=len(TarSource(tars / "train")),
             groups=groups,
-            # No emoji is at another place than all others.
+            # Emoji are centered: a small shift is another view of the same class.
             network_training=dataclasses.replace(
                 SceneNetworkTraining(
                     network=network, num_epochs=12, batch_size=60, shift=4
@@ -150,7 +157,13 @@ class EmojiData:
             say(f"Training the network of emoji in {folder / NETWORK} ...")
             module = "vtp_eqx.study.emoji_network"
             command = [sys.executable, "-m", module, str(folder)]
-            subprocess.run(command, check=True, env=os.environ | ONE_THREAD)
+            done = subprocess.run(command, env=os.environ | ONE_THREAD)
+            require(
+                done.returncode == 0,
+                f"The network of emoji must be trained before any run; that ended with "
+                f"status {done.returncode}, for the reason above: mend it, and run the "
+                "command again.",
+            )
 
     def load(self, folder: Path, split: str) -> dict[str, np.ndarray]:
         """All emoji of a split, each part in an order of its own."""
@@ -183,6 +196,11 @@ class EmojiData:
         there = (folder / NETWORK / NETWORK_RECORD).exists()
         return scene_network_hash(folder / NETWORK) if there else ""
 
+    @property
+    def class_network(self) -> Path | None:
+        """None: `network` learned classes and their groups alone."""
+        return None
+
     def sample_labels(
         self, train: Int[np.ndarray, " num"], num_samples: int, of: Labels
     ) -> Int[np.ndarray, " samples"]:
@@ -207,9 +225,11 @@ class EmojiData:
 
 
 def _digest(tars: Path) -> str:
-    """Changes whenever a tar comes, goes or is written anew."""
-    found = [TarSource(tars / split).fingerprint for split in ("train", "validation")]
-    return hashlib.sha256(" ".join(found).encode()).hexdigest()[:12]
+    """Twelve digits that name all tars of a folder by their members."""
+    fingerprints = [
+        TarSource(tars / split).fingerprint for split in ("train", "validation")
+    ]
+    return hashlib.sha256(" ".join(fingerprints).encode()).hexdigest()[:12]
 
 
 def _write_split(source: TarSource, path: Path) -> None:

@@ -1,6 +1,6 @@
 """A generator's samples, and what they have in common with real images."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import dataclasses
 import json
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 
 from vtp_eqx.config import GenerateConfig
 from vtp_eqx.evaluation.batches import as_bytes, in_batches
+from vtp_eqx.evaluation.extract import Report
 from vtp_eqx.evaluation.flow_paths import held_out_flow_loss, path_shapes
 from vtp_eqx.evaluation.frechet import class_frechet_distance, frechet_distance
 from vtp_eqx.evaluation.latent_covariance import gaussian_flow_loss
@@ -33,8 +34,6 @@ BATCH = 240
 REFERENCE_VERSION = 1
 COLUMNS = 12  # of a grid of samples
 IN_A_GRID = 4 * COLUMNS  # samples, where there are no more classes
-
-Report = Callable[[str, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,7 +114,7 @@ def draw_samples(
 
     The latter where the solver's steps are the same for all.
     """
-    # Training splits the key of this seed in two; these draws are none of those.
+    # Training splits the key of this seed in two: a folded key is neither of those.
     key, parts, shapes = jr.fold_in(jr.key(spec.generate.seed), 2), [], []
     of, sampler = latents_hash(tokenizer), spec.sampler
     for start in range(0, len(labels), BATCH):
@@ -154,7 +153,7 @@ def flow_losses(
     tokens = normalized.reshape(len(latents), -1, normalized.shape[-1])
     times = (config.time_mean, config.time_std)
     bound = gaussian_flow_loss(tokens, labels, times=times)
-    # Neither samples nor the training have this key.
+    # Another key than those of samples and of training.
     key, losses = jr.fold_in(jr.key(config.seed), 3), {}
     for steps, generator in generators.items():
         loss = held_out_flow_loss(
@@ -165,7 +164,7 @@ def flow_losses(
 
 
 def reference_numbers(reference: Reference, condition: Labels) -> dict[str, float]:
-    """What samples can hope for: numbers of images that no generator made.
+    """Bounds of the numbers of samples: those of images that no generator made.
 
     `compare_sets` of other real images, as "FD(train, validation)" and so on: the floor
     of a distance; and the accuracy of held-out images and of their reconstructions.

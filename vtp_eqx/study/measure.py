@@ -13,7 +13,12 @@ import numpy as np
 from vtp_eqx.config import short_hash
 from vtp_eqx.evaluation.batches import BYTES, encode_images, reconstruct_images
 from vtp_eqx.evaluation.card import EvaluationCard, write
-from vtp_eqx.evaluation.extract import BatchConfig, extract_features, ExtractConfig
+from vtp_eqx.evaluation.extract import (
+    BatchConfig,
+    extract_features,
+    ExtractConfig,
+    Report,
+)
 from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.linear_probe import last_block, probe_attributes
 from vtp_eqx.evaluation.networks import FeatureNetwork, network_outputs
@@ -25,12 +30,12 @@ from vtp_eqx.evaluation.reconstruction import (
 from vtp_eqx.evaluation.scene_metrics import read_scenes, SceneSet
 from vtp_eqx.evaluation.zero_shot import embed, embed_prompts, zero_shot_accuracy
 from vtp_eqx.files import write_text
+from vtp_eqx.frozen.scene_network import scene_network_hash
 from vtp_eqx.losses.latents import smoothness_loss
 from vtp_eqx.models.arrays import latents_hash, weights_hash
 from vtp_eqx.models.generator import Generator, generator_hash
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.pictures import save_grid
-from vtp_eqx.scenes.render import SceneConfig
 from vtp_eqx.study.checkout import commit
 from vtp_eqx.study.class_distance import ClassDistance, NAME as CLASS_DISTANCE
 from vtp_eqx.study.dataset import Dataset, Labels
@@ -43,7 +48,6 @@ from vtp_eqx.study.generation import (
     generation_numbers,
     Reference,
     reference_numbers,
-    Report,
 )
 from vtp_eqx.study.run_spec import RunPaths, RunSpec
 
@@ -53,6 +57,10 @@ IN_MEMORY = BatchConfig(batch_size=BATCH, mesh=None)
 PAIRS = 16  # of images and their reconstructions in a grid, in two rows
 # The feature network of results that do not name theirs.
 FIRST_NETWORK = "0acc6316b4492e63c760e2dbc23ad4635866318c40c22b66fbf97ec1e3bab9bd"
+
+
+class RecordsError(ValueError):
+    """A file is no result of a run, or no `runs.json` of a report."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,19 +81,39 @@ class RunResult:
 
     @classmethod
     def read(cls, paths: RunPaths, spec: RunSpec) -> "RunResult | None":
-        """The result of `spec` in its folder, or `None` where it is not finished."""
+        """The `comparable` result of `spec` in its folder, or `None` without one.
+
+        Raises `RecordsError` where it cannot be read.
+        """
         path = paths.result(spec) / "result.json"
         if not path.exists():
             return None
-        result = cls(**json.loads(path.read_text()))
-        return result if result.is_comparable(paths, spec) else None
+        try:
+            result = cls(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise RecordsError(
+                f"`runs` ({path}) must be whole and of this version ({error}): remove "
+                "that file, and the run is measured again."
+            ) from error
+        return result.comparable(paths, spec)
 
-    def is_comparable(self, paths: RunPaths, spec: RunSpec) -> bool:
-        """Whether it was measured with the network that reads samples of these data.
+    def comparable(self, paths: RunPaths, spec: RunSpec) -> "RunResult | None":
+        """The numbers of it that are comparable with those of runs measured now.
 
-        Distances of two networks have two scales.
+        Distances of two networks have two scales: `None` where another network read
+        the samples, and without FD-classes where those are of another network.
         """
-        return self.feature_hash == spec.kind.network_hash(paths.data(spec))
+        if self.feature_hash != spec.kind.network_hash(paths.data(spec)):
+            return None
+        of_classes = spec.kind.class_network
+        if of_classes and self.class_hash == scene_network_hash(of_classes):
+            return self
+        numbers = {
+            name: value
+            for name, value in self.numbers.items()
+            if not name.startswith(CLASS_DISTANCE)
+        }
+        return dataclasses.replace(self, numbers=numbers)
 
     def write(self, folder: Path) -> None:
         """Marks the run as finished."""
@@ -122,7 +150,7 @@ def measure(
 ) -> RunResult:
     """Measures a run, and leaves numbers, cards and pictures in its folder.
 
-    `known` are numbers of its training, which the result has too.
+    `known` are numbers from its training, to which the measured ones are added.
     """
     folder, kind = paths.result(spec), spec.kind
     network = kind.network(paths.data(spec))
@@ -139,9 +167,7 @@ def measure(
         spec.num_samples,
         paths.data(spec),
     )
-    classes = None
-    if isinstance(spec.data, SceneConfig):  # there is no such network of others
-        classes = ClassDistance.of(data, spec.num_samples, paths.data(spec))
+    classes = ClassDistance.of(kind, data, spec.num_samples, paths.data(spec))
     numbers = {
         **known,
         **rebuilt.numbers,

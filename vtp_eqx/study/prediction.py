@@ -32,7 +32,7 @@ from vtp_eqx.frozen.scene_network import shipped
 from vtp_eqx.models.arrays import weights_hash
 from vtp_eqx.models.generator import load_generator
 from vtp_eqx.scenes.render import object_masks, SceneConfig
-from vtp_eqx.study.dataset import load_dataset
+from vtp_eqx.study.dataset import load_dataset, prepare
 from vtp_eqx.study.generation import BATCH, flow_losses
 from vtp_eqx.study.measure import at_budget, RunResult
 from vtp_eqx.study.rotation import rotate_latents
@@ -47,6 +47,7 @@ LOSSES = ("flow loss", "excess flow loss")
 CHANNELS = "channels"
 LEVEL = 0.05  # of a two-sided test
 RESAMPLES = 2000  # ours: of the bootstrap
+NUM_IMAGES = 2000  # ours: validation images that a tokenizer is diagnosed on
 PERMUTATIONS = 20_000  # ours: limits are right to about 0.01
 
 
@@ -57,6 +58,7 @@ class DiagnosedRun:
     Runs of one `point` differ in their seed alone, and those of one `setup` in their
     tokenizer alone: scenes, generator but for its width, sampler, number of samples and
     the network that measured them are the same. `numbers` are those at each budget.
+    Panels are comparable where they are of as many images, by one `version`.
     """
 
     hash: str
@@ -68,6 +70,8 @@ class DiagnosedRun:
     setup: str
     panel: dict[str, float]
     numbers: dict[str, float]
+    num_images: int = NUM_IMAGES
+    version: int = 1  # of `latent_diagnosis`
 
 
 class Point(NamedTuple):
@@ -85,11 +89,11 @@ class Point(NamedTuple):
 
 
 class Correlation(NamedTuple):
-    """Spearman's of two numbers over points: its 95% interval, and without a method.
+    """Spearman's correlation of two numbers over points, with its 95% interval.
 
-    `without` are the lowest and the highest that are left when all points of one method
-    are left out. It `predicts` where it reaches its `limit`, and with the same sign the
-    limit of the points that are left, whichever method that is.
+    `without` are its lowest and highest value when all points of one method are left
+    out. It `predicts` where its size reaches the `limit` for so many points, and, with
+    the same sign, that for the points that are left without any one method.
     """
 
     value: float
@@ -132,6 +136,8 @@ def diagnosed_run(
         setup=f"{_setup(spec)} {result.feature_hash[:12]}",
         panel=known["panel"],
         numbers={**known["flow losses"], **measured},
+        num_images=num_images,
+        version=VERSION,
     )
 
 
@@ -152,6 +158,7 @@ def _diagnose(
     num_images: int,
 ) -> dict[str, dict[str, float]]:
     """The panel, and the flow losses of the generators that are still there."""
+    prepare(spec.kind, paths.data(spec), print)  # where they were removed
     data = load_dataset(spec.kind, None, paths.data(spec))
     if spec.rotation is not None:
         tokenizer = rotate_latents(tokenizer, key=jr.key(spec.rotation))
@@ -195,10 +202,13 @@ def write_runs(runs: Sequence[DiagnosedRun], path: Path) -> None:
     write_text(path, json.dumps(records, indent=1) + "\n")
 
 
-def read_runs(paths: Iterable[Path]) -> list[DiagnosedRun]:
+def read_runs(
+    paths: Iterable[Path], num_images: int = NUM_IMAGES
+) -> list[DiagnosedRun]:
     """The runs in files of `write_runs`, each once; the first of several files counts.
 
-    Raises `ValueError` where one cannot be read.
+    Raises `ValueError` where one cannot be read, or has panels that are not comparable
+    with those that this version takes of so many images.
     """
     found: dict[str, DiagnosedRun] = {}
     for path in paths:
@@ -210,6 +220,13 @@ def read_runs(paths: Iterable[Path]) -> list[DiagnosedRun]:
                 f"`--reuse-results` ({path}) must be a `panel.json` that was written "
                 f"beside a report ({error}): name another, or leave it out."
             ) from error
+    for run in found.values():
+        require(
+            (run.num_images, run.version) == (num_images, VERSION),
+            f"`--reuse-results` ({run.method} {run.setting}, {run.num_images} images, "
+            f"panel version {run.version}) must have panels of {num_images} images and "
+            f"version {VERSION}: leave it out, or change `--num-images`.",
+        )
     return [*found.values()]
 
 
@@ -246,7 +263,8 @@ def budgets_of(points: Sequence[Point]) -> list[int]:
 def predictors(points: Sequence[Point], steps: int) -> list[str]:
     """The numbers of the panel and of generators that every point has.
 
-    Of those that rank the points alike, as multiples of one another do, the first.
+    Of several that give the points the same ranks, such as multiples of one another,
+    the first alone.
     """
     found: dict[tuple[float, ...], str] = {}
     for name in (*points[0].numbers, *LOSSES):
@@ -259,7 +277,7 @@ def predictors(points: Sequence[Point], steps: int) -> list[str]:
 def correlation(
     points: Sequence[Point], name: str, target: str, steps: int
 ) -> Correlation:
-    """That of a number with a target, both after so many generator steps."""
+    """The correlation of a number with a target, both after so many generator steps."""
     rows = [(point.at(name, steps), point.at(target, steps)) for point in points]
     values = np.array(rows, float)
     methods = np.array([point.method for point in points])
@@ -281,9 +299,9 @@ def correlation(
 
 @functools.cache
 def limit(count: int) -> float:
-    """The size that Spearman's correlation of `count` unrelated points hardly reaches.
+    """The critical size of Spearman's correlation of `count` points, two-sided at 5%.
 
-    It does in 5% of permutations, and is infinite where no size is that rare.
+    By random permutations; infinite where no size is that rare.
     """
     if count < 2:
         return np.inf

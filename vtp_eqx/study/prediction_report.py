@@ -91,7 +91,7 @@ def _sentences(
     table: Table,
     columns: Sequence[tuple[str, int]],
 ) -> list[str]:
-    """How many points there are, what chance does, and what predicts."""
+    """How many points there are, what chance would give, and what predicts."""
     used, count = sum(point.num_seeds for point in points), len(points)
     by_method: dict[str, list[str]] = {}
     for point in points:

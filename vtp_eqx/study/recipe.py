@@ -28,7 +28,7 @@ from vtp_eqx.config import (
 )
 from vtp_eqx.scenes.render import SceneConfig, STUDY_DIFFICULTY
 from vtp_eqx.study.dataset import Labels
-from vtp_eqx.study.methods import Method as Method, METHODS as METHODS
+from vtp_eqx.study.methods import Method, METHODS
 from vtp_eqx.study.run_spec import data_kind, DataConfig, dit_for, RunSpec
 from vtp_eqx.training.adapter import adapted_config
 from vtp_eqx.training.flops import train_flops
@@ -231,7 +231,7 @@ def run(
     tokenizer = pretrain.tokenizer
     if how.adapter is not None:
         tokenizer = adapted_config(tokenizer, how.adapter)
-    # Of labels that the data do not have, the spec says so.
+    # Labels that the data do not have are refused by `RunSpec`.
     num_labels = data_kind(recipe.data).num_labels.get(recipe.labels, 1)
     vision = None
     if pretrain.vision_widths:

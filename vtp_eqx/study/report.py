@@ -14,7 +14,7 @@ from typing import Any
 from vtp_eqx.config import as_json
 from vtp_eqx.files import write_text
 from vtp_eqx.study.checkout import commit
-from vtp_eqx.study.measure import RunResult
+from vtp_eqx.study.measure import RecordsError, RunResult
 from vtp_eqx.study.recipe import Scale
 from vtp_eqx.study.run_spec import RunPaths, RunSpec, spec_hash, vision_flops
 from vtp_eqx.study.table import (
@@ -65,15 +65,27 @@ FORMER_NAMES = {"size": "setting", "judge": "feature_hash"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
-    """What is asked, by which runs, and how the answer is drawn and summarized."""
+    """What is asked, by which runs, and how the answer is drawn and summarized.
+
+    The `question` is the docstring of the study's script: question and design, and
+    commands, which are indented and not in the report.
+    """
 
     name: str
     title: str
-    question: str
+    question: str | None
     plan: Callable[[Scale, Sequence[int]], list[RunSpec]]
     figure: Callable[[Sequence[Row], Path, str], None]
     summary: Callable[[Sequence[Row]], list[str]]
     columns: Sequence[Column] = COLUMNS
+
+    def sentences(self, rows: Sequence[Row]) -> list[str]:
+        """The summary, after how many runs are finished where some are not."""
+        done, planned = num_runs(finished_rows(rows)), num_runs(rows)
+        if done == planned:
+            return self.summary(rows)
+        progress = f"{done} of {planned} runs are finished"
+        return [f"{progress}; what follows is about those.", *self.summary(rows)]
 
 
 def write_report(
@@ -94,12 +106,13 @@ def write_report(
     study.figure(rows, figure, study.title)
     differences, generation = differences_table(rows), generation_table(rows)
     kind = rows[0].spec.kind
+    question = (study.question or "").strip().split("\n\n")
     parts = [
         f"# {study.title}",
-        study.question,
+        *(part for part in question if not part.startswith("    ")),
         _origin(rows, command, seconds),
         f"![{study.title}]({figure.relative_to(out)})",
-        "\n".join(f"- {sentence}" for sentence in study.summary(rows)),
+        "\n".join(f"- {sentence}" for sentence in study.sentences(rows)),
         "## Means over seeds",
         "± is half the range over seeds.",
         means_table(rows, study.columns),
@@ -142,7 +155,7 @@ def write_report(
 def rows_of(
     specs: Sequence[RunSpec],
     paths: RunPaths,
-    known: Mapping[str, RunResult] | None = None,
+    known: Mapping[str, RunResult] = {},
 ) -> list[Row]:
     """Every run with its result and its training FLOPs, where it is finished.
 
@@ -152,9 +165,9 @@ def rows_of(
     rows = []
     for spec in specs:
         result = RunResult.read(paths, spec)
-        if result is None and known is not None:
-            result = known.get(spec_hash(spec))
-        if result is None or not result.is_comparable(paths, spec):
+        if result is None and (of_report := known.get(spec_hash(spec))):
+            result = of_report.comparable(paths, spec)
+        if result is None:
             rows.append(Row(spec, None))
             continue
         numbers, frozen = dict(result.numbers), vision_flops(spec)
@@ -165,10 +178,6 @@ def rows_of(
         numbers["FLOPs"] = run_flops(spec.pretrain) + frozen
         rows.append(Row(spec, dataclasses.replace(result, numbers=numbers)))
     return rows
-
-
-class RecordsError(ValueError):
-    """A file is not the `runs.json` of a report."""
 
 
 def read_records(paths: Iterable[Path]) -> dict[str, RunResult]:

@@ -65,8 +65,8 @@ class RunSpec:
     tokenizer_images: int | None = later(None)
     # Over which cosines between the gradients of objectives are measured; 0: none are.
     gradient_batches: int = later(0)
-    # What makes latents of features of the pre-training's encoder, frozen, in place of
-    # its bottleneck.
+    # Makes latents from features of the pre-training's encoder, frozen, in place of its
+    # bottleneck.
     adapter: AdapterConfig | None = later(None)
     # The decoder's training against a discriminator after `decode`, if there is one.
     finetune: FinetuneConfig | None = later(None)
@@ -130,7 +130,7 @@ class RunSpec:
     def text(self) -> TextConfig | None:
         """The text tower that reads the captions, if one does.
 
-        Latents that learn from none may be aligned with a network that does.
+        Of a run without one, the frozen network that it learns from may have it.
         """
         return (self.vision or self.pretrain).tokenizer.text
 
@@ -150,7 +150,13 @@ class RunSpec:
         """The run whose tokenizer is the frozen network, if there is one."""
         if self.vision is None:
             return None
-        return dataclasses.replace(self, pretrain=self.vision, vision=None)
+        # It may have more channels than the latents that learn from it.
+        width = self.vision.tokenizer.latent_width
+        dit = dataclasses.replace(self.generate.dit, latent_width=width)
+        generate = dataclasses.replace(self.generate, dit=dit)
+        return dataclasses.replace(
+            self, pretrain=self.vision, vision=None, adapter=None, generate=generate
+        )
 
     @property
     def name(self) -> str:
@@ -200,7 +206,7 @@ class RunPaths:
         return self.root / "decoders" / joint
 
     def last_tokenizer(self, spec: RunSpec) -> Path:
-        """The run of the last of these that `spec` has."""
+        """The run of the tokenizer that decodes samples: the last of these there is."""
         if spec.finetune is not None:
             return self.finetuned(spec)
         return (self.tokenizer if spec.decode is None else self.decoder)(spec)
@@ -298,7 +304,7 @@ def _tokenizer_parts(spec: RunSpec) -> list[object]:
 
 
 def _latents_parts(spec: RunSpec) -> list[object]:
-    """What latents depend on, before they are turned."""
+    """What latents depend on, before a rotation."""
     adapter = [] if spec.adapter is None else [spec.adapter]
     return [*_tokenizer_parts(spec), *adapter]
 

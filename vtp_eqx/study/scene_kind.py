@@ -20,7 +20,12 @@ from vtp_eqx.evaluation.scene_metrics import (
     recognizable_share,
     SceneSet,
 )
-from vtp_eqx.frozen.scene_network import Reading, scene_network_hash, shipped
+from vtp_eqx.frozen.scene_network import (
+    CLASS_SIZES,
+    Reading,
+    scene_network_hash,
+    shipped,
+)
 from vtp_eqx.scenes.captions import prompts
 from vtp_eqx.scenes.render import COLORS, GROUP, NAMES, NUM_CLASSES, SceneConfig
 from vtp_eqx.scenes.tfds_builder import prepare_scenes
@@ -104,6 +109,11 @@ class SceneKind:
     def network_hash(self, folder: Path) -> str:
         """The hash of its weights."""
         return scene_network_hash(shipped(self.size))
+
+    @property
+    def class_network(self) -> Path | None:
+        """One is shipped for some sizes."""
+        return shipped(self.size, "class") if self.size in CLASS_SIZES else None
 
     def sample_labels(
         self, train: Int[np.ndarray, " num"], num_samples: int, of: Labels

@@ -123,7 +123,7 @@ def execute_runs(
     shown, and kept under `logs`. An interrupt, and `limits`, stop the workers; what
     they had saved is used by the next call.
     """
-    waiting, failed, begun = list(specs), [], time.monotonic()
+    waiting, failed, done, begun = list(specs), [], 0, time.monotonic()
     workers: list[_Worker] = []
     free_cores = own_cores(num_workers)
     columns = (
@@ -157,13 +157,13 @@ def execute_runs(
                     bars.remove_task(worker.task)
                     clock.add(cost(worker.spec), worker.begun)
                     if worker.process.returncode == 0:
+                        done += 1
                         finished(worker.spec)
                     elif worker.is_stopped:
                         console.print(f"{worker.spec.name}: stopped, its time is over")
                     else:
                         failed.append(worker.spec)
                         _print_failure(worker, console)
-                done = len(specs) - len(waiting) - len(workers)
                 left = clock.time_left([worker.begun for worker in workers])
                 bars.update(overall, completed=done, note=left)
                 if not console.is_terminal and clock.is_line_due():

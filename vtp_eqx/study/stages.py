@@ -17,6 +17,7 @@ import numpy as np
 from vtp_eqx.config import DecodeConfig, FinetuneConfig, require
 from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.evaluation.batches import encode_images
+from vtp_eqx.evaluation.extract import Report
 from vtp_eqx.evaluation.latent_statistics import measure_latents
 from vtp_eqx.files import exclusive_folder
 from vtp_eqx.frozen.encoder import FrozenEncoder
@@ -32,7 +33,7 @@ from vtp_eqx.runs.pretrain import PCA_IMAGES, pretrain
 from vtp_eqx.runs.train_decoder import train_decoder
 from vtp_eqx.runs.train_generator import train_generator
 from vtp_eqx.study.dataset import Dataset, load_dataset
-from vtp_eqx.study.generation import BATCH, Report
+from vtp_eqx.study.generation import BATCH
 from vtp_eqx.study.measure import measure, RunResult
 from vtp_eqx.study.rotation import rotate_latents
 from vtp_eqx.study.run_spec import RunPaths, RunSpec
@@ -60,13 +61,10 @@ def execute_run(spec: RunSpec, paths: RunPaths, report: Report) -> RunResult:
     encoded = stages.encoded(encoder)
     if spec.decode is not None:
         tokenizer = stages.decoder(spec.decode, encoder, encoded)
+        _check_latents(tokenizer, encoder, paths.decoder(spec))
         if spec.finetune is not None:
             tokenizer = stages.finetuned(spec.finetune, tokenizer, encoded)
-        require(
-            latents_hash(tokenizer) == latents_hash(encoder),
-            f"The decoder in {paths.last_tokenizer(spec)} was trained after another "
-            "tokenizer: remove that folder, and run again.",
-        )
+            _check_latents(tokenizer, encoder, paths.finetuned(spec))
     if spec.rotation is not None:
         tokenizer = rotate_latents(tokenizer, key=jr.key(spec.rotation))
         encoded = stages.encoded(tokenizer)
@@ -223,6 +221,14 @@ class _Stages:
                     progress=lambda done, total, _: report("generator", done, total),
                 ))  # fmt: skip
             return {n: load_generator(path, tokenizer) for n, path in saved.items()}
+
+
+def _check_latents(decoded: Tokenizer, encoder: Tokenizer, folder: Path) -> None:
+    require(
+        latents_hash(decoded) == latents_hash(encoder),
+        f"The decoder in {folder} was trained after another tokenizer: remove that "
+        "folder, and run again.",
+    )
 
 
 def _made_or_found(folder: Path, make: Callable[[], Tokenizer]) -> Tokenizer:

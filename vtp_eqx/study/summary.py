@@ -15,21 +15,11 @@ from vtp_eqx.study.statistics import (
 )
 from vtp_eqx.study.table import (
     distance_of,
-    finished_rows,
     groups,
     methods,
-    num_runs,
-    real_distance,
+    real_distances,
     Row,
 )
-
-
-def progress_sentence(rows: Sequence[Row]) -> list[str]:
-    """How many runs are finished, where some are missing."""
-    done, planned = num_runs(finished_rows(rows)), num_runs(rows)
-    if done == planned:
-        return []
-    return [f"{done} of {planned} runs are finished; what follows is about those."]
 
 
 def baseline_sentences(
@@ -54,30 +44,32 @@ def baseline_sentences(
         if parts:
             sentences.append(
                 f"{distance} of {method} beside {baseline} (lower is better; real "
-                f"{rows[0].spec.kind.noun} have {real_distance(rows):.1f}): "
+                f"{rows[0].spec.kind.noun} have {_floor(rows)}): "
                 f"{'; '.join(parts)}."
             )
     return sentences
 
 
 def ranking_sentences(rows: Sequence[Row]) -> list[str]:
-    """Distance and class accuracy of all methods, best first; means over seeds."""
+    """Distance and class accuracy of all methods, best first.
+
+    Means over the seeds that all methods have, so that none is ranked by its seeds.
+    """
     found, distance = groups(rows), distance_of(rows)
-    if not found:
+    shared = set.intersection(*({*group} for group in found.values())) if found else ()
+    if not shared:
         return []
-    seeds = min(len(group) for group in found.values())
+    seeds = "one seed" if len(shared) == 1 else f"{len(shared)} seeds"
+    real = f"real {rows[0].spec.kind.noun} have {_floor(rows)}"
     sentences = []
     for name, title, style, sign in (
-        (
-            distance,
-            f"{distance} of {'one seed' if seeds == 1 else f'{seeds} seeds'}, lowest "
-            f"first (real {rows[0].spec.kind.noun} have {real_distance(rows):.1f})",
-            ".1f",
-            1,
-        ),
+        (distance, f"{distance} of {seeds}, lowest first ({real})", ".1f", 1),
         ("class accuracy", "Class right, highest first", ".0%", -1),
     ):
-        means = {key: mean(group, name) for key, group in found.items()}
+        means = {
+            key: mean({seed: group[seed] for seed in shared}, name)
+            for key, group in found.items()
+        }
         order = sorted(means, key=lambda key: sign * means[key])
         parts = [f"{method} {means[method, at]:{style}}" for method, at in order]
         sentences.append(f"{title}: {', '.join(parts)}.")
@@ -206,3 +198,9 @@ def _verdict(gains: Sequence[float]) -> str:
     if bounds[0] > 0:
         return "better"
     return "worse" if bounds[1] < 0 else "no significant difference"
+
+
+def _floor(rows: Sequence[Row]) -> str:
+    """The floor of finished runs, of several data from the lowest to the highest."""
+    floors = [f"{value:.1f}" for value in sorted(real_distances(rows))]
+    return " to ".join(dict.fromkeys([floors[0], floors[-1]]))

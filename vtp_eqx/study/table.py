@@ -46,6 +46,10 @@ COLUMNS = (
     Column("color right", "color accuracy", ".0%"),
     Column("shape read off latents", "probe latents shape", ".0%"),
 )
+COSTS = (
+    Column("pre-training FLOPs", "FLOPs", ".1e"),
+    Column("of them for the frozen network", "frozen FLOPs", ".1e"),
+)
 # Of a second table: what a single distance does not tell of samples.
 GENERATION = (
     Column("MIND (lower is better)", "MIND", ".1f"),
@@ -94,10 +98,17 @@ def methods(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(row.spec.method for row in rows))
 
 
+def real_distances(rows: Sequence[Row]) -> list[float]:
+    """The distance of training to validation images, its floor, of each finished run.
+
+    Runs on different data differ in it.
+    """
+    return [_numbers(row)[f"FD{REAL}"] for row in finished_rows(rows)]
+
+
 def real_distance(rows: Sequence[Row]) -> float:
-    """The distance of training to validation images, its floor, of finished runs."""
-    numbers = [row.result.numbers for row in rows if row.result]
-    return float(np.mean([one["FD(train, validation)"] for one in numbers]))
+    """That floor, of several data that of the first finished run."""
+    return real_distances(rows)[0]
 
 
 def terminal_table(
@@ -107,19 +118,16 @@ def terminal_table(
     table = Table("method", "setting", title=title, title_justify="left")
     for column in columns:
         table.add_column(column.heading, justify="right")
-    for (method, setting), group in groups(rows).items():
-        table.add_row(method, setting, *_means(group, columns))
+    for method, setting, _, *cells in _group_lines(rows, columns):
+        table.add_row(method, setting, *cells)
     return table
 
 
 def means_table(rows: Sequence[Row], columns: Sequence[Column] = COLUMNS) -> str:
     """A row for each method and setting: mean over seeds ± half of their range."""
-    return _markdown(
-        ("method", "setting", "seeds", *(column.heading for column in columns)),
-        (
-            (method, setting, str(len(group)), *_means(group, columns))
-            for (method, setting), group in groups(rows).items()
-        ),
+    headings = [column.heading for column in columns]
+    return markdown(
+        ["method", "setting", "seeds", *headings], _group_lines(rows, columns)
     )
 
 
@@ -138,15 +146,10 @@ def generation_table(rows: Sequence[Row]) -> str:
         for name, value in _numbers(rows[0]).items()
         if name.endswith(REAL)
     }
-    return _markdown(
-        ("method", "setting", "seeds", *(column.heading for column in columns)),
-        [
-            (f"training {rows[0].spec.kind.noun}", "", "", *_means({0: real}, columns)),
-            *(
-                (method, setting, str(len(group)), *_means(group, columns))
-                for (method, setting), group in groups(rows).items()
-            ),
-        ],
+    of_training = [f"training {rows[0].spec.kind.noun}", "", ""]
+    return markdown(
+        ["method", "setting", "seeds", *(column.heading for column in columns)],
+        [[*of_training, *_means({0: real}, columns)], *_group_lines(rows, columns)],
     )
 
 
@@ -158,19 +161,12 @@ def generation_columns(rows: Sequence[Row]) -> list[Column]:
 
 def runs_table(rows: Sequence[Row], columns: Sequence[Column] = COLUMNS) -> str:
     """Every finished run: "-" where a number does not exist."""
-    return _markdown(
-        ("method", "setting", "seed", *(column.heading for column in columns)),
-        (
-            (
-                spec.method,
-                spec.setting,
-                str(spec.seed),
-                *_means({spec.seed: result.numbers}, columns),
-            )
-            for spec, result in rows
-            if result is not None
-        ),
-    )
+    lines = [
+        [spec.method, spec.setting, f"{spec.seed}", *_means({0: numbers}, columns)]
+        for spec, numbers in ((row.spec, _numbers(row)) for row in finished_rows(rows))
+    ]
+    headings = [column.heading for column in columns]
+    return markdown(["method", "setting", "seed", *headings], lines)
 
 
 def differences_table(rows: Sequence[Row]) -> str:
@@ -199,7 +195,7 @@ def differences_table(rows: Sequence[Row]) -> str:
         )
         for method, setting, group, base in pairs(groups(rows))
     ]
-    return _markdown(headings, lines) if lines else ""
+    return markdown(headings, lines) if lines else ""
 
 
 def unfinished_runs(rows: Sequence[Row]) -> str:
@@ -216,6 +212,21 @@ def unfinished_runs(rows: Sequence[Row]) -> str:
         named = [f"{setting} (seed {', '.join(of)})" for setting, of in seeds.items()]
         parts.append(f"{method}: {'; '.join(named)}")
     return f"Planned and not finished: {'. '.join(parts)}."
+
+
+def markdown(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    ruler = f"{'|---' * len(headings)}|"
+    head, *body = [f"| {' | '.join(cells)} |" for cells in (headings, *lines)]
+    return "\n".join([head, ruler, *body])
+
+
+def _group_lines(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[str]]:
+    """Method, setting, count of seeds and means over them, for each that there is."""
+    return [
+        [method, setting, f"{len(group)}", *_means(group, columns)]
+        for (method, setting), group in groups(rows).items()
+    ]
 
 
 def _numbers(row: Row) -> dict[str, float]:
@@ -248,9 +259,3 @@ def _difference(group: Group, base: Group, column: Column) -> tuple[str, str]:
     if deviation is None:
         return text, "-"
     return text, f"{np.mean(ours) / (abs(sign) * deviation):+.1f}"
-
-
-def _markdown(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    ruler = f"{'|---' * len(headings)}|"
-    head, *body = [f"| {' | '.join(cells)} |" for cells in (headings, *lines)]
-    return "\n".join([head, ruler, *body])
