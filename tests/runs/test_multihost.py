@@ -177,7 +177,7 @@ def in_two_processes(program: str, folder: Path) -> list[dict]:
         for number in "01"
     ]  # fmt: skip
     try:
-        printed = [process.communicate(timeout=600)[0] for process in processes]
+        printed = [process.communicate(timeout=1200)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
