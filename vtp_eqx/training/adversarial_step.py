@@ -1,6 +1,7 @@
 """One update of a decoder and one of its discriminator, on any number of devices."""
 
 from collections.abc import Callable
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from jax import lax
 import jax.numpy as jnp
 import jax.random as jr
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 import optax
 
 from vtp_eqx.config import AdversarialConfig, FinetuneConfig
@@ -26,7 +27,7 @@ from vtp_eqx.training.adversarial import (
     DecoderReadouts,
     RunningStatistics,
 )
-from vtp_eqx.training.microbatches import loss_and_gradient
+from vtp_eqx.training.microbatches import loss_and_gradient, Objective
 from vtp_eqx.training.optimizer import make_optimizer
 from vtp_eqx.training.precision import cast_params
 from vtp_eqx.training.state import (
@@ -37,6 +38,7 @@ from vtp_eqx.training.state import (
     TrainState,
 )
 from vtp_eqx.training.step import (
+    advance,
     check_step,
     compiled_step,
     Step,
@@ -47,6 +49,8 @@ from vtp_eqx.training.step import (
 # Ours: below such a loss a discriminator learns nothing more, and with less than such a
 # share of the deviation of real colors what is decoded is gray.
 SATURATED, FLAT = 0.01, 0.1
+
+Gradient = tuple[Array, dict[str, Array], PyTree]  # a total, metrics, and its gradient
 
 
 class OptimizerStates(NamedTuple):
@@ -140,93 +144,24 @@ def make_adversarial_step(
     What has not begun is 0 in them.
     """
     config = objective.config
-    adversarial = config.adversarial
     static = eqx.filter(state, eqx.is_array, inverse=True)
     places = placement(state, mesh, config.sharding)
-    of_decoder = objective.of_decoder(has_adversary=True)
-    of_reconstruction = objective.of_decoder(has_adversary=False)
-    of_discriminator = objective.of_discriminator()
-    cast = lambda tree: cast_params(tree, config.precision)
-    number = lambda value: jnp.asarray(value, jnp.float32)
+    local = _Gradients(objective, static)
 
-    def gradient_of(objective, trainable, assemble, teacher, views, arrays):
-        key = jr.fold_in(jr.fold_in(arrays.key, arrays.step), 1)
-        found = loss_and_gradient(
-            objective, trainable, assemble, teacher, views, arrays.step,
-            accumulate=config.accumulate, key=jr.fold_in(key, lax.axis_index(DATA)),
-        )  # fmt: skip
-        return found.total, found.metrics, found.gradient
-
-    def against_discriminator(arrays, views):
-        student = eqx.combine(arrays, static).student
-        teacher = cast(student.discriminator)
-        weight = student.decoder.to_pixels.weight
-
-        def assemble_last_layer(last):
-            readouts = DecoderReadouts(
-                cast(student.decoder), cast(last[0]), cast(last[1])
-            )
-            return (
-                readouts,
-                lambda terms: terms["reconstruction"] + terms["adversarial"],
-            )
-
-        _, _, by_last = gradient_of(
-            of_decoder, (weight, weight), assemble_last_layer, teacher, views, arrays
-        )
-        norms = [jnp.linalg.norm(gradient) for gradient in by_last]
-        share = adversarial.weight * adaptive_weight(
-            *norms, eps=adversarial.weight_eps, limit=adversarial.weight_limit
-        )
-        total, metrics, gradient = decoder_gradient(
-            of_decoder, student.decoder, teacher, share, views, arrays
-        )
-        return total, metrics | _last_layer_metrics(share, *norms), gradient
-
-    def reconstruction_alone(arrays, views):
-        student = eqx.combine(arrays, static).student
-        total, metrics, gradient = decoder_gradient(
-            of_reconstruction, student.decoder, None, number(0), views, arrays
-        )
-        zeros = (number(0) for _ in range(3))
-        return total, metrics | _last_layer_metrics(*zeros), gradient
-
-    def decoder_gradient(objective, decoder, teacher, share, views, arrays):
-        trainable, rest = eqx.partition(decoder, eqx.is_inexact_array)
-
-        def assemble(trainable):
-            readouts = DecoderReadouts.of(cast(eqx.combine(trainable, rest)))
-            weights = lambda terms: (
-                terms["reconstruction"] + share * terms["adversarial"]
-            )
-            return readouts, weights
-
-        return gradient_of(objective, trainable, assemble, teacher, views, arrays)
-
-    def discriminator_gradient(arrays, views):
-        student = eqx.combine(arrays, static).student
-        trainable, rest = eqx.partition(student.discriminator, eqx.is_inexact_array)
-        weights = objective.discriminator_weights()
-        assemble = lambda trainable: (cast(eqx.combine(trainable, rest)), weights)
-        teachers = (cast(student.decoder), student.running)
-        return gradient_of(
-            of_discriminator, trainable, assemble, teachers, views, arrays
+    def on_shards(gradient):
+        return jax.shard_map(
+            gradient, mesh=mesh, in_specs=(REPLICATED, SPLIT), out_specs=REPLICATED
         )
 
     def no_gradient(arrays, views):
-        shapes = jax.eval_shape(on_shards(discriminator_gradient), arrays, views)
+        shapes = jax.eval_shape(on_shards(local.of_discriminator), arrays, views)
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
-    def on_shards(local):
-        return jax.shard_map(
-            local, mesh=mesh, in_specs=(REPLICATED, SPLIT), out_specs=REPLICATED
-        )
-
     def on_arrays(begun, arrays, batch):
-        step, old = arrays.step, (arrays.student, arrays.teacher, arrays.opt_state)
-        views = objective.make_views(batch, jr.fold_in(jr.fold_in(arrays.key, step), 0))
+        key = jr.fold_in(jr.fold_in(arrays.key, arrays.step), 0)
+        views = objective.make_views(batch, key)
         seen = without_optimizer(arrays)
-        of_images = against_discriminator if begun.decoder else reconstruction_alone
+        of_images = local.of_decoder if begun.decoder else local.of_reconstruction
         total, metrics, gradient = on_shards(of_images)(seen, views)
         # From here on each device works on its share, wherever the state is split.
         gradient = lax.with_sharding_constraint(gradient, places.gradient[0].decoder)
@@ -237,7 +172,7 @@ def make_adversarial_step(
         seen = eqx.tree_at(lambda state: state.student.decoder, seen, decoder)
         compute = no_gradient
         if begun.discriminator:
-            compute = on_shards(discriminator_gradient)
+            compute = on_shards(local.of_discriminator)
         other_total, other_metrics, other_gradient = compute(seen, views)
         other_gradient = lax.with_sharding_constraint(
             other_gradient, places.gradient[0].discriminator
@@ -249,7 +184,8 @@ def make_adversarial_step(
                 "discriminator", optimizers.discriminator, discriminator,
                 other_gradient, discriminator_state,
             )  # fmt: skip
-            running = _running(running, other_metrics, adversarial.lecam_decay)
+            decay = config.adversarial.lecam_decay
+            running = _running(running, other_metrics, decay)
         student = AdversarialStudent(decoder, discriminator, running)
         teacher = moving_average(arrays.teacher, decoder, config.ema_decay)
 
@@ -260,34 +196,111 @@ def make_adversarial_step(
             jnp.where(is_finite, total, jnp.nan), norm, arrays.typical_norm,
             config.optimizer.spike_factor,
         )  # fmt: skip
-        opt_state = OptimizerStates(decoder_state, discriminator_state)
-        student, teacher, opt_state = _where(
-            is_good, (student, teacher, opt_state), old
-        )
-        skipped = 1 - is_good.astype(jnp.int32)
-        num_skipped = arrays.num_skipped + skipped
-        arrays = TrainState(
-            step=step + 1, student=student, teacher=teacher, weights=None,
-            opt_state=opt_state, key=arrays.key, num_skipped=num_skipped,
-            typical_norm=typical_norm,
+        arrays, counts = advance(
+            arrays, is_good, typical_norm, student=student, teacher=teacher,
+            opt_state=OptimizerStates(decoder_state, discriminator_state),
         )  # fmt: skip
         metrics |= other_metrics | {
             "total": total,
             "gradient_norm": norm,
             "discriminator_gradient_norm": other_norm,
-            "saturated_steps": student.running.saturated_steps,
-            "flat_steps": student.running.flat_steps,
-            "skipped": skipped,
-            "num_skipped": num_skipped,
+            "saturated_steps": arrays.student.running.saturated_steps,
+            "flat_steps": arrays.student.running.flat_steps,
         }
-        return arrays, metrics
+        return arrays, metrics | counts
 
     return PhasedStep(
         lambda begun: compiled_step(
             functools.partial(on_arrays, begun), static, places.state, mesh
         ),
-        adversarial,
+        config.adversarial,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Gradients:
+    """Losses, metrics and gradients of both networks; each method inside `shard_map`.
+
+    `static` is what of a state is no array.
+    """
+
+    objective: AdversarialObjective
+    static: TrainState
+
+    def of_decoder(self, arrays: TrainState, views: Any) -> Gradient:
+        """Of the decoder, which learns from the discriminator too."""
+        student, config = self._student(arrays), self.objective.config.adversarial
+        objective = self.objective.of_decoder(has_adversary=True)
+        teacher = self._cast(student.discriminator)
+        weight = student.decoder.to_pixels.weight
+
+        def last_layer(weights):
+            parts = (self._cast(part) for part in (student.decoder, *weights))
+            total = lambda terms: terms["reconstruction"] + terms["adversarial"]
+            return DecoderReadouts(*parts), total
+
+        _, _, by_last = self._of(
+            objective, (weight, weight), last_layer, teacher, views, arrays
+        )
+        norms = [jnp.linalg.norm(gradient) for gradient in by_last]
+        share = config.weight * adaptive_weight(
+            *norms, eps=config.weight_eps, limit=config.weight_limit
+        )
+        total, metrics, gradient = self._of_decoder(
+            objective, teacher, share, views, arrays
+        )
+        return total, metrics | _last_layer_metrics(share, *norms), gradient
+
+    def of_reconstruction(self, arrays: TrainState, views: Any) -> Gradient:
+        """Of the decoder, before it learns from the discriminator."""
+        objective = self.objective.of_decoder(has_adversary=False)
+        zeros = [jnp.zeros((), jnp.float32) for _ in range(3)]
+        total, metrics, gradient = self._of_decoder(
+            objective, None, zeros[0], views, arrays
+        )
+        return total, metrics | _last_layer_metrics(*zeros), gradient
+
+    def of_discriminator(self, arrays: TrainState, views: Any) -> Gradient:
+        """Of the discriminator, on what the decoder makes now."""
+        student = self._student(arrays)
+        trainable, rest = eqx.partition(student.discriminator, eqx.is_inexact_array)
+        weights = self.objective.discriminator_weights()
+        assemble = lambda part: (self._cast(eqx.combine(part, rest)), weights)
+        teachers = (self._cast(student.decoder), student.running)
+        objective = self.objective.of_discriminator()
+        return self._of(objective, trainable, assemble, teachers, views, arrays)
+
+    def _of_decoder(
+        self, objective: Objective, teacher: Any, share: Array, views: Any,
+        arrays: TrainState,
+    ) -> Gradient:  # fmt: skip
+        decoder = self._student(arrays).decoder
+        trainable, rest = eqx.partition(decoder, eqx.is_inexact_array)
+
+        def assemble(part):
+            readouts = DecoderReadouts.of(self._cast(eqx.combine(part, rest)))
+            total = lambda terms: terms["reconstruction"] + share * terms["adversarial"]
+            return readouts, total
+
+        return self._of(objective, trainable, assemble, teacher, views, arrays)
+
+    def _of(
+        self, objective: Objective, trainable: PyTree, assemble: Callable[..., Any],
+        teacher: Any, views: Any, arrays: TrainState,
+    ) -> Gradient:  # fmt: skip
+        key = jr.fold_in(jr.fold_in(arrays.key, arrays.step), 1)
+        found = loss_and_gradient(
+            objective, trainable, assemble, teacher, views, arrays.step,
+            accumulate=self.objective.config.accumulate,
+            key=jr.fold_in(key, lax.axis_index(DATA)),
+        )  # fmt: skip
+        return found.total, found.metrics, found.gradient
+
+    def _student(self, arrays: TrainState) -> AdversarialStudent:
+        return eqx.combine(arrays, self.static).student
+
+    def _cast(self, tree: Any) -> Any:
+        return cast_params(tree, self.objective.config.precision)
 
 
 class Begun(NamedTuple):
@@ -376,7 +389,3 @@ def _last_layer_metrics(
         "reconstruction_norm": reconstruction_norm,
         "adversarial_norm": adversarial_norm,
     }
-
-
-def _where(condition: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
-    return jax.tree.map(lambda new, old: jnp.where(condition, new, old), new, old)

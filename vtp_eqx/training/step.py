@@ -1,6 +1,7 @@
 """One update, as a function of the state and a batch, on any number of devices."""
 
 from collections.abc import Callable
+import dataclasses
 from typing import Any, cast
 
 import equinox as eqx
@@ -118,27 +119,15 @@ def make_step(
         if arrays.memory is not None:
             memory = objective.remember(outputs, arrays.memory)
 
-        old = (
-            arrays.student, arrays.teacher, arrays.weights, arrays.opt_state,
-            arrays.memory,
-        )  # fmt: skip
         is_good, typical_norm = check_step(
             total, norm, state.typical_norm, spike_factor
         )
-        new = eqx.filter((student, teacher, weights, opt_state, memory), eqx.is_array)
-        student, teacher, weights, opt_state, memory = jax.tree.map(
-            lambda new, old: jnp.where(is_good, new, old), new, old
-        )
-        skipped = 1 - is_good.astype(jnp.int32)
-        num_skipped = arrays.num_skipped + skipped
-        arrays = TrainState(
-            step=arrays.step + 1, student=student, teacher=teacher, weights=weights,
-            opt_state=opt_state, key=arrays.key, num_skipped=num_skipped,
-            typical_norm=typical_norm, memory=memory,
+        arrays, counts = advance(
+            arrays, is_good, typical_norm, student=student, teacher=teacher,
+            weights=weights, opt_state=opt_state, memory=memory,
         )  # fmt: skip
         metrics |= {"total": total, "gradient_norm": norm}
-        metrics |= {"skipped": skipped, "num_skipped": num_skipped}
-        return arrays, metrics
+        return arrays, metrics | counts
 
     return compiled_step(on_arrays, static, places.state, mesh)
 
@@ -173,6 +162,30 @@ def without_optimizer(arrays: TrainState) -> TrainState:
     """What a gradient depends on: the rest need not be brought together for it."""
     nothing = jax.tree.map(lambda _: None, arrays.opt_state)
     return eqx.tree_at(lambda state: state.opt_state, arrays, nothing)
+
+
+def advance(
+    arrays: TrainState,
+    is_good: Bool[Array, ""],
+    typical_norm: Float[Array, ""],
+    **new: PyTree,
+) -> tuple[TrainState, dict[str, Array]]:
+    """The arrays of a state after a step, and its `skipped` and `num_skipped`.
+
+    `new` are the parts that a good step replaces; a bad one leaves them as they were.
+    """
+    parts = jax.tree.map(
+        lambda new, old: jnp.where(is_good, new, old),
+        eqx.filter([*new.values()], eqx.is_array),
+        [getattr(arrays, name) for name in new],
+    )
+    skipped = 1 - is_good.astype(jnp.int32)
+    num_skipped = arrays.num_skipped + skipped
+    arrays = dataclasses.replace(
+        arrays, step=arrays.step + 1, num_skipped=num_skipped,
+        typical_norm=typical_norm, **dict(zip(new, parts, strict=True)),
+    )  # fmt: skip
+    return arrays, {"skipped": skipped, "num_skipped": num_skipped}
 
 
 def check_step(
