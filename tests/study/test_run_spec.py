@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import scale_compute
+from experiments import compare_finetuning, scale_compute
 from experiments.scale_encoder import plan
 from vtp_eqx.config import as_json, from_dict
 from vtp_eqx.study.command import in_order, run_cost
@@ -152,6 +152,12 @@ def test_seeds_follow_one_another_each_with_its_cheapest_run_first(specs):
         cost = [run_cost(spec) for spec in ordered if spec.seed == seed]
         assert cost[0] == min(cost)
         assert cost[1:] == sorted(cost[1:], reverse=True)
+
+
+def test_every_training_of_a_run_costs():
+    stage_one, tuned = compare_finetuning.plan("smoke", [0])
+    joint = dataclasses.replace(stage_one, decode=None)
+    assert run_cost(joint) < run_cost(stage_one) < run_cost(tuned)
 
 
 def test_runs_that_share_a_tokenizer_wait_for_it():

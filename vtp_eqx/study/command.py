@@ -36,7 +36,8 @@ from vtp_eqx.study.scheduler import (
     usable_cores,
 )
 from vtp_eqx.study.table import finished_rows, num_runs, Row, terminal_table
-from vtp_eqx.training.flops import generator_flops, run_flops
+from vtp_eqx.training.flops import run_flops, train_step_flops
+from vtp_eqx.training.parameter_counts import decoder_flops
 
 
 SPACE_NEEDED = 2e9  # bytes
@@ -169,11 +170,14 @@ def run_study(study: Study, options: StudyOptions) -> None:
 
 
 def run_cost(spec: RunSpec) -> float:
-    """FLOPs of a run, roughly: of its trainings, and what they are for every run."""
-    generate = spec.generate
-    training = 3 * generator_flops(generate.dit) * generate.batch_size
-    tokenizer = run_flops(spec.pretrain) + vision_flops(spec)
-    return tokenizer + training * generate.num_steps + OVERHEAD
+    """FLOPs of a run, roughly: of its trainings, and `OVERHEAD`."""
+    tokenizer, generate = run_flops(spec.pretrain) + vision_flops(spec), spec.generate
+    if spec.decode is not None:
+        shape = dataclasses.replace(spec.tokenizer, decoder=spec.decode.decoder)
+        stages = [stage for stage in (spec.decode, spec.finetune) if stage is not None]
+        images = sum(stage.batch_size * stage.num_steps for stage in stages)
+        tokenizer += 3 * decoder_flops(shape) * images
+    return tokenizer + train_step_flops(generate) * generate.num_steps + OVERHEAD
 
 
 def in_order(specs: Sequence[RunSpec]) -> list[RunSpec]:
