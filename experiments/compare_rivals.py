@@ -5,11 +5,11 @@
     python experiments/compare_rivals.py --smoke               # does it run at all?
 
 Reconstruction alone (AE) and joint pre-training (VTP; of "VTP 2 blocks" the mean of two
-blocks is read out), beside what uses a frozen encoder of the same size, pre-trained by
-contrast and self-distillation without pixels, for as many steps: latents aligned with
-its features (distilled, VA-VAE), latents from which its features are predicted under
-noise (RecTok; VTP + flow takes its own teacher's), and its features themselves, all
-(RAE, of one block or two) or fewer of them (FAE; DINO-Tok, of shallow and deep blocks).
+blocks is read out), beside what uses a frozen encoder of the same size, pre-trained for
+as many steps by contrast and self-distillation alone: latents aligned with its features
+(distilled, VA-VAE), latents from which its features are predicted under noise (RecTok;
+VTP + flow takes its own teacher's), and its features themselves, all (RAE, of one block
+or two) or fewer of them (FAE; DINO-Tok, of shallow and deep blocks).
 "+ Repulsor" adds to the generator a loss that keeps its features away from those of
 earlier batches. What the frozen encoder takes is in the table. Every tokenizer then
 gets a new pixel decoder, trained on its frozen latents, and the same diffusion

@@ -39,6 +39,11 @@ def test_one_seed_gives_no_verdict(row, specs):
     [sentence] = baseline_sentences(rows, "VTP")
     assert "1.0 against 5.0, one seed, class right +0.0 points" in sentence
     assert baseline_sentences(rows[:1], "VTP") == []
+    # Nor do two, whatever their interval.
+    distance = {"AE": 5.0, "VTP": 1.0}
+    rows = [row(spec, distance[spec.method]) for spec in plan("smoke", [0, 1])]
+    [sentence] = baseline_sentences(rows, "VTP")
+    assert "1.0 against 5.0, two seeds" in sentence
 
 
 def test_methods_are_ranked_by_their_means(row):

@@ -191,10 +191,10 @@ def _reached(steps: Sequence[float | None], budgets: Sequence[int]) -> str:
 
 
 def _verdict(gains: Sequence[float]) -> str:
-    """Better or worse, where 0 is outside the 95% interval of the mean."""
+    """Better or worse, where 0 is outside the 95% interval of three seeds or more."""
     bounds = confidence_interval(gains)
-    if bounds is None:
-        return "one seed"
+    if bounds is None or len(gains) < 3:
+        return "one seed" if len(gains) == 1 else "two seeds"
     if bounds[0] > 0:
         return "better"
     return "worse" if bounds[1] < 0 else "no significant difference"
