@@ -27,7 +27,7 @@ from vtp_eqx.study.figure import curves_figure
 from vtp_eqx.study.methods import METHODS, VTP
 from vtp_eqx.study.recipe import RECIPES, run
 from vtp_eqx.study.run_spec import RunSpec
-from vtp_eqx.study.statistics import format_mean, paired_differences
+from vtp_eqx.study.statistics import format_mean, Group, mean, paired_differences
 from vtp_eqx.study.summary import trend_sentence
 from vtp_eqx.study.table import Column, COLUMNS, groups, Row
 
@@ -75,7 +75,16 @@ def summary(rows: Sequence[Row]) -> list[str]:
             parts.append(text.format(format_mean(values)))
     beside = [f"Learned weights minus equal ones: {', '.join(parts)}."] if parts else []
     trend = trend_sentence(rows, [*VARIED], "the weight of one objective")
-    return [*beside, *trend]
+    return [*beside, *trend, *weights_sentence(ours or {})]
+
+
+def weights_sentence(group: Group) -> list[str]:
+    """What the learned weights are at the end of pre-training, means over seeds."""
+    names = {name: f"weight {VARIED[name]}" for name in VARIED}
+    if not group or any({*names.values()} - {*numbers} for numbers in group.values()):
+        return []
+    parts = [f"{name} {mean(group, names[name]):.2f}" for name in names]
+    return [f"Learned weights at the end: {', '.join(parts)}."]
 
 
 if __name__ == "__main__":

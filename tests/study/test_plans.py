@@ -182,8 +182,12 @@ def test_learned_weights_are_compared_with_equal_ones_seed_by_seed(row):
     for spec in weigh_losses.plan("laptop", [0, 1]):
         distance, psnr, right = numbers.get(spec.method, (9.0, 20.0, 0.1))
         values = {"PSNR": psnr + spec.seed, "class accuracy": right}
-        rows.append(row(spec, distance + spec.seed, **values))
+        weights = {f"weight {name}": 2.0 for name in weigh_losses.VARIED.values()}
+        rows.append(row(spec, distance + spec.seed, **values, **weights))
     sentences = weigh_losses.summary(rows)
+    assert sentences[-1] == (
+        "Learned weights at the end: contrast 2.00, SSL 2.00, pixels 2.00."
+    )
     assert sentences[0] == (
         "Learned weights minus equal ones: FD-scenes +2.0, PSNR +2.0 dB, "
         "class right -10.0 points."
