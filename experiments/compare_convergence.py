@@ -88,12 +88,11 @@ if __name__ == "__main__":
     name, title = "compare_convergence", "Generation by steps of the generator"
     if guidance != 1:
         name, title = f"{name}_guided_{guidance:g}", f"{title}, guidance {guidance:g}"
-    drawn = f"Guidance of samples: {guidance:g}." if guidance != 1 else "No guidance."
     run_study(
         Study(
             name=name,
             title=title,
-            question=f"{__doc__}\n{drawn}",
+            question=__doc__,
             plan=functools.partial(plan, guidance=guidance),
             figure=convergence_figure,
             summary=summary,

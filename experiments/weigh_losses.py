@@ -27,7 +27,7 @@ from vtp_eqx.study.figure import curves_figure
 from vtp_eqx.study.methods import METHODS, VTP
 from vtp_eqx.study.recipe import RECIPES, run
 from vtp_eqx.study.run_spec import RunSpec
-from vtp_eqx.study.statistics import format_mean, Group, mean, paired_differences
+from vtp_eqx.study.statistics import format_mean, mean, paired_differences
 from vtp_eqx.study.summary import trend_sentence
 from vtp_eqx.study.table import Column, COLUMNS, groups, Row
 
@@ -64,27 +64,23 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
 
 def summary(rows: Sequence[Row]) -> list[str]:
     """The sentences of the report."""
-    found, parts = groups(rows), []
+    found = groups(rows)
     ours, equal = found.get((LEARNED, LEARNED)), found.get(("pixels", "1"))
-    if ours and equal and ours.keys() & equal.keys():
+    sentences = trend_sentence(rows, [*VARIED], "the weight of one objective")
+    if not ours:
+        return sentences
+    weights = [f"{name} {mean(ours, f'weight {VARIED[name]}'):.2f}" for name in VARIED]
+    sentences.append(f"Learned weights at the end: {', '.join(weights)}.")
+    if not equal or not ours.keys() & equal.keys():
+        return sentences
+    parts = [
+        text.format(format_mean(paired_differences(ours, equal, name, sign=sign)))
         for text, name, sign in (
             ("FD-scenes {}", "FD-scenes", 1), ("PSNR {} dB", "PSNR", 1),
             ("class right {} points", "class accuracy", 100),
-        ):  # fmt: skip
-            values = paired_differences(ours, equal, name, sign=sign)
-            parts.append(text.format(format_mean(values)))
-    beside = [f"Learned weights minus equal ones: {', '.join(parts)}."] if parts else []
-    trend = trend_sentence(rows, [*VARIED], "the weight of one objective")
-    return [*beside, *trend, *weights_sentence(ours or {})]
-
-
-def weights_sentence(group: Group) -> list[str]:
-    """What the learned weights are at the end of pre-training, means over seeds."""
-    names = {name: f"weight {VARIED[name]}" for name in VARIED}
-    if not group or any({*names.values()} - {*numbers} for numbers in group.values()):
-        return []
-    parts = [f"{name} {mean(group, names[name]):.2f}" for name in names]
-    return [f"Learned weights at the end: {', '.join(parts)}."]
+        )
+    ]  # fmt: skip
+    return [f"Learned weights minus equal ones: {', '.join(parts)}.", *sentences]
 
 
 if __name__ == "__main__":
