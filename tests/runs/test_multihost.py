@@ -44,16 +44,16 @@ _, _, found["learn"] = pairs_training(4, accumulate=2, sharding="zero")
 
 AGREE = """
 from vtp_eqx.runs.multihost import all_equal, all_max, raise_on_all
-said = [all_max(3 * process), all_equal("a"), all_equal(f"{process}")]
+answers = [all_max(3 * process), all_equal("a"), all_equal(f"{process}")]
 for failing in (1, 2):
     try:
         with raise_on_all():
             if process == failing:
                 raise KeyError("mine")
-        said.append("well")
+        answers.append("well")
     except Exception as error:
-        said.append(type(error).__name__)
-found["agree"] = said
+        answers.append(type(error).__name__)
+found["agree"] = answers
 """
 
 # The files are whole, but one process cannot read those of the newest checkpoint.
