@@ -60,6 +60,8 @@ WIDTHS = (8, 16, 32, 64, 88)
 CHANNELS = {"smoke": (8, 16), "laptop": WIDTHS, "workstation": WIDTHS}
 DECIDING = ("AE", "VTP", "AE rotated", "VTP rotated", "PCA rotated", "AE noise 0.2")
 DECIDING += ("VTP from PCA", "VTP from PCA rotated")
+# Better than equal ones in one seed of `weigh_losses.py`.
+DECIDING += ("VTP learned weights", "VTP learned weights from PCA rotated")
 SINGLE = ("CLIP+AE", "SSL+AE", "VTP full")
 OTHERS = ("AE from PCA", "PCA", *SINGLE)
 SMOKE = ("AE", "PCA rotated")  # not in `compare_objectives.py`; each takes a minute

@@ -54,12 +54,14 @@ class Method:
 
 VTP = Method(contrast=1.0, distillation=1.0)
 SEMANTICS = dataclasses.replace(VTP, reconstruction=0.0)
+LEARNED = dataclasses.replace(VTP, weighting="learned")
 METHODS: Mapping[str, Method] = {
     "AE": Method(),
     "CLIP+AE": Method(contrast=1.0),
     "SSL+AE": Method(distillation=1.0),
     "VTP": VTP,
     "VTP full": dataclasses.replace(VTP, heads_input="full"),
+    "VTP learned weights": LEARNED,
     "AE from PCA": Method(start="pca"),
     "VTP from PCA": dataclasses.replace(VTP, start="pca"),
     "VTP 2 blocks": dataclasses.replace(VTP, readout_layers=2),
@@ -79,6 +81,9 @@ METHODS: Mapping[str, Method] = {
     "AE rotated": Method(rotated=True),
     "VTP rotated": dataclasses.replace(VTP, rotated=True),
     "VTP from PCA rotated": dataclasses.replace(VTP, start="pca", rotated=True),
+    "VTP learned weights from PCA rotated": dataclasses.replace(
+        LEARNED, start="pca", rotated=True
+    ),
     "AE noise 0.2": Method(latent_noise=0.2),
     "AE noise 0.5": Method(latent_noise=0.5),
     "AE smooth": Method(smoothness=0.3),
@@ -87,7 +92,6 @@ METHODS: Mapping[str, Method] = {
     "random encoder": Method(trained=False),
     # And what does pre-training on pixels add to semantics?
     "CLIP": Method(contrast=1.0, reconstruction=0.0),
-    "VTP learned weights": dataclasses.replace(VTP, weighting="learned"),
     # And if semantics are another network's, which never learned pixels?
     "CLIP+SSL": SEMANTICS,
     "distilled": Method(alignment=1.0),
