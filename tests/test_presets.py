@@ -60,6 +60,7 @@ def test_generators_have_the_published_times_of_their_tokenizer():
     assert times(presets.GENERATE_XL) == (-0.5, 1.25)
     assert times(presets.GENERATE_XL_ON_L) == (-0.75, 1.0)
     assert presets.GENERATE_XL.batch_size == 1024
+    assert presets.GENERATE_XL.dit.residual == "float32"  # as under autocast
 
 
 @pytest.mark.parametrize("name", ["RAE", "VA_VAE", "LAPTOP"])

@@ -174,7 +174,8 @@ def generate_config(
     """LightningDiT's 80 epochs on the latents of a tokenizer, `changes` on top."""
     mean, std = TIMES[tokenizer]
     values: dict[str, Any] = dict(
-        dit=dataclasses.replace(dit, remat="dots"),
+        # LightningDiT: its positions are float32, which autocast adds tokens to.
+        dit=dataclasses.replace(dit, remat="dots", residual="float32"),
         time_mean=mean,
         time_std=std,
         precision="bfloat16",  # LightningDiT
