@@ -51,7 +51,7 @@ def test_methods_are_ranked_by_their_means(row):
     distance = {"AE": (5.0, 7.0), "VTP": (4.0, 7.0)}
     rows = [row(spec, distance[spec.method][spec.seed]) for spec in specs]
     fd, labels = ranking_sentences(rows)
-    assert fd.startswith("FD-scenes of 2 seeds, lowest first (real scenes have ")
+    assert fd.startswith("FD-scenes of two seeds, lowest first (real scenes have ")
     assert fd.endswith("): VTP 5.5, AE 6.0.")
     assert labels.startswith("Class right, highest first: ")
     assert ranking_sentences([Row(specs[0], None)]) == []
@@ -71,8 +71,20 @@ def test_a_trend_is_from_the_first_setting_to_the_last(row):
     ]
     [sentence] = trend_sentence(rows, ("AE", "VTP"), "encoder size")
     assert "AE: FD-scenes +0.0" in sentence
-    assert "VTP: FD-scenes -2.0, PSNR +0.0 dB from 48x3 to 144x3" in sentence
+    expected = "VTP: FD-scenes -2.0, PSNR +0.0 dB from 48x3 to 144x3 (two seeds)."
+    assert sentence.endswith(expected)
     assert trend_sentence(rows[:2], ("AE", "VTP"), "encoder size") == []
+
+
+def test_a_trend_names_a_lowest_distance_between_its_ends(row):
+    distances = {"48x3": 9.0, "96x3": 7.0, "144x3": 8.0}
+    rows = [
+        row(spec, distances[spec.setting])
+        for spec in plan("laptop", [0])
+        if spec.method == "AE"
+    ]
+    [sentence] = trend_sentence(rows, ["AE"], "encoder size")
+    assert sentence.endswith("from 48x3 to 144x3 (one seed), lowest 7.0 at 96x3.")
 
 
 def test_at_equal_pixels_the_baseline_is_read_off_its_curve(row):
@@ -89,7 +101,7 @@ def test_at_equal_pixels_the_baseline_is_read_off_its_curve(row):
         else:
             rows.append(row(spec, 3.0, PSNR=99.0))  # beyond the curve
     [sentence] = frontier_sentence(rows, "VTP")
-    assert "by 48x3 (22.0 dB): +2.0 (negative" in sentence
+    assert "by 48x3 (22.0 dB, one seed): +2.0 (negative" in sentence
 
 
 def test_steps_to_the_end_of_another_are_paired_by_seed(converging):

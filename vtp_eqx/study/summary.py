@@ -1,6 +1,6 @@
 """Plain sentences about the numbers of a study."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from vtp_eqx.study.measure import at_budget
 from vtp_eqx.study.statistics import (
@@ -59,11 +59,10 @@ def ranking_sentences(rows: Sequence[Row]) -> list[str]:
     shared = set.intersection(*({*group} for group in found.values())) if found else ()
     if not shared:
         return []
-    seeds = "one seed" if len(shared) == 1 else f"{len(shared)} seeds"
     real = f"real {rows[0].spec.kind.noun} have {_floor(rows)}"
     sentences = []
     for name, title, style, sign in (
-        (distance, f"{distance} of {seeds}, lowest first ({real})", ".1f", 1),
+        (distance, f"{distance} of {_seeds(shared)}, lowest first ({real})", ".1f", 1),
         ("class accuracy", "Class right, highest first", ".0%", -1),
     ):
         means = {
@@ -79,7 +78,10 @@ def ranking_sentences(rows: Sequence[Row]) -> list[str]:
 def trend_sentence(
     rows: Sequence[Row], methods: Sequence[str], along: str
 ) -> list[str]:
-    """The change of distance and PSNR from the first setting to the last."""
+    """The change of distance and PSNR from the first setting to the last.
+
+    Where the lowest distance lies between them, it is named.
+    """
     found, name = groups(rows), distance_of(rows)
     parts = []
     for method in methods:
@@ -89,11 +91,16 @@ def trend_sentence(
         first, last = found[method, settings[0]], found[method, settings[-1]]
         distance = paired_differences(last, first, name)
         psnr = paired_differences(last, first, "PSNR")
-        if distance:
-            parts.append(
-                f"{method}: {name} {format_mean(distance)}, PSNR "
-                f"{format_mean(psnr)} dB from {settings[0]} to {settings[-1]}"
-            )
+        if not distance:
+            continue
+        part = (
+            f"{method}: {name} {format_mean(distance)}, PSNR {format_mean(psnr)} dB "
+            f"from {settings[0]} to {settings[-1]} ({_seeds(distance)})"
+        )
+        best = min(settings, key=lambda at: mean(found[method, at], name))
+        if best not in (settings[0], settings[-1]):
+            part += f", lowest {mean(found[method, best], name):.1f} at {best}"
+        parts.append(part)
     return [f"Along {along}: {'; '.join(parts)}."] if parts else []
 
 
@@ -133,7 +140,8 @@ def frontier_sentence(rows: Sequence[Row], method: str) -> list[str]:
                 gains.append(theirs - numbers[name])
         if gains:
             parts.append(
-                f"{setting} ({mean(group, 'PSNR'):.1f} dB): {format_mean(gains)}"
+                f"{setting} ({mean(group, 'PSNR'):.1f} dB, {_seeds(gains)}): "
+                f"{format_mean(gains)}"
             )
     if not parts:
         return []
@@ -194,10 +202,16 @@ def _verdict(gains: Sequence[float]) -> str:
     """Better or worse, where 0 is outside the 95% interval of three seeds or more."""
     bounds = confidence_interval(gains)
     if bounds is None or len(gains) < 3:
-        return "one seed" if len(gains) == 1 else "two seeds"
+        return _seeds(gains)
     if bounds[0] > 0:
         return "better"
     return "worse" if bounds[1] < 0 else "no significant difference"
+
+
+def _seeds(values: Collection[object]) -> str:
+    """How many seeds there is a value of."""
+    number = {1: "one seed", 2: "two seeds", 3: "three seeds"}
+    return number.get(len(values), f"{len(values)} seeds")
 
 
 def _floor(rows: Sequence[Row]) -> str:
