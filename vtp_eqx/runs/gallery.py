@@ -82,7 +82,7 @@ def gallery_figure(columns: Mapping[str, Reconstructed]) -> "Figure":
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-    names = {name: textwrap.wrap(name, WRAP) for name in columns}
+    names = {name: _lines(name) for name in columns}
     errors = {name: error_maps(pair) for name, pair in columns.items()}
     every = np.concatenate([error.ravel() for error in errors.values()])
     norm = Normalize(0.0, max(float(np.percentile(every, PERCENTILE)), 1.0))
@@ -126,6 +126,15 @@ def gallery_figure(columns: Mapping[str, Reconstructed]) -> "Figure":
     bar.set_ylabel("error (of 255)", fontsize=FONT)
     bar.tick_params(labelsize=FONT)
     return figure
+
+
+def _lines(name: str) -> list[str]:
+    """A name in lines that end at its commas, where its parts are short enough."""
+    parts = [
+        part if len(part) >= WRAP else part.replace(" ", "\N{NO-BREAK SPACE}")
+        for part in name.split(", ")
+    ]
+    return textwrap.wrap(", ".join(parts), WRAP)
 
 
 def _mean_psnr(pair: Reconstructed) -> float:

@@ -1,9 +1,12 @@
 """The report of which numbers predict generation: its table, sentences and figure."""
 
 from collections.abc import Sequence
+import functools
+import itertools
 from pathlib import Path
 import time
 
+from matplotlib.lines import Line2D
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -31,6 +34,7 @@ TITLE = "Which numbers predict generation"
 FIGURE = "predict_generation.png"
 RECORDS = "panel.json"
 FONT = 15  # of a figure that is read at half its size
+SHAPES = "vso^DP*"  # of points, from few channels to many
 DEFINITIONS = """\
 - A point is a method at a width: the mean over its seeds. Correlations are Spearman's,
   of ranks; of FD-scenes, positive means that a larger number goes with worse samples.
@@ -147,12 +151,23 @@ def _draw(
     distances: Sequence[tuple[str, int]],
     path: Path,
 ) -> None:
-    """FD-scenes against the first number, flow loss and PSNR: a row for each budget."""
+    """FD-scenes against the first number, flow loss and PSNR: a row for each budget.
+
+    A color is a method, a shape a number of channels.
+    """
     others = [name for name in (LOSSES[0], "PSNR") if name in table]
     names = [next(name for name in table if name not in others), *others]
     colors = method_colors(list(dict.fromkeys(point.method for point in points)))
+    widths = sorted({point.width for point in points})
+    shapes = dict(zip(widths, itertools.cycle(SHAPES)))
+    mark = functools.partial(Line2D, [], [], linestyle="none", markersize=10)
+    handles = [mark(marker="o", color=color, label=of) for of, color in colors.items()]
+    handles += [
+        mark(marker=shape, color="#555555", label=f"{width} channels")
+        for width, shape in shapes.items()
+    ]
     with plt.rc_context({"font.size": FONT}):
-        size = (5.4 * len(names), 4.8 * len(distances) + 0.8)
+        size = (5.4 * len(names), 4.8 * len(distances) + 1.2)
         figure, grid = plt.subplots(
             len(distances), len(names), figsize=size, layout="constrained",
             sharey="row", squeeze=False,
@@ -161,16 +176,12 @@ def _draw(
             target, steps = column
             axes[0].set_ylabel(f"{target} @{steps}")
             for axis, name in zip(axes, names, strict=True):
-                for method, color in colors.items():
-                    own = [point for point in points if point.method == method]
-                    x = [point.at(name, steps) for point in own]
-                    y = [point.at(target, steps) for point in own]
-                    axis.plot(x, y, "o", color=color, markersize=10, label=method)
-                    for point, *place in zip(own, x, y, strict=True):
-                        axis.annotate(
-                            f"{point.width}", place, xytext=(8, 3), color=color,
-                            textcoords="offset points",
-                        )  # fmt: skip
+                for point in points:
+                    axis.plot(
+                        point.at(name, steps), point.at(target, steps),
+                        shapes[point.width], color=colors[point.method],
+                        markersize=10, alpha=0.8,
+                    )  # fmt: skip
                 found = table[name][column].value
                 axis.set_title(f"rank correlation {found:+.2f}", fontsize=FONT)
                 axis.set_xlabel(name)
@@ -178,8 +189,8 @@ def _draw(
                 axis.grid(alpha=0.3)
                 axis.spines[["top", "right"]].set_visible(False)
         figure.legend(
-            *grid[0][0].get_legend_handles_labels(), loc="outside lower center",
-            ncols=min(6, len(colors)), frameon=False, title="channels beside each",
+            handles=handles, loc="outside lower center", frameon=False,
+            ncols=min(6, len(handles)),
         )  # fmt: skip
         with atomic_path(path) as unfinished:
             figure.savefig(unfinished, format="png", dpi=90)
