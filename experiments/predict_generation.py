@@ -38,7 +38,13 @@ from vtp_eqx.files import require_local_fields
 from vtp_eqx.runs.command import exit_with_message
 from vtp_eqx.study.command import run_cost
 from vtp_eqx.study.dataset import prepare
-from vtp_eqx.study.prediction import diagnosed_run, DiagnosedRun, NUM_IMAGES, read_runs
+from vtp_eqx.study.prediction import (
+    diagnosed_run,
+    DiagnosedRun,
+    near_reconstructions,
+    NUM_IMAGES,
+    read_runs,
+)
 from vtp_eqx.study.prediction_report import write_prediction_report
 from vtp_eqx.study.recipe import run, SMOKE
 from vtp_eqx.study.run_spec import finished_specs, RunPaths, spec_hash
@@ -55,6 +61,11 @@ class Options:
     """`panel.json` of reports: runs in them are ranked too."""
     num_images: int = NUM_IMAGES
     """Validation scenes that each tokenizer is diagnosed on."""
+    channels: tuple[int, ...] = ()
+    """Only tokenizers of so many channels; by default all."""
+    max_rfd: float | None = None
+    """Leave out tokenizers whose reconstructions have a larger FD-scenes, which their
+    samples can hardly be below."""
     out: Path = Path("runs/predict_generation")
     """The folder of report, figure and `panel.json`."""
     smoke: bool = False
@@ -109,9 +120,15 @@ def diagnosed_runs(options: Options, console: Console) -> list[DiagnosedRun]:
 def main(options: Options) -> None:
     """Diagnoses what was not, and reports."""
     console = Console()
-    runs = diagnosed_runs(options, console)
+    runs, notes = diagnosed_runs(options, console), []
+    if options.channels:
+        runs = [run for run in runs if run.width in options.channels]
+    if options.max_rfd is not None:
+        runs, far = near_reconstructions(runs, options.max_rfd)
+        named = ", ".join(f"{run.method} {run.setting}" for run in far) or "none"
+        notes = [f"Left out, for an rFD-scenes above {options.max_rfd:g}: {named}."]
     command = shlex.join(["python", *sys.argv])
-    for sentence in write_prediction_report(runs, options.out, command):
+    for sentence in write_prediction_report(runs, options.out, command, notes):
         console.print(sentence, highlight=False)
     console.print(f"Report: {options.out / 'report.md'}")
 

@@ -18,6 +18,7 @@ from vtp_eqx.study.prediction import (
     DiagnosedRun,
     largest_setup,
     limit,
+    near_reconstructions,
     predictors,
     read_runs,
     write_runs,
@@ -154,6 +155,21 @@ def test_a_report_is_drawn_again_from_its_records(runs, tmp_path):
     (tmp_path / "bad.json").write_text("[{}]")
     with pytest.raises(ValueError, match=r"^`--reuse-results` \(.*bad.json\) must be"):
         read_runs([tmp_path / "bad.json"])
+
+
+def test_runs_that_reconstruct_badly_are_left_out(runs):
+    with pytest.raises(ValueError, match=r"^`--max-rfd` \(5\) .* AE 8 has none"):
+        near_reconstructions(runs, 5)
+    far = [run for run in runs if run.method == "noise"]
+    runs = [
+        dataclasses.replace(
+            run, numbers={**run.numbers, "rFD-scenes": 9.0 if run in far else 5.0}
+        )
+        for run in runs
+    ]
+    near, dropped = near_reconstructions(runs, 5)
+    assert [run.method for run in dropped] == ["noise"] * 6
+    assert [*near, *dropped] == sorted(runs, key=lambda run: run.method == "noise")
 
 
 @pytest.mark.parametrize("other", [dict(num_images=500), dict(version=0)])

@@ -45,6 +45,7 @@ from vtp_eqx.tokenizer import load
 TARGETS = ("FD-scenes", "class accuracy")
 LOSSES = ("flow loss", "excess flow loss")
 CHANNELS = "channels"
+RECONSTRUCTION = "rFD-scenes"
 LEVEL = 0.05  # of a two-sided test
 RESAMPLES = 2000  # ours: of the bootstrap
 NUM_IMAGES = 2000  # ours: validation images that a tokenizer is diagnosed on
@@ -57,7 +58,8 @@ class DiagnosedRun:
 
     Runs of one `point` differ in their seed alone, and those of one `setup` in their
     tokenizer alone: scenes, generator but for its width, sampler, number of samples and
-    the network that measured them are the same. `numbers` are those at each budget.
+    the network that measured them are the same. `numbers` are those at each budget, and
+    the distance of reconstructions.
     Panels are comparable where they are of as many images, by one `version`.
     """
 
@@ -125,6 +127,7 @@ def diagnosed_run(
         write_text(path, json.dumps(found, indent=1) + "\n")
     known: dict[str, dict[str, float]] = json.loads(path.read_text())
     names = [at_budget(n, s) for n in (*TARGETS, *LOSSES) for s in spec.budgets]
+    names.append(RECONSTRUCTION)
     measured = {name: result.numbers[name] for name in names if name in result.numbers}
     return DiagnosedRun(
         hash=spec_hash(spec),
@@ -228,6 +231,23 @@ def read_runs(
             f"version {VERSION}: leave it out, or change `--num-images`.",
         )
     return [*found.values()]
+
+
+def near_reconstructions(
+    runs: Sequence[DiagnosedRun], most: float
+) -> tuple[list[DiagnosedRun], list[DiagnosedRun]]:
+    """The runs whose reconstructions have a distance of `most` or less, and the others.
+
+    Raises `ValueError` where a run of an older `panel.json` does not say.
+    """
+    for run in runs:
+        require(
+            RECONSTRUCTION in run.numbers,
+            f"`--max-rfd` ({most}) must have {RECONSTRUCTION} of every run, and the "
+            f"`panel.json` of {run.method} {run.setting} has none: leave either out.",
+        )
+    is_near = lambda run: run.numbers[RECONSTRUCTION] <= most
+    return [*filter(is_near, runs)], [run for run in runs if not is_near(run)]
 
 
 def largest_setup(runs: Sequence[DiagnosedRun]) -> list[Point]:

@@ -53,12 +53,12 @@ Table = dict[str, dict[tuple[str, int], Correlation]]  # by number, target and b
 
 
 def write_prediction_report(
-    runs: Sequence[DiagnosedRun], out: Path, command: str
+    runs: Sequence[DiagnosedRun], out: Path, command: str, notes: Sequence[str] = ()
 ) -> list[str]:
     """Writes report, figure and records to `out`; returns the report's sentences.
 
     It is about the setup with most points, at its first and its last budget, and
-    `command` made it.
+    `command` made it. `notes` are sentences about runs that were left out before.
     """
     points = largest_setup(runs)
     steps = budgets_of(points)
@@ -74,7 +74,7 @@ def write_prediction_report(
     distances = [column for column in columns if column[0] == TARGETS[0]]
     size = lambda name: abs(np.mean([table[name][of].value for of in distances]))
     table = {n: table[n] for n in sorted(table, key=lambda n: -np.nan_to_num(size(n)))}
-    sentences = _sentences(runs, points, table, columns)
+    sentences = [*_sentences(runs, points, table, columns), *notes]
     _draw(points, table, distances, out / FIGURE)
     write_runs(runs, out / RECORDS)
     parts = [
