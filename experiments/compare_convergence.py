@@ -28,10 +28,7 @@ from vtp_eqx.study.figure import convergence_figure
 from vtp_eqx.study.measure import at_budget
 from vtp_eqx.study.recipe import RECIPES, run
 from vtp_eqx.study.run_spec import RunSpec
-from vtp_eqx.study.summary import (
-    baseline_sentences,
-    convergence_sentence,
-)
+from vtp_eqx.study.summary import baseline_sentences, convergence_sentence
 from vtp_eqx.study.table import Column, COLUMNS, COSTS, Row
 
 

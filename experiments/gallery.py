@@ -21,12 +21,13 @@ import tyro
 
 from vtp_eqx.config import require
 from vtp_eqx.data.sources import ArraySource
+from vtp_eqx.evaluation.diagnosis_options import SCENES
 from vtp_eqx.evaluation.smoke import TOKENIZER
 from vtp_eqx.files import require_local_fields
 from vtp_eqx.runs.batches import open_sources
 from vtp_eqx.runs.command import exit_with_message
 from vtp_eqx.runs.gallery import reconstruct_some, save_gallery
-from vtp_eqx.scenes.render import render, SceneConfig, STUDY_DIFFICULTY
+from vtp_eqx.scenes.render import render
 from vtp_eqx.study.run_spec import RunPaths, saved_tokenizers
 from vtp_eqx.tokenizer import load, Tokenizer
 from vtp_eqx.training.pca_start import start_from_pca
@@ -58,14 +59,13 @@ class Options:
         if self.smoke:
             return {f"{width} channels": components(width) for width in (8, 24)}
         parts = [text.rpartition("=") for text in self.tokenizers]
-        headings = [name or place for name, _, place in parts]
+        places = {name or place: place for name, _, place in parts}
         require(
-            len({*headings}) == len(headings),
+            len(places) == len(parts),
             f"`tokenizers` {self.tokenizers} must have different names, which stand "
             "above them: change one.",
         )
-        saved = saved_tokenizers(RunPaths(self.runs), self.methods, self.settings)
-        places = {name or place: place for name, _, place in parts} | saved
+        places |= saved_tokenizers(RunPaths(self.runs), self.methods, self.settings)
         none = "`tokenizers` and `methods` (none) must name what to compare: give one."
         require(len(places) > 0, none)
         return {name: load(place) for name, place in places.items()}
@@ -80,9 +80,7 @@ def components(width: int) -> Tokenizer:
 
 def scenes(size: int, count: int) -> ArraySource:
     """Held-out scenes, as hard as those of the studies."""
-    config = SceneConfig(
-        size=size, difficulty=STUDY_DIFFICULTY, validation_in_groups=False
-    )
+    config = dataclasses.replace(SCENES, size=size)
     rows = config.validation_indices[: 7 * count : 7]  # shapes come in sixes
     return ArraySource(render(config, rows).arrays())
 
@@ -92,11 +90,8 @@ def main(options: Options) -> None:
     tokenizers, count, data = options.loaded(), options.num_images, options.data
     size = max(tokenizer.config.image_size for tokenizer in tokenizers.values())
     source = scenes(size, count) if data is None else open_sources([data])
-    columns = {
-        name: reconstruct_some(tokenizer, source, count)
-        for name, tokenizer in tokenizers.items()
-    }
-    save_gallery(columns, options.out)
+    show = lambda tokenizer: reconstruct_some(tokenizer, source, count)
+    save_gallery({name: show(of) for name, of in tokenizers.items()}, options.out)
     print(f"Picture: {options.out}")
 
 
