@@ -254,8 +254,8 @@ def largest_setup(runs: Sequence[DiagnosedRun]) -> list[Point]:
     """The points of the setup that has most, in the order of methods and widths."""
     require(
         len(runs) > 0,
-        "`runs` has no finished run, and at least one is ranked: name a folder of "
-        "runs, or files to reuse.",
+        "`runs` has no finished run to rank, and one is the least: name a folder of "
+        "runs or files to reuse, or choose more (`--channels`, `--max-rfd`).",
     )
     setups: dict[str, dict[str, list[DiagnosedRun]]] = {}
     for run in runs:
