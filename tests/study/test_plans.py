@@ -133,7 +133,7 @@ def test_generators_that_know_less_are_on_no_curve_of_channels(row):
     trend, *_, frontier, _ = scale_latents.summary(rows)
     for method in ("AE", "VTP"):
         assert f"{method}: FD-scenes +10.0, PSNR +10.0 dB from 8 to 88" in trend
-    assert frontier.count("+1.0") == frontier.count("dB)") == 5
+    assert frontier.count("+1.0") == frontier.count(" dB, ") == 5
 
 
 def weights_of(spec):
