@@ -88,6 +88,9 @@ def test_a_point_is_the_mean_of_its_seeds_and_of_one_setup(runs):
     assert budgets_of(points) == [2000, 6000]
     # PSNR ranks as channels do here, and so does the flow loss as "odd".
     assert predictors(points, 6000) == ["good", "odd", "PSNR"]
+    # Of one width, channels and PSNR, which depends on them alone here, are constant.
+    narrow = [point for point in points if point.width == 8]
+    assert predictors(narrow, 6000) == ["good", "odd"]
     with pytest.raises(ValueError, match="no finished run"):
         largest_setup([])
 

@@ -284,12 +284,12 @@ def predictors(points: Sequence[Point], steps: int) -> list[str]:
     """The numbers of the panel and of generators that every point has.
 
     Of several that give the points the same ranks, such as multiples of one another,
-    the first alone.
+    the first alone; none of which all points have the same, such as one width.
     """
     found: dict[tuple[float, ...], str] = {}
     for name in (*points[0].numbers, *LOSSES):
         values = [point.at(name, steps) for point in points]
-        if " @" not in name and None not in values:
+        if " @" not in name and None not in values and len({*values}) > 1:
             found.setdefault(tuple(rankdata(values)), name)
     return [*found.values()]
 

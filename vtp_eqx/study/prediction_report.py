@@ -8,6 +8,7 @@ import time
 
 from matplotlib.lines import Line2D
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 import numpy as np
 
 from vtp_eqx.evaluation.latent_diagnosis import better
@@ -159,7 +160,7 @@ def _draw(
     names = [next(name for name in table if name not in others), *others]
     colors = method_colors(list(dict.fromkeys(point.method for point in points)))
     widths = sorted({point.width for point in points})
-    shapes = dict(zip(widths, itertools.cycle(SHAPES)))
+    shapes = dict(zip(widths, itertools.cycle(SHAPES if len(widths) > 1 else "o")))
     mark = functools.partial(Line2D, [], [], linestyle="none", markersize=10)
     handles = [mark(marker="o", color=color, label=of) for of, color in colors.items()]
     handles += [
@@ -175,6 +176,10 @@ def _draw(
         for axes, column in zip(grid, distances, strict=True):
             target, steps = column
             axes[0].set_ylabel(f"{target} @{steps}")
+            axes[0].set_yscale("log")  # one far point must not press the others flat
+            axes[0].yaxis.set_major_locator(LogLocator(subs=[1, 1.5, 2, 3, 5]))
+            axes[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes[0].yaxis.set_minor_formatter(NullFormatter())
             for axis, name in zip(axes, names, strict=True):
                 for point in points:
                     axis.plot(
