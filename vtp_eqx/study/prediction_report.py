@@ -166,6 +166,7 @@ def _draw(
     handles += [
         mark(marker=shape, color="#555555", label=f"{width} channels")
         for width, shape in shapes.items()
+        if len(widths) > 1
     ]
     with plt.rc_context({"font.size": FONT}):
         size = (5.4 * len(names), 4.8 * len(distances) + 1.2)
