@@ -147,11 +147,11 @@ def convergence_figure(rows: Sequence[Row], path: Path, title: str) -> None:
     figure, axes = _panels(names)
     for axis, name in zip(axes, names, strict=True):
         axis.set_xscale("log")
-        _set_plain_ticks(axis.xaxis, FixedLocator(budgets))
+        set_plain_ticks(axis.xaxis, FixedLocator(budgets))
         axis.set_xlabel("generator steps")
         if name == distance:
             axis.set_yscale("log")
-            _set_plain_ticks(axis.yaxis, LogLocator(subs=(1, 2, 3, 5)))
+            set_plain_ticks(axis.yaxis, LogLocator(subs=(1, 2, 3, 5)))
         for (method, _), group in groups(rows).items():
             color = method_colors(methods(rows))[method]
             at_each = [at_budget(name, steps) for steps in budgets]
@@ -248,7 +248,7 @@ def _panels(names: Sequence[str]) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
-def _set_plain_ticks(axis: Axis, ticks: Locator) -> None:
+def set_plain_ticks(axis: Axis, ticks: Locator) -> None:
     """Numbers at `ticks` of a logarithmic axis, not powers of ten."""
     axis.set_major_locator(ticks)
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))

@@ -59,8 +59,8 @@ class DiagnosedRun:
     Runs of one `point` differ in their seed alone, and those of one `setup` in their
     tokenizer alone: scenes, generator but for its width, sampler, number of samples and
     the network that measured them are the same. `numbers` are those at each budget, and
-    the distance of reconstructions.
-    Panels are comparable where they are of as many images, by one `version`.
+    the distance of reconstructions. Panels are comparable where they are of as many
+    images, by one `version`.
     """
 
     hash: str

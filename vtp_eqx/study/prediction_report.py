@@ -8,13 +8,13 @@ import time
 
 from matplotlib.lines import Line2D
 import matplotlib.pyplot as plt
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator
 import numpy as np
 
 from vtp_eqx.evaluation.latent_diagnosis import better
 from vtp_eqx.files import atomic_path, write_text
 from vtp_eqx.study.checkout import commit
-from vtp_eqx.study.figure import method_colors
+from vtp_eqx.study.figure import method_colors, set_plain_ticks
 from vtp_eqx.study.prediction import (
     budgets_of,
     Correlation,
@@ -160,14 +160,16 @@ def _draw(
     names = [next(name for name in table if name not in others), *others]
     colors = method_colors(list(dict.fromkeys(point.method for point in points)))
     widths = sorted({point.width for point in points})
-    shapes = dict(zip(widths, itertools.cycle(SHAPES if len(widths) > 1 else "o")))
+    shapes = dict(zip(widths, itertools.cycle(SHAPES)))
     mark = functools.partial(Line2D, [], [], linestyle="none", markersize=10)
     handles = [mark(marker="o", color=color, label=of) for of, color in colors.items()]
-    handles += [
-        mark(marker=shape, color="#555555", label=f"{width} channels")
-        for width, shape in shapes.items()
-        if len(widths) > 1
-    ]
+    if len(widths) == 1:
+        shapes = {widths[0]: "o"}
+    else:
+        handles += [
+            mark(marker=shape, color="#555555", label=f"{width} channels")
+            for width, shape in shapes.items()
+        ]
     with plt.rc_context({"font.size": FONT}):
         size = (5.4 * len(names), 4.8 * len(distances) + 1.2)
         figure, grid = plt.subplots(
@@ -178,9 +180,7 @@ def _draw(
             target, steps = column
             axes[0].set_ylabel(f"{target} @{steps}")
             axes[0].set_yscale("log")  # one far point must not press the others flat
-            axes[0].yaxis.set_major_locator(LogLocator(subs=[1, 1.5, 2, 3, 5]))
-            axes[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            axes[0].yaxis.set_minor_formatter(NullFormatter())
+            set_plain_ticks(axes[0].yaxis, LogLocator(subs=(1, 1.5, 2, 3, 5)))
             for axis, name in zip(axes, names, strict=True):
                 for point in points:
                     axis.plot(
