@@ -10,9 +10,9 @@
 
 The more channels latents have, the better they reconstruct and the worse they are to
 generate on. Pre-trains tokenizers of every width on reconstruction alone (AE) and
-jointly (VTP), with controls: the same latents in a random orthogonal basis, principal
-components in theirs and in a random one, noisy latents, a start at principal
-components, single objectives, and with `--controls` those of `study/methods.py`. Every
+jointly (VTP), with controls: the same latents in a random orthogonal basis or with one
+scaling factor, principal components, noisy latents, a start at principal components,
+single objectives, and with `--controls` those of `study/methods.py`. Every
 tokenizer gets a new decoder and the same short training of the same diffusion
 transformer, measured after two budgets. The figure is generation against
 reconstruction, a curve for each method: whose generation is better at equal
@@ -60,6 +60,8 @@ WIDTHS = (8, 16, 32, 64, 88)
 CHANNELS = {"smoke": (8, 16), "laptop": WIDTHS, "workstation": WIDTHS}
 DECIDING = ("AE", "VTP", "AE rotated", "VTP rotated", "PCA rotated", "AE noise 0.2")
 DECIDING += ("VTP from PCA", "VTP from PCA rotated")
+# Is a rotation's gain that it evens out what channels are divided by?
+DECIDING += ("PCA one factor", "AE one factor")
 # Better than equal ones in one seed of `weigh_losses.py`.
 DECIDING += ("VTP learned weights", "VTP learned weights from PCA rotated")
 SINGLE = ("CLIP+AE", "SSL+AE", "VTP full")

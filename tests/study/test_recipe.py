@@ -94,6 +94,11 @@ def test_methods_differ_in_what_they_are_called_for_alone():
         "method",
         "rotation",
     }
+    scaled = run(LAPTOP, "AE one factor", "x", 0)
+    assert differing_fields(scaled, run(LAPTOP, "AE", "x", 0)) == {
+        "method",
+        "one_scaling_factor",
+    }
 
 
 def test_controls_are_runs_of_their_own_and_narrower_ones_are_known():

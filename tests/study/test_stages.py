@@ -204,12 +204,13 @@ def test_a_run_without_a_decoder_stage_has_none(made, tmp_path):
     assert not (tmp_path / "decoders").exists()
 
 
-def test_a_rotated_run_uses_the_tokenizer_and_decoder_of_the_plain_one(made, tmp_path):
+def test_runs_that_differ_in_what_the_generator_learns_share_the_rest(made, tmp_path):
     paths = RunPaths(tmp_path)
     execute(paths, run(SMOKE, "AE", "x", 0))
-    made.clear()
-    execute(paths, run(SMOKE, "AE rotated", "x", 0))
-    assert made == ["generator", "numbers"]
+    for method in ("AE rotated", "AE one factor"):
+        made.clear()
+        execute(paths, run(SMOKE, method, "x", 0))
+        assert made == ["generator", "numbers"]
 
 
 def test_a_frozen_network_is_made_before_what_is_aligned_with_it_and_once(

@@ -50,6 +50,7 @@ class Method:
     start: Literal["random", "pca"] = "random"
     trained: bool = True
     rotated: bool = False
+    one_scaling_factor: bool = False  # of all channels, for the generator
 
 
 VTP = Method(contrast=1.0, distillation=1.0)
@@ -89,6 +90,8 @@ METHODS: Mapping[str, Method] = {
     "AE smooth": Method(smoothness=0.3),
     "PCA": Method(trained=False, start="pca"),
     "PCA rotated": Method(trained=False, start="pca", rotated=True),
+    "PCA one factor": Method(trained=False, start="pca", one_scaling_factor=True),
+    "AE one factor": Method(one_scaling_factor=True),
     "random encoder": Method(trained=False),
     # And what does pre-training on pixels add to semantics?
     "CLIP": Method(contrast=1.0, reconstruction=0.0),

@@ -14,7 +14,6 @@ from pathlib import Path
 import tempfile
 from typing import Any, NamedTuple
 
-import jax.random as jr
 from jaxtyping import Real
 import numpy as np
 from scipy.stats import rankdata
@@ -35,9 +34,8 @@ from vtp_eqx.scenes.render import object_masks, SceneConfig
 from vtp_eqx.study.dataset import load_dataset, prepare
 from vtp_eqx.study.generation import BATCH, flow_losses
 from vtp_eqx.study.measure import at_budget, RunResult
-from vtp_eqx.study.rotation import rotate_latents
 from vtp_eqx.study.run_spec import RunPaths, RunSpec, spec_hash, without_seed
-from vtp_eqx.study.stages import with_latent_statistics
+from vtp_eqx.study.stages import as_generated
 from vtp_eqx.tokenizer import load
 
 
@@ -119,7 +117,8 @@ def diagnosed_run(
         return None
     tokenizer = load(paths.last_tokenizer(spec) / "tokenizer")
     network = scene_features(shipped(spec.data.size))
-    parts = (VERSION, num_images, weights_hash(tokenizer), spec.rotation, network.hash)
+    parts = [VERSION, num_images, weights_hash(tokenizer), spec.rotation, network.hash]
+    parts += ["one scaling factor"] if spec.one_scaling_factor else []
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
     path = paths.result(spec) / f"panel-{key}.json"
     if not path.exists():
@@ -163,9 +162,7 @@ def _diagnose(
     """The panel, and the flow losses of the generators that are still there."""
     prepare(spec.kind, paths.data(spec), print)  # where they were removed
     data = load_dataset(spec.kind, None, paths.data(spec))
-    if spec.rotation is not None:
-        tokenizer = rotate_latents(tokenizer, key=jr.key(spec.rotation))
-        tokenizer = with_latent_statistics(tokenizer, data, paths.generator(spec))
+    tokenizer = as_generated(spec, tokenizer, data, paths.generator(spec))
     images, labels = data.validation.image, data.validation.label
     rows = slice(num_images)
     source = ArraySource({"image": images[rows], "label": labels[rows]})

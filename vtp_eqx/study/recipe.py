@@ -269,6 +269,7 @@ def run(
         labels=recipe.labels,
         budgets=recipe.budgets,
         rotation=seed if how.rotated else None,
+        one_scaling_factor=how.one_scaling_factor,
         vision=vision,
         adapter=how.adapter,
     )

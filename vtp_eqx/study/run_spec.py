@@ -59,6 +59,8 @@ class RunSpec:
     budgets: tuple[int, ...]
     # Seed of a random orthogonal basis that the latents are expressed in.
     rotation: int | None = None
+    # The generator's latents are divided by one deviation, not each channel by its own.
+    one_scaling_factor: bool = later(False)
     # The pre-training whose encoder, frozen, latents are aligned with, if they are.
     vision: PretrainConfig | None = later(None)
     # Training images that tokenizers see, the first ones; generators see all.
@@ -213,7 +215,8 @@ class RunPaths:
 
     def generator(self, spec: RunSpec) -> Path:
         """The generator's run, and its weights after each budget."""
-        trained_on = (*_latents_parts(spec), spec.rotation, spec.labels)
+        trained_on = [*_latents_parts(spec), spec.rotation, spec.labels]
+        trained_on += [True] if spec.one_scaling_factor else []
         joint = _joint_hash(*trained_on, spec.generate, spec.budgets)
         return self.root / "generators" / joint
 

@@ -35,7 +35,7 @@ from vtp_eqx.runs.train_generator import train_generator
 from vtp_eqx.study.dataset import Dataset, load_dataset
 from vtp_eqx.study.generation import BATCH
 from vtp_eqx.study.measure import measure, RunResult
-from vtp_eqx.study.rotation import rotate_latents
+from vtp_eqx.study.rotation import rotate_latents, with_one_scaling_factor
 from vtp_eqx.study.run_spec import RunPaths, RunSpec
 from vtp_eqx.tensor_files import CONFIG_FILE
 from vtp_eqx.tokenizer import load, save
@@ -65,10 +65,9 @@ def execute_run(spec: RunSpec, paths: RunPaths, report: Report) -> RunResult:
         if spec.finetune is not None:
             tokenizer = stages.finetuned(spec.finetune, tokenizer, encoded)
             _check_latents(tokenizer, encoder, paths.finetuned(spec))
+    tokenizer = as_generated(spec, tokenizer, data, paths.generator(spec))
     if spec.rotation is not None:
-        tokenizer = rotate_latents(tokenizer, key=jr.key(spec.rotation))
         encoded = stages.encoded(tokenizer)
-        tokenizer = with_latent_statistics(tokenizer, data, paths.generator(spec))
     generators = stages.generators(tokenizer, encoded)
     with exclusive_folder(paths.result(spec)):
         result = RunResult.read(paths, spec)
@@ -77,6 +76,16 @@ def execute_run(spec: RunSpec, paths: RunPaths, report: Report) -> RunResult:
         balance = stages.objective_balance()
         report("measuring", 0, 1)
         return measure(spec, tokenizer, generators, data, paths, report, balance)
+
+
+def as_generated(
+    spec: RunSpec, tokenizer: Tokenizer, data: Dataset, folder: Path
+) -> Tokenizer:
+    """A run's tokenizer, its latents in the basis and scale that generators learn."""
+    if spec.rotation is not None:
+        tokenizer = rotate_latents(tokenizer, key=jr.key(spec.rotation))
+        tokenizer = with_latent_statistics(tokenizer, data, folder)
+    return with_one_scaling_factor(tokenizer) if spec.one_scaling_factor else tokenizer
 
 
 def with_latent_statistics(
