@@ -56,10 +56,12 @@ def plan(scale: Scale, seeds: Sequence[int]) -> list[RunSpec]:
             continue
         for method in ("AE", "VTP"):
             objectives = dataclasses.replace(METHODS[method], **of_method)
+            values = of_recipe
             if method == "AE":  # alone, a weight means nothing
                 objectives = dataclasses.replace(objectives, reconstruction=1.0)
+                values = {k: v for k, v in of_recipe.items() if k != "distilled"}
             specs += [
-                run(recipe, method, setting, seed, objectives=objectives, **of_recipe)
+                run(recipe, method, setting, seed, objectives=objectives, **values)
                 for seed in seeds
             ]
     return specs
