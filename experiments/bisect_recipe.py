@@ -74,7 +74,7 @@ if __name__ == "__main__":
             title="Joint pre-training beside reconstruction, by recipe",
             question=__doc__,
             plan=plan,
-            figure=functools.partial(curves_figure, x_label="what is changed"),
+            figure=functools.partial(curves_figure, is_ordered=False),
             summary=lambda rows: baseline_sentences(rows, "VTP"),
         ),
         tyro.cli(StudyOptions, default=StudyOptions(seeds=2), description=__doc__),

@@ -57,6 +57,7 @@ def curves_figure(
     title: str,
     *,
     x_label: str = "",
+    is_ordered: bool = True,
     band: Sequence[Row] = (),
     names: Sequence[str] = (),
 ) -> None:
@@ -64,7 +65,8 @@ def curves_figure(
 
     A method is a curve of means over seeds, a run is a dot, a bar spans the seeds. A
     shaded band spans the runs of `band`, those of an earlier study. `names` are by
-    default the distance, the class accuracy and PSNR.
+    default the distance, the class accuracy and PSNR. No curve joins settings that have
+    no order, and their names stand slanted.
     """
     settings = _settings([*rows, *band])
     distance = distance_of(rows)
@@ -86,10 +88,14 @@ def curves_figure(
                 continue
             x = [settings.index(setting) for setting in points]
             seeds = _seeds(points, name)
-            _draw_curve(axis, x, seeds, color, method, marker="")
+            marker, line = ("", "-") if is_ordered else ("o", "none")
+            _draw_curve(axis, x, seeds, color, method, marker=marker, line=line)
             for at, values in zip(x, seeds, strict=True):
                 axis.scatter([at] * len(values), values, color=color, s=16, zorder=3)
         axis.set_xticks(range(len(settings)), settings)
+        if not is_ordered:
+            for text in axis.get_xticklabels():
+                text.set(rotation=40, ha="right", rotation_mode="anchor")
         axis.set_xlim(-0.3, len(settings) - 0.7)
         axis.set_xlabel(x_label)
         if name == distance:
@@ -209,10 +215,13 @@ def _draw_curve(
     color: str,
     label: str,
     marker: str = "o",
+    line: str = "-",
 ) -> list[float]:
     """Draws means over seeds, and a bar from end to end; returns the means."""
     y = [float(np.mean(values)) for values in seeds]
-    axis.plot(x, y, color=color, marker=marker, markersize=5, label=label)
+    axis.plot(
+        x, y, color=color, linestyle=line, marker=marker, markersize=5, label=label
+    )
     axis.vlines(x, *_ends(seeds), color=color, linewidth=1)
     return y
 
