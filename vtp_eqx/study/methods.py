@@ -19,8 +19,9 @@ class Method:
     """How a tokenizer is pre-trained: the weight of each objective, and controls.
 
     Contrast and self-distillation weigh the same, as in the paper. Pixels weigh as
-    much, not a tenth: in trainings as short as these that is better by every measure
-    (`experiments/bisect_recipe.py`). Alone, their weight does not matter to AdamW.
+    much, not a tenth: in trainings as short as these that reconstructs better and is
+    generated on no worse (`experiments/bisect_recipe.py`). Alone, their weight does not
+    matter to AdamW.
     """
 
     contrast: float = 0.0
