@@ -55,12 +55,6 @@ class RunningStatistics(eqx.Module):
     saturated_steps: Int[Array, ""]  # so many in a row: nothing left to learn
     flat_steps: Int[Array, ""]  # so many in a row: what is decoded has one color
 
-    @classmethod
-    def start(cls) -> "RunningStatistics":
-        """Those of a run that begins."""
-        kinds = (jnp.float32, jnp.float32, jnp.int32, jnp.int32)
-        return cls(*(jnp.zeros((), kind) for kind in kinds))
-
 
 class AdversarialStudent(eqx.Module):
     """What stage two updates."""
@@ -90,12 +84,6 @@ class DecoderReadouts(eqx.Module):
     decoder: Any
     reconstruction: Float[Array, "pixels features"]
     adversarial: Float[Array, "pixels features"]
-
-    @classmethod
-    def of(cls, decoder: Any) -> "DecoderReadouts":
-        """Those of a decoder whose last layer is as it is."""
-        weight = decoder.to_pixels.weight
-        return cls(decoder, weight, weight)
 
     def pixels(
         self,
@@ -191,7 +179,7 @@ class AdversarialObjective:
                 terms["adversarial"] = generator_loss(logits)
             return terms, {}
 
-        return Objective(self.make_views, forward, _forwarded)
+        return Objective(self.make_views, forward)
 
     def of_discriminator(self) -> Objective:
         """Of a discriminator; its teachers are the decoder and `RunningStatistics`.
@@ -225,17 +213,7 @@ class AdversarialObjective:
             }
             return terms, monitors
 
-        return Objective(self.make_views, forward, _forwarded)
-
-    def discriminator_weights(self) -> Callable[[dict[str, Array]], Array]:
-        """From the discriminator's terms to its total."""
-        weight = self.config.adversarial.lecam_weight
-
-        def total(terms: dict[str, Array]) -> Array:
-            lecam = weight * terms["lecam"] if weight > 0 else 0.0
-            return terms["discriminator"] + lecam
-
-        return total
+        return Objective(self.make_views, forward)
 
     def _decoder_views(self) -> Callable[[EncodedBatch, PRNGKeyArray], DecoderViews]:
         config = self.config
@@ -250,7 +228,3 @@ class AdversarialObjective:
 def _row_means(values: Array) -> Float[Array, " batch"]:
     numbers = values.astype(jnp.float32)
     return jnp.mean(numbers, axis=tuple(range(1, values.ndim)))
-
-
-def _forwarded(student: Any, outputs: Terms) -> Terms:
-    return outputs

@@ -11,7 +11,7 @@ from jax import lax
 import jax.numpy as jnp
 import jax.random as jr
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 import optax
 
 from vtp_eqx.config import AdversarialConfig, FinetuneConfig
@@ -88,9 +88,10 @@ def init_finetuning(
     objective = AdversarialObjective(config, tokenizer, perceptual, vision)
     key, optimizers = jr.key(config.seed), Optimizers.of(config)
     make = eqx.filter_jit(lambda key: objective.make_discriminator(key=key))
+    zeros = (jnp.zeros((), kind) for kind in ("float32", "float32", "int32", "int32"))
     student = AdversarialStudent(
         copy_arrays(tokenizer.decoder), make(jr.fold_in(key, 2)),
-        RunningStatistics.start(),
+        RunningStatistics(*zeros),
     )  # fmt: skip
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -161,8 +162,8 @@ def make_adversarial_step(
         key = jr.fold_in(jr.fold_in(arrays.key, arrays.step), 0)
         views = objective.make_views(batch, key)
         seen = without_optimizer(arrays)
-        of_images = local.of_decoder if begun.decoder else local.of_reconstruction
-        total, metrics, gradient = on_shards(of_images)(seen, views)
+        of_decoder = functools.partial(local.of_decoder, has_adversary=begun.decoder)
+        total, metrics, gradient = on_shards(of_decoder)(seen, views)
         # From here on each device works on its share, wherever the state is split.
         gradient = lax.with_sharding_constraint(gradient, places.gradient[0].decoder)
         decoder, decoder_state = _updated(
@@ -227,62 +228,61 @@ class _Gradients:
     objective: AdversarialObjective
     static: TrainState
 
-    def of_decoder(self, arrays: TrainState, views: Any) -> Gradient:
-        """Of the decoder, which learns from the discriminator too."""
+    def of_decoder(
+        self, arrays: TrainState, views: Any, *, has_adversary: bool
+    ) -> Gradient:
+        """Of the decoder, which with an adversary learns from the discriminator too."""
         student, config = self._student(arrays), self.objective.config.adversarial
-        objective = self.objective.of_decoder(has_adversary=True)
-        teacher = self._cast(student.discriminator)
-        weight = student.decoder.to_pixels.weight
+        objective = self.objective.of_decoder(has_adversary=has_adversary)
+        teacher, share = None, jnp.zeros((), jnp.float32)
+        norms = [share, share]
+        if has_adversary:
+            teacher = self._cast(student.discriminator)
+            weight = student.decoder.to_pixels.weight
 
-        def last_layer(weights):
-            parts = (self._cast(part) for part in (student.decoder, *weights))
-            total = lambda terms: terms["reconstruction"] + terms["adversarial"]
-            return DecoderReadouts(*parts), total
+            def last_layer(weights):
+                parts = (self._cast(part) for part in (student.decoder, *weights))
+                total = lambda terms: terms["reconstruction"] + terms["adversarial"]
+                return DecoderReadouts(*parts), total
 
-        _, _, by_last = self._of(
-            objective, (weight, weight), last_layer, teacher, views, arrays
-        )
-        norms = [jnp.linalg.norm(gradient) for gradient in by_last]
-        share = config.weight * adaptive_weight(
-            *norms, eps=config.weight_eps, limit=config.weight_limit
-        )
-        total, metrics, gradient = self._of_decoder(
-            objective, teacher, share, views, arrays
-        )
-        return total, metrics | _last_layer_metrics(share, *norms), gradient
+            _, _, by_last = self._of(
+                objective, (weight, weight), last_layer, teacher, views, arrays
+            )
+            norms = [jnp.linalg.norm(gradient) for gradient in by_last]
+            share = config.weight * adaptive_weight(
+                *norms, eps=config.weight_eps, limit=config.weight_limit
+            )
+        trainable, rest = eqx.partition(student.decoder, eqx.is_inexact_array)
 
-    def of_reconstruction(self, arrays: TrainState, views: Any) -> Gradient:
-        """Of the decoder, before it learns from the discriminator."""
-        objective = self.objective.of_decoder(has_adversary=False)
-        zeros = [jnp.zeros((), jnp.float32) for _ in range(3)]
-        total, metrics, gradient = self._of_decoder(
-            objective, None, zeros[0], views, arrays
+        def assemble(part):
+            decoder = self._cast(eqx.combine(part, rest))
+            last = decoder.to_pixels.weight
+            total = lambda terms: terms["reconstruction"] + share * terms["adversarial"]
+            return DecoderReadouts(decoder, last, last), total
+
+        total, metrics, gradient = self._of(
+            objective, trainable, assemble, teacher, views, arrays
         )
-        return total, metrics | _last_layer_metrics(*zeros), gradient
+        metrics = metrics | {
+            "adaptive_weight": share,
+            "reconstruction_norm": norms[0],
+            "adversarial_norm": norms[1],
+        }
+        return total, metrics, gradient
 
     def of_discriminator(self, arrays: TrainState, views: Any) -> Gradient:
         """Of the discriminator, on what the decoder makes now."""
         student = self._student(arrays)
         trainable, rest = eqx.partition(student.discriminator, eqx.is_inexact_array)
-        weights = self.objective.discriminator_weights()
-        assemble = lambda part: (self._cast(eqx.combine(part, rest)), weights)
+        weight = self.objective.config.adversarial.lecam_weight
+
+        def total(terms):
+            return terms["discriminator"] + (weight * terms["lecam"] if weight else 0.0)
+
+        assemble = lambda part: (self._cast(eqx.combine(part, rest)), total)
         teachers = (self._cast(student.decoder), student.running)
         objective = self.objective.of_discriminator()
         return self._of(objective, trainable, assemble, teachers, views, arrays)
-
-    def _of_decoder(
-        self, objective: Objective, teacher: Any, share: Array, views: Any,
-        arrays: TrainState,
-    ) -> Gradient:  # fmt: skip
-        decoder = self._student(arrays).decoder
-        trainable, rest = eqx.partition(decoder, eqx.is_inexact_array)
-
-        def assemble(part):
-            readouts = DecoderReadouts.of(self._cast(eqx.combine(part, rest)))
-            total = lambda terms: terms["reconstruction"] + share * terms["adversarial"]
-            return readouts, total
-
-        return self._of(objective, trainable, assemble, teacher, views, arrays)
 
     def _of(
         self, objective: Objective, trainable: PyTree, assemble: Callable[..., Any],
@@ -329,18 +329,15 @@ class PhasedStep:
         # Reading the number from a device would wait for the step before.
         is_next = state is self._last
         self._number = self._number + 1 if is_next else int(state.step)
-        self._last, metrics = self.at(self._number)(state, batch)
-        return self._last, metrics
-
-    def at(self, number: int) -> Step:
-        """The compiled step of that number, counted from 0."""
         start = self._adversarial
-        return self._make(
+        step = self._make(
             Begun(
-                decoder=number >= start.decoder_start,
-                discriminator=number >= start.discriminator_start,
+                decoder=self._number >= start.decoder_start,
+                discriminator=self._number >= start.discriminator_start,
             )
         )
+        self._last, metrics = step(state, batch)
+        return self._last, metrics
 
 
 def _named(name: str, network: Any) -> PyTree:
@@ -377,15 +374,3 @@ def _running(
         jnp.where(is_saturated, running.saturated_steps + 1, 0),
         jnp.where(is_flat, running.flat_steps + 1, 0),
     )
-
-
-def _last_layer_metrics(
-    weight: Float[Array, ""],
-    reconstruction_norm: Float[Array, ""],
-    adversarial_norm: Float[Array, ""],
-) -> dict[str, Array]:
-    return {
-        "adaptive_weight": weight,
-        "reconstruction_norm": reconstruction_norm,
-        "adversarial_norm": adversarial_norm,
-    }
