@@ -12,7 +12,7 @@ from vtp_eqx.config import (
 )
 from vtp_eqx.mesh import data_mesh, on_mesh, shard_batch
 from vtp_eqx.runs.dry_run import dry_run, dry_run_lines, lowered_step
-from vtp_eqx.training.flops import pretrain_flops, train_flops
+from vtp_eqx.training.flops import train_flops
 from vtp_eqx.training.pretrain import init_pretraining
 from vtp_eqx.training.pretrain_views import CaptionedBatch
 
@@ -93,14 +93,9 @@ def test_a_step_that_learns_from_lpips_is_forecast_without_its_weights(tiny):
     assert count(looking) >= count(coarse) + 13  # of VGG16
 
 
-def test_a_step_costs_three_forward_passes_but_for_the_teacher():
+def test_images_that_contrast_has_seen_are_not_encoded_once_more():
     config = PretrainConfig(tokenizer=VTP_L, prototypes=PrototypeConfig())
     apart = dataclasses.replace(config, distillation_weight=0, contrast_drop=0.1)
-    assert train_flops(apart) == pytest.approx(
-        3 * config.batch_size * pretrain_flops(apart)
-    )
-    assert train_flops(config) < 3 * config.batch_size * pretrain_flops(config)
-    # Images that contrast has already seen are not encoded once more.
     shared = dataclasses.replace(apart, contrast_drop=0.0)
     encoder = 2 * 303.1e6 * 256 * config.reconstruction_batch
     saved = train_flops(apart) - train_flops(shared)

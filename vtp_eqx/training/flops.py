@@ -24,17 +24,6 @@ from vtp_eqx.training.parameter_counts import dit_parameters
 from vtp_eqx.training.pretrain import needs_of, pretrain_terms
 from vtp_eqx.training.terms.encoder_passes import shares_whole_pass
 from vtp_eqx.training.terms.repulsion import Repulsion
-from vtp_eqx.training.terms.term import TermFlops
-
-
-def pretrain_flops(config: PretrainConfig) -> float:
-    """Forward FLOPs of a pre-training per image of the contrastive batch.
-
-    Networks that learn nothing are left out, but for the teacher.
-    """
-    parts = _term_flops(config)
-    trained = sum(share * (one.student + one.teacher) for share, one in parts)
-    return float(trained + _subset_pass(parts))
 
 
 def train_flops(config: PretrainConfig) -> float:
@@ -44,23 +33,14 @@ def train_flops(config: PretrainConfig) -> float:
     reconstruction share the encoder's pass (no stochastic depth), it counts once: what
     a step must do, and therefore what a share of the machine's peak is taken of.
     """
-    parts = _term_flops(config)
+    terms = pretrain_terms(config)
+    parts = [(term.batch_size / config.batch_size, term.flops()) for term in terms]
     student = sum(share * one.student for share, one in parts)
-    if not shares_whole_pass(config, needs_of(pretrain_terms(config))):
-        student += _subset_pass(parts)
+    if not shares_whole_pass(config, needs_of(terms)):
+        # The encoder's pass over the images that are decoded, once for all terms.
+        student += max((share * one.subset_pass for share, one in parts), default=0.0)
     others = sum(share * (one.teacher + one.frozen) for share, one in parts)
     return float(config.batch_size * (3 * student + others))
-
-
-def _term_flops(config: PretrainConfig) -> list[tuple[float, TermFlops]]:
-    """The share of the contrastive batch that each term learns from, and its costs."""
-    terms = pretrain_terms(config)
-    return [(term.batch_size / config.batch_size, term.flops()) for term in terms]
-
-
-def _subset_pass(parts: list[tuple[float, TermFlops]]) -> float:
-    """The encoder's pass over the images that are decoded, once for all terms."""
-    return max((share * one.subset_pass for share, one in parts), default=0.0)
 
 
 @functools.cache

@@ -21,8 +21,12 @@ from vtp_eqx.models.tokenizer import Tokenizer
 
 def num_parameters(make: Callable[[], PyTree]) -> int:
     """The number of float parameters in what `make()` would build; builds nothing."""
-    shapes = eqx.filter_eval_shape(make)
-    return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(shapes, _is_float)))
+    return sum(
+        leaf.size
+        for leaf in jax.tree.leaves(eqx.filter_eval_shape(make))
+        if isinstance(leaf, jax.ShapeDtypeStruct)
+        and jnp.issubdtype(leaf.dtype, jnp.inexact)
+    )
 
 
 @functools.cache
@@ -59,11 +63,4 @@ def _tokenizer_parameters(config: TokenizerConfig) -> tuple[int, int]:
     made = lambda: Tokenizer(config, key=jr.key(0))
     return num_parameters(lambda: made().encoder), num_parameters(
         lambda: made().decoder
-    )
-
-
-def _is_float(leaf: object) -> bool:
-    return eqx.is_inexact_array(leaf) or (
-        isinstance(leaf, jax.ShapeDtypeStruct)
-        and jnp.issubdtype(leaf.dtype, jnp.inexact)
     )
