@@ -305,23 +305,18 @@ class Teacher(eqx.Module):
     config: TokenizerConfig = eqx.field(static=True)
 
     @classmethod
-    def of(cls, pretrainer: Pretrainer) -> "Teacher":
-        """A teacher that equals its student, in arrays of its own."""
-        if pretrainer.prototypes is None:
-            raise ValueError(
-                "A teacher needs a prototype head; got a pretrainer without one: "
-                "set `prototypes`, or train without self-distillation."
-            )
-        tokenizer = pretrainer.tokenizer
-        shared = cls(
-            tokenizer.encoder,
-            tokenizer.bottleneck,
-            pretrainer.prototypes,
+    def of(cls, student: Pretrainer) -> "Teacher | None":
+        """The parts of a student that its teacher averages; without prototypes, none.
+
+        They are the student's arrays: `copy_arrays` them where both are donated.
+        """
+        if student.prototypes is None:
+            return None
+        tokenizer = student.tokenizer
+        return cls(
+            tokenizer.encoder, tokenizer.bottleneck, student.prototypes,
             tokenizer.config,
-        )
-        # A step that donates its state may not be given one buffer twice.
-        copy = lambda leaf: jnp.array(leaf) if eqx.is_array(leaf) else leaf
-        return jax.tree.map(copy, shared)
+        )  # fmt: skip
 
     def normalize(self, image: Float[Array, "*axes 3"]) -> Float[Array, "*axes 3"]:
         """Colors in [0, 1] to the normalized space of pixels."""

@@ -74,8 +74,7 @@ def initial_state(config: PretrainConfig, images: np.ndarray | None) -> TrainSta
         return Pretrainer(config.tokenizer, prototypes, heads, key=key)
 
     def start(student: Pretrainer, key: PRNGKeyArray) -> TrainState:
-        student = copy_arrays(student)
-        teacher = None if prototypes is None else Teacher.of(student)
+        student, teacher = copy_arrays(student), copy_arrays(Teacher.of(student))
         return TrainState.start(
             student, teacher, loss_weights(config), optimizer, key=key
         )
@@ -108,7 +107,7 @@ def pretrain_step(
         make_optimizer(config.optimizer, config.num_steps),
         mesh,
         momentum=lambda step: cosine(start, end, step / config.num_steps),
-        ema_source=_ema_source,
+        ema_source=Teacher.of,
         constrain=clamp_logit_scale,
         accumulate=config.accumulate,
         precision=config.precision,
@@ -122,16 +121,6 @@ def loss_weights(config: PretrainConfig) -> FixedWeights | LearnedWeights:
     """The weights of the terms that are not left out, fixed or learned from there."""
     used = config.term_weights
     return FixedWeights(used) if config.weighting == "fixed" else LearnedWeights(used)
-
-
-def _ema_source(student: Pretrainer) -> Teacher | None:
-    """The student's parts that the teacher is a moving average of."""
-    if student.prototypes is None:
-        return None
-    tokenizer = student.tokenizer
-    return Teacher(
-        tokenizer.encoder, tokenizer.bottleneck, student.prototypes, tokenizer.config
-    )
 
 
 def pretrain_terms(
@@ -178,7 +167,12 @@ def pretrain_objective(
     """
     terms = pretrain_terms(config, perceptual=perceptual, vision=vision)
     for term in terms:
-        _require_divisible(term.batch, term.batch_size, num_shards, config.accumulate)
+        require(
+            term.batch_size % (num_shards * config.accumulate) == 0,
+            f"`{term.batch}` must divide evenly over devices and microbatches; got "
+            f"{term.batch_size} images on {num_shards} devices in {config.accumulate} "
+            "microbatches each: change it, use fewer devices or lower `accumulate`.",
+        )
         term.check()
     needs = needs_of(terms)
 
@@ -211,13 +205,4 @@ def clamp_logit_scale(student: Pretrainer) -> Pretrainer:
         lambda student: student.tokenizer.logit_scale,
         student,
         jnp.clip(scale, 0, jnp.log(100.0).astype(scale.dtype)),
-    )
-
-
-def _require_divisible(name: str, size: int, num_shards: int, accumulate: int) -> None:
-    require(
-        size % (num_shards * accumulate) == 0,
-        f"`{name}` must divide evenly over devices and microbatches; got {size} images"
-        f" on {num_shards} devices in {accumulate} microbatches each: change it, use "
-        "fewer devices or lower `accumulate`.",
     )
