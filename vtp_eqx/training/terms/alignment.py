@@ -119,7 +119,6 @@ class Alignment(SubsetTerm):
     drawn from a posterior, on what was drawn (VA-VAE).
     """
 
-    config: PretrainConfig
     vision: VisionFeatures | None = None
     name: ClassVar[str] = "alignment"
 

@@ -1,6 +1,5 @@
 """Image-text contrast: each image finds its caption among those of the global batch."""
 
-import dataclasses
 from typing import ClassVar
 
 import equinox as eqx
@@ -8,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vtp_eqx.config import PretrainConfig
 from vtp_eqx.losses.contrastive import clip_loss, siglip_loss
 from vtp_eqx.mesh import DATA
 from vtp_eqx.models.text import TextEncoder
@@ -26,11 +24,9 @@ class Embeddings(eqx.Module):
     text: Float[Array, "rows embed"]
 
 
-@dataclasses.dataclass(frozen=True)
 class Contrast(PretrainTerm):
     """CLIP's or SigLIP's loss (VTP section 3)."""
 
-    config: PretrainConfig
     name: ClassVar[str] = "contrast"
     batch: ClassVar[str] = "batch_size"
     needs: ClassVar[Needs] = Needs.PAIRS

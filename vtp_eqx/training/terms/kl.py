@@ -1,13 +1,11 @@
 """A posterior of latents and its divergence from the standard normal law: a control."""
 
-import dataclasses
 from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from vtp_eqx.config import PretrainConfig
 from vtp_eqx.losses.latents import kl_loss
 from vtp_eqx.models.tokenizer import Pretrainer
 from vtp_eqx.nn.linear import Linear
@@ -15,7 +13,6 @@ from vtp_eqx.training.terms.encoder_passes import POSTERIOR
 from vtp_eqx.training.terms.term import Microbatch, SubsetTerm, TermFlops, TermLoss
 
 
-@dataclasses.dataclass(frozen=True)
 class KL(SubsetTerm):
     """Latents that are decoded are drawn, around what `encode` returns (LDM, VA-VAE).
 
@@ -24,7 +21,6 @@ class KL(SubsetTerm):
     latents of what is drawn here.
     """
 
-    config: PretrainConfig
     name: ClassVar[str] = POSTERIOR
 
     def make_head(self, key: PRNGKeyArray) -> Linear:

@@ -1,25 +1,18 @@
 """Correlation of latents that are neighbors: a control."""
 
-import dataclasses
 from typing import ClassVar
 
 from jaxtyping import Array, Float
 
-from vtp_eqx.config import PretrainConfig
 from vtp_eqx.losses.latents import local_correlation_loss
-from vtp_eqx.training.terms.term import Microbatch, SubsetTerm, TermFlops
+from vtp_eqx.training.terms.term import Microbatch, SubsetTerm
 
 
-@dataclasses.dataclass(frozen=True)
 class LocalCorrelation(SubsetTerm):
     """By how much neighboring latents correlate less than a threshold (SSVAE's LCR)."""
 
-    config: PretrainConfig
     name: ClassVar[str] = "local_correlation"
 
     def forward(self, rows: Microbatch) -> Float[Array, " rows"]:
         threshold = self.config.controls.correlation_threshold
         return local_correlation_loss(rows.passes.subset.latents, threshold=threshold)
-
-    def flops(self) -> TermFlops:
-        return TermFlops(subset_pass=self.encoder_flops)

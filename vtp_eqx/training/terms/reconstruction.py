@@ -89,7 +89,6 @@ class PixelTerm(SubsetTerm):
     `perceptual` is the network of LPIPS, where that has a weight.
     """
 
-    config: PretrainConfig
     perceptual: Perceptual | None = None
 
     def check(self) -> None:

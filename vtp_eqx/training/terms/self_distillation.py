@@ -5,7 +5,6 @@ patch, they do not fit. What is kept of a feature is its bottleneck, 256 wide, a
 logits are made of it where they are needed, a block of rows at a time.
 """
 
-import dataclasses
 from typing import ClassVar
 
 import equinox as eqx
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int, Shaped
 
-from vtp_eqx.config import PretrainConfig, require
+from vtp_eqx.config import require
 from vtp_eqx.losses.chunked_vmap import chunked_vmap
 from vtp_eqx.losses.distillation import (
     cross_entropy,
@@ -55,11 +54,9 @@ class StudentOutputs(eqx.Module):
     cls_tokens: Float[Array, "images 2 width"]  # of its two global crops
 
 
-@dataclasses.dataclass(frozen=True)
 class SelfDistillation(PretrainTerm):
     """DINO + iBOT + KoLeo of each image."""
 
-    config: PretrainConfig
     name: ClassVar[str] = "distillation"
     batch: ClassVar[str] = "distillation_batch"
     needs: ClassVar[Needs] = Needs.CROPS

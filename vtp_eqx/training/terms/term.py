@@ -159,6 +159,7 @@ def first_memory(terms: tuple[Term, ...]) -> dict[str, Any] | None:
     return {name: one for name, one in kept.items() if one is not None} or None
 
 
+@dataclasses.dataclass(frozen=True)
 class PretrainTerm(Term):
     """A term whose student is a `Pretrainer` and whose views are `PretrainViews`."""
 
@@ -212,6 +213,9 @@ class SubsetTerm(PretrainTerm):
         """Of encoding one of them."""
         tokenizer = self.config.tokenizer
         return encoder_flops(tokenizer, tokenizer.image_size)
+
+    def flops(self) -> TermFlops:
+        return TermFlops(subset_pass=self.encoder_flops)
 
     def latent_noise(
         self, key: PRNGKeyArray
