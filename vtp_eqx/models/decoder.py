@@ -1,4 +1,4 @@
-"""The pixel decoder: a vision transformer from latents to normalized pixels."""
+"""Vision transformers from latents to normalized pixels, and to features."""
 
 import equinox as eqx
 import jax
@@ -57,7 +57,7 @@ class PixelDecoder(eqx.Module):
         self, latents: Float[Array, "rows columns channels"]
     ) -> Float[Array, "num_patches width"]:
         """The features that pixels are read off, one row a patch."""
-        return latent_tokens(latents, self.embed, self.stack, self.norm, self.rope)
+        return _latent_tokens(latents, self.embed, self.stack, self.norm, self.rope)
 
     def batch(
         self, latents: Float[Array, "batch rows columns channels"]
@@ -66,7 +66,48 @@ class PixelDecoder(eqx.Module):
         return jax.vmap(self)(latents)
 
 
-def latent_tokens(
+class FeatureDecoder(eqx.Module):
+    """A vision transformer from one latent per patch to that patch's features.
+
+    It is small, so that what it cannot make of latents must be in them. Shi et al. 2025
+    (RecTok), https://arxiv.org/abs/2512.13421.
+    """
+
+    embed: Linear
+    stack: Transformer
+    norm: RMSNorm | LayerNorm
+    out: Linear
+    rope: Precision = eqx.field(static=True)
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        latent_width: int,
+        feature_width: int,
+        rope: Precision,
+        *,
+        key: PRNGKeyArray,
+    ):
+        embed_key, stack_key, out_key = jr.split(key, 3)
+        self.embed = Linear(latent_width, config.width, key=embed_key)
+        self.stack = vision_stack(config, key=stack_key)
+        self.norm = make_norm(config.norm, config.width)
+        self.out = Linear(config.width, feature_width, key=out_key)
+        self.rope = rope
+
+    def batch(
+        self, latents: Float[Array, "batch rows columns channels"]
+    ) -> Float[Array, "batch rows columns features"]:
+        """The features of a batch of grids, as the network computes."""
+
+        def one(grid: Array) -> Array:
+            tokens = _latent_tokens(grid, self.embed, self.stack, self.norm, self.rope)
+            return self.out(tokens).reshape(*grid.shape[:2], -1)
+
+        return jax.vmap(one)(latents)
+
+
+def _latent_tokens(
     latents: Float[Array, "rows columns channels"],
     embed: Linear,
     stack: Transformer,

@@ -35,21 +35,6 @@ class Features(eqx.Module):
         """The features of a sequence whose first token is the class token."""
         return cls(tokens[..., 0, :], tokens[..., 1:, :])
 
-    @classmethod
-    def of_layers(
-        cls, layers: Float[Array, "layers *batch seq width"], readout: Readout
-    ) -> "Features":
-        """Those of the last block, with what `readout` makes of all given as `fused`.
-
-        That is their mean, or the first and the last beside one another.
-        """
-        last = cls.of_tokens(layers[-1])
-        if readout == "mean":
-            fused = jnp.mean(layers, axis=0)
-        else:
-            fused = jnp.concatenate([layers[0], layers[-1]], axis=-1)
-        return cls(last.cls, last.patches, cls.of_tokens(fused))
-
 
 class Encoder(eqx.Module):
     """A vision transformer with a class token and rotary positions.
@@ -146,8 +131,15 @@ class Encoder(eqx.Module):
         return [Features.of_tokens(self.norm(tokens)) for tokens in traced[-last:]]
 
     def _fused(self, traced: Float[Array, "depth *batch seq width"]) -> Features:
+        """Features of the last block, and of the last blocks as one: their mean, or the
+        first and the last beside one another."""
         layers = self.norm(traced[-self.readout_layers :])
-        return Features.of_layers(layers, self.readout)
+        if self.readout == "mean":
+            fused = jnp.mean(layers, axis=0)
+        else:
+            fused = jnp.concatenate([layers[0], layers[-1]], axis=-1)
+        last = Features.of_tokens(layers[-1])
+        return Features(last.cls, last.patches, Features.of_tokens(fused))
 
     def _embed(
         self,

@@ -3,7 +3,7 @@
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 import numpy as np
 
 from vtp_eqx.config import TextConfig
@@ -82,11 +82,8 @@ class TextEncoder(eqx.Module):
 
     def _tokens(self, ids: Int[Array, " context"]) -> Float[Array, "context width"]:
         tokens = self.token_embedding[ids] + self.positions
-        return self.stack(tokens, mask=self._mask())
-
-    def _mask(self) -> Bool[Array, "context context"] | None:
-        context = self.positions.shape[0]
-        return jnp.tri(context, dtype=bool) if self.causal else None
+        mask = jnp.tri(len(tokens), dtype=bool) if self.causal else None
+        return self.stack(tokens, mask=mask)
 
 
 def _normal(key: PRNGKeyArray, shape: tuple[int, ...], std: float) -> Array:

@@ -132,17 +132,21 @@ class Transformer(eqx.Module):
         rotate: Rotate | None = None,
         mask: Bool[Array, "seq seq"] | None = None,
     ) -> Float[Array, "seq width"]:
-        def apply(block, tokens, _):
-            return block(tokens, rotate=rotate, mask=mask), None
-
+        apply = lambda block, tokens, _: block(tokens, rotate=rotate, mask=mask)
         return self._through(tokens, apply)[0]
+
+    def trace(
+        self, tokens: Float[Array, "seq width"], *, rotate: Rotate | None = None
+    ) -> Float[Array, "depth seq width"]:
+        """The tokens after every block."""
+        apply = lambda block, tokens, _: block(tokens, rotate=rotate)
+        return self._through(tokens, apply, traces=True)[1]
 
     def batch(
         self,
         tokens: Float[Array, "batch seq width"],
         *,
         rotate: Rotate | None = None,
-        mask: Bool[Array, "seq seq"] | None = None,
         drop_rate: float = 0.0,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "batch seq width"]:
@@ -152,10 +156,7 @@ class Transformer(eqx.Module):
         scaled up to keep its expectation (DINOv2). Inside `shard_map` the
         subsets are drawn from the local rows. `key=None` drops nothing.
         """
-
-        apply, keys = self._on_subsets(drop_rate, key, rotate=rotate, mask=mask)
-        silent = lambda *layer: (apply(*layer), None)
-        return self._through(tokens, silent, keys)[0]
+        return self._through(tokens, *self._on_subsets(rotate, drop_rate, key))[0]
 
     def trace_batch(
         self,
@@ -166,51 +167,37 @@ class Transformer(eqx.Module):
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "depth batch seq width"]:
         """The tokens of a batch after every block; otherwise as `batch`."""
-        apply, keys = self._on_subsets(drop_rate, key, rotate=rotate)
-
-        def traced(*layer):
-            tokens = apply(*layer)
-            return tokens, tokens
-
-        return self._through(tokens, traced, keys)[1]
+        branches = self._on_subsets(rotate, drop_rate, key)
+        return self._through(tokens, *branches, traces=True)[1]
 
     def _on_subsets(
-        self, drop_rate: float, key: PRNGKeyArray | None, **attention: Any
+        self, rotate: Rotate | None, drop_rate: float, key: PRNGKeyArray | None
     ) -> tuple[Callable[..., Array], Array | None]:
         """A block on a batch, `apply(block, tokens, key)`, and the keys of all."""
 
-        def attend(block):
-            return jax.vmap(lambda one: block.attend(one, **attention))
-
         def apply(block, tokens, key):
             keys = (None, None) if key is None else jr.split(key)
-            tokens = _add_on_subset(attend(block), tokens, drop_rate, keys[0])
+            attend = jax.vmap(lambda one: block.attend(one, rotate=rotate))
+            tokens = _add_on_subset(attend, tokens, drop_rate, keys[0])
             return _add_on_subset(jax.vmap(block.feed), tokens, drop_rate, keys[1])
 
         keys = None if key is None or drop_rate == 0 else jr.split(key, self.depth)
         return apply, keys
 
-    def trace(
-        self,
-        tokens: Float[Array, "seq width"],
-        *,
-        rotate: Rotate | None = None,
-    ) -> Float[Array, "depth seq width"]:
-        """The tokens after every block."""
-
-        def apply(block, tokens, _):
-            tokens = block(tokens, rotate=rotate)
-            return tokens, tokens
-
-        return self._through(tokens, apply)[1]
-
     def _through(
-        self, tokens: Array, apply: Callable[..., Any], keys: Array | None = None
-    ) -> tuple[Array, Any]:
+        self, tokens: Array, apply: Callable[..., Array], keys: Array | None = None,
+        *, traces: bool = False,
+    ) -> tuple[Array, Any]:  # fmt: skip
+        """The tokens after all blocks, and where asked for after each."""
+
+        def layer(block, tokens, key):
+            tokens = apply(block, tokens, key)
+            return tokens, tokens if traces else None
+
         # Branches answer in the type of their weights: added to float32, they are too.
         if self.residual == "float32":
             tokens = tokens.astype(jnp.float32)
-        return through_depth(self.blocks, tokens, apply, keys, remat=self.remat)
+        return through_depth(self.blocks, tokens, layer, keys, remat=self.remat)
 
 
 def stacked(make: Callable[[PRNGKeyArray], PyTree], depth: int, *, key: PRNGKeyArray):

@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from vtp_eqx.config import PretrainConfig
 from vtp_eqx.losses.alignment import cosine_loss
-from vtp_eqx.models.feature_decoder import FeatureDecoder
+from vtp_eqx.models.decoder import FeatureDecoder
 from vtp_eqx.training.parameter_counts import num_parameters
 from vtp_eqx.training.pretrain_views import select_rows
 from vtp_eqx.training.terms.alignment import (
@@ -35,7 +34,6 @@ class FlowDistillation(SubsetTerm):
     `vision`, or the teacher where the config says so.
     """
 
-    config: PretrainConfig
     vision: VisionFeatures | None = None
     name: ClassVar[str] = "flow_distillation"
 
