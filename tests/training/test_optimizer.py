@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from vtp_eqx.config import DiTConfig, OptimizerConfig, TextConfig
+from vtp_eqx.models.arrays import leaf_path
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.tokenizer import Pretrainer
 from vtp_eqx.training.optimizer import (
@@ -15,7 +16,6 @@ from vtp_eqx.training.optimizer import (
     decays,
     is_patch_embedding,
     is_prototype,
-    leaf_path,
     learning_rate,
     make_optimizer,
     network_of,

@@ -10,10 +10,10 @@ import pytest
 
 from vtp_eqx.config import DiTConfig, GenerateConfig
 from vtp_eqx.mesh import DATA, data_mesh, REPLICATED, shard_batch
+from vtp_eqx.models.arrays import leaf_path
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.models.tokenizer import Pretrainer, Teacher
 from vtp_eqx.training.generate import generate_objective
-from vtp_eqx.training.optimizer import leaf_path
 from vtp_eqx.training.precision import ALWAYS_FLOAT32, cast_params
 from vtp_eqx.training.pretrain import pretrain_objective, pretrain_step
 from vtp_eqx.training.pretrain_views import CaptionedBatch

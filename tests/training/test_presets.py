@@ -10,7 +10,8 @@ import pytest
 from benchmarks.tiny_twins import init_twin, tiny_twin, twin_batch
 from vtp_eqx.config import presets
 from vtp_eqx.mesh import data_mesh, shard_batch
-from vtp_eqx.training.optimizer import leaf_path, network_of
+from vtp_eqx.models.arrays import leaf_path
+from vtp_eqx.training.optimizer import network_of
 
 
 NUM_STEPS = 50

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vtp_eqx.mesh import data_mesh, shard_batch
-from vtp_eqx.training.optimizer import leaf_path
+from vtp_eqx.models.arrays import leaf_path
 from vtp_eqx.training.pretrain import init_pretraining
 from vtp_eqx.training.state import copy_arrays
 

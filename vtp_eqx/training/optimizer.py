@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PyTree
 import optax
 
 from vtp_eqx.config import OptimizerConfig, require
-from vtp_eqx.models.arrays import leaf_path as leaf_path
+from vtp_eqx.models.arrays import leaf_path
 
 
 def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
