@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 import optax
 
-from vtp_eqx.config import AdversarialConfig, FinetuneConfig
+from vtp_eqx.config import FinetuneConfig
 from vtp_eqx.frozen.depth_features import DepthFeatures
 from vtp_eqx.frozen.lpips import Perceptual
 from vtp_eqx.losses.weighting import adaptive_weight
@@ -51,6 +51,13 @@ from vtp_eqx.training.step import (
 SATURATED, FLAT = 0.01, 0.1
 
 Gradient = tuple[Array, dict[str, Array], PyTree]  # a total, metrics, and its gradient
+
+
+class Begun(NamedTuple):
+    """Whether the decoder learns from the discriminator, and that from the decoder."""
+
+    decoder: bool
+    discriminator: bool
 
 
 class OptimizerStates(NamedTuple):
@@ -123,8 +130,8 @@ def make_adversarial_step(
     A step updates the decoder, against the discriminator as it is, and then the
     discriminator, on what the decoder makes now. Before their starts the discriminator
     stays as it is, and the decoder learns reconstruction alone; neither costs then what
-    it does later. `state.student` is an `AdversarialStudent`, `state.teacher` the
-    moving average of the decoder.
+    it does later, because the step is compiled anew as each begins. `state.student` is
+    an `AdversarialStudent`, `state.teacher` the moving average of the decoder.
 
     A step of which a loss or a gradient is not finite, or whose decoder's gradient is a
     spike, is skipped: both networks, their optimizers and averages stay as they were.
@@ -210,12 +217,27 @@ def make_adversarial_step(
         }
         return arrays, metrics | counts
 
-    return PhasedStep(
-        lambda begun: compiled_step(
-            functools.partial(on_arrays, begun), static, places.state, mesh
-        ),
-        config.adversarial,
-    )
+    # Not one program with a condition: on CPUs a convolution's gradient inside one
+    # takes some thirty times as long.
+    @functools.cache
+    def step_of(begun: Begun) -> Step:
+        of_phase = functools.partial(on_arrays, begun)
+        return compiled_step(of_phase, static, places.state, mesh)
+
+    last, number = None, 0
+
+    def step(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, Array]]:
+        nonlocal last, number
+        # Reading the number from a device would wait for the step before.
+        number = number + 1 if state is last else int(state.step)
+        begun = Begun(
+            decoder=number >= config.adversarial.decoder_start,
+            discriminator=number >= config.adversarial.discriminator_start,
+        )
+        last, metrics = step_of(begun)(state, batch)
+        return last, metrics
+
+    return step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,43 +323,6 @@ class _Gradients:
 
     def _cast(self, tree: Any) -> Any:
         return cast_params(tree, self.objective.config.precision)
-
-
-class Begun(NamedTuple):
-    """Whether the decoder learns from the discriminator, and that from the decoder."""
-
-    decoder: bool
-    discriminator: bool
-
-
-class PhasedStep:
-    """A `step(state, batch)`, compiled anew as decoder and discriminator begin.
-
-    Not one program with a condition: on CPUs a convolution's gradient inside one takes
-    some thirty times as long.
-    """
-
-    def __init__(self, make: Callable[[Begun], Step], adversarial: AdversarialConfig):
-        """`make(begun)` is the step while those have begun."""
-        self._make, self._adversarial = functools.cache(make), adversarial
-        self._last: TrainState | None = None
-        self._number = 0
-
-    def __call__(
-        self, state: TrainState, batch: PyTree
-    ) -> tuple[TrainState, dict[str, Array]]:
-        # Reading the number from a device would wait for the step before.
-        is_next = state is self._last
-        self._number = self._number + 1 if is_next else int(state.step)
-        start = self._adversarial
-        step = self._make(
-            Begun(
-                decoder=self._number >= start.decoder_start,
-                discriminator=self._number >= start.discriminator_start,
-            )
-        )
-        self._last, metrics = step(state, batch)
-        return self._last, metrics
 
 
 def _named(name: str, network: Any) -> PyTree:
