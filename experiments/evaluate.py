@@ -54,7 +54,7 @@ def rfid(options: Flat[given.ReconstructionOptions]) -> None:
     images = options.images(CenterCrop(tokenizer.config.image_size))
     options.run("reconstruction", lambda place: reconstruction.reconstruction(
         tokenizer, images, options.feature_network, place,
-        perceptual=options.perceptual(), num_samples=options.num_samples,
+        perceptual=options.perceptual(),
     ))  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def zero_shot(options: Flat[given.ZeroShotOptions]) -> None:
     images = options.images(Resize(tokenizer.config.image_size))
     options.show_classes(prompts[1], images)
     options.run("zero_shot", lambda place: classes.zero_shot(
-        tokenizer, *prompts, images, place, num_samples=options.num_samples
+        tokenizer, *prompts, images, place
     ))  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def probe(options: Flat[given.ProbeOptions]) -> None:
     sweep = functools.partial(probe_sweep, config=options.config)
     protocol = sweep if options.fit == "sweep" else linear_probe.probe
     options.run("probe", lambda place: protocol(
-        tokenizer, *sets, place, reads=options.reads, num_samples=options.num_samples
+        tokenizer, *sets, place, reads=options.reads
     ))  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def neighbors(
     tokenizer = loaded(options)
     sets = options.train_and_test(tokenizer.config.image_size)
     options.run("neighbors", lambda place: knn.neighbors(
-        tokenizer, *sets, place, counts=counts, num_samples=options.num_samples
+        tokenizer, *sets, place, counts=counts
     ))  # fmt: skip
 
 
@@ -98,10 +98,9 @@ def diagnose(options: Flat[DiagnosisOptions]) -> None:
 
 def gfid(options: Flat[given.SampleOptions]) -> None:
     """gFID of samples, side by side, and what else reference and network give."""
-    sets, count = options.sets(), options.count
+    sets = options.sets()
     with options.place() as place:
-        measures = options.measures(place)
-        results = evaluate_sample_sets(sets, measures, place, num_samples=count)
+        results = evaluate_sample_sets(sets, options.measures(place), place)
     given.show_sample_sets(sets, results, place)
 
 
@@ -111,7 +110,7 @@ def reference(options: Flat[given.ReferenceOptions]) -> None:
     with options.place() as place:
         made = real.make_reference(
             images, options.feature_network, place,
-            keep_features=options.keep_features, num_samples=options.num_samples,
+            keep_features=options.keep_features,
         )  # fmt: skip
     real.write_reference(options.file, made)
     count = made.moments.count

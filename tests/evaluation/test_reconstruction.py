@@ -91,8 +91,8 @@ def place(tmp_path):
     return ExtractConfig(folder=tmp_path, batch_size=16, mesh=data_mesh(1))
 
 
-def images_of(source, crop=None):
-    return Images(source=source, crop=crop or CenterCrop(32))
+def images_of(source, crop=None, **changes):
+    return Images(source=source, crop=crop or CenterCrop(32), **changes)
 
 
 def first_pixel(model, image, other):
@@ -144,10 +144,9 @@ def test_rounded_weights_give_close_numbers_and_another_card(tokenizer, scenes, 
 
 
 def test_another_count_than_asked_for_gives_no_number(tokenizer, scenes, place):
+    images = images_of(scenes, num_samples=50)
     with pytest.raises(ValueError, match="48 of 50"):
-        reconstruction(
-            tokenizer, images_of(scenes), scene_features(), place, num_samples=50
-        )
+        reconstruction(tokenizer, images, scene_features(), place)
     assert not list(place.folder.glob("card*"))
 
 

@@ -72,7 +72,7 @@ def images_of(folder):
 def test_a_folder_of_samples_is_judged_with_what_made_it(samples, reference, place):
     numbers = evaluate_samples(
         images_of(samples), read_sample_record(samples), scene_features(), reference,
-        place, num_samples=24,
+        place,
     )  # fmt: skip
     assert numbers.keys() == {"gFD-scenes", "precision", "recall"}
     assert numbers["precision"] == 1  # they are real ones
@@ -87,7 +87,7 @@ def test_a_folder_of_samples_is_judged_with_what_made_it(samples, reference, pla
 def test_real_images_are_at_no_distance_from_themselves(scenes, reference, place):
     numbers = evaluate_samples(
         Images(source=scenes, crop=CenterCrop(32)), "real scenes", scene_features(),
-        reference, place, num_samples=48,
+        reference, place,
     )  # fmt: skip
     assert numbers["gFD-scenes"] < 1e-3
     assert (numbers["precision"], numbers["recall"]) == (1, 1)
@@ -104,9 +104,7 @@ def test_inception_gives_all_that_is_called_by_its_name(scenes, place):
     network = FeatureNetwork(None, three_kinds, "inception-v3", "aa", None)
     images = Images(source=scenes, crop=CenterCrop(32))
     reference = make_reference(images, network, place)
-    numbers = evaluate_samples(
-        images, "real", network, reference, place, num_samples=48
-    )
+    numbers = evaluate_samples(images, "real", network, reference, place)
     assert numbers.keys() == {"gFID", "sFID", "Inception score"}
     assert numbers["gFID"] < 1e-9
     assert numbers["sFID"] < 1e-9
@@ -114,11 +112,10 @@ def test_inception_gives_all_that_is_called_by_its_name(scenes, place):
 
 
 def test_what_does_not_belong_together_gives_no_number(samples, reference, place):
-    def judge(record=RECORD, reference=reference, network=None, num_samples=24):
-        evaluate_samples(
-            images_of(samples), record, network or scene_features(), reference, place,
-            num_samples=num_samples,
-        )  # fmt: skip
+    def judge(reference=reference, network=None, num_samples=24):
+        images = dataclasses.replace(images_of(samples), num_samples=num_samples)
+        network = network or scene_features()
+        evaluate_samples(images, RECORD, network, reference, place)
 
     other = dataclasses.replace(scene_features(), hash="another")
     with pytest.raises(ValueError, match="one network"):
@@ -131,8 +128,9 @@ def test_what_does_not_belong_together_gives_no_number(samples, reference, place
     with pytest.raises(ValueError, match=r"^`reference` \(5 features\) .* \(128\)"):
         judge(reference=dataclasses.replace(reference, moments=narrow))
     (samples / "00000.png").write_bytes(b"torn")
-    with pytest.raises(ValueError, match="got 23 of 24"):
-        judge()
+    for count in (24, None):
+        with pytest.raises(ValueError, match="got 23 of 24"):
+            judge(num_samples=count)
     assert not (place.folder / "card_generation.json").exists()
 
 
@@ -151,7 +149,7 @@ def test_unguided_and_guided_samples_are_shown_side_by_side(samples, reference, 
     ]
     network = scene_features()
     measures = {"": (network, reference), "again": (network, reference)}
-    results = evaluate_sample_sets(sets, measures, place, num_samples=24)
+    results = evaluate_sample_sets(sets, measures, place)
     assert results[0] == results[1]
     for name, guidance in (("", 1), ("again", 1), ("guided", 2.5)):
         numbers, card = read(place.folder / name / "card_generation.json")
@@ -164,4 +162,4 @@ def test_unguided_and_guided_samples_are_shown_side_by_side(samples, reference, 
     assert [*table.columns[0].cells] == ["gFD-scenes", "precision", "recall"]
     assert [*table.columns[1].cells] == [*table.columns[2].cells]
     with pytest.raises(ValueError, match="must have different names"):
-        evaluate_sample_sets([sets[0]] * 2, measures, place, num_samples=24)
+        evaluate_sample_sets([sets[0]] * 2, measures, place)

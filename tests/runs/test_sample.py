@@ -243,7 +243,7 @@ def test_numbers_in_training_are_those_of_the_folder(whole, networks, tmp_path):
     place = ExtractConfig(folder=tmp_path, batch_size=8, mesh=data_mesh(1))
     expected = evaluate_samples(
         Images(source=open_source(whole), crop=CenterCrop(32)),
-        read_sample_record(whole), network, reference, place, num_samples=7,
+        read_sample_record(whole), network, reference, place,
     )  # fmt: skip
     assert numbers.keys() == {"gFD-scenes", "precision", "recall"}
     assert numbers == pytest.approx(expected, rel=1e-4)

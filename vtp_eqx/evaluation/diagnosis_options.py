@@ -57,7 +57,7 @@ class DiagnosisOptions(ReconstructionOptions):
             diagnosis = diagnose(
                 tokenizer, images, place,
                 network=self.network_for(size), perceptual=self.perceptual(),
-                masks=masks, num_samples=self.num_samples,
+                masks=masks,
             )  # fmt: skip
         self.show(diagnosis)
 
@@ -78,8 +78,7 @@ class DiagnosisOptions(ReconstructionOptions):
         rows = config.validation_indices[: self.limit or NUM_IMAGES]
         drawn = render(config, rows)
         source = ArraySource({"image": drawn.image, "label": drawn.label})
-        images = Images(source=source, crop=CenterCrop(size), limit=self.limit)
-        return images, object_masks(config, rows)
+        return self.images_of(source, CenterCrop(size)), object_masks(config, rows)
 
     def network_for(self, size: int) -> FeatureNetwork:
         """The feature network, or the scene network that was shipped for that size."""

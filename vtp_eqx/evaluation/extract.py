@@ -161,15 +161,6 @@ class FeatureTable:
         """How many images were read."""
         return sum(len(part) for part in self.parts("row"))
 
-    def check_count(self, num_images: int | None) -> None:
-        """Raises `ValueError` unless as many images were read as was asked for."""
-        require(
-            num_images in (None, self.count),
-            f"As many images are evaluated as were asked for; got {self.count} of "
-            f"{num_images}, and {len(self.skipped)} that could not be read, such as "
-            f"{list(self.skipped.items())[:3]}: repair them, or ask for {self.count}.",
-        )
-
     @property
     def images_hash(self) -> str:
         """Sixteen hexadecimal digits that name the pixels that were evaluated."""
@@ -220,6 +211,12 @@ def extract_features(
         f"Features need images that can be read; got none of {len(rows)}, such as "
         f"{list(seen.skipped.items())[:3]}: check the path and the size.",
     )
+    require(
+        images.num_samples in (None, seen.count),
+        f"As many images are evaluated as were asked for; got {seen.count} of "
+        f"{images.num_samples}, and {len(seen.skipped)} that could not be read, such "
+        f"as {list(seen.skipped.items())[:3]}: repair them, or ask for {seen.count}.",
+    )
     return seen
 
 
@@ -229,16 +226,13 @@ def train_and_test_features(
     train: Images,
     test: Images,
     place: ExtractConfig,
-    *,
-    num_samples: int | None = None,
 ) -> tuple[FeatureTable, FeatureTable]:
-    """Features of two sets with the same classes; `num_samples` is of the test set."""
+    """Features of two sets with the same classes."""
     check_classes(train, test)
     of_train, of_test = (
         extract_features(function, tokenizer, images, place, stage=f"{name} features")
         for name, images in (("training", train), ("test", test))
     )
-    of_test.check_count(num_samples)
     return of_train, of_test
 
 

@@ -28,12 +28,14 @@ class Images:
     """Images to be evaluated: those of `source`, each made a square by `crop`.
 
     `limit` takes that many of them, evenly spread over the source, so that a few
-    images of a sorted folder are still of all its classes.
+    images of a sorted folder are still of all its classes. To take features of them is
+    an error unless as many as `num_samples` can be read.
     """
 
     source: Source
     crop: Crop
     limit: int | None = None
+    num_samples: int | None = None
 
     def __post_init__(self):
         count = len(self.source)

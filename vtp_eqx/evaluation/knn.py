@@ -23,15 +23,12 @@ def neighbors(
     place: ExtractConfig,
     *,
     counts: Sequence[int] = (10, 20, 100, 200),
-    num_samples: int | None = None,
 ) -> Numbers:
     """Accuracy of votes among the nearest training images, for each count of them.
 
     In the class token of the last block, at norm 1: DINOv2's evaluation.
     """
-    of_train, of_test = train_and_test_features(
-        last, tokenizer, train, test, place, num_samples=num_samples
-    )
+    of_train, of_test = train_and_test_features(last, tokenizer, train, test, place)
     labels, test_labels = of_train.labels(train), of_test.labels(test)
     protocol = settings(temperature=TEMPERATURE)
     card = tokenizer_card(tokenizer, of_test, test, protocol, reference=of_train)

@@ -46,7 +46,6 @@ def diagnose(
     network: FeatureNetwork | None = None,
     perceptual: PerceptualNetwork | None = None,
     masks: Bool[np.ndarray, "count rows columns"] | None = None,
-    num_samples: int | None = None,
 ) -> Diagnosis:
     """The whole panel of a tokenizer, written with its card and picture to `place`.
 
@@ -66,7 +65,6 @@ def diagnose(
             "images: write them in the order of the images.",
         )
     seen = extract_features(probed_latents, tokenizer, images, place, stage="latents")
-    seen.check_count(num_samples)
     latents, rows = seen.column("latents"), seen.column("row")
     diagnosis = diagnose_latents(
         latents,

@@ -77,11 +77,10 @@ def probe(
     place: ExtractConfig,
     *,
     reads: ProbeFeatures = "blocks",
-    num_samples: int | None = None,
 ) -> Numbers:
     """Test accuracy of `linear_probe`, for each kind of features."""
     of_train, of_test = train_and_test_features(
-        READERS[reads], tokenizer, train, test, place, num_samples=num_samples
+        READERS[reads], tokenizer, train, test, place
     )
     labels, test_labels = of_train.labels(train), of_test.labels(test)
     rows = of_train.features()

@@ -89,8 +89,13 @@ class EvaluationOptions:
 
     def images(self, crop: Crop) -> Images:
         """The images of `data`; what is left out is named in the terminal."""
-        source = opened(self.data, self.split)
-        return Images(source=source, crop=crop, limit=self.limit)
+        return self.images_of(opened(self.data, self.split), crop)
+
+    def images_of(self, source: Source, crop: Crop) -> Images:
+        """As many images of a source as were asked for."""
+        return Images(
+            source=source, crop=crop, limit=self.limit, num_samples=self.num_samples
+        )
 
     @contextlib.contextmanager
     def place(self) -> Iterator[ExtractConfig]:
@@ -245,15 +250,13 @@ class SampleOptions(NetworkOptions):
     dinov2: tuple[Path, Path] | None = None
     """DINOv2's weights and a reference made with them, for an FD-DINOv2 too."""
 
-    @property
-    def count(self) -> int:
-        """How many samples there are to be."""
-        if self.num_samples is None:
-            raise ValueError(
-                "A gFID depends on the number of samples; got none: say it "
-                "(--num-samples)."
-            )
-        return self.num_samples
+    def __post_init__(self):
+        super().__post_init__()
+        require(
+            self.num_samples is not None,
+            "A gFID depends on the number of samples; got none: say it "
+            "(--num-samples).",
+        )
 
     def sets(self) -> list[SampleSet]:
         """The samples of `data` and of the folders beside, each with its record."""

@@ -189,7 +189,6 @@ def probe_sweep(
     *,
     reads: ProbeFeatures = "blocks",
     config: SweepConfig | None = None,
-    num_samples: int | None = None,
 ) -> Numbers:
     """The best test accuracy of a sweep of classifiers, for each kind of features.
 
@@ -207,7 +206,6 @@ def probe_sweep(
         )
     read = READERS[reads]
     seen = extract_features(read, tokenizer, test, place, stage="test features")
-    seen.check_count(num_samples)
     labels = seen.labels(test)
     names = getattr(test.source, "class_names", None)
     num_classes = len(names) if names else 1 + int(labels.max())

@@ -142,18 +142,16 @@ def reconstruction(
     place: ExtractConfig,
     *,
     perceptual: PerceptualNetwork | None = None,
-    num_samples: int | None = None,
 ) -> Numbers:
     """PSNR, SSIM, rFID (or what it is called in this network) and maybe LPIPS.
 
     All of reconstructions that were clipped and rounded to bytes, as they would be
     saved: PSNR, SSIM and LPIPS are averaged over images, and the distance is to the
-    same images. `num_samples` is an error where another number of images was read.
+    same images.
     """
     network.check_size(images.crop.size)
     models = MeasuredTokenizer(tokenizer, network, perceptual)
     seen = extract_features(compare, models, images, place, stage="reconstruction")
-    seen.check_count(num_samples)
     lpips = "" if perceptual is None else f"{perceptual.hash} {perceptual.origin}"
     protocol = f"{BYTES}, {settings(perceptual=lpips.rstrip())}".removesuffix(", ")
     card = tokenizer_card(tokenizer, seen, images, protocol, network=network)

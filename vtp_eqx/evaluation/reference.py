@@ -76,7 +76,6 @@ def make_reference(
     place: ExtractConfig,
     *,
     keep_features: bool = False,
-    num_samples: int | None = None,
 ) -> Reference:
     """The statistics of real images, for `reference.write_reference`.
 
@@ -84,7 +83,6 @@ def make_reference(
     """
     network.check_size(images.crop.size)
     seen = extract_features(network_outputs, network, images, place, stage="reference")
-    seen.check_count(num_samples)
     return Reference(
         moments=seen.moments("features"),
         spatial=seen.moments("spatial") if seen.has("spatial") else None,

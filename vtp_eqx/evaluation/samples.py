@@ -60,8 +60,6 @@ def evaluate_sample_sets(
     sets: Sequence[SampleSet],
     measures: Mapping[str, tuple[FeatureNetwork, Reference]],
     place: ExtractConfig,
-    *,
-    num_samples: int,
 ) -> list[dict[str, float]]:
     """The numbers of each set by each network, each written with a card.
 
@@ -85,7 +83,7 @@ def evaluate_sample_sets(
             own = place.folder / samples.name / folder
             found = evaluate_samples(
                 samples.images, samples.record, network, reference,
-                dataclasses.replace(place, folder=own), num_samples=num_samples,
+                dataclasses.replace(place, folder=own),
             )  # fmt: skip
             numbers |= {
                 name: value for name, value in found.items() if name not in numbers
@@ -100,8 +98,6 @@ def evaluate_samples(
     network: FeatureNetwork,
     reference: Reference,
     place: ExtractConfig,
-    *,
-    num_samples: int,
 ) -> dict[str, float]:
     """gFID of samples, and the other scores that network and reference allow.
 
@@ -113,15 +109,15 @@ def evaluate_samples(
     check_comparable(network, reference, samples.crop.size)
     if isinstance(record, SampleRecord):
         require(
-            record.num_samples == num_samples,
-            f"All samples are evaluated; got {num_samples} to evaluate, and a record "
-            f"of {record.num_samples}: evaluate all, or sample again.",
+            samples.num_samples in (None, record.num_samples),
+            f"All samples are evaluated; got {samples.num_samples} to evaluate, and a "
+            f"record of {record.num_samples}: evaluate all, or sample again.",
         )
+        samples = dataclasses.replace(samples, num_samples=record.num_samples)
     seen = extract_features(network_outputs, network, samples, place, stage="samples")
-    seen.check_count(num_samples)
     card = EvaluationCard(
         **_made_by(record),
-        num_samples=num_samples,
+        num_samples=seen.count,
         num_reference=reference.moments.count,
         reference_hash=reference.hash,
         **network_fields(network),

@@ -34,8 +34,6 @@ def zero_shot(
     templates: Sequence[str],
     images: Images,
     place: ExtractConfig,
-    *,
-    num_samples: int | None = None,
 ) -> Numbers:
     """Shares of images whose own class is the most similar, or among the five most.
 
@@ -47,7 +45,6 @@ def zero_shot(
     check_class_names(class_names, first_labels(images), folders)
     classes = embed_classes(tokenizer, words, class_names, templates)
     seen = extract_features(embed, tokenizer, images, place, stage="zero-shot")
-    seen.check_count(num_samples)
     labels = seen.labels(images)
     check_class_names(class_names, labels, folders)
     embeddings = seen.column("embedding")
