@@ -30,7 +30,7 @@ INCEPTION = dataclasses.replace(GENERATION, feature_network="inception-v3")
 @pytest.mark.parametrize("card", [RECONSTRUCTION, GENERATION])
 def test_a_card_reads_back_as_it_was_written(card, tmp_path):
     path = tmp_path / "deep" / "card.json"
-    write(path, {card.distance_name: 1.25}, card, num_evaluated=100)
+    write(path, {"FD-scenes": 1.25}, card, num_evaluated=100)
     assert read(path) == ({"FD-scenes": 1.25}, card)
     assert [file.name for file in path.parent.iterdir()] == ["card.json"]
 
@@ -58,8 +58,6 @@ def test_only_inception_features_make_an_fid(name, tmp_path):
         write(path, {name: 1.0}, GENERATION, num_evaluated=100)
     assert not path.exists()
     write(path, {name: 1.0}, INCEPTION, num_evaluated=100)
-    assert INCEPTION.distance_name == "FID"
-    assert GENERATION.distance_name == "FD-scenes"
 
 
 def test_a_card_altered_by_hand_is_refused(tmp_path):
@@ -97,12 +95,6 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path):
 def test_a_card_that_contradicts_itself_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(GENERATION, **changes)
-
-
-def test_a_distance_needs_a_feature_network():
-    card = dataclasses.replace(GENERATION, feature_network="none", feature_hash="")
-    with pytest.raises(ValueError, match="features"):
-        _ = card.distance_name
 
 
 def test_samples_of_another_origin_have_words_for_hashes(tmp_path):

@@ -28,7 +28,7 @@ def ignorant(latents):
     return 0 * latents + 0.5
 
 
-def square(model, image, other):
+def square(image, other):
     return jnp.mean((image - other) ** 2)
 
 
@@ -86,7 +86,7 @@ def test_a_decoder_that_ignores_its_latents_is_continuous(latents, statistics):
 
 
 def test_lpips_is_given_as_it_is_and_beside_that_of_two_images(latents, statistics):
-    models = Continuity(identity, None, PerceptualNetwork(None, square, "0"))
+    models = Continuity(identity, None, PerceptualNetwork(square, "0"))
     panel = continuity(models, latents, *statistics)
     assert panel.keys() == {"pixels", "LPIPS", "LPIPS, relative"}
     others = np.mean((latents - np.roll(latents, 1, axis=0)) ** 2)

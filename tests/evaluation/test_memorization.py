@@ -47,8 +47,3 @@ def test_coarse_pixels_are_means_of_blocks():
     np.testing.assert_allclose(rows[:, 1, 3], expected, atol=1e-6)
     with pytest.raises(ValueError, match=r"`images` \(side 20\)"):
         coarse_pixels(images[:, :20, :20])
-
-
-def test_a_quantile_of_none_or_all_is_an_error():
-    with pytest.raises(ValueError, match="`quantile`"):
-        copy_distance(np.zeros((3, 1)), np.zeros((3, 1)), quantile=1.0)

@@ -3,7 +3,6 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-from vtp_eqx.evaluation.extract import feature_shapes
 from vtp_eqx.evaluation.networks import (
     feature_network,
     FeatureNetwork,
@@ -24,8 +23,6 @@ def test_a_network_says_what_it_has_and_nothing_else():
     seen = network_outputs(network, image)
     assert seen.keys() == {"features", "spatial"}
     assert seen["features"].tolist() == [0.5, 0.5, 0.5]
-    shapes = feature_shapes(network_outputs, network, 4)
-    assert [*shapes] == ["features", "spatial"]
 
 
 def test_a_network_of_one_size_refuses_others():

@@ -167,9 +167,10 @@ def test_devices_do_not_change_a_probe(tokenizer, images, tmp_path):
             tokenizer, images, images, workplace(tmp_path / str(count), mesh=mesh),
             reads="mean latents", config=SMALL,
         )
-        for count, mesh in ((1, data_mesh(1)), (2, data_mesh(2)))
+        for count, mesh in ((0, None), (1, data_mesh(1)), (2, data_mesh(2)))
     ]  # fmt: skip
     assert numbers[0] == pytest.approx(numbers[1], abs=0.03)
+    assert numbers[0] == pytest.approx(numbers[2], abs=0.03)
 
 
 def test_an_unreadable_training_image_is_replaced(tokenizer, tmp_path):
@@ -197,11 +198,6 @@ def test_sets_of_other_classes_are_refused(tokenizer, images, tmp_path):
         sources.append(Images(source=FolderSource(tmp_path / name), crop=images.crop))
     with pytest.raises(ValueError, match="same classes"):
         probe_sweep(tokenizer, *sources, workplace(tmp_path / "out"))
-
-
-def test_a_sweep_without_devices_is_refused(tokenizer, images, tmp_path):
-    with pytest.raises(ValueError, match="must be the devices"):
-        probe_sweep(tokenizer, images, images, workplace(tmp_path, mesh=None))
 
 
 def test_what_describes_a_sweep_is_refused_where_there_is_none():

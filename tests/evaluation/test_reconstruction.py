@@ -95,13 +95,14 @@ def images_of(source, crop=None, **changes):
     return Images(source=source, crop=crop or CenterCrop(32), **changes)
 
 
-def first_pixel(model, image, other):
-    return model * jnp.abs(image - other)[0, 0, 0]
+def first_pixel(scale, image, other):
+    return scale * jnp.abs(image - other)[0, 0, 0]
 
 
 def test_reconstructions_are_judged_as_they_would_be_saved(tokenizer, scenes, place):
     network = scene_features()
-    perceptual = PerceptualNetwork(jnp.array(2.0), first_pixel, "ff")
+    distance = jax.tree_util.Partial(first_pixel, jnp.array(2.0))
+    perceptual = PerceptualNetwork(distance, "ff")
     numbers = reconstruction(
         tokenizer, images_of(scenes), network, place, perceptual=perceptual
     )

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -59,17 +58,6 @@ def test_prompts_are_in_the_record_and_name_themselves_on_the_card(path):
         assert read_sample_record(path.parent) == record
         hashes.add(_made_by(record)["labels_hash"])
     assert len(hashes) == 2
-
-
-def test_a_record_that_cannot_be_written_leaves_the_one_before(path, monkeypatch):
-    def full_disk(*_):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="no space left"):
-        write_sample_record(path.parent, RECORD)
-    assert read_sample_record(path.parent) == RECORD
-    assert os.listdir(path.parent) == ["samples.json"]
 
 
 def test_samples_without_a_record_are_refused(tmp_path):

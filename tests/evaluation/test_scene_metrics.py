@@ -1,6 +1,5 @@
 import equinox as eqx
 import jax
-import jax.random as jr
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -19,12 +18,7 @@ from vtp_eqx.evaluation.scene_metrics import (
     SceneSet,
     shares,
 )
-from vtp_eqx.frozen.scene_network import (
-    load_scene_network,
-    Reading,
-    SceneNetwork,
-    SceneNetworkConfig,
-)
+from vtp_eqx.frozen.scene_network import load_scene_network, Reading
 from vtp_eqx.scenes.render import COLORS, render, SceneConfig
 
 
@@ -52,16 +46,6 @@ def real():
 @pytest.fixture(scope="module")
 def reference(network):
     return scene_moments(network, render(SCENES, SCENES.train_indices[:480]).image)
-
-
-def test_the_batch_size_changes_no_reading():
-    small = SceneNetworkConfig(widths=(8, 8), blocks=(1, 0), feature_width=16)
-    blank = eqx.filter_jit(SceneNetwork)(small, key=jr.key(0))
-    images = render(SCENES, np.arange(8)).image
-    few, many = (read_scenes(blank, images, batch_size=size) for size in (3, 16))
-    assert few.features.shape == (8, 16)
-    for got, expected in zip(jax.tree.leaves(few), jax.tree.leaves(many), strict=True):
-        np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 def test_features_are_read_as_their_images_are(network, real):
@@ -212,8 +196,3 @@ def test_predictions_do_not_depend_on_the_scale_of_the_features(network, real):
     after = read_scenes(doubled, real.image[:64])
     np.testing.assert_allclose(after.features, 2 * before.features, rtol=1e-4)
     assert predictions(before).keys() == predictions(after).keys()
-
-
-def test_no_images_are_an_error(network, real):
-    with pytest.raises(ValueError, match="at least one image"):
-        read_scenes(network, real.image[:0])

@@ -9,7 +9,6 @@ from vtp_eqx.evaluation.card import read
 from vtp_eqx.evaluation.extract import ExtractConfig
 from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.zero_shot import (
-    class_embeddings,
     embed_classes,
     zero_shot,
     zero_shot_accuracy,
@@ -88,9 +87,3 @@ def test_zero_shot_takes_the_most_similar_class_by_hand():
     assert zero_shot_accuracy(images, labels, classes) == pytest.approx(2 / 3)
     with pytest.raises(ValueError, match="class embedding"):
         zero_shot_accuracy(images, labels + 1, classes)
-
-
-def test_a_class_is_the_direction_of_its_prompts():
-    # Lengths do not count: (1, 0) and (0, 1) however long give the diagonal.
-    prompts = np.array([[[5.0, 0.0], [0.0, 0.1]]])
-    np.testing.assert_allclose(class_embeddings(prompts), [[0.5**0.5, 0.5**0.5]])

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from vtp_eqx.config import first_sentence, from_dict, require, SamplerConfig
 from vtp_eqx.evaluation.extract import ExtractConfig, FeatureTable
 from vtp_eqx.evaluation.images import Images
-from vtp_eqx.evaluation.networks import DISTANCE_NAMES, FeatureName, FeatureNetwork
+from vtp_eqx.evaluation.networks import FeatureName, FeatureNetwork
 from vtp_eqx.files import write_text
 from vtp_eqx.models.arrays import latents_hash, weights_hash
 from vtp_eqx.models.tokenizer import Tokenizer
@@ -106,31 +106,15 @@ class EvaluationCard:
             "the generator was trained with.",
         )
 
-    @property
-    def distance_name(self) -> str:
-        """What a Frechet distance between these features is called."""
-        require(
-            self.feature_network in DISTANCE_NAMES,
-            "A distance takes features, but `feature_network` is 'none': name it.",
-        )
-        return DISTANCE_NAMES[self.feature_network]
 
-
-def check_name(name: str, card: EvaluationCard) -> None:
-    """Raises `ValueError` where `name` says FID but features are not Inception's."""
+def _check_number(name: str, number: float, card: EvaluationCard) -> None:
+    is_inceptions = any(word in name.lower() for word in ("fid", "inception"))
     require(
-        card.feature_network == "inception-v3" or "fid" not in name.lower(),
-        f"FID is a distance between Inception features; got the name {name!r} for "
-        f"features of {card.feature_network!r}: call it `card.distance_name`.",
-    )
-    require(
-        card.feature_network == "inception-v3" or "inception" not in name.lower(),
-        f"An Inception score is of Inception's classes; got {name!r} for those of "
+        card.feature_network == "inception-v3" or not is_inceptions,
+        "FID is a distance between Inception features, and an Inception score is of "
+        f"Inception's classes; got the name {name!r} for numbers of "
         f"{card.feature_network!r}: give it another name.",
     )
-
-
-def _check_finite(name: str, number: float) -> None:
     require(
         bool(abs(number) <= sys.float_info.max),  # no huge integer either
         f"A number on a card is finite; got {name} = {number}: find out why before "
@@ -159,8 +143,7 @@ def write(
         f"card and {num_evaluated} evaluated: correct the card.",
     )
     for name, number in numbers.items():
-        check_name(name, card)
-        _check_finite(name, number)
+        _check_number(name, number, card)
     content = {
         "numbers": {name: float(number) for name, number in numbers.items()},
         "card": dataclasses.asdict(card),
@@ -183,8 +166,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, float], EvaluationCard
             f"of something else ({first_sentence(error)}): evaluate again."
         ) from error
     for name, number in found.numbers.items():
-        check_name(name, found.card)
-        _check_finite(name, number)
+        _check_number(name, number, found.card)
     return dict(found.numbers), found.card
 
 

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Int, Shaped
 import numpy as np
@@ -148,13 +146,7 @@ class FeatureTable:
         Sums are float64 and parts merge around their own means, so that the order of
         files and images changes no more than the last digits (about 1e-13).
         """
-        total = None
-        for part in self.parts(name):
-            moments = Moments.of(part)
-            total = moments if total is None else total + moments
-        require(total is not None, "Moments take at least one image; got none.")
-        assert total is not None
-        return total
+        return functools.reduce(Moments.__add__, map(Moments.of, self.parts(name)))
 
     @property
     def count(self) -> int:
@@ -234,12 +226,6 @@ def train_and_test_features(
         for name, images in (("training", train), ("test", test))
     )
     return of_train, of_test
-
-
-def feature_shapes(function: Function, model: Any, size: int) -> dict[str, Any]:
-    """The shapes of what `function(model, image)` returns for images of that side."""
-    image = jax.ShapeDtypeStruct((size, size, 3), jnp.float32)
-    return dict(eqx.filter_eval_shape(function, model, image))
 
 
 def _cache_folder(

@@ -45,14 +45,9 @@ class Images:
         )
 
     @classmethod
-    def of(
-        cls,
-        image: UInt8[np.ndarray, "count size size 3"],
-        label: Int[np.ndarray, " count"] | None = None,
-    ) -> "Images":
-        """Square images in memory, as they are, and maybe their labels."""
-        labels = {} if label is None else {"label": label}
-        source = ArraySource({"image": image, **labels})
+    def of(cls, image: UInt8[np.ndarray, "count size size 3"]) -> "Images":
+        """Square images in memory, as they are."""
+        source = ArraySource({"image": image})
         return cls(source=source, crop=CenterCrop(image.shape[1]))
 
     @property

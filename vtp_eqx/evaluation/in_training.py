@@ -4,7 +4,7 @@ Numbers are for curves of one run, not for comparisons: images are few, and the 
 has one penalty. Otherwise they are those of the protocols beside, of the same images.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from vtp_eqx.models.arrays import arrays_hash, latents_hash, weights_hash
 from vtp_eqx.models.tokenizer import Tokenizer
 
 
-PENALTY = 1e-3  # ours: one of those that `linear_probe` would choose from
+PENALTIES = (1e-3,)  # ours: one of those that `linear_probe` would choose from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,14 +43,12 @@ def evaluate_tokenizer(
     train: LabeledImages | None,
     test: LabeledImages,
     prompts: Int[np.ndarray, "classes prompts context"] | None = None,
-    *,
-    penalties: Sequence[float] = (PENALTY,),
 ) -> dict[str, float]:
     """PSNR, probe and zero-shot accuracy by name, each where it can be measured.
 
     - `psnr` of the reconstructions, rounded to bytes.
     - `probe`: accuracy of a linear probe on summary and mean patch that was fitted to
-      `train`, with one of `penalties`.
+      `train`, with one penalty.
     - `zero_shot`: accuracy of the classes whose names `prompts` are, as ids.
     """
     test_images = Images.of(test.image)
@@ -64,7 +62,7 @@ def evaluate_tokenizer(
             for images in (Images.of(train.image), test_images)
         )
         numbers["probe"] = linear_probe(
-            of_train, train.label, of_test, test.label, penalties=penalties
+            of_train, train.label, of_test, test.label, penalties=PENALTIES
         )
     if prompts is not None and tokenizer.text is not None:
         embeddings = extract_features(embed, tokenizer, test_images).column("embedding")

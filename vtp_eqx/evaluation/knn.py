@@ -49,11 +49,10 @@ def neighbor_accuracy(
     test_labels: Int[np.ndarray, " test"],
     *,
     num_neighbors: int = 20,
-    temperature: float = TEMPERATURE,
 ) -> float:
     """Accuracy of a vote among nearest training rows by cosine similarity.
 
-    A neighbor of similarity `s` votes with `exp(s / temperature)`: Wu et al. 2018,
+    A neighbor of similarity `s` votes with `exp(s / TEMPERATURE)`: Wu et al. 2018,
     https://arxiv.org/abs/1805.01978, section 3.4, with the values of DINO.
     """
     check_rows("train", train, train_labels)
@@ -68,6 +67,6 @@ def neighbor_accuracy(
     for block, nearest, cosine in nearest_rows(unit(test), unit(train), num_neighbors):
         scores = np.zeros((len(nearest), num_classes))
         voted = np.arange(len(nearest))[:, None], train_labels[nearest]
-        np.add.at(scores, voted, np.exp((cosine - 1) / temperature))
+        np.add.at(scores, voted, np.exp((cosine - 1) / TEMPERATURE))
         right += int((scores.argmax(1) == test_labels[block]).sum())
     return right / len(test)

@@ -27,7 +27,6 @@ def copy_distance(
 
     A share `quantile` of the held-out images, rows as the training images', is nearer.
     """
-    require(0 < quantile < 1, f"`quantile` ({quantile}) must be in (0, 1): change it.")
     return float(np.quantile(nearest_distances(held_out, train), quantile))
 
 

@@ -80,13 +80,12 @@ class PerceptualNetwork(eqx.Module):
     `hash` is of the weights, and `origin` tells whose they are.
     """
 
-    model: Any
-    distance: Callable[[Any, Any, Any], Float[Array, ""]] = eqx.field(static=True)
+    model: Callable[[Any, Any], Float[Array, ""]]
     hash: str = eqx.field(static=True)
     origin: str = eqx.field(static=True, default="")
 
     def __call__(self, image: Image, other: Image) -> Float[Array, ""]:
-        return self.distance(self.model, image, other)
+        return self.model(image, other)
 
 
 def network_outputs(network: FeatureNetwork, image: Any) -> dict[str, Any]:
@@ -143,7 +142,7 @@ def feature_network(name: NetworkName, weights: Path | None) -> FeatureNetwork:
 def lpips(vgg: Path, channels: Path) -> PerceptualNetwork:
     """LPIPS from the published files of VGG16 and of its channel weights."""
     model = load_perceptual(vgg, channels)
-    return PerceptualNetwork(model, _perceptual, network_hash(model), model.origin)
+    return PerceptualNetwork(model, network_hash(model), model.origin)
 
 
 def _scene(model: Any, image: Any) -> NetworkOutputs:
@@ -157,7 +156,3 @@ def _inception(model: Any, image: Any) -> NetworkOutputs:
 
 def _dinov2(model: Any, image: Any) -> NetworkOutputs:
     return NetworkOutputs(model.distance_features(image))
-
-
-def _perceptual(model: Any, image: Any, other: Any) -> Any:
-    return model(image, other)

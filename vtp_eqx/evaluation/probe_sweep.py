@@ -42,7 +42,7 @@ from vtp_eqx.evaluation.labels import check_classes, require_labels
 from vtp_eqx.evaluation.linear_probe import ProbeFeatures, READERS
 from vtp_eqx.file_kinds import open_npz, UnreadableNpzError
 from vtp_eqx.files import write_npz, write_text
-from vtp_eqx.mesh import replicate, shard_batch
+from vtp_eqx.mesh import data_mesh, replicate, shard_batch
 from vtp_eqx.models.arrays import named_arrays, weights_hash
 from vtp_eqx.models.tokenizer import Tokenizer
 
@@ -199,11 +199,7 @@ def probe_sweep(
     """
     config = config or SweepConfig()
     check_classes(train, test)
-    if place.mesh is None:
-        raise ValueError(
-            "`mesh` (None) must be the devices that a sweep learns on: give the place "
-            "a `data_mesh()`."
-        )
+    mesh = data_mesh(1) if place.mesh is None else place.mesh
     read = READERS[reads]
     seen = extract_features(read, tokenizer, test, place, stage="test features")
     labels = seen.labels(test)
@@ -223,7 +219,7 @@ def probe_sweep(
     path = place.folder / f"sweep-{digest[:12]}.npz"
     fresh = start(config, widths, num_classes, key=jr.key(config.seed))
     sweep, scores = restore(path, fresh)
-    sweep = replicate(sweep, place.mesh)
+    sweep = replicate(sweep, mesh)
     first = len(scores) * config.epoch_steps
     make = augmented_batches if config.augment else cached_batches
     batches = make(tokenizer, reads, train, place, config, first)
@@ -235,7 +231,7 @@ def probe_sweep(
             f"test set and the training label {answers.max()}: use sets that match.",
         )
         rates = jnp.asarray(config.rates_at(now))
-        rows, answers = shard_batch((rows, answers), place.mesh)
+        rows, answers = shard_batch((rows, answers), mesh)
         sweep = step(sweep, rows, answers, rates, config.momentum)
         place.report("probe", now + 1, config.num_steps)
         if (now + 1) % config.epoch_steps == 0:
@@ -243,8 +239,14 @@ def probe_sweep(
             save(path, sweep, scores)
 
     write_text(place.folder / "probe.json", json.dumps(scores, indent=1) + "\n")
+    crop = RandomCrop(train.crop.size) if config.augment else train.crop
+    protocol = settings(
+        reads=reads, training_crop=repr(crop), rates=config.rates,
+        batch_size=config.batch_size, steps=config.num_steps,
+        selected="on the test images",
+    )  # fmt: skip
     card = tokenizer_card(
-        tokenizer, seen, test, sweep_settings(reads, config, train),
+        tokenizer, seen, test, protocol,
         num_reference=len(train.rows), reference_hash=train.description["source"],
         seed=config.seed,
     )  # fmt: skip
@@ -258,19 +260,6 @@ def probe_sweep(
         for kind in widths
     }
     return write_numbers(best, card, seen, place, "probe")
-
-
-def sweep_settings(reads: str, config: SweepConfig, train: Images) -> str:
-    """The settings that a probe's number depends on, in words."""
-    crop = repr(RandomCrop(train.crop.size) if config.augment else train.crop)
-    return settings(
-        reads=reads,
-        training_crop=crop,
-        rates=config.rates,
-        batch_size=config.batch_size,
-        steps=config.num_steps,
-        selected="on the test images",
-    )
 
 
 def augmented_batches(

@@ -29,7 +29,7 @@ from vtp_eqx.models.arrays import arrays_hash
 INCEPTION_WIDTH = 2048
 # ADM's files: moments over all training images of ImageNet.
 ADM_PREFIX, ADM_COUNT = "VIRTUAL_imagenet", 1_281_167
-# What our files tell beside statistics.
+# What our files tell beside statistics, each by one whole number or one text.
 _SCALARS = {
     "count": np.integer,
     "image_size": np.integer,
@@ -191,8 +191,8 @@ def add_image_features(
 
 
 def _check_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    """A `ValueError` unless arrays are floats of the shapes of statistics."""
-    shapes = {}
+    """A `ValueError` unless arrays have the types and shapes of statistics."""
+    shapes = {name: () for name in _SCALARS.keys() & arrays.keys()}
     for mean, covariance in (("mu", "sigma"), ("mu_s", "sigma_s")):
         if {mean, covariance} <= arrays.keys():
             width = arrays[mean].size
@@ -200,20 +200,12 @@ def _check_arrays(path: Path, arrays: dict[str, Any]) -> None:
     if "features" in arrays:
         shapes["features"] = (*arrays["features"].shape[:1], arrays["mu"].size)
     for name, shape in shapes.items():
-        array = arrays[name]
+        array, kind = arrays[name], _SCALARS.get(name, np.floating)
         require(
-            array.shape == shape and np.issubdtype(array.dtype, np.floating),
-            f"`{name}` ({array.dtype} of shape {array.shape} in {path}) must be floats "
-            f"of shape {shape}: name another file, or make one with `evaluate.py "
-            "reference`.",
-        )
-    for name in _SCALARS.keys() & arrays.keys():
-        array, kind = arrays[name], _SCALARS[name]
-        require(
-            array.shape == () and np.issubdtype(array.dtype, kind),
-            f"`{name}` ({array.dtype} of shape {array.shape} in {path}) must be one "
-            f"{'text' if kind is np.str_ else 'whole number'}: name another file, or "
-            "make one with `evaluate.py reference`.",
+            array.shape == shape and np.issubdtype(array.dtype, kind),
+            f"`{name}` ({array.dtype} of shape {array.shape} in {path}) must be of the "
+            f"type {kind.__name__} and shape {shape}: name another file, or make one "
+            "with `evaluate.py reference`.",
         )
 
 

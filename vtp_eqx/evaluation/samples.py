@@ -8,16 +8,14 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vtp_eqx.config import require
 from vtp_eqx.evaluation.card import EvaluationCard, network_fields, write_numbers
-from vtp_eqx.evaluation.extract import (
-    extract_features,
-    ExtractConfig,
-    feature_shapes,
-    FeatureTable,
-)
+from vtp_eqx.evaluation.extract import extract_features, ExtractConfig, FeatureTable
 from vtp_eqx.evaluation.frechet import frechet_distance
 from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.networks import DISTANCE_NAMES, FeatureNetwork, network_outputs
@@ -141,7 +139,8 @@ def check_comparable(network: FeatureNetwork, reference: Reference, size: int) -
         f"Samples are compared with images of their size; got {size} pixels and a "
         f"reference of {reference.image_size}: make one for {size}.",
     )
-    shapes = feature_shapes(network_outputs, network, size)
+    image = jax.ShapeDtypeStruct((size, size, 3), jnp.float32)
+    shapes: dict[str, Any] = eqx.filter_eval_shape(network_outputs, network, image)
     for name, moments in (
         ("features", reference.moments),
         ("spatial", reference.spatial),

@@ -25,6 +25,7 @@ from vtp_eqx.frozen.scene_network import Reading, SceneNetwork
 from vtp_eqx.scenes.captions import COLORS, NAMES
 
 
+BATCH = 200  # images read at a time
 RAKING_ROUNDS = 20  # ours: shares of hundreds of samples are right to 1e-6 then
 
 
@@ -70,15 +71,10 @@ class SceneSet:
 
 
 def read_scenes(
-    network: SceneNetwork,
-    images: UInt8[np.ndarray, "count height width 3"],
-    *,
-    batch_size: int = 200,
+    network: SceneNetwork, images: UInt8[np.ndarray, "count height width 3"]
 ) -> Reading:
     """The scene network's outputs for each image, as numpy arrays."""
-    if len(images) == 0:
-        raise ValueError("Scenes are read from at least one image; got none.")
-    return in_batches(SceneNetwork.__call__, network, images, batch_size=batch_size)
+    return in_batches(SceneNetwork.__call__, network, images, batch_size=BATCH)
 
 
 def predictions(reading: Reading) -> dict[str, Int[np.ndarray, " count"]]:

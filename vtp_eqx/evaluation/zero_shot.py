@@ -99,14 +99,7 @@ def embed_prompts(
     texts = in_batches(
         Tokenizer.embed_text, tokenizer, ids.reshape(-1, context), batch_size=batch_size
     )
-    return class_embeddings(texts.reshape(num_classes, count, -1))
-
-
-def class_embeddings(
-    prompts: Float[np.ndarray, "classes prompts embed"],
-) -> Float[np.ndarray, "classes embed"]:
-    """One unit-norm embedding a class: the mean of its unit-norm prompt embeddings."""
-    return unit(unit(prompts).mean(axis=1))
+    return unit(unit(texts.reshape(num_classes, count, -1)).mean(axis=1))
 
 
 def zero_shot_accuracy(
