@@ -5,6 +5,8 @@ import pytest
 
 from vtp_eqx.config import TextConfig, TokenizerConfig, VIT_FEMTO
 from vtp_eqx.data.sources import ArraySource
+from vtp_eqx.evaluation.extract import ExtractConfig
+from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.scenes.render import render, SceneConfig
 
@@ -19,6 +21,12 @@ def tokenizer():
     )  # fmt: skip
     # Compiled as a whole: op by op it takes ten seconds.
     return eqx.filter_jit(Tokenizer)(config, key=jr.key(0))
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A new folder, for results of batches of 16 on one device."""
+    return ExtractConfig(folder=tmp_path, batch_size=16, mesh=data_mesh(1))
 
 
 @pytest.fixture(scope="session")

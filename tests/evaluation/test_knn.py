@@ -2,14 +2,11 @@ import numpy as np
 
 from vtp_eqx.data.crops import CenterCrop
 from vtp_eqx.evaluation.card import read
-from vtp_eqx.evaluation.extract import ExtractConfig
 from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.knn import neighbor_accuracy, neighbors
-from vtp_eqx.mesh import data_mesh
 
 
-def test_an_image_is_its_own_nearest_neighbor(tokenizer, scenes, tmp_path):
-    place = ExtractConfig(folder=tmp_path, batch_size=16, mesh=data_mesh(1))
+def test_an_image_is_its_own_nearest_neighbor(tokenizer, scenes, place):
     images = Images(source=scenes, crop=CenterCrop(32))
     numbers = neighbors(tokenizer, images, images, place, counts=(1, 5))
     assert numbers["1 nearest neighbors"] == 1

@@ -177,7 +177,7 @@ def test_transforms_by_hand():
 def test_components_are_colors_around_gray():
     draw = np.random.default_rng(3)
     latents = draw.normal(size=(500, 1, 2, 2)) * [1, 5]
-    colors = component_colors(latents, latents)
+    colors = component_colors(latents, latents, 3)
     # The first component is the second channel, and there is no third.
     expected = np.clip(0.5 + latents[..., 1] / (2 * 2 * 5), 0, 1)
     np.testing.assert_allclose(colors[..., 0], expected, atol=0.05)

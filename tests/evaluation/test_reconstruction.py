@@ -9,12 +9,10 @@ from scipy.ndimage import correlate1d
 from vtp_eqx.data.crops import CenterCrop
 from vtp_eqx.evaluation.batches import as_bytes
 from vtp_eqx.evaluation.card import read
-from vtp_eqx.evaluation.extract import ExtractConfig
 from vtp_eqx.evaluation.frechet import frechet_distance, Moments
 from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.networks import PerceptualNetwork, scene_features
 from vtp_eqx.evaluation.reconstruction import psnr, reconstruction, ssim
-from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.arrays import latents_hash, weights_hash
 
 
@@ -84,11 +82,6 @@ def test_scores_are_per_image_of_what_is_saved(getkey):
 def test_an_image_smaller_than_the_window_is_an_error():
     with pytest.raises(ValueError, match="11 x 11"):
         ssim(jnp.zeros((8, 16, 3)), jnp.zeros((8, 16, 3)))
-
-
-@pytest.fixture
-def place(tmp_path):
-    return ExtractConfig(folder=tmp_path, batch_size=16, mesh=data_mesh(1))
 
 
 def images_of(source, crop=None, **changes):

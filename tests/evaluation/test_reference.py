@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from vtp_eqx.data.crops import CenterCrop
-from vtp_eqx.evaluation.extract import ExtractConfig
 from vtp_eqx.evaluation.frechet import frechet_distance, Moments
 from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.networks import scene_features
@@ -15,7 +14,6 @@ from vtp_eqx.evaluation.reference import (
     Reference,
     write_reference,
 )
-from vtp_eqx.mesh import data_mesh
 
 
 def some(seed=0, width=4):
@@ -161,9 +159,8 @@ def test_arrays_of_another_type_or_shape_are_refused(arrays, message, tmp_path):
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_images_in_a_reference_give_its_features(scenes, tmp_path):
+def test_images_in_a_reference_give_its_features(scenes, place, tmp_path):
     images = Images(source=scenes, crop=CenterCrop(32))
-    place = ExtractConfig(folder=tmp_path, batch_size=16, mesh=data_mesh(1))
     network = scene_features()
     made = make_reference(images, network, place, keep_features=True)
     path = tmp_path / "reference.npz"
@@ -178,9 +175,8 @@ def test_images_in_a_reference_give_its_features(scenes, tmp_path):
     assert add_image_features(made, path, network, place) is made
 
 
-def test_a_reference_is_made_of_images(scenes, tmp_path):
+def test_a_reference_is_made_of_images(scenes, place):
     images = Images(source=scenes, crop=CenterCrop(32))
-    place = ExtractConfig(folder=tmp_path, batch_size=16, mesh=data_mesh(1))
     made = make_reference(images, scene_features(), place, keep_features=True)
     assert made.features.shape == (48, 128)
     np.testing.assert_allclose(made.moments.mean, made.features.mean(0), rtol=1e-5)

@@ -6,22 +6,15 @@ from vtp_eqx.data.crops import CenterCrop, Resize
 from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.data.text.caption_bpe import train_tokenizer
 from vtp_eqx.evaluation.card import read
-from vtp_eqx.evaluation.extract import ExtractConfig
 from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.zero_shot import (
     embed_classes,
     zero_shot,
     zero_shot_accuracy,
 )
-from vtp_eqx.mesh import data_mesh
 
 
 NAMES = ["red circle", "blue square", "green cross"]
-
-
-@pytest.fixture
-def place(tmp_path):
-    return ExtractConfig(folder=tmp_path, batch_size=16, mesh=data_mesh(1))
 
 
 def images_of(source, crop=None):

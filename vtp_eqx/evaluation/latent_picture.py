@@ -57,7 +57,7 @@ def save_picture(
 def component_colors(
     latents: Float[np.ndarray, "count height width channels"],
     chosen: Float[np.ndarray, "pictured height width channels"],
-    num: int = 3,
+    num: int,
 ) -> Float[np.ndarray, "pictured height width {num}"]:
     """The first `num` principal components of `latents`, of `chosen` ones.
 
