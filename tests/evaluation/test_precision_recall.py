@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 
 from hypothesis import given, strategies as st
 import numpy as np
@@ -107,6 +108,17 @@ def test_blocks_change_nothing(monkeypatch):
     distances = ((others[:, None] - rows) ** 2).sum(axis=-1)
     assert (whole[1] == (distances <= reach).sum(axis=1)).all()
     np.testing.assert_allclose(whole[2], distances.min(axis=1), rtol=1e-4)
+
+
+def test_radii_of_many_rows_do_not_keep_all_distances(monkeypatch):
+    monkeypatch.setattr("vtp_eqx.evaluation.precision_recall.BLOCK", 64)
+    rows = np.random.default_rng(0).normal(size=(2048, 2)).astype(np.float32)
+    radii(rows, 3)  # compiles
+    tracemalloc.start()
+    radii(rows, 3)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * len(rows) ** 2 / 4
 
 
 def test_far_samples_are_outside_and_a_far_center_costs_no_digits():

@@ -3,6 +3,8 @@
 All take rows of numpy arrays, in the order in which the samples were made.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -86,12 +88,14 @@ def radii(
 ) -> Float[np.ndarray, " count"]:
     """The squared distance of each row to its `num_neighbors`-th nearest other row."""
     nearest = num_neighbors - 1
-    parts = [
+
+    def reach(block: np.ndarray, start: int) -> np.ndarray:
         # Faster than XLA's top-k, which takes most of the time on a CPU.
-        np.partition(_to_others(rows[start : start + BLOCK], rows, start), nearest)
-        for start in range(0, len(rows), BLOCK)
-    ]
-    return np.concatenate([part[:, nearest] for part in parts])
+        distances = np.partition(_to_others(block, rows, start), nearest)
+        # Copied: a view of one column would keep all distances in memory.
+        return distances[:, nearest].copy()
+
+    return _by_block(reach, rows)
 
 
 def count_balls(
@@ -100,22 +104,22 @@ def count_balls(
     reach: Float[np.ndarray, " centers"],
 ) -> Int[np.ndarray, " count"]:
     """The number of centers whose ball (squared radius `reach`) has each row in it."""
-    parts = [
-        _count(rows[start : start + BLOCK], centers, reach)
-        for start in range(0, len(rows), BLOCK)
-    ]
-    return np.concatenate(parts)
+    return _by_block(lambda block, _: _count(block, centers, reach), rows)
 
 
 def nearest_distances(
     rows: Float[np.ndarray, "count width"], others: Float[np.ndarray, "others width"]
 ) -> Float[np.ndarray, " count"]:
     """The squared distance of each row to the nearest of `others`."""
-    parts = [
-        _nearest(rows[start : start + BLOCK], others)
-        for start in range(0, len(rows), BLOCK)
-    ]
-    return np.concatenate(parts)
+    return _by_block(lambda block, _: _nearest(block, others), rows)
+
+
+def _by_block(
+    function: Callable[[np.ndarray, int], np.ndarray | Array], rows: np.ndarray
+) -> np.ndarray:
+    """`function(block, start)` of each block of rows, joined."""
+    starts = range(0, len(rows), BLOCK)
+    return np.concatenate([function(rows[at : at + BLOCK], at) for at in starts])
 
 
 def _centered(
