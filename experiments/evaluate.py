@@ -52,10 +52,11 @@ def rfid(options: Flat[given.ReconstructionOptions]) -> None:
     """PSNR, SSIM and rFID of a tokenizer's reconstructions (ADM's center crop)."""
     tokenizer = loaded(options)
     images = options.images(CenterCrop(tokenizer.config.image_size))
-    options.run("reconstruction", lambda place: reconstruction.reconstruction(
-        tokenizer, images, options.feature_network, place,
+    protocol = functools.partial(
+        reconstruction.reconstruction, tokenizer, images, options.feature_network,
         perceptual=options.perceptual(),
-    ))  # fmt: skip
+    )  # fmt: skip
+    options.run("reconstruction", protocol)
 
 
 def zero_shot(options: Flat[given.ZeroShotOptions]) -> None:
@@ -64,9 +65,8 @@ def zero_shot(options: Flat[given.ZeroShotOptions]) -> None:
     prompts = options.prompts(tokenizer.config.text)
     images = options.images(Resize(tokenizer.config.image_size))
     options.show_classes(prompts[1], images)
-    options.run("zero_shot", lambda place: classes.zero_shot(
-        tokenizer, *prompts, images, place
-    ))  # fmt: skip
+    protocol = functools.partial(classes.zero_shot, tokenizer, *prompts, images)
+    options.run("zero_shot", protocol)
 
 
 def probe(options: Flat[given.ProbeOptions]) -> None:
@@ -74,10 +74,8 @@ def probe(options: Flat[given.ProbeOptions]) -> None:
     tokenizer = loaded(options)
     sets = options.train_and_test(tokenizer.config.image_size)
     sweep = functools.partial(probe_sweep, config=options.config)
-    protocol = sweep if options.fit == "sweep" else linear_probe.probe
-    options.run("probe", lambda place: protocol(
-        tokenizer, *sets, place, reads=options.reads
-    ))  # fmt: skip
+    fit = sweep if options.fit == "sweep" else linear_probe.probe
+    options.run("probe", functools.partial(fit, tokenizer, *sets, reads=options.reads))
 
 
 def neighbors(
@@ -86,9 +84,8 @@ def neighbors(
     """Accuracy of the votes of the nearest training images."""
     tokenizer = loaded(options)
     sets = options.train_and_test(tokenizer.config.image_size)
-    options.run("neighbors", lambda place: knn.neighbors(
-        tokenizer, *sets, place, counts=counts
-    ))  # fmt: skip
+    protocol = functools.partial(knn.neighbors, tokenizer, *sets, counts=counts)
+    options.run("neighbors", protocol)
 
 
 def diagnose(options: Flat[DiagnosisOptions]) -> None:
@@ -109,9 +106,8 @@ def reference(options: Flat[given.ReferenceOptions]) -> None:
     images = options.images(CenterCrop(options.size))
     with options.place() as place:
         made = real.make_reference(
-            images, options.feature_network, place,
-            keep_features=options.keep_features,
-        )  # fmt: skip
+            images, options.feature_network, place, keep_features=options.keep_features
+        )
     real.write_reference(options.file, made)
     count = made.moments.count
     given.console.print(f"{count} images, {options.network}: {options.file}")

@@ -109,12 +109,6 @@ def test_samples_of_another_origin_have_words_for_hashes(tmp_path):
         dataclasses.replace(GENERATION, origin="A", tokenizer_hash="", latents_hash="")
 
 
-def test_what_is_measured_of_a_tokenizer_alone_needs_no_statistics(tmp_path):
-    unmeasured = dataclasses.replace(RECONSTRUCTION, latents_hash="")
-    write(tmp_path / "card.json", {"FD-scenes": 1.0}, unmeasured, num_evaluated=100)
-    assert read(tmp_path / "card.json")[1] == unmeasured
-
-
 def test_only_inception_classes_make_an_inception_score(tmp_path):
     path = tmp_path / "card.json"
     with pytest.raises(ValueError, match="Inception's classes"):

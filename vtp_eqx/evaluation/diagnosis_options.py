@@ -55,9 +55,8 @@ class DiagnosisOptions(ReconstructionOptions):
         images, masks = self.images_and_masks(size)
         with self.place() as place:
             diagnosis = diagnose(
-                tokenizer, images, place,
-                network=self.network_for(size), perceptual=self.perceptual(),
-                masks=masks,
+                tokenizer, images, place, network=self.network_for(size),
+                perceptual=self.perceptual(), masks=masks,
             )  # fmt: skip
         self.show(diagnosis)
 

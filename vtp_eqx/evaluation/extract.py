@@ -221,11 +221,10 @@ def train_and_test_features(
 ) -> tuple[FeatureTable, FeatureTable]:
     """Features of two sets with the same classes."""
     check_classes(train, test)
-    of_train, of_test = (
-        extract_features(function, tokenizer, images, place, stage=f"{name} features")
-        for name, images in (("training", train), ("test", test))
+    return (
+        extract_features(function, tokenizer, train, place, stage="training features"),
+        extract_features(function, tokenizer, test, place, stage="test features"),
     )
-    return of_train, of_test
 
 
 def _cache_folder(

@@ -22,7 +22,7 @@ def neighbors(
     test: Images,
     place: ExtractConfig,
     *,
-    counts: Sequence[int] = (10, 20, 100, 200),
+    counts: Sequence[int],
 ) -> Numbers:
     """Accuracy of votes among the nearest training images, for each count of them.
 

@@ -22,11 +22,8 @@ def write_smoke_files(folder: Path) -> list[list[str]]:
     They expect a tokenizer of the config `TOKENIZER` at `tokenizer` in the folder.
     """
     scenes = SceneConfig()
-    train, data, reference = (
-        folder / "train",
-        folder / "validation",
-        folder / "real.npz",
-    )
+    train, data = folder / "train", folder / "validation"
+    reference = folder / "real.npz"
     write_folders(render(scenes, scenes.train_indices[:96]), train)
     write_folders(render(scenes, scenes.validation_indices[:48]), data)
     names = class_names()
