@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+import importlib
 from importlib.metadata import packages_distributions
 import itertools
 from pathlib import Path
@@ -65,6 +66,13 @@ def test_every_imported_library_is_declared(folder):
             assert name in ours or candidates & declared(extras=late), (
                 f"{path} imports {name}, which is not among the dependencies"
             )
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py"))
+)
+def test_every_benchmark_can_be_imported(name):
+    assert importlib.import_module(f"benchmarks.{name}").__doc__
 
 
 def test_importing_the_package_leaves_heavy_libraries_alone():
