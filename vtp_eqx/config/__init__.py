@@ -31,10 +31,10 @@ from vtp_eqx.config.generation import (
     fit_dit as fit_dit,
     GenerateConfig as GenerateConfig,
     LatentsConfig as LatentsConfig,
+    RepulsionConfig as RepulsionConfig,
     SampleConfig as SampleConfig,
     SamplerConfig as SamplerConfig,
 )
-from vtp_eqx.config.repulsion import RepulsionConfig as RepulsionConfig
 from vtp_eqx.config.runs import (
     DecodeConfig as DecodeConfig,
     DistillationConfig as DistillationConfig,
@@ -52,6 +52,12 @@ from vtp_eqx.config.serial import (
 from vtp_eqx.config.shapes import (
     Attention as Attention,
     CLIP_VOCABULARY as CLIP_VOCABULARY,
+    DECODER_L4 as DECODER_L4,
+    decoder_like as decoder_like,
+    DIT_1B as DIT_1B,
+    DIT_B as DIT_B,
+    DIT_S as DIT_S,
+    DIT_XL as DIT_XL,
     DiTConfig as DiTConfig,
     FeedForward as FeedForward,
     IMAGENET_MEAN as IMAGENET_MEAN,
@@ -62,6 +68,7 @@ from vtp_eqx.config.shapes import (
     Norm as Norm,
     Precision as Precision,
     PrototypeConfig as PrototypeConfig,
+    published as published,
     Readout as Readout,
     Remat as Remat,
     Residual as Residual,
@@ -69,15 +76,6 @@ from vtp_eqx.config.shapes import (
     TextConfig as TextConfig,
     TokenizerConfig as TokenizerConfig,
     TransformerConfig as TransformerConfig,
-)
-from vtp_eqx.config.sizes import (
-    DECODER_L4 as DECODER_L4,
-    decoder_like as decoder_like,
-    DIT_1B as DIT_1B,
-    DIT_B as DIT_B,
-    DIT_S as DIT_S,
-    DIT_XL as DIT_XL,
-    published as published,
     VIT_B as VIT_B,
     VIT_FEMTO as VIT_FEMTO,
     VIT_L as VIT_L,

@@ -11,11 +11,7 @@ from typing import Literal
 from vtp_eqx.config.checks import require, require_fields
 from vtp_eqx.config.controls import check_noise, NoiseLaw
 from vtp_eqx.config.fields import later
-from vtp_eqx.config.runs import (
-    check_accumulate,
-    OptimizerConfig,
-    ReconstructionConfig,
-)
+from vtp_eqx.config.runs import OptimizerConfig, ReconstructionConfig
 from vtp_eqx.config.shapes import Precision, Sharding
 
 
@@ -136,10 +132,9 @@ class FinetuneConfig:
     def __post_init__(self):
         adversarial = self.adversarial
         require_fields(self, "0 or more", "latent_noise", "num_steps")
-        require_fields(self, "1 or more", "batch_size")
+        require_fields(self, "1 or more", "batch_size", "accumulate")
         require_fields(self, "in [0, 1]", "ema_decay")
         check_noise("noise_law", self.noise_law, self.latent_noise)
-        check_accumulate(self.accumulate)
         require(
             self.accumulate == 1 or adversarial.discriminator.norm == "group",
             f"`accumulate` ({self.accumulate}) must be 1 where the discriminator's "

@@ -9,8 +9,7 @@ from typing import Literal
 
 from vtp_eqx.config.checks import require, require_fields, require_rising
 from vtp_eqx.config.fields import later
-from vtp_eqx.config.repulsion import RepulsionConfig
-from vtp_eqx.config.runs import check_accumulate, OptimizerConfig
+from vtp_eqx.config.runs import OptimizerConfig
 from vtp_eqx.config.shapes import DiTConfig, Precision, Sharding
 
 
@@ -73,6 +72,40 @@ class LatentsConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RepulsionConfig:
+    """Hidden features of a generator move away from those of former batches.
+
+    *Repulsor*: Zhang et al. 2025, https://arxiv.org/abs/2512.08648, of which we know
+    the abstract: a queue of many negatives, a narrow projection head, no positives.
+    *Dispersive Loss*, its like without a bank: Wang and He 2025,
+    https://arxiv.org/abs/2506.09027, and its released code.
+    """
+
+    weight: float = 0.0  # ours, off; Dispersive Loss 0.25
+    # Ours: after which share of the blocks features are read; Dispersive Loss: the
+    # last. They are the mean over a latent's tokens (ours; there all tokens as one).
+    depth_share: float = 0.5
+    width: int = 128  # ours: of what the head projects them to, and the bank holds
+    bank_size: int = 65536  # ours, MoCo's: how many of them the bank holds
+    temperature: float = 0.5  # ours: of squared distances on the unit sphere
+
+    def __post_init__(self):
+        require_fields(
+            self, "positive", "width", "bank_size", "temperature", of="repulsion."
+        )
+        require(
+            self.weight >= 0,
+            f"`repulsion.weight` ({self.weight}) must not be negative, which would "
+            "attract: 0 leaves the term out.",
+        )
+        require(
+            0 < self.depth_share <= 1,
+            f"`repulsion.depth_share` ({self.depth_share}) must be a share of the "
+            "blocks, above 0 and 1 at most: change it.",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
     """One training of a diffusion transformer on a tokenizer's latents."""
 
@@ -93,18 +126,14 @@ class GenerateConfig:
     precision: Precision = later("float32")  # networks compute in it; "bfloat16": GPUs
     accumulate: int = later(1)  # microbatches that a device splits its rows into
     sharding: Sharding = later("none")  # "zero": optimizer, teacher; "fsdp": all
-    # Ours: every so many steps one is computed twice and compared bit for bit, against
-    # silent corruption by hardware. It takes twice as long, and memory for a second
-    # state; 0: never.
-    recompute_every: int = later(0)
+    recompute_every: int = later(0)  # ours: as in `PretrainConfig`
     seed: int = 0
 
     def __post_init__(self):
         require_fields(self, "positive", "time_std")
         require_fields(self, "0 or more", "cosine_weight", "num_steps")
-        require_fields(self, "1 or more", "batch_size")
+        require_fields(self, "1 or more", "batch_size", "accumulate")
         require_fields(self, "in [0, 1]", "ema_decay")
-        check_accumulate(self.accumulate)
 
 
 def fit_dit(

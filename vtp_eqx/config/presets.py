@@ -6,17 +6,18 @@ none of these has been trained to its end here.
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any
 
 from vtp_eqx.config.adversarial import (
     AdversarialConfig,
     AugmentConfig,
     DiscriminatorConfig,
     FinetuneConfig,
+    RAE_OPTIMIZER,
 )
 from vtp_eqx.config.alignment import AlignmentConfig
 from vtp_eqx.config.controls import ControlsConfig
-from vtp_eqx.config.generation import GenerateConfig
+from vtp_eqx.config.generation import GenerateConfig, LIGHTNINGDIT
 from vtp_eqx.config.runs import (
     DistillationConfig,
     OptimizerConfig,
@@ -24,19 +25,17 @@ from vtp_eqx.config.runs import (
     ReconstructionConfig,
 )
 from vtp_eqx.config.shapes import (
-    DiTConfig,
-    PrototypeConfig,
-    Remat,
-    TextConfig,
-    TransformerConfig,
-)
-from vtp_eqx.config.sizes import (
     DECODER_L4,
     DIT_1B,
     DIT_B,
     DIT_S,
     DIT_XL,
+    DiTConfig,
+    PrototypeConfig,
     published,
+    Remat,
+    TextConfig,
+    TransformerConfig,
     VIT_B,
     VIT_L,
     VIT_S,
@@ -158,49 +157,28 @@ PRETRAIN_S_8_GPUS = with_batch(PRETRAIN_S, 4096, num_steps=100_000, accumulate=2
 PRETRAIN_B_8_GPUS = with_batch(PRETRAIN_B, 4096, num_steps=100_000, accumulate=4)
 
 
-TokenizerSize = Literal["S", "B", "L"]
-# Code: mean and deviation of the logit-normal times of a generator, by the tokenizer
-# whose latents it learns. Of larger ones they lie more on the noisy side.
-TIMES: dict[TokenizerSize, tuple[float, float]] = {
-    "S": (-0.5, 1.25),
-    "B": (-0.5, 1.25),
-    "L": (-0.75, 1.0),
-}
+def _lightningdit(dit: DiTConfig) -> GenerateConfig:
+    """LightningDiT's 80 epochs on the latents of VTP-S or VTP-B."""
+    # LightningDiT: its positions are float32, which autocast adds tokens to.
+    dit = dataclasses.replace(dit, remat="dots", residual="float32")
+    # bfloat16: LightningDiT.
+    return GenerateConfig(dit=dit, precision="bfloat16", sharding="zero")
 
 
-def generate_config(
-    dit: DiTConfig, tokenizer: TokenizerSize, **changes: Any
-) -> GenerateConfig:
-    """LightningDiT's 80 epochs on the latents of a tokenizer, `changes` on top."""
-    mean, std = TIMES[tokenizer]
-    values: dict[str, Any] = dict(
-        # LightningDiT: its positions are float32, which autocast adds tokens to.
-        dit=dataclasses.replace(dit, remat="dots", residual="float32"),
-        time_mean=mean,
-        time_std=std,
-        precision="bfloat16",  # LightningDiT
-        sharding="zero",
-    )
-    return GenerateConfig(**{**values, **changes})
-
-
-GENERATE_S = generate_config(DIT_S, "B")
-GENERATE_B = generate_config(DIT_B, "B")
-GENERATE_XL = generate_config(DIT_XL, "B")
-GENERATE_1B = generate_config(DIT_1B, "B")
-GENERATE_B_ON_L = generate_config(DIT_B, "L")
-GENERATE_XL_ON_L = generate_config(DIT_XL, "L")
-GENERATE_1B_ON_L = generate_config(DIT_1B, "L")
+GENERATE_S = _lightningdit(DIT_S)
+GENERATE_B = _lightningdit(DIT_B)
+GENERATE_XL = _lightningdit(DIT_XL)
+GENERATE_1B = _lightningdit(DIT_1B)
+# Code: times of generators on latents of VTP-L lie more on the noisy side.
+_ON_L = dict(time_mean=-0.75, time_std=1.0)
+GENERATE_B_ON_L = dataclasses.replace(GENERATE_B, **_ON_L)
+GENERATE_XL_ON_L = dataclasses.replace(GENERATE_XL, **_ON_L)
+GENERATE_1B_ON_L = dataclasses.replace(GENERATE_1B, **_ON_L)
 # Ours: for a CPU, on latents of scenes.
 GENERATE_LAPTOP = GenerateConfig(
     dit=DiTConfig(width=128, depth=3, num_heads=4, remat="dots"),
-    optimizer=OptimizerConfig(
-        learning_rate=1e-3,
-        warmup_steps=100,
-        schedule="constant",
-        b2=0.95,
-        eps=1e-8,
-        weight_decay=0.0,
+    optimizer=dataclasses.replace(
+        LIGHTNINGDIT, learning_rate=1e-3, warmup_steps=100, clip_norm=1.0
     ),
     time_mean=0.0,
     time_std=1.0,
@@ -214,25 +192,17 @@ GENERATE_LAPTOP = GenerateConfig(
 # frozen encoder.
 FINETUNE_RAE = FinetuneConfig(
     adversarial=AdversarialConfig(discriminator=DiscriminatorConfig(kind="features")),
-    latent_noise=0.0,  # RAE 0.8, "uniform": see the next
+    # RAE has a `latent_noise` of 0.8, "uniform": see the next.
     sharding="zero",
 )
 # Of a decoder that has learned nothing, on the features of a frozen encoder.
 FINETUNE_RAE_LATENTS = dataclasses.replace(
     FINETUNE_RAE, latent_noise=0.8, noise_law="uniform"
 )
-_VA_VAE_OPTIMIZER = OptimizerConfig(
-    learning_rate=1e-4,
-    warmup_steps=0,
-    schedule="constant",
-    b1=0.5,
-    b2=0.9,
-    eps=1e-8,
-    weight_decay=0.0,
-    clip_norm=None,
+_VA_VAE_OPTIMIZER = dataclasses.replace(
+    LIGHTNINGDIT, learning_rate=1e-4, b1=0.5, b2=0.9
 )
 FINETUNE_VA_VAE = FinetuneConfig(
-    reconstruction=ReconstructionConfig(perceptual_weight=1.0),
     adversarial=AdversarialConfig(
         augment=AugmentConfig(rate=0.0),
         optimizer=_VA_VAE_OPTIMIZER,
@@ -256,14 +226,7 @@ FINETUNE_LAPTOP = FinetuneConfig(
         decoder_start=400,
         lecam_weight=1e-3,
     ),
-    optimizer=OptimizerConfig(
-        learning_rate=2e-4,
-        warmup_steps=100,
-        final_rate=0.1,
-        b2=0.95,
-        eps=1e-8,
-        weight_decay=0.0,
-    ),
+    optimizer=dataclasses.replace(RAE_OPTIMIZER, warmup_steps=100, clip_norm=1.0),
     ema_decay=0.99,
     batch_size=64,
     num_steps=3000,

@@ -227,7 +227,7 @@ class PretrainConfig:
             "reconstruction_weight", "smoothness_weight", "alignment_weight",
             "latent_noise", "num_steps",
         )  # fmt: skip
-        require_fields(self, "1 or more", "batch_size")
+        require_fields(self, "1 or more", "batch_size", "accumulate")
         require_fields(
             self, "in [0, 1)", "contrast_drop", "distillation_drop",
             "reconstruction_drop",
@@ -288,7 +288,6 @@ class PretrainConfig:
             self.flow_distillation, terms, self.controls.noise_law,
             self.tokenizer.encoder.width,
         )  # fmt: skip
-        check_accumulate(self.accumulate)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -312,23 +311,11 @@ class DecodeConfig:
     precision: Precision = later("float32")  # networks compute in it; "bfloat16": GPUs
     accumulate: int = later(1)  # microbatches that a device splits its rows into
     sharding: Sharding = later("none")  # "zero": optimizer, teacher; "fsdp": all
-    # Ours: every so many steps one is computed twice and compared bit for bit, against
-    # silent corruption by hardware. It takes twice as long, and memory for a second
-    # state; 0: never.
-    recompute_every: int = later(0)
+    recompute_every: int = later(0)  # as in `PretrainConfig`
     seed: int = 0
 
     def __post_init__(self):
         require_fields(self, "0 or more", "latent_noise", "num_steps")
-        require_fields(self, "1 or more", "batch_size")
+        require_fields(self, "1 or more", "batch_size", "accumulate")
         require_fields(self, "in [0, 1]", "ema_decay")
         check_noise("noise_law", self.noise_law, self.latent_noise)
-        check_accumulate(self.accumulate)
-
-
-def check_accumulate(accumulate: int) -> None:
-    """Raises `ValueError` where the rows of a device become no microbatches."""
-    require(
-        accumulate >= 1,
-        f"`accumulate` must be 1 or more; got {accumulate}: 1 is all at once.",
-    )
