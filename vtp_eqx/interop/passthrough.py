@@ -31,17 +31,6 @@ class Origin:
     settings: dict[str, Any]
     constants: dict[str, Shaped[np.ndarray, "..."]]
 
-    def written(self) -> str:
-        """This as text; empty where there is nothing to keep."""
-        if not self.settings and not self.constants:
-            return ""
-        pack = lambda a: base64.b64encode(zlib.compress(a.tobytes())).decode()
-        packed = {
-            name: [str(a.dtype), list(a.shape), pack(a)]
-            for name, a in self.constants.items()
-        }
-        return json.dumps({"settings": self.settings, "constants": packed})
-
     def restored(
         self, settings: dict[str, Any], constants: Constants, *, is_unchanged: bool
     ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -61,16 +50,22 @@ def origin_of(
     constants: Constants,
     our_constants: Constants,
 ) -> str:
-    """The origin of a checkpoint: what ours would not write back as it was."""
-    kept = {
-        name: constants[name]
+    """The origin of a checkpoint: what ours would not write back as it was.
+
+    Empty where there is nothing to keep.
+    """
+    pack = lambda a: base64.b64encode(zlib.compress(a.tobytes())).decode()
+    packed = {
+        name: [str(a.dtype), list(a.shape), pack(a)]
         for name, ours in our_constants.items()
         # A checkpoint in half precision is written back in float32, formulas included.
-        if constants[name].dtype == ours.dtype
-        and constants[name].tobytes() != ours.tobytes()
+        for a in [constants[name]]
+        if a.dtype == ours.dtype and a.tobytes() != ours.tobytes()
     }
     other = {} if dict(settings) == dict(our_settings) else dict(settings)
-    return Origin(other, kept).written()
+    if not other and not packed:
+        return ""
+    return json.dumps({"settings": other, "constants": packed})
 
 
 def read_origin(text: str) -> Origin:

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from tests.interop.diffusers.variants import CONFIGS, random_tokenizer
 from vtp_eqx.interop.diffusers import autoencoder_outputs
-from vtp_eqx.interop.diffusers.files import MODULE
+from vtp_eqx.interop.diffusers.checkpoint import MODULE
 from vtp_eqx.tokenizer import load, save_diffusers
 
 

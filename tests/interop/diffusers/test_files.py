@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.interop.diffusers.variants import random_tokenizer
-from vtp_eqx.interop.diffusers.files import MODULE
+from vtp_eqx.interop.diffusers.checkpoint import MODULE
 from vtp_eqx.tokenizer import latents_hash, load, save_diffusers
 
 

@@ -143,11 +143,6 @@ def test_half_precision_is_read_exactly(case, kind):
             np.testing.assert_array_equal(tensors[name], expected)
 
 
-def test_prefixes_of_wrappers_are_taken_off(case):
-    wrapped = {f"module.{name}": tensor for name, tensor in case.tensors.items()}
-    assert eqx.tree_equal(dit_from_published(wrapped, case.config), case.dit)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

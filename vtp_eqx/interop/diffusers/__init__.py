@@ -7,13 +7,11 @@ them: `autoencoder_vtp.py`, which nothing in this library imports.
 
 from vtp_eqx.interop.diffusers.checkpoint import (
     autoencoder_outputs as autoencoder_outputs,
-    tokenizer_from_diffusers as tokenizer_from_diffusers,
-    tokenizer_to_diffusers as tokenizer_to_diffusers,
-)
-from vtp_eqx.interop.diffusers.files import (
     describes_diffusers as describes_diffusers,
     DIFFUSERS_WEIGHTS as DIFFUSERS_WEIGHTS,
     is_diffusers as is_diffusers,
     read_diffusers as read_diffusers,
     save_diffusers as save_diffusers,
+    tokenizer_from_diffusers as tokenizer_from_diffusers,
+    tokenizer_to_diffusers as tokenizer_to_diffusers,
 )

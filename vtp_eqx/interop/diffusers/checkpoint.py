@@ -1,5 +1,7 @@
-"""State dicts of `AutoencoderVTP` to tokenizers and back: the table of names."""
+"""State dicts and folders of `AutoencoderVTP` to tokenizers and back."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -10,6 +12,7 @@ from jaxtyping import Array, Shaped
 import numpy as np
 
 from vtp_eqx.config import require, TokenizerConfig
+from vtp_eqx.files import atomic_path
 from vtp_eqx.interop.diffusers.settings import (
     config_from_diffusers,
     config_to_diffusers,
@@ -20,10 +23,13 @@ from vtp_eqx.interop.settings import read_statistic
 from vtp_eqx.models.arrays import named_arrays, with_arrays
 from vtp_eqx.models.input_checks import check_measured, check_unrounded
 from vtp_eqx.models.tokenizer import Tokenizer
+from vtp_eqx.tensor_files import CONFIG_FILE, read_object, read_tensors, write_model
 from vtp_eqx.tensor_files.name_table import in_blocks, Layout, Names, NameTable, Tensors
 
 
 Arrays = dict[str, Shaped[Array, "..."]]
+DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
+MODULE = Path(__file__).with_name("autoencoder_vtp.py")
 
 _OUTSIDE: Names = {
     "encoder.embed": "encoder.patch_embed",
@@ -94,6 +100,31 @@ def tokenizer_to_diffusers(tokenizer: Tokenizer) -> tuple[Tensors, dict[str, Any
     return _name_table(tokenizer).write(named_arrays(tokenizer)), settings
 
 
+def is_diffusers(where: Path) -> bool:
+    """Whether a folder, or that of a file, has the config of a diffusers model."""
+    config = _folder(where) / CONFIG_FILE
+    return config.is_file() and describes_diffusers(read_object(config))
+
+
+def describes_diffusers(settings: Mapping[str, Any]) -> bool:
+    """Whether settings are those of a diffusers model."""
+    return "_class_name" in settings
+
+
+def read_diffusers(where: Path) -> tuple[Tensors, dict[str, Any]]:
+    """The tensors and settings of a folder, or of a file with its config beside it."""
+    weights = where if where.is_file() else where / DIFFUSERS_WEIGHTS
+    return read_tensors(weights), read_object(_folder(where) / CONFIG_FILE)
+
+
+def save_diffusers(tokenizer: Tokenizer, folder: Path) -> None:
+    """Writes weights and config, and the file that computes with them in PyTorch."""
+    tensors, settings = tokenizer_to_diffusers(tokenizer)
+    with atomic_path(folder / MODULE.name) as unfinished:
+        unfinished.write_bytes(MODULE.read_bytes())
+    write_model(folder, DIFFUSERS_WEIGHTS, tensors, settings)
+
+
 def autoencoder_outputs(tokenizer: Tokenizer) -> tuple[Arrays, Arrays]:
     """Images as the PyTorch file takes them, and our latents and images of them.
 
@@ -142,3 +173,7 @@ def _layouts(config: TokenizerConfig) -> dict[str, Layout]:
         "decoder.out.weight": Layout("(p q c) d", "(c p q) d", sizes),
         "decoder.out.bias": Layout("(p q c)", "(c p q)", sizes),
     }
+
+
+def _folder(where: Path) -> Path:
+    return where.parent if where.is_file() else where

@@ -49,8 +49,6 @@ _OUTSIDE: Names = {
 _BLOCK: Names = {**TIMM_BLOCK, "adaLN_modulation.1": "modulation"}
 
 POSITION_TOLERANCE = 1e-4
-# What wrappers for several devices and for compilation put before every name.
-WRAPPERS = ("module.", "_orig_mod.")
 
 
 def dit_from_published(tensors: Tensors, config: dict[str, Any]) -> DiT:
@@ -62,7 +60,6 @@ def dit_from_published(tensors: Tensors, config: dict[str, Any]) -> DiT:
     """
     config = {name: config[name] for name in config if name != LATENTS_HASH}
     ours = config_from_published(config)
-    tensors = unwrapped(tensors)
     make = functools.partial(eqx.filter_eval_shape, DiT, ours, key=jr.key(0))
     arrays = _name_table(make()).read(tensors, constants=_position_shapes(ours))
     _check_positions(tensors, ours)
@@ -98,13 +95,6 @@ def dit_outputs(dit: DiT) -> tuple[Arrays, Arrays]:
     velocity = eqx.filter_jit(dit.batch)(latents, times, labels)
     inputs = {"x": jnp.moveaxis(latents, -1, 1), "t": times, "y": labels}
     return inputs, {"velocity": jnp.moveaxis(velocity, -1, 1)}
-
-
-def unwrapped(tensors: Tensors) -> Tensors:
-    """`tensors` without the prefixes that wrappers of a model put before its names."""
-    for wrapper in WRAPPERS:
-        tensors = {name.removeprefix(wrapper): t for name, t in tensors.items()}
-    return tensors
 
 
 def _name_table(dit: DiT) -> NameTable:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vtp_eqx.config import require
-from vtp_eqx.interop.lightningdit.checkpoint import dit_to_published, unwrapped
+from vtp_eqx.interop.lightningdit.checkpoint import dit_to_published
 from vtp_eqx.interop.lightningdit.settings import config_from_training, LATENTS_HASH
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.tensor_files import (
@@ -26,14 +26,14 @@ from vtp_eqx.tensor_files.name_table import Tensors
 Part = Literal["ema", "model"]
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+# What wrappers for several devices and for compilation put before every name.
+_WRAPPERS = ("module.", "_orig_mod.")
 
 
-def read_published(
-    where: Path | str, part: Part = "ema"
-) -> tuple[Tensors, dict[str, Any]]:
+def read_published(path: Path, part: Part = "ema") -> tuple[Tensors, dict[str, Any]]:
     """The tensors and the settings of a checkpoint, whatever they describe.
 
-    `where` is a folder of `config.json` and `model.safetensors`, or one file of
+    `path` is a folder of `config.json` and `model.safetensors`, or one file of
     safetensors or of `torch.save`, with `config.json` beside it; what LightningDiT's
     own training saved needs none. Where a file holds the running average and the model
     as trained, `part` picks one. Nothing in a file is executed.
@@ -41,7 +41,6 @@ def read_published(
     A `FileNotFoundError` names a file that is missing, a `ValueError` the file, tensor,
     byte or setting that is wrong.
     """
-    path = Path(where)
     folder = path.parent if path.is_file() else path
     if path.suffix in TORCH_SUFFIXES:
         require_file(path)
@@ -51,20 +50,21 @@ def read_published(
         tensors, config = read_tensors(weights), None
     if config is None:
         config = read_object(folder / CONFIG_FILE)
-    return unwrapped(tensors), config
+    for wrapper in _WRAPPERS:
+        tensors = {name.removeprefix(wrapper): t for name, t in tensors.items()}
+    return tensors, config
 
 
-def save_published_dit(dit: DiT, where: Path | str, latents_hash: str = "") -> None:
+def save_published_dit(dit: DiT, path: Path, latents_hash: str = "") -> None:
     """Writes a model by published names, with `config.json`.
 
-    `where` is a folder, for `model.safetensors`, or a file that ends in `.pt`, for what
+    `path` is a folder, for `model.safetensors`, or a file that ends in `.pt`, for what
     LightningDiT's training saves and its code loads: the same weights as running
     average and as model. The config, beside that file, keeps `latents_hash`.
     """
     tensors, config = dit_to_published(dit)
     if latents_hash:
         config = {**config, LATENTS_HASH: latents_hash}
-    path = Path(where)
     if path.suffix not in TORCH_SUFFIXES:
         write_model(path, PUBLISHED_WEIGHTS, tensors, config)
         return
