@@ -1,10 +1,14 @@
-import jax.numpy as jnp
+import equinox as eqx
+import jax
 import jax.random as jr
 import numpy as np
 import pytest
 
 from tests.frozen.test_dinov2 import Case
+from vtp_eqx.config import TokenizerConfig, TransformerConfig
 from vtp_eqx.frozen.depth_features import DepthFeatures
+from vtp_eqx.frozen.encoder import FrozenEncoder
+from vtp_eqx.models.tokenizer import Tokenizer
 
 
 def test_the_last_level_is_what_the_network_returns():
@@ -17,15 +21,18 @@ def test_the_last_level_is_what_the_network_returns():
 
 
 def test_levels_are_spread_over_the_depth():
-    class Counting:
-        depth, width, patch_size = 12, 1, 2
-
-        def intermediate(self, image, last):
-            patches = lambda block: jnp.full((4, 1), float(block))
-            return [type("", (), {"patches": patches(n)}) for n in range(1, last + 1)]
-
-    found = DepthFeatures(Counting(), 4, 4)(jnp.zeros((8, 8, 3)))
-    np.testing.assert_array_equal(found[:, 0, 0], [3, 6, 9, 12])
+    shape = TransformerConfig(width=16, depth=12, num_heads=2)
+    config = TokenizerConfig(
+        encoder=shape, decoder=shape, image_size=8, patch_size=4, latent_width=4
+    )
+    network = FrozenEncoder.of(eqx.filter_jit(Tokenizer)(config, key=jr.key(0)))
+    image = jr.uniform(jr.key(1), (16, 16, 3))
+    found = DepthFeatures(network, 4, 8)(image)
+    resized = jax.image.resize(image, (8, 8, 3), "bilinear", antialias=True)
+    blocks = [features.patches for features in network.intermediate(resized, 12)]
+    np.testing.assert_array_equal(
+        found, [blocks[number - 1] for number in (3, 6, 9, 12)]
+    )
 
 
 def test_what_does_not_fit_the_network_is_refused():

@@ -15,11 +15,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from vtp_eqx.frozen.dinov2 import (
+    BY_FILE,
     DinoV2,
     dinov2_from_published,
     DinoV2Config,
     load_dinov2,
-    PUBLISHED,
     PublishedDinoV2,
 )
 from vtp_eqx.frozen.weights import network_hash
@@ -92,7 +92,7 @@ def test_a_size_that_the_patch_does_not_divide_is_an_error(case):
 
 
 def test_files_of_ones_own_are_read_only_when_asked_for(case):
-    published = PublishedDinoV2(case.config, PUBLISHED["dinov2_vits14"].file)
+    published = PublishedDinoV2(case.config, BY_FILE["dinov2_vits14_pretrain.pth"].file)
     with pytest.raises(ValueError, match=published.file.digest):
         load_dinov2(case.path, published)
     loaded = load_dinov2(case.path, published, check=False)
@@ -103,19 +103,19 @@ def test_files_of_ones_own_are_read_only_when_asked_for(case):
 def test_published_models_have_the_number_of_weights_they_are_known_for():
     # facebookresearch/dinov2 gives 21, 86, 300 and 1,100 million.
     for size, millions in {"s": 21, "b": 86, "l": 300, "g": 1100}.items():
-        for suffix in ("", "_reg"):
-            config = PUBLISHED[f"dinov2_vit{size}14{suffix}"].config
+        for suffix in ("", "_reg4"):
+            config = BY_FILE[f"dinov2_vit{size}14{suffix}_pretrain.pth"].config
             skeleton = eqx.filter_eval_shape(DinoV2, config, key=jax.random.key(0))
             count = sum(leaf.size for leaf in jax.tree.leaves(skeleton))
             assert abs(count / (1e6 * millions) - 1) < 0.06
 
 
 def test_published_files_are_named_as_published():
-    file = PUBLISHED["dinov2_vitb14_reg"].file
+    file = BY_FILE["dinov2_vitb14_reg4_pretrain.pth"].file
     assert file.address == (
         "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitb14/"
         "dinov2_vitb14_reg4_pretrain.pth"
     )
-    digests = {published.file.digest for published in PUBLISHED.values()}
+    digests = {published.file.digest for published in BY_FILE.values()}
     assert len(digests) == 8
     assert all(len(digest) == 64 for digest in digests)

@@ -1,46 +1,13 @@
 """Features of a frozen network at several of its depths."""
 
-from typing import Protocol, runtime_checkable
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vtp_eqx.config import require
-from vtp_eqx.models.encoder import Features
-
-
-@runtime_checkable
-class DeepNetwork(Protocol):
-    """A vision transformer that gives its features after each block.
-
-    `DinoV2` and `FrozenEncoder` are such networks.
-    """
-
-    @property
-    def depth(self) -> int:
-        """How many blocks it has."""
-        ...
-
-    @property
-    def width(self) -> int:
-        """The width of its features."""
-        ...
-
-    @property
-    def patch_size(self) -> int:
-        """The side of a patch in pixels."""
-        ...
-
-    def intermediate(
-        self, image: Float[Array, "height width 3"], last: int
-    ) -> list[Features]:
-        """The features after each of the `last` blocks, first to last, normed.
-
-        Of one image with values in [0, 1] that the patch divides.
-        """
-        ...
+from vtp_eqx.frozen.dinov2 import DinoV2
+from vtp_eqx.frozen.encoder import FrozenEncoder
 
 
 class DepthFeatures(eqx.Module):
@@ -50,7 +17,7 @@ class DepthFeatures(eqx.Module):
     final norm. An image is resized to `side` pixels, a multiple of the patch size.
     """
 
-    network: DeepNetwork
+    network: DinoV2 | FrozenEncoder
     num_levels: int = eqx.field(static=True)
     side: int = eqx.field(static=True)
 

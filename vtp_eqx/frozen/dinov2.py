@@ -204,7 +204,7 @@ def dinov2_from_published(
 def load_dinov2(
     path: str | os.PathLike[str], published: PublishedDinoV2, *, check: bool = True
 ) -> DinoV2:
-    """One of `PUBLISHED` from its file.
+    """One of `BY_FILE` from its file.
 
     A missing file, or with `check` one of another hash than the published, is an error
     (`PublishedFile.read`).
@@ -253,13 +253,12 @@ def _published(
         file = f"{name}{'_reg4' if num_registers else ''}_pretrain.pth"
         address = f"https://dl.fbaipublicfiles.com/dinov2/{name}/{file}"
         published = PublishedFile(name=file, address=address, digest=digest)
-        found[f"{name}{'_reg' if num_registers else ''}"] = PublishedDinoV2(
-            config, published
-        )
+        found[file] = PublishedDinoV2(config, published)
     return found
 
 
-PUBLISHED = {
+# The published transformers, by the names of their files.
+BY_FILE = {
     **_published(
         "s", (384, 12, 6),
         "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9",
@@ -281,4 +280,3 @@ PUBLISHED = {
         "746ecb8c6301c645c5c855be91687d274587d6e48fdaec4a729753160b34a283",
     ),
 }  # fmt: skip
-BY_FILE = {published.file.name: published for published in PUBLISHED.values()}
