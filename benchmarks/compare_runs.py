@@ -45,24 +45,16 @@ _MAX_DEVICES = 999  # a longer number is a commit
 _NUM_ROWS = 20  # of a table
 
 
-class ArrayDifference(NamedTuple):
-    """An array that differs in checkpoints of one step.
+class Difference(NamedTuple):
+    """An array of a checkpoint, or a number of a line, that differs at one step.
 
-    `reason` tells how: so many elements by so much, or another shape, or none.
+    `reason` tells how: so many elements by so much, another shape, two numbers, or none
+    in one of the runs.
     """
 
     step: int
-    leaf: str
-    reason: str
-
-
-class MetricDifference(NamedTuple):
-    """A number that differs in lines of one step; `None`: it is not there."""
-
-    step: int
     name: str
-    first: float | None
-    second: float | None
+    reason: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +64,8 @@ class Comparison:
     steps: list[int]  # whose checkpoints both have
     num_arrays: int
     num_lines: int
-    arrays: list[ArrayDifference]
-    metrics: list[MetricDifference]
+    arrays: list[Difference]
+    metrics: list[Difference]
 
     @property
     def is_equal(self) -> bool:
@@ -102,14 +94,14 @@ def compare(first: Path, second: Path) -> Comparison:
             num_arrays += 1
             reason = _reason(pair[0].get(leaf), pair[1].get(leaf))
             if reason:
-                arrays.append(ArrayDifference(step, leaf, reason))
+                arrays.append(Difference(step, leaf, reason))
     metrics = []
     for step in common:
         pair = [of_run.get(step, {}) for of_run in lines]
         for name in dict.fromkeys([*pair[0], *pair[1]]):
-            values = pair[0].get(name), pair[1].get(name)
-            if values[0] != values[1]:
-                metrics.append(MetricDifference(step, name, *values))
+            ours, theirs = pair[0].get(name), pair[1].get(name)
+            if ours != theirs:
+                metrics.append(Difference(step, name, f"{ours} and {theirs}"))
     return Comparison(steps, num_arrays, len(common), arrays, metrics)
 
 
@@ -177,20 +169,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _print_differences(names: Sequence[str], found: Comparison) -> None:
-    if found.arrays:
-        step, leaf, reason = found.arrays[0]
-        print(f"First array that differs: {leaf}, step {step}: {reason}.")
-    if found.metrics:
-        step, name, ours, theirs = found.metrics[0]
-        print(f"First metric that differs: {name}, step {step}: {ours} and {theirs}.")
-    rows = [(str(step), leaf, reason) for step, leaf, reason in found.arrays]
-    rows += [
-        (str(step), name, f"{ours} and {theirs}")
-        for step, name, ours, theirs in found.metrics
-    ]
-    rows.sort(key=lambda row: int(row[0]))
+    for kind, differences in (("array", found.arrays), ("metric", found.metrics)):
+        for step, name, reason in differences[:1]:
+            print(f"First {kind} that differs: {name}, step {step}: {reason}.")
+    rows = sorted(found.arrays + found.metrics, key=lambda row: row.step)
     title = f"{names[0]} and {names[1]}: {len(rows)} differences, the first of them"
-    print_table(title, ("step", "array or metric", "difference"), rows[:_NUM_ROWS])
+    cells = [(str(step), name, reason) for step, name, reason in rows[:_NUM_ROWS]]
+    print_table(title, ("step", "array or metric", "difference"), cells)
 
 
 def _print_metrics(

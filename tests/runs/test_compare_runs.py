@@ -85,8 +85,9 @@ def test_what_only_one_run_has_is_a_difference(first, tmp_path):
     shorter = write_run(tmp_path / "run", {2: WEIGHT}, [line(1, 0.5), line(2, 0.25)])
     found = compare(first, shorter)
     assert (found.steps, found.arrays) == ([2], [])
-    assert [(one.step, one.name, one.second) for one in found.metrics] == [
-        (4, "step", None), (4, "total", None), (4, "psnr", None)
+    assert found.metrics == [
+        (4, "step", "4 and None"), (4, "total", "0.125 and None"),
+        (4, "psnr", "20.0 and None"),
     ]  # fmt: skip
     assert not found.is_equal
 
