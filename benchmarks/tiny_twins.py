@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 import numpy as np
 
-from vtp_eqx.config import GenerateConfig, presets, PretrainConfig
+from vtp_eqx.config import GenerateConfig, PretrainConfig
 from vtp_eqx.training.generate import init_generator_training, LatentBatch
 from vtp_eqx.training.pretrain import init_pretraining
 from vtp_eqx.training.pretrain_views import CaptionedBatch
@@ -19,13 +19,6 @@ Config = PretrainConfig | GenerateConfig
 SIDE, FEATURES = 16, 8  # pixels of an image; width of what latents are aligned with
 _BLOCKS = dict(width=16, depth=1, num_heads=2, remat="none")
 _FITTING = dict(accumulate=1, sharding="none")
-
-
-def preset_names() -> list[str]:
-    """The presets of `vtp_eqx.config.presets`, in order."""
-    return sorted(
-        name for name, value in vars(presets).items() if isinstance(value, Config)
-    )
 
 
 def tiny_twin(config: Config) -> Config:

@@ -1,13 +1,10 @@
 """The bits of the first steps of every preset's tiny twin, as they were."""
 
-from pathlib import Path
-
 import pytest
 
-from benchmarks.golden_hashes import machine_key, read_hashes, step_hashes, twins
+from tests.write_hashes import machine_key, read_hashes, step_hashes, twins
 
 
-HASHES = Path(__file__).parent / "golden" / "hashes.json"
 TWINS = twins()
 
 
@@ -25,13 +22,13 @@ def hashes_here(name: str, entries: dict) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("config", TWINS, ids=lambda config: TWINS[config][0])
 def test_the_first_steps_of_a_preset_have_the_bits_that_they_had(config):
-    expected = hashes_here(TWINS[config][0], read_hashes(HASHES))
+    expected = hashes_here(TWINS[config][0], read_hashes())
     assert step_hashes(config) == expected
 
 
 def test_hashes_are_of_presets_that_there_are():
     names = {name for names in TWINS.values() for name in names}
-    entries = read_hashes(HASHES)
+    entries = read_hashes()
     assert entries
     for key, entry in entries.items():
         assert entry.keys() <= names, key
