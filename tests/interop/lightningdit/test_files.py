@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+import pickle
 import shutil
 import zipfile
 
@@ -15,6 +16,7 @@ from vtp_eqx.interop.lightningdit import (
     read_published,
     save_published_dit,
 )
+from vtp_eqx.tensor_files import write_torch_file
 
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "lightningdit_vtp_flags"
@@ -28,44 +30,6 @@ def load_published_dit(where, part="ema"):
 @pytest.fixture(scope="module")
 def dit():
     return load_published_dit(GOLDEN)
-
-
-def text(word):
-    return b"X" + len(word.encode()).to_bytes(4, "little") + word.encode()
-
-
-def whole(number):
-    return b"J" + number.to_bytes(4, "little")
-
-
-def state_dict(records, tensors):
-    """The instructions that build a state dict; its bytes go to `records`."""
-    program = [b"}("]
-    for name, tensor in tensors.items():
-        record = str(len(records))
-        records[record] = tensor.tobytes()
-        strides = [stride // tensor.itemsize for stride in tensor.strides]
-        program += [
-            text(name), b"ctorch._utils\n_rebuild_tensor_v2\n(",
-            b"(", text("storage"), b"ctorch\nFloatStorage\n", text(record), text("cpu"),
-            whole(tensor.size), b"tQ", whole(0),
-            b"(", *map(whole, tensor.shape), b"t", b"(", *map(whole, strides), b"t",
-            b"\x89ccollections\nOrderedDict\n)RtR",
-        ]  # fmt: skip
-    return b"".join(program) + b"u"
-
-
-def checkpoint(path, **parts):
-    """A file of `torch.save` with a state dict for each part."""
-    records = {}
-    program = b"}("
-    for part, tensors in parts.items():
-        program += text(part) + state_dict(records, tensors)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("x/data.pkl", b"\x80\x02" + program + b"u.")
-        for record, content in records.items():
-            archive.writestr(f"x/data/{record}", content)
-    return path
 
 
 def test_a_model_survives_the_disk(dit, tmp_path):
@@ -85,7 +49,8 @@ def test_the_part_that_is_asked_for_is_read(dit, tmp_path):
         f"module.{name}": 2 * tensor if name.startswith("blocks") else tensor
         for name, tensor in TENSORS.items()
     }
-    path = checkpoint(tmp_path / "0100000.pt", ema=TENSORS, model=trained)
+    path = tmp_path / "0100000.pt"
+    write_torch_file(path, {"ema": TENSORS, "model": trained})
     assert eqx.tree_equal(load_published_dit(path), dit)
     other = load_published_dit(path, part="model")
     weight = dit.blocks.attention.to_out.weight
@@ -94,19 +59,15 @@ def test_the_part_that_is_asked_for_is_read(dit, tmp_path):
 
 def test_a_bare_state_dict_is_read(dit, tmp_path):
     shutil.copy(GOLDEN / "config.json", tmp_path)
-    records = {}
-    program = state_dict(records, TENSORS)
-    with zipfile.ZipFile(tmp_path / "bare.pt", "w") as archive:
-        archive.writestr("x/data.pkl", b"\x80\x02" + program + b".")
-        for record, content in records.items():
-            archive.writestr(f"x/data/{record}", content)
+    write_torch_file(tmp_path / "bare.pt", TENSORS)
     assert eqx.tree_equal(load_published_dit(tmp_path / "bare.pt"), dit)
 
 
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"got no none\.pt in"):
         load_published_dit(tmp_path / "none.pt")
-    path = checkpoint(tmp_path / "a.pt", model=TENSORS)
+    path = tmp_path / "a.pt"
+    write_torch_file(path, {"model": TENSORS})
     with pytest.raises(ValueError, match=r"the part `ema`; got the parts \['model'\]"):
         load_published_dit(path)
     with pytest.raises(FileNotFoundError, match=r"got no config\.json in"):
@@ -119,12 +80,11 @@ def test_what_is_missing_is_named(tmp_path):
 
 def test_something_else_in_a_state_dict_is_named(tmp_path):
     shutil.copy(GOLDEN / "config.json", tmp_path)
-    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
-        program = b"}" + text("ema") + b"}" + text("x") + whole(1) + b"ss."
-        archive.writestr("x/data.pkl", b"\x80\x02" + program)
-    with pytest.raises(ValueError, match=r"got something else for \['x'\]"):
-        load_published_dit(tmp_path / "a.pt")
-    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
-        archive.writestr("x/data.pkl", b"\x80\x02].")
-    with pytest.raises(ValueError, match="a dict of tensors; got a list"):
-        load_published_dit(tmp_path / "a.pt")
+    for content, message in (
+        ({"ema": {"x": 1}}, r"got something else for \['x'\]"),
+        ([], "a dict of tensors; got a list"),
+    ):
+        with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+            archive.writestr("x/data.pkl", pickle.dumps(content, 2))
+        with pytest.raises(ValueError, match=message):
+            load_published_dit(tmp_path / "a.pt")

@@ -91,13 +91,7 @@ def config_from_diffusers(settings: dict[str, Any]) -> TokenizerConfig:
         towers = {name: dict(fields[name]) for name in _TOWERS}
         periods = {name: tower.pop(_PERIODS, None) for name, tower in towers.items()}
         config = from_dict(TokenizerConfig, fields | towers)
-    except (
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        ArithmeticError,
-    ) as error:
+    except (ValueError, TypeError, LookupError) as error:
         raise ValueError(
             f"The config of an {CLASS_NAME} has values of the types of a "
             f"`TokenizerConfig`; got others ({type(error).__name__}: "
