@@ -75,7 +75,6 @@ def _at_scale(
     drop: float,
     remat: Remat,
     rate: float = PAPER_RATE,
-    **changes: Any,
 ) -> PretrainConfig:
     # Queries and keys are normalized, as the paper says; it also keeps bfloat16 sane.
     encoder = dataclasses.replace(
@@ -104,7 +103,7 @@ def _at_scale(
         precision="bfloat16",
         sharding="zero",
     )
-    return with_batch(config, FINAL_BATCH, **changes)
+    return with_batch(config, FINAL_BATCH)
 
 
 # The released models: decoders that mirror their encoders, a batch of 32768. How long
