@@ -13,7 +13,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -229,7 +228,7 @@ def shipped(image_size: int = 32, target: Target = "attributes") -> Path:
 
 def save_scene_network(
     network: SceneNetwork,
-    folder: str | os.PathLike[str],
+    folder: Path,
     accuracy: Mapping[str, float],
     trained_on: Mapping[str, object],
 ) -> str:
@@ -238,7 +237,6 @@ def save_scene_network(
     The record tells hash, shape, the accuracy of each attribute, and what it was
     `trained_on`.
     """
-    folder = Path(folder)
     arrays = named_arrays(eqx.filter(network, eqx.is_array))
     content = safetensors.numpy.save(
         {name: np.asarray(array) for name, array in arrays.items()}
@@ -257,12 +255,12 @@ def save_scene_network(
     return digest
 
 
-def load_scene_network(folder: str | os.PathLike[str] | None = None) -> SceneNetwork:
+def load_scene_network(folder: Path | None = None) -> SceneNetwork:
     """The scene network in `folder`, by default the shipped one for 32 pixels.
 
     An error where a file is missing, or where the weights are not those recorded.
     """
-    folder = shipped() if folder is None else Path(folder)
+    folder = folder or shipped()
     record = _record(folder)
     weights = folder / WEIGHTS
     require(weights.exists(), f"The scene network's weights are missing: {weights}.")
@@ -281,14 +279,14 @@ def load_scene_network(folder: str | os.PathLike[str] | None = None) -> SceneNet
     return with_arrays(network, arrays)
 
 
-def scene_network_hash(folder: str | os.PathLike[str] | None = None) -> str:
+def scene_network_hash(folder: Path | None = None) -> str:
     """The sha256 of the weights in `folder`, as their record tells it."""
-    return _record(shipped() if folder is None else Path(folder))["sha256"]
+    return _record(folder or shipped())["sha256"]
 
 
-def recorded_accuracy(folder: str | os.PathLike[str]) -> dict[str, float]:
+def recorded_accuracy(folder: Path) -> dict[str, float]:
     """The held-out accuracy of each attribute, as the record in `folder` tells it."""
-    return _record(Path(folder))["accuracy"]
+    return _record(folder)["accuracy"]
 
 
 def _record(folder: Path) -> dict:
