@@ -59,15 +59,13 @@ class Outcome:
         return all(one.caught == one.changed and one.false == 0 for one in every)
 
 
-def inject(
-    preset: str, num_flips: int, *, seed: int = 0, num_devices: int | None = None
-) -> Outcome:
+def inject(preset: str, num_flips: int, *, seed: int = 0) -> Outcome:
     """Flips so many bits of each kind in steps of a preset's tiny twin."""
     # Moments and teacher are split over devices, parameters have a copy on each.
     config = dataclasses.replace(
         tiny_twin(getattr(presets, preset)), sharding="zero", num_steps=10**6
     )
-    mesh, draw = data_mesh(num_devices), random.Random(seed)
+    mesh, draw = data_mesh(), random.Random(seed)
     with _flipping_optimizers():
         state, step = init_twin(config, mesh)
     batches = [shard_batch(twin_batch(config, number), mesh) for number in range(8)]

@@ -94,11 +94,10 @@ def survive(
     model: str = "pretraining",
     processes: int = 1,
     seed: int = 0,
-    moments: tuple[str, ...] = MOMENTS,
 ) -> Verdict:
     """Runs to the end without and with `kills`, and compares.
 
-    `moments` take turns. A run that comes to its end is compared and another one
+    Moments take turns. A run that comes to its end is compared and another one
     begun, until there were as many kills as asked for.
     """
     context = _context()
@@ -106,7 +105,7 @@ def survive(
     tars = folder / "tars"
     options = make_scenes_tars.Options(out=tars, num=NUM_IMAGES, per_shard=24)
     make_scenes_tars.make(options)
-    jobs = [model, *(job for job in PATTERNS if job in moments)]
+    jobs = [model, *PATTERNS]
     whole = {job: folder / f"whole-{job}" for job in jobs}
     runs = {job: [folder / f"killed-{job}-0"] for job in jobs}
     for job in jobs:
@@ -114,7 +113,7 @@ def survive(
     usual = _seconds(whole[model])
     draw, done = random.Random(seed), []
     while len(done) < kills:
-        moment = moments[len(done) % len(moments)]
+        moment = MOMENTS[len(done) % len(MOMENTS)]
         job = model if moment in TRAINING else moment
         run = runs[job][-1]
         if moment == RESTORE and not _newest(run):
@@ -147,7 +146,6 @@ def survive(
         if (run / READY).exists()
         for line in (run / READY).read_text().splitlines()
     ]
-    restart = statistics.median(ready)
     last = _seconds(runs[model][-1])
     return Verdict(
         kills=done,
@@ -160,7 +158,7 @@ def survive(
             for step, rows in order.items()
             if _taken(run).get(step) != rows
         ),
-        restart_seconds=restart,
+        restart_seconds=statistics.median(ready),
         step_seconds=max(usual, last) / NUM_STEPS,
     )
 
@@ -168,20 +166,13 @@ def survive(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument(
-        "--model", choices=("pretraining", "line"), default="pretraining"
-    )
+    models = ("pretraining", "line")
+    parser.add_argument("--model", choices=models, default=models[0])
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        verdict = survive(
-            Path(scratch),
-            options.kills,
-            model=options.model,
-            processes=options.processes,
-            seed=options.seed,
-        )
+        verdict = survive(Path(scratch), **vars(options))
     counts = Counter(kill.moment for kill in verdict.kills)
     rows = []
     for moment in counts:
@@ -212,13 +203,9 @@ def main() -> None:
 def _context() -> Any:
     """Makes processes by forking one that has imported all and computed nothing."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [
-            "benchmarks.table",
-            "experiments.make_scenes_tars",
-            "benchmarks.survive_worker",
-        ]
-    )
+    context.set_forkserver_preload([
+        "benchmarks.table", "experiments.make_scenes_tars", "benchmarks.survive_worker"
+    ])  # fmt: skip
     return context
 
 
