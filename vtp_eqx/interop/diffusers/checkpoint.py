@@ -12,7 +12,7 @@ from jaxtyping import Array, Shaped
 import numpy as np
 
 from vtp_eqx.config import require, TokenizerConfig
-from vtp_eqx.files import atomic_path
+from vtp_eqx.files import write_text
 from vtp_eqx.interop.diffusers.settings import (
     config_from_diffusers,
     config_to_diffusers,
@@ -120,8 +120,7 @@ def read_diffusers(where: Path) -> tuple[Tensors, dict[str, Any]]:
 def save_diffusers(tokenizer: Tokenizer, folder: Path) -> None:
     """Writes weights and config, and the file that computes with them in PyTorch."""
     tensors, settings = tokenizer_to_diffusers(tokenizer)
-    with atomic_path(folder / MODULE.name) as unfinished:
-        unfinished.write_bytes(MODULE.read_bytes())
+    write_text(folder / MODULE.name, MODULE.read_text())
     write_model(folder, DIFFUSERS_WEIGHTS, tensors, settings)
 
 
