@@ -14,13 +14,12 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_bad_examples_are_logged_by_name_and_counted(tmp_path):
+def test_bad_examples_are_logged_by_name(tmp_path):
     path = tmp_path / "run" / "bad_examples.jsonl"
     log = BadExampleLog(path)
     log.add(0, 8, [bad(0), bad(0, skipped=False)])
     log.add(1, 8, [])
     log.add(2, 8, [bad(2, position=5)])
-    assert log.num_skipped == 2
     log.close()
     assert [line["name"] for line in lines(path)] == ["0.tar/0", "0.tar/0", "0.tar/2"]
     assert lines(path)[2] == {
@@ -41,7 +40,7 @@ def test_a_continued_log_is_that_of_a_run_that_never_stopped(
         for step in range(first, last):
             log.add(step, 64, [bad(step)] * (step % 3))
         log.close()
-        return log.num_skipped, len(log._recent)
+        return len(log._recent)
 
     whole = run("whole", 0, 12)
     run("killed", 0, stop)
@@ -71,26 +70,29 @@ def test_bad_examples_are_read_up_to_a_torn_line(tmp_path):
 
 
 def test_a_rate_above_the_limit_stops_with_the_name(tmp_path):
-    log = BadExampleLog(None, max_skip_rate=0.1)
+    log = BadExampleLog(tmp_path / "a", max_skip_rate=0.1)
     for step in range(3):  # too few to judge
         log.add(step, 64, [bad(step)] * 32)
     with pytest.raises(ValueError, match=r"128 of the last 256 .*0.tar/3.* \(10.0%\)"):
         log.add(3, 64, [bad(3)] * 32)
+    log.close()
 
 
-def test_the_rate_is_that_of_the_last_examples():
-    log = BadExampleLog(None, max_skip_rate=0.25)
+def test_the_rate_is_that_of_the_last_examples(tmp_path):
+    log = BadExampleLog(tmp_path / "a", max_skip_rate=0.25)
     for step in range(1000):
         log.add(step, 64, [])
     for step in range(1000, 1032):  # half of 32 steps are a quarter of 64
         log.add(step, 64, [bad(step)] * 32)
     with pytest.raises(ValueError, match="1056 of the last 4096"):
         log.add(1032, 64, [bad(1032)] * 32)
-    log = BadExampleLog(None, max_skip_rate=0.0)
+    log.close()
+    log = BadExampleLog(tmp_path / "b", max_skip_rate=0.0)
     for step in range(5):
         log.add(step, 64, [bad(step, skipped=False)])
     with pytest.raises(ValueError, match=r"^1 of"):
         log.add(5, 64, [bad(5)])
+    log.close()
 
 
 def test_a_continued_run_knows_the_rate_before(tmp_path):
@@ -104,9 +106,9 @@ def test_a_continued_run_knows_the_rate_before(tmp_path):
     log.close()
 
 
-def test_a_rate_that_is_none_is_refused():
+def test_a_rate_that_is_none_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"`max_skip_rate` \(1\.5\)"):
-        BadExampleLog(None, max_skip_rate=1.5)
+        BadExampleLog(tmp_path / "a", max_skip_rate=1.5)
 
 
 def test_logs_written_before_positions_had_that_name_are_read(tmp_path):

@@ -1,10 +1,9 @@
-"""The log of examples that were skipped or repaired: counted, written, limited."""
+"""The log of examples that were skipped or repaired: written, and limited."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 from vtp_eqx.config import require
@@ -30,43 +29,43 @@ class BadExampleLog:
     """The bad examples of a run in the order of its steps, in a file of a JSON a line.
 
     Opening the file removes entries of steps from `start_step` on: a run that continues
-    there writes them again, and counts are those of a run that was never stopped. Every
-    process of a run has a file of its own.
+    there writes them again, and its rates are those of a run that was never stopped.
+    Every process of a run has a file of its own.
     """
 
-    def __init__(
-        self, path: Path | None, *, start_step: int = 0, max_skip_rate: float = 0.1
-    ):
-        """Without a `path`, bad examples are counted and not written."""
+    def __init__(self, path: Path, *, start_step: int = 0, max_skip_rate: float = 0.1):
         require(
             0 <= max_skip_rate <= 1,
             f"`max_skip_rate` ({max_skip_rate}) must be a share of the examples: take "
             "one between 0 and 1.",
         )
-        self.path, self.max_skip_rate = path, max_skip_rate
-        self.num_skipped = 0
+        self.max_skip_rate = max_skip_rate
         self._recent: deque[BadExample] = deque()  # those that were skipped
-        self._file = None
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+b")
-            self._resume(start_step)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab")
+        whole = 0
+        for bad, end in _lines(path):
+            if bad.step >= start_step:
+                break
+            # A step has an example or more.
+            if bad.skipped and bad.step >= start_step - _RATE_WINDOW:
+                self._recent.append(bad)
+            whole = end
+        self._file.truncate(whole)
 
     def add(
         self, step: int, num_examples: int, bad_examples: Sequence[BadExample]
     ) -> None:
-        """Counts and writes the bad examples of one step of this process.
+        """Writes the bad examples of one step of this process.
 
         Raises `ValueError` where more than `max_skip_rate` of the last 4096 examples
         were skipped (or of all, where 256 to 4096 were read).
         """
         for bad in bad_examples:
-            self._count(bad)
-            if self._file is not None:
-                line = json.dumps(dataclasses.asdict(bad)) + "\n"
-                self._file.write(line.encode())
-        if self._file is not None and bad_examples:
-            self._file.flush()
+            line = json.dumps(dataclasses.asdict(bad)) + "\n"
+            self._file.write(line.encode())
+        self._file.flush()
+        self._recent += [bad for bad in bad_examples if bad.skipped]
         steps = min(step + 1, -(-_RATE_WINDOW // num_examples))
         while self._recent and self._recent[0].step <= step - steps:
             self._recent.popleft()
@@ -82,27 +81,7 @@ class BadExampleLog:
 
     def close(self) -> None:
         """Closes the file."""
-        if self._file is not None:
-            self._file.close()
-
-    def _count(self, bad: BadExample) -> None:
-        if bad.skipped:
-            self.num_skipped += 1
-            self._recent.append(bad)
-
-    def _resume(self, start_step: int) -> None:
-        assert self.path is not None
-        assert self._file is not None
-        whole = 0
-        for bad, end in _lines(self.path):
-            if bad.step >= start_step:
-                break
-            self._count(bad)
-            while self._recent and self._recent[0].step < start_step - _RATE_WINDOW:
-                self._recent.popleft()
-            whole = end
-        os.ftruncate(self._file.fileno(), whole)
-        self._file.seek(whole)
+        self._file.close()
 
 
 def read_bad_examples(path: Path) -> Iterator[BadExample]:

@@ -44,6 +44,7 @@ from vtp_eqx.data.sampler import ShardedSampler
 
 Encode = Callable[[list[str]], Int32[np.ndarray, "n context"]]
 _MAX_TRIES = 24  # the last of them 16 million steps later
+_NUM_AHEAD = 4  # ours: batches that are read or wait while one is used
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +172,6 @@ class Prefetcher(Iterator[ExampleBatch]):
         shard: tuple[int, int] = (0, 1),
         num_workers: int = 8,
         processes: bool = False,
-        num_ahead: int = 4,
         log: BadExampleLog | None = None,
     ):
         """Shard `(i, n)` reads the `i`-th of `n` equal parts of the batch.
@@ -180,17 +180,15 @@ class Prefetcher(Iterator[ExampleBatch]):
 
         - `processes`: workers are processes and not threads; source and `encode` must
           be picklable. Worth it where Python itself takes more time than decoding.
-        - `num_ahead`: batches that are read or wait while one is used.
-        - `log`: counts the bad examples of each batch when it is given out.
+        - `log`: is told the bad examples of each batch when it is given out.
         """
         require(
-            num_workers > 0 and num_ahead > 0,
-            f"`num_workers` ({num_workers}) and `num_ahead` ({num_ahead}) must be 1 or "
-            "more: raise them.",
+            num_workers > 0,
+            f"`num_workers` ({num_workers}) must be 1 or more: raise it.",
         )
         positions = reader.sampler.positions(shard)
         self._chunks = np.array_split(positions, min(num_workers, len(positions)))
-        self._log = BadExampleLog(None) if log is None else log
+        self._log = log
         self._read: Callable[[int, np.ndarray], ExampleBatch]
         self._pool: Executor
         if processes:
@@ -201,7 +199,6 @@ class Prefetcher(Iterator[ExampleBatch]):
         else:
             self._read, self._pool = reader.read, ThreadPoolExecutor(num_workers)
         self._step = start_step  # the next one that workers begin
-        self._num_ahead = num_ahead
         self._pending: deque[Sequence[Future[ExampleBatch]]] = deque()
         self._submit()
 
@@ -216,7 +213,8 @@ class Prefetcher(Iterator[ExampleBatch]):
             ) from error
         self._submit()
         batch = _concatenate(parts)
-        self._log.add(batch.step, len(batch.row), batch.bad_examples)
+        if self._log is not None:
+            self._log.add(batch.step, len(batch.row), batch.bad_examples)
         return batch
 
     def close(self) -> None:
@@ -230,7 +228,7 @@ class Prefetcher(Iterator[ExampleBatch]):
         self.close()
 
     def _submit(self) -> None:
-        while len(self._pending) < self._num_ahead:
+        while len(self._pending) < _NUM_AHEAD:
             futures = [
                 self._pool.submit(self._read, self._step, chunk)
                 for chunk in self._chunks
