@@ -39,7 +39,7 @@ def test_every_member_is_where_the_index_says(
         members[f"deep/folder/{row}.txt"] = b"text" * row
     write_tar(path, members, form)
     head, records = scan(path)
-    assert (head.count, head.damage, head.lost) == (len(lengths), "", 0)
+    assert (head.count, head.damage) == (len(lengths), "")
     assert contents(path, records) == {
         f"deep/folder/{row}": {
             "image": bytes([65 + row]) * length,
@@ -128,8 +128,6 @@ def test_a_tar_that_is_cut_anywhere_keeps_its_whole_members(
         if end <= cut:
             assert kept[key.decode()] == expected[key.decode()]
     assert head.damage or cut == 0
-    assert head.lost in (0, 1)
-    assert ("in the middle of" in head.damage) == (head.lost == 1)
     # Nothing that is kept reaches behind the cut.
     for record in records:
         assert all(sum(record[part]) <= cut for part in PARTS)
@@ -147,7 +145,7 @@ def test_a_cut_caption_takes_its_image_along(tmp_path, write_tar, encoded):
     path.write_bytes(path.read_bytes()[: start + 10])
     head, records = scan(path)
     assert records["key"].tolist() == [b"0"]
-    assert (head.lost, head.lost_bytes) == (1, 10)
+    assert head.lost_bytes == 10
     assert head.damage == "cut in the middle of 1.txt"
 
 
@@ -179,6 +177,11 @@ def test_an_index_is_made_once_and_again_when_the_tar_changes(
 ):
     tar, folder = write_tar(tmp_path / "0.tar", captioned(0, 3)), tmp_path / "index"
     head, path = load_index(tar, [folder])
+    written = path.stat().st_mtime_ns
+    assert load_index(tar, [folder]) == (head, path)
+    assert path.stat().st_mtime_ns == written
+    # As an index was written before.
+    path.write_bytes(path.read_bytes().replace(b"{", b'{"lost": 0, ', 1))
     written = path.stat().st_mtime_ns
     assert load_index(tar, [folder]) == (head, path)
     assert path.stat().st_mtime_ns == written
@@ -232,7 +235,7 @@ def test_an_index_goes_to_the_first_folder_that_takes_it(
     (tmp_path / "full").write_text("no folder")
     _, path = load_index(tar, [tmp_path / "full", tmp_path / "free"])
     assert path.parent == tmp_path / "free"
-    with pytest.raises(ValueError, match=r"nowhere to write it: .*full .*`cache`"):
+    with pytest.raises(ValueError, match=r"nowhere to write it: .*full .*XDG_CACHE"):
         load_index(tar, [tmp_path / "full"])
 
 

@@ -211,8 +211,8 @@ def test_what_damaged_tars_lost_is_said_in_one_line(tmp_path):
         path.write_bytes(path.read_bytes()[:2500])
     assert len(open_sources([str(tmp_path)], say=told.append)) == 4
     assert told == [
-        f"{tmp_path}: 2 of 3 tars are damaged: 2 examples are cut and 904 bytes not "
-        "understood; the first is b.tar (cut in the middle of 1.jpg; 452 bytes lost)."
+        f"{tmp_path}: 2 tars are damaged: b.tar (cut in the middle of 1.jpg; 452 bytes "
+        "lost), c.tar (cut in the middle of 1.jpg; 452 bytes lost)"
     ]
 
 

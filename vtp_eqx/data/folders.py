@@ -15,7 +15,6 @@ from vtp_eqx.data.example_texts import read_texts, TEXT_PARTS
 from vtp_eqx.data.images import decode_image, read_file, SUFFIXES, UnreadableImageError
 from vtp_eqx.data.skipped import Skipped, SYSTEM_NAMES
 from vtp_eqx.file_kinds import describe_error, describe_file
-from vtp_eqx.files import require_local
 
 
 # To ask a network file system for the size of each of a million files takes minutes;
@@ -46,7 +45,6 @@ class FolderSource:
     """
 
     def __init__(self, folder: str | Path):
-        require_local(folder, "folder")
         self.folder = Path(folder)
         require(
             self.folder.is_dir(),

@@ -50,19 +50,14 @@ _NUM_NAMES, _NAME_LENGTH = 5, 200  # of members that are left out, kept in an in
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TarHead:
-    """The first line of an index: the tar it is of, and what was found in it.
-
-    `lost` counts the members that the scan met and that are not whole. More may have
-    come after them: `lost_bytes` of the file were not understood.
-    """
+    """The first line of an index: the tar it is of, and what was found in it."""
 
     size: int
     mtime_ns: int
     count: int = 0  # examples, each with an image
     digest: str = ""  # of all headers: names, sizes and times of the members
     damage: str = ""  # where the tar stops to be one, or nothing
-    lost: int = 0
-    lost_bytes: int = 0
+    lost_bytes: int = 0  # from there on
     ignored: int = 0  # members that belong to no example, by their kind or name
     ignored_names: tuple[str, ...] = ()  # the first of them
     imageless: int = 0  # keys with texts but no image
@@ -125,7 +120,7 @@ def load_index(tar: Path, folders: Sequence[Path]) -> tuple[TarHead, Path]:
             return head, path
     raise ValueError(
         "The index of a tar is kept in a file; got nowhere to write it: "
-        f"{', '.join(refused)}: make room, or name another folder with `cache`."
+        f"{', '.join(refused)}: make room, or set XDG_CACHE_HOME to another folder."
     )
 
 
@@ -137,8 +132,7 @@ def scan(tar: Path) -> tuple[TarHead, Records]:
     places: dict[bytes, tuple[int, int]] = {}  # of all files, for links to them
     early: list[tuple[dict[str, Any], str, _Member]] = []  # links to later members
     ignored: list[bytes] = []
-    lost = lost_bytes = 0
-    damage = ""
+    damage, lost_bytes = "", 0
     # The buffer holds a caption and the header after it, and little of an image.
     with tar.open("rb", buffering=8192) as file:
         status = os.fstat(file.fileno())
@@ -148,7 +142,7 @@ def scan(tar: Path) -> tuple[TarHead, Records]:
                 key, part, suffix = _split(member.name)
                 place = member.offset + member.size
                 if place > status.st_size:
-                    lost, place = 1, member.offset
+                    place = member.offset
                     # An image whose text is cut is no whole example either.
                     if key in latest and latest[key] is rows[-1]:
                         rows.pop()
@@ -193,7 +187,6 @@ def scan(tar: Path) -> tuple[TarHead, Records]:
         count=len(whole),
         digest=digest.hexdigest()[:16],
         damage=damage,
-        lost=lost,
         lost_bytes=lost_bytes,
         ignored=len(ignored),
         ignored_names=_first(ignored),
@@ -250,6 +243,7 @@ def _read_line(path: Path) -> tuple[TarHead, np.dtype, int] | None:
         if fields.pop("version") != _VERSION:
             return None
         dtype = _dtype(fields.pop("key"))
+        fields.pop("lost", None)  # of indexes written before
         lists = ("ignored_names", "imageless_names")
         head = TarHead(**{**fields, **{name: tuple(fields[name]) for name in lists}})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

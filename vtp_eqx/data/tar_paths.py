@@ -1,28 +1,24 @@
 """Which tars a folder, a path or a pattern names."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 import glob
 import itertools
 from pathlib import Path
 import re
 
 from vtp_eqx.config import require
-from vtp_eqx.files import require_local
 
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
 
-def expand(tars: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:
+def expand(tars: str | Path) -> tuple[Path, ...]:
     """The paths of the tars that `tars` names, in order; at least one.
 
     A folder means the `.tar` files in it by name. In a pattern, `{00..19}` means each
     number and `{a,b}` each word, whether the file is there or not; `*`, `?` and `[...]`
     mean the files that are there.
     """
-    if not isinstance(tars, str | Path):
-        return tuple(path for one in tars for path in expand(one))
-    require_local(tars, "tars")
     path = Path(tars)
     found: list[str | Path] = []
     if path.is_dir():

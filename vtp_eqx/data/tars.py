@@ -5,7 +5,7 @@ An example is `KEY.jpg` (`.jpeg`, `.png`, `.webp`, ...) with `KEY.txt` or `KEY.j
 `vtp_eqx.data.example_texts`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 import functools
 import hashlib
@@ -25,7 +25,6 @@ from vtp_eqx.file_kinds import describe_error, describe_file
 from vtp_eqx.files import cache_folder
 
 
-_MAX_IMAGE = 2**28  # bytes; ours
 _OPEN_TARS = 64  # at once in a process: far below what systems allow
 _NUM_SCANNERS = 16  # threads; ours
 _PAUSES = (0.1, 0.4, 1.5)  # ours, in seconds, before a tar that failed is tried again
@@ -50,20 +49,19 @@ class TarSource:
 
     def __init__(
         self,
-        tars: str | Path | Sequence[str | Path],
+        tars: str | Path,
         *,
-        cache: Path | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ):
-        """`tars` is a folder, a tar, a pattern such as `{00000..00099}.tar`, or a list.
+        """`tars` is a folder, a tar, or a pattern such as `{00000..00099}.tar`.
 
         A tar that a pattern of braces names and that is gone keeps its rows and their
-        places while its index is there, and raises `OSError` without. `cache` is where
-        indexes are kept instead of beside the tars. `progress(done, total)` is called
-        when the index of a tar is there: to make it takes a while for a new set.
+        places while its index is there, and raises `OSError` without.
+        `progress(done, total)` is called when the index of a tar is there: to make it
+        takes a while for a new set.
         """
         self.paths = expand(tars)
-        load = lambda tar: load_index(tar, _index_folders(tar, cache))
+        load = lambda tar: load_index(tar, _index_folders(tar))
         # In random order, so that processes that open a new set at once share the work.
         order = np.random.default_rng().permutation(len(self.paths)).tolist()
         by_place = {}
@@ -107,24 +105,19 @@ class TarSource:
         return f"{self._tar_names[shard]}/{key}"
 
     @property
-    def damaged(self) -> dict[str, str]:
-        """The damage of the tars that are not whole, by name."""
-        return {
-            name: f"{head.damage}; {head.lost_bytes} bytes lost{_kind(path, head)}"
-            for name, path, head in zip(
-                self._tar_names, self.paths, self._heads, strict=True
-            )
-            if head.damage
-        }
-
-    @property
     def skipped(self) -> tuple[Skipped, ...]:
-        """Members that belong to no example; see `damaged` for what is cut."""
-        members, keys = [], []
-        for name, head in zip(self._tar_names, self._heads, strict=True):
+        """The tars that are not whole, and members that belong to no example."""
+        damaged, members, keys = [], [], []
+        for name, path, head in zip(
+            self._tar_names, self.paths, self._heads, strict=True
+        ):
+            if head.damage:
+                lost = f"{head.lost_bytes} bytes lost{_kind(path, head)}"
+                damaged.append(f"{name} ({head.damage}; {lost})")
             members += [f"{name}/{member}" for member in head.ignored_names]
             keys += [f"{name}/{key}" for key in head.imageless_names]
         return (
+            Skipped("tars are damaged", len(damaged), damaged),
             Skipped(
                 "members of tars are no image, caption or label of an example",
                 sum(head.ignored for head in self._heads),
@@ -138,21 +131,6 @@ class TarSource:
         )
 
     @property
-    def losses(self) -> str:
-        """The missing parts of damaged tars in one line; "" where all are whole."""
-        damaged = self.damaged
-        if not damaged:
-            return ""
-        lost = sum(head.lost for head in self._heads)
-        lost_bytes = sum(head.lost_bytes for head in self._heads)
-        name, damage = next(iter(damaged.items()))
-        return (
-            f"{len(damaged)} of {len(self.paths)} tars are damaged: "
-            f"{lost} examples are cut and {lost_bytes} bytes not understood; "
-            f"the first is {name} ({damage})."
-        )
-
-    @property
     def fingerprint(self) -> str:
         """Changes whenever a tar comes, goes or is written anew; not with copying."""
         digest = hashlib.sha256()
@@ -163,7 +141,7 @@ class TarSource:
     def _nothing(self) -> str:
         """Why there are no images, and what to do."""
         path, head = self.paths[0], self._heads[0]
-        members, keys = self.skipped
+        _, members, keys = self.skipped
         seen = [str(one) for one in (members, keys) if one.count]
         fix = "check the path"
         if kind := _kind(path, head):
@@ -195,8 +173,6 @@ class TarSource:
             0 < start <= start + size <= end for start, size in parts.values()
         ):
             raise OSError(f"its index is damaged: remove {self._indexes[shard]}")
-        if parts["image"][1] > _MAX_IMAGE:
-            raise OSError(f"{parts['image'][1]} bytes, and the limit is {_MAX_IMAGE}")
         parts = {
             part: (start, min(size, MAX_TEXT_BYTES.get(part, size)))
             for part, (start, size) in parts.items()
@@ -294,13 +270,10 @@ class _TarChangedError(OSError):
     """Another tar than the one of the index."""
 
 
-def _index_folders(tar: Path, cache: Path | None) -> list[Path]:
+def _index_folders(tar: Path) -> list[Path]:
     """Where the index of a tar may be kept, the best place first."""
     folder = hashlib.sha256(str(tar.parent.absolute()).encode()).hexdigest()[:12]
-    if cache is not None:
-        return [cache / folder]
-    caches = cache_folder()
-    beside = tar.parent / ".index"
+    caches, beside = cache_folder(), tar.parent / ".index"
     return [beside] if caches is None else [beside, caches / "tars" / folder]
 
 

@@ -60,8 +60,6 @@ def opened(path: Path, split: str) -> Source:
     for skipped in skipped_of(source):
         if (missed := skipped.without(OWN_FILES)).count:
             console.print(f"{path}: {missed}", markup=False, soft_wrap=True)
-    damaged = getattr(source, "damaged", {}).items()
-    show_names("tars are damaged", [f"{name} ({what})" for name, what in damaged])
     return source
 
 

@@ -186,11 +186,10 @@ def open_sources(
         open_source(path, split if lacks else "", progress=progress)
         for path, lacks in zip(paths, lacking, strict=True)
     ]
-    for path, source in zip(paths, sources, strict=True):
-        losses = getattr(source, "losses", "")
-        for missing in (losses, *map(str, skipped_of(source))):
-            if missing and is_main_process():
-                say(f"{path}: {missing}")
+    if is_main_process():
+        for path, source in zip(paths, sources, strict=True):
+            for skipped in skipped_of(source):
+                say(f"{path}: {skipped}")
     return sources[0] if len(sources) == 1 else Mixture(sources, weights or None)
 
 
