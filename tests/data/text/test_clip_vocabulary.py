@@ -57,7 +57,7 @@ def small_is_published(monkeypatch):
     monkeypatch.setattr(clip_vocabulary, "SHA256", digest)
 
 
-def test_a_path_goes_before_the_variable_open_clip_the_cache_and_the_web(
+def test_the_variable_goes_before_open_clip_the_cache_and_the_web(
     monkeypatch, tmp_path, web, small_is_published
 ):
     web.content = SMALL
@@ -79,43 +79,50 @@ def test_a_path_goes_before_the_variable_open_clip_the_cache_and_the_web(
     (package / NAME).write_bytes(SMALL)
     assert find_vocabulary() == package / NAME
 
-    by_variable, by_path = tmp_path / "variable.gz", tmp_path / "path.gz"
+    by_variable = tmp_path / "variable.gz"
     by_variable.write_bytes(SMALL)
-    by_path.write_bytes(SMALL)
     monkeypatch.setenv(VARIABLE, str(by_variable))
     assert find_vocabulary() == by_variable
-    assert find_vocabulary(by_path) == by_path
 
 
-def test_the_lines_are_those_of_the_file(tmp_path, small_is_published):
+def test_the_lines_are_those_of_the_file(tmp_path, monkeypatch, small_is_published):
     (tmp_path / "small.gz").write_bytes(SMALL)
-    assert read_vocabulary(tmp_path / "small.gz") == ["header", "t h", "th e</w>"]
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "small.gz"))
+    assert read_vocabulary() == ["header", "t h", "th e</w>"]
 
 
-@pytest.mark.parametrize("by", ["path", "variable"])
 @pytest.mark.parametrize("what", ["missing", "."])
 def test_a_named_file_that_is_none_is_not_replaced_by_another(
-    by, what, monkeypatch, tmp_path, web
+    what, monkeypatch, tmp_path, web
 ):
     web.content = SMALL
     monkeypatch.setenv(VARIABLE, str(tmp_path / what))
-    path = tmp_path / what if by == "path" else None
     with pytest.raises(FileNotFoundError, match="must be a file") as caught:
-        read_vocabulary(path)
+        read_vocabulary()
     assert not web.asked
     for needed in (ADDRESS, SHA256, VARIABLE):
         assert needed in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "content", [SMALL, SMALL[:-9], b"", b"<html>sign in first</html>"]
+    ("content", "words"),
+    [
+        (SMALL, "gzip"),
+        (SMALL[:-9], "gzip"),
+        (b"", "an empty file"),
+        (b"<html>sign in first</html>", "an HTML page"),
+    ],
 )
-def test_anything_but_the_whole_published_file_is_refused(content, tmp_path):
+def test_anything_but_the_whole_published_file_is_refused(
+    content, words, monkeypatch, tmp_path
+):
     path = tmp_path / NAME
     path.write_bytes(content)
+    monkeypatch.setenv(VARIABLE, str(path))
     digest = hashlib.sha256(content).hexdigest()
-    with pytest.raises(ValueError, match=rf"published.*{digest} from .*{NAME}"):
-        read_vocabulary(path)
+    message = rf"published.*\({words}.*{digest} from .*{NAME}"
+    with pytest.raises(ValueError, match=message):
+        read_vocabulary()
 
 
 def test_offline_one_sentence_says_how_to_supply_the_file(tmp_path):
@@ -145,15 +152,10 @@ def test_without_a_home_one_sentence_says_how_to_supply_the_file(
         find_vocabulary()
     assert not web.asked
     (tmp_path / "small.gz").write_bytes(SMALL)
-    assert find_vocabulary(tmp_path / "small.gz") == tmp_path / "small.gz"
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "small.gz"))
+    assert find_vocabulary() == tmp_path / "small.gz"
 
 
 def homeless():
     """What pathlib does for a user without a home and without an entry in passwd."""
     raise RuntimeError("Could not determine home directory.")
-
-
-def test_a_web_page_in_place_of_the_file_is_said_to_be_one(tmp_path):
-    (tmp_path / NAME).write_bytes(b"<html>sign in first</html>")
-    with pytest.raises(ValueError, match=r"\(an HTML page\)"):
-        read_vocabulary(tmp_path / NAME)

@@ -10,14 +10,12 @@ from collections.abc import Iterable, Sequence
 import dataclasses
 import html
 import itertools
-import os
 import re
 
 from jaxtyping import Int32
 import numpy as np
 from tokenizers import decoders, models, pre_tokenizers, Regex, Tokenizer
 
-from vtp_eqx.config import require
 from vtp_eqx.data.text.caption_bpe import encode_rows
 from vtp_eqx.data.text.clip_vocabulary import read_vocabulary
 
@@ -103,13 +101,13 @@ class ClipTokenizer:
         return [text.replace(_WORD_END, " ").rstrip(" ") for text in texts]
 
 
-def clip_tokenizer(path: str | os.PathLike[str] | None = None) -> ClipTokenizer:
-    """The published tokenizer; its vocabulary file is `path`, or is looked for.
+def clip_tokenizer() -> ClipTokenizer:
+    """The published tokenizer; its vocabulary file is looked for.
 
     `vtp_eqx.data.text.clip_vocabulary.find_vocabulary` says where. Raises
     `FileNotFoundError` where there is none and `ValueError` where it is another file.
     """
-    lines = read_vocabulary(path)[1 : 1 + NUM_MERGES]
+    lines = read_vocabulary()[1 : 1 + NUM_MERGES]
     return tokenizer_from_merges([(a, b) for a, b in map(str.split, lines)])
 
 
@@ -118,8 +116,7 @@ def tokenizer_from_merges(merges: Sequence[tuple[str, str]]) -> ClipTokenizer:
 
     Tokens are written in GPT-2's alphabet of 256 letters, one a byte, and end in `</w>`
     where they end a word. Ids count the letters, the letters that end a word, the
-    merges, start and end. Raises `ValueError` where a merge joins unknown tokens, or
-    makes none that is new.
+    merges, start and end.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [
@@ -128,11 +125,6 @@ def tokenizer_from_merges(merges: Sequence[tuple[str, str]]) -> ClipTokenizer:
         *(first + second for first, second in merges),
     ]
     ids = {token: index for index, token in enumerate(tokens)}
-    require(
-        len(ids) == len(tokens) and ids.keys() >= set(itertools.chain(*merges)),
-        f"Each merge must join two known tokens to a new one; got {len(merges)} merges "
-        "of which some do not: take those that a trainer wrote, in its order.",
-    )
     pieces = Tokenizer(models.BPE(ids, list(merges), end_of_word_suffix=_WORD_END))
     pieces.pre_tokenizer = pre_tokenizers.ByteLevel(
         add_prefix_space=False, use_regex=False

@@ -25,26 +25,25 @@ VARIABLE = "VTP_CLIP_VOCABULARY"
 _TIMEOUT = 5.0  # seconds without an answer: offline is said at once, not after retries
 _SUPPLY = (
     "`pip install --no-deps open_clip_torch`, a package that has the file, or get "
-    f"{ADDRESS} (sha256 {SHA256}) and pass its path, or set {VARIABLE} to its path"
+    f"{ADDRESS} (sha256 {SHA256}) and set {VARIABLE} to its path"
 )
 
 
-def find_vocabulary(path: str | os.PathLike[str] | None = None) -> Path:
-    """The path of the vocabulary file: the first that exists of five places.
+def find_vocabulary() -> Path:
+    """The path of the vocabulary file: the first that exists of four places.
 
-    `path`; the path in the environment variable `VTP_CLIP_VOCABULARY`; the file of an
-    installed open_clip; a file downloaded before, in `$XDG_CACHE_HOME/vtp_eqx` or
+    The path in the environment variable `VTP_CLIP_VOCABULARY`; the file of an installed
+    open_clip; a file downloaded before, in `$XDG_CACHE_HOME/vtp_eqx` or
     `~/.cache/vtp_eqx`; a download to there.
 
-    Raises `FileNotFoundError` where `path` or the variable names no file, or where
-    nothing is found and the download fails, saying how to supply the file.
+    Raises `FileNotFoundError` where the variable names no file, or where nothing is
+    found and the download fails, saying how to supply the file.
     """
-    named = path or os.environ.get(VARIABLE)
-    if named:
+    if named := os.environ.get(VARIABLE):
         if not Path(named).is_file():
             raise FileNotFoundError(
-                f"The CLIP vocabulary must be a file; got {str(named)!r}, which is "
-                f"none: {_SUPPLY}."
+                f"The CLIP vocabulary must be a file; got {named!r}, which is none: "
+                f"{_SUPPLY}."
             )
         return Path(named)
     package = importlib.util.find_spec("open_clip")
@@ -64,13 +63,13 @@ def find_vocabulary(path: str | os.PathLike[str] | None = None) -> Path:
     return cached
 
 
-def read_vocabulary(path: str | os.PathLike[str] | None = None) -> list[str]:
+def read_vocabulary() -> list[str]:
     """The lines of the file that `find_vocabulary` finds: a header, then merges.
 
     Raises `FileNotFoundError` as `find_vocabulary` does, and `ValueError` where the
     file is not the published one to the last bit.
     """
-    found = find_vocabulary(path)
+    found = find_vocabulary()
     content = found.read_bytes()
     _check(content, str(found))
     return gzip.decompress(content).decode("utf-8").split("\n")
