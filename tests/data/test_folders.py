@@ -272,5 +272,5 @@ def test_a_class_folder_goes_before_a_label_beside_the_image(classes):
 def test_a_folder_without_images_says_what_was_seen(tmp_path, name, advice):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(b"")
-    with pytest.raises(ValueError, match=f"1 others .such as {name}.*{advice}"):
+    with pytest.raises(ValueError, match=f"1 files are no .*: {name}.*{advice}"):
         FolderSource(tmp_path)

@@ -120,16 +120,14 @@ def fetch_package(folder: Path, vendor: str) -> Path:
         try:
             command = ["npm", "pack", package]
             done = subprocess.run(command, cwd=scratch, capture_output=True, text=True)
-            found = [*Path(scratch).glob("*.tgz")]
-            reason = ""
-            if done.returncode or not found:
-                lines = done.stderr.splitlines()
-                errors = [line for line in lines if "err" in line.lower()]
-                reason = errors[0] if errors else f"exit status {done.returncode}"
+            found = [] if done.returncode else [*Path(scratch).glob("*.tgz")]
+            lines = done.stderr.splitlines()
+            errors = [line for line in lines if "err" in line.lower()]
+            reason = errors[0] if errors else f"exit status {done.returncode}"
         except OSError as error:
             found, reason = [], describe_error(error)
         require(
-            not reason,
+            bool(found),
             f"{package} is not in {folder}, and npm cannot fetch it ({reason}): run "
             f"`npm pack {package}` where there is a network, and give "
             "`--packages FOLDER`.",

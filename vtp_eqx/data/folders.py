@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from vtp_eqx.config import require
 from vtp_eqx.data.example_texts import read_texts, TEXT_PARTS
 from vtp_eqx.data.images import decode_image, read_file, SUFFIXES, UnreadableImageError
-from vtp_eqx.data.skipped import Skipped, SYSTEM_NAMES
+from vtp_eqx.data.skipped import Skipped, skipped_of, SYSTEM_NAMES
 from vtp_eqx.file_kinds import describe_error, describe_file
 
 
@@ -67,15 +67,11 @@ class FolderSource:
             )
         )
         if not self.names:  # no `require`: the advice looks at every name
-            others = f"{len(self.ignored)} others"
-            if self.ignored:
-                others += f" (such as {self.ignored[0]})"
-            if listing.unread:
-                others += f", and folders that could not be read: {listing.unread[0]}"
+            seen = "".join(f"; {skipped}" for skipped in skipped_of(self))
             raise ValueError(
                 "A folder of images has files ending in "
-                f"{', '.join(sorted(SUFFIXES))}; found none in {self.folder}, and "
-                f"{others}: {_advice(self.ignored)}."
+                f"{', '.join(sorted(SUFFIXES))}; found none in {self.folder}{seen}: "
+                f"{_advice(self.ignored)}."
             )
         loose = [name for name in self.names if "/" not in name]
         require(

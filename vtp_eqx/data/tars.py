@@ -18,7 +18,7 @@ import numpy as np
 
 from vtp_eqx.data.example_texts import MAX_TEXT_BYTES, read_texts
 from vtp_eqx.data.images import decode_image, UnreadableImageError
-from vtp_eqx.data.skipped import Skipped
+from vtp_eqx.data.skipped import Skipped, skipped_of
 from vtp_eqx.data.tar_index import load_index, map_records, PARTS, TarHead
 from vtp_eqx.data.tar_paths import expand
 from vtp_eqx.file_kinds import describe_error, describe_file
@@ -141,22 +141,20 @@ class TarSource:
     def _nothing(self) -> str:
         """Why there are no images, and what to do."""
         path, head = self.paths[0], self._heads[0]
-        _, members, keys = self.skipped
-        seen = [str(one) for one in (members, keys) if one.count]
         fix = "check the path"
-        if kind := _kind(path, head):
-            seen, fix = [], "unpack it, or copy it again"
+        if _kind(path, head):
+            fix = "unpack it, or copy it again"
         elif any(name.endswith((".tar", ".tar.gz")) for name in head.ignored_names):
             fix = "unpack these tars of tars, and name the inner ones"
-        elif members.count:
+        elif head.ignored:
             fix = (
                 "rename what is the image of an example, with one suffix (KEY.jpg and "
                 "not KEY.input.jpg)"
             )
+        seen = "".join(f"; {skipped}" for skipped in skipped_of(self))
         return (
             "Tars hold images by name (KEY.jpg, KEY.txt); found none in "
-            f"{len(self.paths)} tars such as {path} ({head.damage or 'whole'}){kind}"
-            f"{''.join(f'; {words}' for words in seen)}: {fix}."
+            f"{len(self.paths)} tars such as {path}{seen}: {fix}."
         )
 
     def _shard_of(self, row: int) -> tuple[int, int]:

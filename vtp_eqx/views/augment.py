@@ -181,7 +181,8 @@ def jitter(planes: Planes, config: ViewsConfig, draws: Float[Array, " 5"]) -> Pl
 def blur(planes: Planes, sigma: Scalar, radius: int) -> Planes:
     """Gaussian blur over `2 radius + 1` pixels, reflected at the borders."""
     _, height, width = planes.shape
-    kernel = _gaussian(sigma, radius)
+    offsets = jnp.arange(-radius, radius + 1)
+    kernel = jax.nn.softmax(-0.5 * (offsets / sigma) ** 2)
     rows, columns = _blur_matrix(kernel, height), _blur_matrix(kernel, width)
     return jnp.einsum("oh,chw,pw->cop", rows, planes, columns)
 
@@ -248,11 +249,6 @@ def _blend(planes: Planes, operation: Array, factor: Scalar) -> Planes:
     origin = jnp.where(operation == _CONTRAST, luma.mean(), luma)
     origin = jnp.where(operation == _BRIGHTNESS, 0.0, origin)
     return jnp.clip(origin + factor * (planes - origin), 0.0, 1.0)
-
-
-def _gaussian(sigma: Scalar, radius: int) -> Float[Array, " taps"]:
-    offsets = jnp.arange(-radius, radius + 1)
-    return jax.nn.softmax(-0.5 * (offsets / sigma) ** 2)
 
 
 def _blur_matrix(
