@@ -151,27 +151,6 @@ def test_the_identity_of_a_copy_is_that_of_the_set(tmp_path, arrays, tars, photo
     assert mixed[0].startswith("20 examples ")
 
 
-def test_other_data_have_another_identity(tmp_path, tars, write_tar, captioned):
-    one = tmp_path / "images"
-    one.mkdir()
-    for name in ("a.png", "b.png"):
-        (one / name).write_bytes(b"12")
-    told = {source_fingerprint(tars), source_fingerprint(FolderSource(one))}
-    write_tar(tmp_path / "1.tar", captioned(40, 4))
-    (one / "b.png").write_bytes(b"123")
-    told |= {
-        source_fingerprint(TarSource(tmp_path)),
-        source_fingerprint(FolderSource(one)),
-    }
-    (tmp_path / "2.tar").unlink()
-    (one / "b.png").rename(one / "c.png")
-    told |= {
-        source_fingerprint(TarSource(tmp_path)),
-        source_fingerprint(FolderSource(one)),
-    }
-    assert len(told) == 6
-
-
 def test_a_source_without_a_fingerprint_has_its_length():
     assert (
         source_fingerprint([{"image": np.zeros((4, 4, 3), np.uint8)}]) == "1 examples"

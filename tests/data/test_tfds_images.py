@@ -9,8 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from vtp_eqx.data.images import decode_image, UnreadableImageError
-from vtp_eqx.data.mixture import example_name, make_sampler, read_encoded
-from vtp_eqx.data.prefetch import ExampleReader, Prefetcher
+from vtp_eqx.data.mixture import example_name, read_encoded
 from vtp_eqx.data.sources import TfdsSource
 
 
@@ -129,18 +128,6 @@ def test_the_bytes_are_those_of_the_file(source):
     np.testing.assert_array_equal(
         source[7]["image"], decode_image(FILES["plain"], "plain")
     )
-
-
-def test_a_run_skips_and_counts_what_is_damaged(source):
-    sampler = make_sampler(source, len(FILES), seed=0)
-    with Prefetcher(
-        ExampleReader(source=source, sampler=sampler, size=16), num_workers=1
-    ) as stream:
-        batch = next(stream)
-    bad = [[*FILES].index(name) for name in ("cut", "none")]
-    assert sorted(example.row for example in batch.bad_examples) == bad
-    assert not set(batch.row.tolist()) & set(bad)
-    assert batch.image.shape == (8, 16, 16, 3)
 
 
 def test_a_set_without_images_is_refused(tmp_path):

@@ -61,8 +61,7 @@ def find_package(folder: Path, vendor: str) -> Path | None:
     exact = [folder / f"{name}-{VERSION}.tgz", folder / name]
     installed = folder / "node_modules" / name
     others = sorted(folder.glob(f"{name}-*.tgz"))
-    found = [path for path in (*exact, installed, *others) if path.exists()]
-    return found[0] if found else None
+    return next((path for path in (*exact, installed, *others) if path.exists()), None)
 
 
 def read_package(path: Path, vendor: Vendor) -> list[Emoji]:

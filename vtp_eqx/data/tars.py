@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 from pathlib import Path
+import random
 import time
 from typing import Any
 
@@ -63,16 +64,14 @@ class TarSource:
         self.paths = expand(tars)
         load = lambda tar: load_index(tar, _index_folders(tar))
         # In random order, so that processes that open a new set at once share the work.
-        order = np.random.default_rng().permutation(len(self.paths)).tolist()
-        by_place = {}
+        shuffled = random.Random().sample(self.paths, len(self.paths))
+        known: dict[Path, tuple[TarHead, Path]] = {}
         with ThreadPoolExecutor(_NUM_SCANNERS) as pool:
-            found = pool.map(load, [self.paths[place] for place in order])
-            for place, index in zip(order, found, strict=True):
-                by_place[place] = index
-                progress(len(by_place), len(order))
-        known = [by_place[place] for place in range(len(self.paths))]
-        self._heads = [head for head, _ in known]
-        self._indexes = [path for _, path in known]
+            for path, index in zip(shuffled, pool.map(load, shuffled), strict=True):
+                known[path] = index
+                progress(len(known), len(shuffled))
+        self._heads = [known[path][0] for path in self.paths]
+        self._indexes = [known[path][1] for path in self.paths]
         root = os.path.commonpath([path.parent.absolute() for path in self.paths])
         self._tar_names = [os.path.relpath(path, root) for path in self.paths]
         self.shard_sizes = np.array([head.count for head in self._heads])
