@@ -1,6 +1,5 @@
 """Pixels of unusual files as a viewer shows them, or a reason why not."""
 
-import io
 import struct
 import zlib
 
@@ -8,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageCms
 import pytest
 
+from tests.data.test_images import encoded
 from vtp_eqx.data import images
 from vtp_eqx.data.crops import CenterCrop
 from vtp_eqx.data.images import decode_image, UnreadableImageError
@@ -18,12 +18,6 @@ DISPLAY_P3 = ((0.51512, 0.2412, -0.00105), (0.29198, 0.69225, 0.04189),
               (0.1571, 0.06657, 0.78407))  # fmt: skip
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 COLORS = np.array([[[255, 0, 0], [0, 200, 0], [90, 120, 60], [0, 0, 0]]], np.uint8)
-
-
-def encoded(picture, kind="PNG", **options):
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def icc_profile(gamma, primaries=()):
