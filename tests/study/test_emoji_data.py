@@ -20,9 +20,8 @@ from vtp_eqx.evaluation.scene_metrics import read_scenes
 from vtp_eqx.frozen.scene_network import scene_network_hash, SceneNetworkConfig
 from vtp_eqx.runs.pretrain import array_batches
 from vtp_eqx.runs.train_scene_network import SceneNetworkTraining
-from vtp_eqx.study import emoji_network
 from vtp_eqx.study.dataset import load_dataset, prepare
-from vtp_eqx.study.emoji_data import EmojiData, NETWORK
+from vtp_eqx.study.emoji_data import EmojiData, NETWORK, train_network
 from vtp_eqx.study.figure import frontier_figure
 from vtp_eqx.study.recipe import run
 from vtp_eqx.study.report import Study, write_report
@@ -56,7 +55,7 @@ def folder(data, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
 
         def train(command, env):
-            emoji_network.main(Path(command[-1]))
+            train_network(Path(command[-1]))
             return subprocess.CompletedProcess(command, 0)
 
         patch.setattr("vtp_eqx.study.emoji_data.subprocess.run", train)
@@ -118,7 +117,7 @@ def test_what_is_loaded_is_what_the_tars_hold(data, tars, folder, dataset):
 def test_the_network_is_the_same_however_often_it_is_trained(data, folder, dataset):
     first = scene_network_hash(folder / NETWORK)
     assert data.network_hash(folder) == first
-    emoji_network.main(folder)
+    train_network(folder)
     assert scene_network_hash(folder / NETWORK) == first
     network = data.network(folder)
     assert (network.name, network.hash) == ("emoji-network", first)

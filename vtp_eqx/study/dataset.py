@@ -1,25 +1,23 @@
-"""What a study needs of its data, whatever they show, and the data in memory."""
+"""The data of a study, whatever they show: prepared on disk, and in memory."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from jaxtyping import Int, UInt8
 import numpy as np
 
 from vtp_eqx.config import require, TextConfig
 from vtp_eqx.data.text.caption_bpe import CaptionTokenizer, train_tokenizer
-from vtp_eqx.evaluation.networks import FeatureNetwork
-from vtp_eqx.evaluation.scene_metrics import SceneSet
 from vtp_eqx.files import exclusive_folder
-from vtp_eqx.frozen.scene_network import Reading
+from vtp_eqx.scenes.render import SceneConfig
+from vtp_eqx.study.emoji_data import EmojiData
+from vtp_eqx.study.scene_kind import Labels, SceneKind
 
 
 WORDS = "words.json"
-# What a generator is conditioned on: the class, an attribute, or nothing.
-Labels = Literal["class", "color", "none"]
-Attributes = Mapping[str, Int[np.ndarray, " num"]]
+DataConfig = SceneConfig | EmojiData
+DataKind = SceneKind | EmojiData  # with the same names: see `SceneKind`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,94 +53,9 @@ class Dataset:
     prompts: Mapping[str, list[list[str]]] = dataclasses.field(default_factory=dict)
 
 
-@runtime_checkable
-class DataKind(Protocol):
-    """What a study needs of its data. `folder` is where the study keeps them."""
-
-    @property
-    def size(self) -> int:
-        """The side of images in pixels."""
-        ...
-
-    noun: ClassVar[str]
-    """What reports call the images: "scenes"."""
-
-    is_ours: ClassVar[bool]
-    """Whether reports show the images: those of others stay where they are."""
-
-    group: ClassVar[int]
-    """Consecutive training images that resemble each other and share a batch."""
-
-    vocabulary: ClassVar[int]
-    """The most tokens of captions."""
-
-    @property
-    def num_labels(self) -> Mapping[Labels, int]:
-        """What a generator may be conditioned on, and how many values that has."""
-        ...
-
-    probed: ClassVar[tuple[str, ...]]
-    """The attributes that probes are asked for."""
-
-    distance: ClassVar[str]
-    """What a Frechet distance in the features of `network` is called."""
-
-    definitions: ClassVar[str]
-    """What the columns of a report mean, as a list in Markdown."""
-
-    def check_subset(self, num_images: int) -> None:
-        """Raises `ValueError` where the first training images are no fair subset."""
-        ...
-
-    def prepare(self, folder: Path, say: Callable[[str], None]) -> None:
-        """Makes what is missing of images and network."""
-        ...
-
-    def load(self, folder: Path, split: str) -> dict[str, np.ndarray]:
-        """`image`, `caption`, `label` and attributes of all rows of a split."""
-        ...
-
-    def parts(self, folder: Path) -> tuple[int, ...]:
-        """See `Dataset.parts`."""
-        ...
-
-    def prompts(self, folder: Path, train: Attributes) -> dict[str, list[list[str]]]:
-        """See `Dataset.prompts`; `train` are the attributes of training images."""
-        ...
-
-    def network(self, folder: Path) -> FeatureNetwork:
-        """The frozen network that reads samples."""
-        ...
-
-    def network_hash(self, folder: Path) -> str:
-        """The hash of its weights, or "" where it is not trained yet."""
-        ...
-
-    @property
-    def class_network(self) -> Path | None:
-        """The folder of a network that learned the class alone, for FD-classes."""
-        ...
-
-    def sample_labels(
-        self, train: Int[np.ndarray, " num"], num_samples: int, of: Labels
-    ) -> Int[np.ndarray, " samples"]:
-        """What samples are asked for, where training images have the labels `train`."""
-        ...
-
-    def accuracy(
-        self, reading: Reading, labels: Int[np.ndarray, " num"], of: Labels
-    ) -> dict[str, float]:
-        """Shares of images that show what they were asked for."""
-        ...
-
-    def sample_numbers(
-        self, samples: SceneSet, real: SceneSet, attributes: Attributes
-    ) -> dict[str, float]:
-        """Numbers of samples that data of this kind alone have.
-
-        `attributes` are those of the `real` images.
-        """
-        ...
+def data_kind(data: DataConfig) -> DataKind:
+    """What a study needs of these data."""
+    return SceneKind(data) if isinstance(data, SceneConfig) else data
 
 
 def prepare(kind: DataKind, folder: Path, say: Callable[[str], None]) -> None:

@@ -1,4 +1,11 @@
-"""Captioned emoji of several vendors as the data of a study: real pictures."""
+"""Captioned emoji of several vendors as the data of a study: real pictures.
+
+    python -m vtp_eqx.study.emoji_data FOLDER
+
+trains the network that reads samples, in a process of its own. `FOLDER` has
+`emoji_data.json` and the arrays of both splits. One machine writes the same bytes on
+one thread of a processor, as `EmojiData.prepare` starts it.
+"""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -19,17 +26,22 @@ from vtp_eqx.data.emoji_tars import EmojiConfig, GROUPS, RECORD
 from vtp_eqx.data.tars import TarSource
 from vtp_eqx.evaluation.networks import FeatureNetwork, scene_features
 from vtp_eqx.evaluation.prompts import fill_templates, read_class_names, read_templates
-from vtp_eqx.evaluation.scene_metrics import attribute_agreement, SceneSet
+from vtp_eqx.evaluation.scene_metrics import (
+    attribute_agreement,
+    read_scenes,
+    SceneSet,
+)
 from vtp_eqx.files import write_npz, write_text
 from vtp_eqx.frozen.scene_network import (
     Reading,
     RECORD as NETWORK_RECORD,
     recorded_accuracy,
+    save_scene_network,
     scene_network_hash,
     SceneNetworkConfig,
 )
-from vtp_eqx.runs.train_scene_network import SceneNetworkTraining
-from vtp_eqx.study.dataset import Attributes, Labels
+from vtp_eqx.runs.train_scene_network import SceneNetworkTraining, train_scene_network
+from vtp_eqx.study.scene_kind import Attributes, Labels
 
 
 CONFIG, CLASSES, TEMPLATES = "emoji_data.json", "classes.txt", "templates.txt"
@@ -155,8 +167,7 @@ class EmojiData:
         if not (folder / NETWORK / NETWORK_RECORD).exists():
             write_text(folder / CONFIG, as_json(self))
             say(f"Training the network of emoji in {folder / NETWORK} ...")
-            module = "vtp_eqx.study.emoji_network"
-            command = [sys.executable, "-m", module, str(folder)]
+            command = [sys.executable, "-m", "vtp_eqx.study.emoji_data", str(folder)]
             done = subprocess.run(command, env=os.environ | ONE_THREAD)
             require(
                 done.returncode == 0,
@@ -224,6 +235,21 @@ class EmojiData:
         return {}
 
 
+def train_network(folder: Path) -> None:
+    """Trains the network, and writes its weights with their held-out accuracy."""
+    data = from_dict(EmojiData, json.loads((folder / CONFIG).read_text()))
+    train, test = (data.load(folder, split) for split in ("train", "validation"))
+    config = data.network_training
+    asked, answers = (
+        {name: split[name].astype(np.int32) for name, _ in config.network.heads}
+        for split in (train, test)
+    )
+    network = train_scene_network(config, train["image"], asked)
+    accuracy = attribute_agreement(read_scenes(network, test["image"]), answers)
+    trained_on = dataclasses.asdict(config) | {"digest": data.digest}
+    save_scene_network(network, folder / NETWORK, accuracy, trained_on)
+
+
 def _digest(tars: Path) -> str:
     """Twelve digits that name all tars of a folder by their members."""
     fingerprints = [
@@ -248,3 +274,7 @@ def _write_split(source: TarSource, path: Path) -> None:
         for name in ("image", "caption", "label")
     }
     write_npz(path, **columns, parts=source.shard_sizes)
+
+
+if __name__ == "__main__":
+    train_network(Path(sys.argv[1]))

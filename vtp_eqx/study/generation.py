@@ -25,8 +25,9 @@ from vtp_eqx.files import write_text
 from vtp_eqx.models.arrays import arrays_hash, latents_hash
 from vtp_eqx.models.generator import Generator, SOLVERS
 from vtp_eqx.models.tokenizer import Tokenizer
-from vtp_eqx.study.dataset import DataKind, Dataset, Labels
+from vtp_eqx.study.dataset import DataKind, Dataset
 from vtp_eqx.study.run_spec import RunSpec
+from vtp_eqx.study.scene_kind import Labels
 
 
 BATCH = 240

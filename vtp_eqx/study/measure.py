@@ -38,7 +38,7 @@ from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.pictures import save_grid
 from vtp_eqx.study.checkout import commit
 from vtp_eqx.study.class_distance import ClassDistance, NAME as CLASS_DISTANCE
-from vtp_eqx.study.dataset import Dataset, Labels
+from vtp_eqx.study.dataset import Dataset
 from vtp_eqx.study.generation import (
     BATCH,
     by_label,
@@ -50,6 +50,7 @@ from vtp_eqx.study.generation import (
     reference_numbers,
 )
 from vtp_eqx.study.run_spec import RunPaths, RunSpec
+from vtp_eqx.study.scene_kind import Labels
 
 
 PROBE_IMAGES = 4000  # training images that probes are fitted to

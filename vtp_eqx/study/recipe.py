@@ -27,9 +27,10 @@ from vtp_eqx.config import (
     ViewsConfig,
 )
 from vtp_eqx.scenes.render import SceneConfig, STUDY_DIFFICULTY
-from vtp_eqx.study.dataset import Labels
+from vtp_eqx.study.dataset import data_kind, DataConfig
 from vtp_eqx.study.methods import Method, METHODS
-from vtp_eqx.study.run_spec import data_kind, DataConfig, dit_for, RunSpec
+from vtp_eqx.study.run_spec import dit_for, RunSpec
+from vtp_eqx.study.scene_kind import Labels
 from vtp_eqx.training.adapter import adapted_config
 from vtp_eqx.training.flops import train_flops
 
@@ -277,7 +278,7 @@ def run(
 
 def pretrain_config(recipe: Recipe, method: Method, seed: int) -> PretrainConfig:
     """One tokenizer; for what a method leaves out it has no heads."""
-    size = data_kind(recipe.data).size
+    size = recipe.data.size
     views = dataclasses.replace(
         VIEWS, global_size=size, local_size=size // 2, blur_radius=size // 16
     )

@@ -21,21 +21,11 @@ from vtp_eqx.config import (
     TokenizerConfig,
 )
 from vtp_eqx.config.fields import later
-from vtp_eqx.scenes.render import SceneConfig
-from vtp_eqx.study.dataset import DataKind, Labels
-from vtp_eqx.study.emoji_data import EmojiData
-from vtp_eqx.study.scene_kind import SceneKind
+from vtp_eqx.study.dataset import data_kind, DataConfig, DataKind
+from vtp_eqx.study.scene_kind import Labels
 from vtp_eqx.training.adapter import adapted_config, AdapterConfig
 from vtp_eqx.training.flops import run_flops
 from vtp_eqx.training.parameter_counts import encoder_flops
-
-
-DataConfig = SceneConfig | EmojiData
-
-
-def data_kind(data: DataConfig) -> DataKind:
-    """What a study needs of these data."""
-    return SceneKind(data) if isinstance(data, SceneConfig) else data
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,14 +186,11 @@ class RunPaths:
 
     def decoder(self, spec: RunSpec) -> Path:
         """The decoder's run on frozen latents, and the tokenizer with that decoder."""
-        assert spec.decode is not None
         joint = _joint_hash(*_latents_parts(spec), spec.decode)
         return self.root / "decoders" / joint
 
     def finetuned(self, spec: RunSpec) -> Path:
         """The run that trains that decoder on, and the tokenizer with the result."""
-        assert spec.decode is not None
-        assert spec.finetune is not None
         joint = _joint_hash(*_latents_parts(spec), spec.decode, spec.finetune)
         return self.root / "decoders" / joint
 

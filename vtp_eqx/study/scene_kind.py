@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 import dataclasses
 import logging
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from jaxtyping import Int
 import numpy as np
@@ -29,9 +29,11 @@ from vtp_eqx.frozen.scene_network import (
 from vtp_eqx.scenes.captions import prompts
 from vtp_eqx.scenes.render import COLORS, GROUP, NAMES, NUM_CLASSES, SceneConfig
 from vtp_eqx.scenes.tfds_builder import prepare_scenes
-from vtp_eqx.study.dataset import Attributes, Labels
 
 
+# What a generator is conditioned on: the class, an attribute, or nothing.
+Labels = Literal["class", "color", "none"]
+Attributes = Mapping[str, Int[np.ndarray, " num"]]
 PROMPTS = 64  # captions averaged for one class embedding; CLIP has 80
 DEFINITIONS = """\
 - **FD-scenes**: Fréchet distance between samples and held-out scenes in the features
@@ -46,27 +48,34 @@ DEFINITIONS = """\
 
 @dataclasses.dataclass(frozen=True)
 class SceneKind:
-    """The scenes of a config, which the shipped scene network reads."""
+    """The scenes of a config, which the shipped scene network reads.
+
+    What a study needs of its data has these names. `folder` is where it keeps them.
+    """
 
     config: SceneConfig
 
-    noun: ClassVar[str] = "scenes"
-    is_ours: ClassVar[bool] = True
+    noun: ClassVar[str] = "scenes"  # what reports call the images
+    is_ours: ClassVar[bool] = True  # reports show them: others' stay where they are
+    # Consecutive training images that resemble each other and share a batch.
     group: ClassVar[int] = GROUP
-    vocabulary: ClassVar[int] = 400  # ours: every word of the captions is one token
-    probed: ClassVar[tuple[str, ...]] = ("shape", "color", "position")
+    # Tokens of captions at most; ours: every word of the captions is one.
+    vocabulary: ClassVar[int] = 400
+    # What a generator may be conditioned on, and how many values that has.
+    num_labels: ClassVar[Mapping[Labels, int]] = {
+        "class": NUM_CLASSES,
+        "color": len(COLORS),
+        "none": 1,
+    }
+    probed: ClassVar[tuple[str, ...]] = ("shape", "color", "position")  # attributes
+    # What a Fréchet distance in the features of `network` is called.
     distance: ClassVar[str] = "FD-scenes"
-    definitions: ClassVar[str] = DEFINITIONS
+    definitions: ClassVar[str] = DEFINITIONS  # of the columns of a report, in Markdown
 
     @property
     def size(self) -> int:
         """The side of scenes in pixels."""
         return self.config.size
-
-    @property
-    def num_labels(self) -> Mapping[Labels, int]:
-        """Classes, colors, or nothing."""
-        return {"class": NUM_CLASSES, "color": len(COLORS), "none": 1}
 
     def check_subset(self, num_images: int) -> None:
         """Raises `ValueError` where the first scenes are no whole sets of classes."""
@@ -78,7 +87,7 @@ class SceneKind:
         )
 
     def prepare(self, folder: Path, say: Callable[[str], None]) -> None:
-        """Renders the scenes; their network is there."""
+        """Makes what is missing: renders the scenes. Their network is there."""
         # What TensorFlow Datasets has to say there is not for the reader of a study.
         logging.getLogger("absl").setLevel(logging.ERROR)
         count = self.config.num_train + self.config.num_validation
@@ -86,16 +95,19 @@ class SceneKind:
         prepare_scenes(self.config, folder)
 
     def load(self, folder: Path, split: str) -> dict[str, np.ndarray]:
-        """All scenes of a split."""
+        """`image`, `caption`, `label` and attributes of all scenes of a split."""
         arrays = load_arrays(TfdsSource(prepare_scenes(self.config, folder), split))
         return {name: arrays[name] for name in ("image", "caption", "label", *NAMES)}
 
     def parts(self, folder: Path) -> tuple[int, ...]:
-        """None: any two scenes may meet in a batch."""
+        """See `Dataset.parts`. None: any two scenes may meet in a batch."""
         return ()
 
     def prompts(self, folder: Path, train: Attributes) -> dict[str, list[list[str]]]:
-        """Captions that differ in one attribute, and have values that scenes have."""
+        """Captions that differ in one attribute, and have values that scenes have.
+
+        See `Dataset.prompts`; `train` are the attributes of training images.
+        """
         values = {name: np.unique(train[name]) for name in NAMES}
         return {
             name: prompts(name, PROMPTS, values | {name: np.arange(len(NAMES[name]))})
@@ -112,13 +124,13 @@ class SceneKind:
 
     @property
     def class_network(self) -> Path | None:
-        """One is shipped for some sizes."""
+        """The network of FD-classes, which learned those alone; of some sizes."""
         return shipped(self.size, "class") if self.size in CLASS_SIZES else None
 
     def sample_labels(
         self, train: Int[np.ndarray, " num"], num_samples: int, of: Labels
     ) -> Int[np.ndarray, " samples"]:
-        """Every class as often as every other, as in the scenes."""
+        """What samples are asked for: each class as often, as in the scenes."""
         return np.arange(num_samples) % self.num_labels[of]
 
     def accuracy(
@@ -133,7 +145,7 @@ class SceneKind:
         """What frequencies of attributes account for, and how sure the network is.
 
         "FD reweighted" is the distance of samples whose attributes count as if they
-        were as frequent as real ones.
+        were as frequent as real ones, which are `attributes`.
         """
         weights = attribute_weights(samples.reading, real.reading)
         drift = attribute_total_variation(samples.reading, attributes)
