@@ -61,7 +61,7 @@ def test_one_number_for_one_thing(tokenizer, words, data, tmp_path, monkeypatch)
         **zero_shot(tokenizer, words, SHAPES, templates, test, place),
     }
     study = {
-        **measure_reconstructions(network, tokenizer, data).numbers,
+        **measure_reconstructions(network, tokenizer, data)[0],
         **probe_numbers(
             tokenizer, data, np.zeros((48, 4, 4, 8), np.float32), ["shape"]
         ),

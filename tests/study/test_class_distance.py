@@ -10,8 +10,8 @@ from vtp_eqx.evaluation.frechet import frechet_distance, Moments
 from vtp_eqx.evaluation.scene_metrics import read_scenes
 from vtp_eqx.frozen.scene_network import load_scene_network, shipped
 from vtp_eqx.scenes.render import render, SceneConfig
-from vtp_eqx.study.class_distance import ClassDistance
 from vtp_eqx.study.dataset import Dataset, Split
+from vtp_eqx.study.generation import ClassDistance
 from vtp_eqx.study.scene_kind import SceneKind
 
 

@@ -13,17 +13,27 @@ import numpy as np
 
 from vtp_eqx.config import GenerateConfig
 from vtp_eqx.evaluation.batches import as_bytes, in_batches
-from vtp_eqx.evaluation.extract import Report
+from vtp_eqx.evaluation.extract import extract_features, ExtractConfig, Report
 from vtp_eqx.evaluation.flow_paths import held_out_flow_loss, path_shapes
-from vtp_eqx.evaluation.frechet import class_frechet_distance, frechet_distance
+from vtp_eqx.evaluation.frechet import (
+    class_frechet_distance,
+    frechet_distance,
+    Moments,
+)
+from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.latent_covariance import gaussian_flow_loss
 from vtp_eqx.evaluation.memorization import coarse_pixels, copy_distance, copy_ratio
 from vtp_eqx.evaluation.mind import mind
+from vtp_eqx.evaluation.networks import (
+    FeatureNetwork,
+    network_outputs,
+    scene_features,
+)
 from vtp_eqx.evaluation.precision_recall import neighborhood_scores
 from vtp_eqx.evaluation.scene_metrics import SceneSet
 from vtp_eqx.files import write_text
 from vtp_eqx.models.arrays import arrays_hash, latents_hash
-from vtp_eqx.models.generator import Generator, SOLVERS
+from vtp_eqx.models.generator import Generator
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.study.dataset import DataKind, Dataset
 from vtp_eqx.study.run_spec import RunSpec
@@ -31,6 +41,7 @@ from vtp_eqx.study.scene_kind import Labels
 
 
 BATCH = 240
+CLASS_DISTANCE = "FD-classes"
 # Of how `near` and `floors` of a reference are computed: raise it where that changes.
 REFERENCE_VERSION = 1
 COLUMNS = 12  # of a grid of samples
@@ -42,17 +53,15 @@ class Reference:
     """What samples are compared with, of data of a `kind`.
 
     `real` are the validation images, with `attributes`, and `rebuilt` their
-    reconstructions. `others` are as many training images as there are samples, since a
-    distance falls with their number, and one of each group, because those of a group
-    resemble one another: their distance to `real` is the floor of that of samples.
-    `training` has the features and the coarse pixels of all training images, `near` the
-    `copy_distance` of either, and `floors` what `compare_sets` says of `others`.
+    reconstructions. `training` has the features and the coarse pixels of all training
+    images, and `near` the `copy_distance` of either. `floors` is what `compare_sets`
+    says of as many training images as there are samples, since a distance falls with
+    their number, and one of each group, because those of a group resemble one another.
     """
 
     kind: DataKind
     real: SceneSet
     rebuilt: SceneSet
-    others: SceneSet
     attributes: Mapping[str, Int[np.ndarray, " num"]]
     training: Mapping[str, Float[np.ndarray, "train _"]]
     near: Mapping[str, float]
@@ -80,7 +89,6 @@ class Reference:
                 coarse_pixels(split.image) for split in (data.train, data.validation)
             ),
         }
-        others = training[slice(0, num_samples * kind.group, kind.group)]
         arrays = {
             f"{split} {name}": pair[split]
             for name, pair in {**rows, "labels": (training.labels, real.labels)}.items()
@@ -90,18 +98,61 @@ class Reference:
         kept = folder / f"reference-{key}.json"
         if not kept.exists():
             near = {name: copy_distance(*pair) for name, pair in rows.items()}
+            others = training[slice(0, num_samples * kind.group, kind.group)]
             numbers = {"near": near, "floors": compare_sets(others, real)}
             write_text(kept, json.dumps(numbers, indent=1) + "\n")
         return cls(
             kind=kind,
             real=real,
             rebuilt=rebuilt,
-            others=others,
             attributes=data.validation.attributes,
             training={name: pair[0] for name, pair in rows.items()},
             # As JSON has them, numbers are equal to the last bit.
             **json.loads(kept.read_text()),
         )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassDistance:
+    """FD-classes: a Fréchet distance in features that were learned of classes alone.
+
+    FID is taken in features of Inception, which was trained to tell the classes that
+    generators are asked for, and nothing else. FD-scenes is not: its network was
+    trained on every attribute. This distance is, so that both can be read beside one
+    another. `real` are the moments of the validation images, and `floor` is as of other
+    distances: see `Reference`.
+    """
+
+    network: FeatureNetwork
+    real: Moments
+    floor: float
+
+    @classmethod
+    def of(
+        cls, kind: DataKind, data: Dataset, num_samples: int, folder: Path
+    ) -> "ClassDistance | None":
+        """That of a data set; features are kept in its `folder`, for all runs on it.
+
+        `None` where data of this `kind` have no such network.
+        """
+        if kind.class_network is None:
+            return None
+        network = scene_features(kind.class_network)
+        place = ExtractConfig(folder=folder, batch_size=BATCH, mesh=None)
+        others, real = (
+            extract_features(network_outputs, network, Images.of(images), place)
+            .moments("features")
+            for images in (
+                data.train.image[: num_samples * kind.group : kind.group],
+                data.validation.image,
+            )
+        )  # fmt: skip
+        return cls(network=network, real=real, floor=frechet_distance(others, real))
+
+    def to(self, images: UInt8[np.ndarray, "count size size 3"]) -> float:
+        """The distance of samples to the validation images."""
+        outputs = in_batches(network_outputs, self.network, images, batch_size=BATCH)
+        return frechet_distance(Moments.of(outputs["features"]), self.real)
 
 
 def draw_samples(
@@ -113,28 +164,25 @@ def draw_samples(
 ) -> tuple[UInt8[np.ndarray, "num height width 3"], dict[str, float]]:
     """One image of the generator for each label, as bytes, and means of `path_shapes`.
 
-    The latter where the solver's steps are the same for all.
+    Takes a solver whose steps are the same for all.
     """
     # Training splits the key of this seed in two: a folded key is neither of those.
     key, parts, shapes = jr.fold_in(jr.key(spec.generate.seed), 2), [], []
-    of, sampler = latents_hash(tokenizer), spec.sampler
+    of = latents_hash(tokenizer)
     for start in range(0, len(labels), BATCH):
         batch = labels[start : start + BATCH]
         full = jnp.asarray(batch[np.arange(BATCH) % len(batch)])
-        chance = jr.fold_in(key, start)
-        if sampler.solver in SOLVERS:
-            points = generator.trajectory(full, sampler, latents_hash=of, key=chance)
-            path = np.asarray(points)[:, : len(batch)]
-            shapes.append(path_shapes(path))
-            parts.append(path[-1])
-        else:
-            latents = generator.sample(full, sampler, latents_hash=of, key=chance)
-            parts.append(np.asarray(latents)[: len(batch)])
+        points = generator.trajectory(
+            full, spec.sampler, latents_hash=of, key=jr.fold_in(key, start)
+        )
+        path = np.asarray(points)[:, : len(batch)]
+        shapes.append(path_shapes(path))
+        parts.append(path[-1])
         report("sampling", start + len(batch), len(labels))
     images = in_batches(_decode, tokenizer, np.concatenate(parts), batch_size=BATCH)
     straight = {
         name: float(np.mean(np.concatenate([shape[name] for shape in shapes])))
-        for name in (shapes[0] if shapes else ())
+        for name in shapes[0]
     }
     return as_bytes(images), straight
 

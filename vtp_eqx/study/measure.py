@@ -7,7 +7,7 @@ from pathlib import Path
 import time
 
 import jax.numpy as jnp
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 import numpy as np
 
 from vtp_eqx.config import short_hash
@@ -37,11 +37,12 @@ from vtp_eqx.models.generator import Generator, generator_hash
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.pictures import save_grid
 from vtp_eqx.study.checkout import commit
-from vtp_eqx.study.class_distance import ClassDistance, NAME as CLASS_DISTANCE
 from vtp_eqx.study.dataset import Dataset
 from vtp_eqx.study.generation import (
     BATCH,
     by_label,
+    CLASS_DISTANCE,
+    ClassDistance,
     COLUMNS,
     draw_samples,
     flow_losses,
@@ -127,19 +128,6 @@ def at_budget(name: str, steps: int) -> str:
     return f"{name} @{steps}"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Reconstructions:
-    """Reconstructions of the validation images, and their numbers.
-
-    `rebuilt` are they and `real` the images themselves, as the network reads them.
-    """
-
-    image: UInt8[np.ndarray, "num height width 3"]
-    numbers: dict[str, float]
-    rebuilt: SceneSet
-    real: SceneSet
-
-
 def measure(
     spec: RunSpec,
     tokenizer: Tokenizer,
@@ -156,22 +144,18 @@ def measure(
     folder, kind = paths.result(spec), spec.kind
     network = kind.network(paths.data(spec))
     images = data.validation.image
-    rebuilt = measure_reconstructions(network, tokenizer, data, spec.labels)
+    of_rebuilt, real, rebuilt = measure_reconstructions(
+        network, tokenizer, data, spec.labels
+    )
     latents = encode_images(tokenizer, images, batch_size=BATCH)
     training = training_images(network, data, paths.data(spec), spec.labels)
     reference = Reference.of(
-        kind,
-        data,
-        training,
-        rebuilt.real,
-        rebuilt.rebuilt,
-        spec.num_samples,
-        paths.data(spec),
+        kind, data, training, real, rebuilt, spec.num_samples, paths.data(spec)
     )
     classes = ClassDistance.of(kind, data, spec.num_samples, paths.data(spec))
     numbers = {
         **known,
-        **rebuilt.numbers,
+        **of_rebuilt,
         "Geary's C": float(jnp.mean(smoothness_loss(jnp.asarray(latents)))),
         **reference_numbers(reference, spec.labels),
         **probe_numbers(tokenizer, data, latents, kind.probed),
@@ -227,7 +211,8 @@ def measure(
         write(path, generated, generating, num_evaluated=len(samples))
         save_grid(by_label(samples, labels), folder / f"samples_{steps}.png", COLUMNS)
     chosen = np.arange(PAIRS) * (len(images) // PAIRS)
-    pairs = np.stack([images[chosen], rebuilt.image[chosen]], axis=1)
+    again = reconstruct_images(tokenizer, images[chosen], batch_size=BATCH)
+    pairs = np.stack([images[chosen], again], axis=1)
     pairs = pairs.reshape(-1, *images.shape[1:])
     save_grid(pairs, folder / "reconstructions.png", PAIRS)
     result = RunResult(
@@ -246,22 +231,19 @@ def measure_reconstructions(
     tokenizer: Tokenizer,
     data: Dataset,
     condition: Labels = "class",
-) -> Reconstructions:
-    """PSNR in dB, SSIM and FD of reconstructions."""
-    images = data.validation.image
+) -> tuple[dict[str, float], SceneSet, SceneSet]:
+    """PSNR in dB, SSIM and FD of reconstructions of the validation images.
+
+    And as the network reads them: the images, and their reconstructions.
+    """
     models = MeasuredTokenizer(tokenizer, network)
-    seen = extract_features(compare, models, Images.of(images), IN_MEMORY)
-    rebuilt = reconstruct_images(tokenizer, images, batch_size=BATCH)
-    real, rebuilt_set = (
+    images = Images.of(data.validation.image)
+    seen = extract_features(compare, models, images, IN_MEMORY)
+    real, rebuilt = (
         SceneSet.of(network.model, seen.column(name), data.validation.labels(condition))
         for name in ("real features", "features")
     )
-    return Reconstructions(
-        image=rebuilt,
-        numbers=reconstruction_numbers(seen, models),
-        rebuilt=rebuilt_set,
-        real=real,
-    )
+    return reconstruction_numbers(seen, models), real, rebuilt
 
 
 def training_images(
