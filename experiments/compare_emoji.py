@@ -57,10 +57,8 @@ SMOKE = ("VTP from PCA rotated",)  # each takes a minute
 
 def recipe_for(scale: Scale, data: EmojiData) -> Recipe:
     """The recipe of scenes, with as many tokens an image and longer captions."""
-    recipe, text = (
-        RECIPES[scale],
-        dataclasses.replace(TEXT, context=24, vocabulary=1500),
-    )
+    recipe = RECIPES[scale]
+    text = dataclasses.replace(TEXT, context=24, vocabulary=1500)
     patch_size = recipe.patch_size * data.size // recipe.data.size  # as many tokens
     return dataclasses.replace(recipe, data=data, patch_size=patch_size, text=text)
 

@@ -32,7 +32,7 @@ import tyro
 from vtp_eqx.config import require
 from vtp_eqx.data.tar_writing import write_prompts
 from vtp_eqx.data.tars import TarSource
-from vtp_eqx.files import atomic_path, require_local_fields
+from vtp_eqx.files import require_local_fields, write_text
 from vtp_eqx.runs.command import exit_with_message
 from vtp_eqx.scenes.captions import class_templates
 from vtp_eqx.scenes.render import class_names
@@ -102,8 +102,7 @@ def check_record(options: Options) -> None:
             f"A folder holds tars of one kind; got {options.out} with {other}: name "
             "another folder.",
         )
-    with atomic_path(path) as unfinished:
-        unfinished.write_text(json.dumps(record, indent=1) + "\n")
+    write_text(path, json.dumps(record, indent=1) + "\n")
     write_prompts(options.out, class_names(), class_templates(NUM_TEMPLATES))
 
 

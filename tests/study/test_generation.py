@@ -7,14 +7,17 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from vtp_eqx.data.text.caption_bpe import train_tokenizer
+from vtp_eqx.evaluation import extract
 from vtp_eqx.evaluation.batches import as_bytes
+from vtp_eqx.evaluation.frechet import frechet_distance, Moments
 from vtp_eqx.evaluation.memorization import coarse_pixels, copy_distance
 from vtp_eqx.evaluation.scene_metrics import read_scenes, SceneSet
-from vtp_eqx.frozen.scene_network import load_scene_network
+from vtp_eqx.frozen.scene_network import load_scene_network, shipped
 from vtp_eqx.scenes.render import render, SceneConfig
 from vtp_eqx.study import generation
 from vtp_eqx.study.dataset import Dataset, Split
 from vtp_eqx.study.generation import (
+    ClassDistance,
     compare_sets,
     generation_numbers,
     Reference,
@@ -24,6 +27,7 @@ from vtp_eqx.study.scene_kind import SceneKind
 
 
 SCENES = SceneConfig(difficulty=0.7, validation_in_groups=False)
+KIND = SceneKind(SCENES)
 COUNT = 480
 LOWER = {"FD-scenes", "MIND", "FD per class"}  # is better; of all others here, higher
 SCORES = {*LOWER, "precision", "recall", "density", "coverage"}
@@ -74,7 +78,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reference(data, sets, folder):
-    return Reference.of(SceneKind(SCENES), data, *sets, COUNT, folder)
+    return Reference.of(KIND, data, *sets, COUNT, folder)
 
 
 def numbers_of(network, images, labels, reference, condition="class"):
@@ -132,7 +136,7 @@ def test_a_generator_that_knows_no_class_has_no_number_of_classes(
     train, real, rebuilt = sets
     all_train = dataclasses.replace(train, labels=0 * train.labels)
     others = [dataclasses.replace(one, labels=no_class) for one in (real, rebuilt)]
-    unknown = Reference.of(SceneKind(SCENES), data, all_train, *others, COUNT, folder)
+    unknown = Reference.of(KIND, data, all_train, *others, COUNT, folder)
     numbers = numbers_of(network, unseen.image, no_class, unknown, "none")
     numbers |= reference_numbers(unknown, "none")
     assert not [name for name in numbers if "class" in name or "accuracy" in name]
@@ -186,7 +190,7 @@ def test_what_no_tokenizer_has_a_part_in_is_computed_once(
         return {"FD": 1.0}
 
     monkeypatch.setattr(generation, "compare_sets", compare)
-    again = Reference.of(SceneKind(SCENES), data, train, real, real, COUNT, folder)
+    again = Reference.of(KIND, data, train, real, real, COUNT, folder)
     assert (again.floors, again.near) == (reference.floors, reference.near)
     assert not computed
     # Another count, other labels, features or pixels: all computed anew.
@@ -199,5 +203,29 @@ def test_what_no_tokenizer_has_a_part_in_is_computed_once(
         (COUNT, data, train[slice(0, -1)]),
         (COUNT, dataclasses.replace(data, train=changed), train),
     ):
-        Reference.of(SceneKind(SCENES), of_data, of_train, real, rebuilt, count, folder)
+        Reference.of(KIND, of_data, of_train, real, rebuilt, count, folder)
     assert computed == [240, COUNT, COUNT, COUNT]
+
+
+def test_the_floor_and_samples_are_far_from_real_scenes_in_features_of_classes(
+    data, unseen, tmp_path, monkeypatch
+):
+    classes = ClassDistance.of(KIND, data, COUNT, tmp_path)
+    network = load_scene_network(shipped(32, "class"))
+    images = (data.train.image[: 4 * COUNT : 4], data.validation.image)
+    others, real = (Moments.of(read_scenes(network, of).features) for of in images)
+    assert classes.floor == pytest.approx(frechet_distance(others, real), rel=1e-4)
+    near = classes.to(unseen.image)
+    assert near == pytest.approx(classes.floor, rel=0.35)
+    # Half of the classes are missing: shapes and colors, and no background.
+    half = unseen.image[unseen.label < 12]
+    assert classes.to(half) > 3 * near
+    # Features of the data are kept: equal to the last bit.
+    assert len(list(tmp_path.glob("features-*/*.npz"))) == 2
+    monkeypatch.setattr(extract, "in_batches", None)
+    assert ClassDistance.of(KIND, data, COUNT, tmp_path).floor == classes.floor
+
+
+def test_no_network_of_classes_is_shipped_for_other_sizes(data, tmp_path):
+    large = SceneKind(dataclasses.replace(SCENES, size=64))
+    assert ClassDistance.of(large, data, 12, tmp_path) is None

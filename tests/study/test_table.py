@@ -14,7 +14,7 @@ from vtp_eqx.study.summary import baseline_sentences
 from vtp_eqx.study.table import (
     COLUMNS,
     generation_table,
-    real_distance,
+    real_distances,
     Row,
     runs_table,
 )
@@ -107,4 +107,4 @@ def test_floors_of_several_data_are_not_averaged(row):
     assert "real scenes have 0.5 to 1.5)" in baseline_sentences(rows, "VTP")[0]
     hard = [one for one in rows if one.spec.data.difficulty > 0]
     assert "real scenes have 0.5)" in baseline_sentences(hard, "VTP")[0]
-    assert real_distance(rows) == 0.5
+    assert real_distances(rows)[0] == 0.5

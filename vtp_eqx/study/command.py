@@ -1,5 +1,7 @@
 """A study as a command: plan, execute what is missing, redraw, report."""
 
+from vtp_eqx.interrupts import INTERRUPTED
+
 from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
@@ -41,7 +43,6 @@ from vtp_eqx.training.parameter_counts import decoder_flops
 
 
 SPACE_NEEDED = 2e9  # bytes
-INTERRUPTED = 130  # exit status: 128 + 2
 # FLOPs that starting, compiling and measuring cost a run beside its trainings.
 OVERHEAD = 2e12
 

@@ -31,7 +31,7 @@ from vtp_eqx.study.table import (
     finished_rows,
     groups,
     methods,
-    real_distance,
+    real_distances,
     Row,
 )
 
@@ -227,11 +227,11 @@ def _draw_curve(
 
 
 def _draw_floor(axis: Axes, rows: Sequence[Row]) -> None:
-    """A line at the distance that training images have."""
+    """A line at the distance that training images have, the first of several data's."""
     if not finished_rows(rows):
         return
     axis.axhline(
-        real_distance(rows), color="gray", linestyle=":",
+        real_distances(rows)[0], color="gray", linestyle=":",
         label=f"training {rows[0].spec.kind.noun}: the floor",
     )  # fmt: skip
     if axis.get_yscale() == "linear":

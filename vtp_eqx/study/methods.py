@@ -11,9 +11,6 @@ from vtp_eqx.config import ControlsConfig, LatentNorm
 from vtp_eqx.training.adapter import AdapterConfig
 
 
-NO_CONTROLS = ControlsConfig()
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
     """How a tokenizer is pre-trained: the weight of each objective, and controls.
@@ -34,7 +31,7 @@ class Method:
     smoothness: float = 0.0
     latent_noise: float = 0.0  # in deviations of a channel; after a norm, these are 1
     latent_norm: LatentNorm = "none"
-    controls: ControlsConfig = NO_CONTROLS
+    controls: ControlsConfig = dataclasses.field(default_factory=ControlsConfig)
     narrower: int = 1  # so many times fewer channels
     readout_layers: int = 1  # last blocks whose features the bottleneck reads
     # With the frozen encoder of a CLIP+SSL run of the same size and budget (VA-VAE).

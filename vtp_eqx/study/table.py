@@ -106,11 +106,6 @@ def real_distances(rows: Sequence[Row]) -> list[float]:
     return [_numbers(row)[f"FD{REAL}"] for row in finished_rows(rows)]
 
 
-def real_distance(rows: Sequence[Row]) -> float:
-    """That floor, of several data that of the first finished run."""
-    return real_distances(rows)[0]
-
-
 def terminal_table(
     rows: Sequence[Row], title: str, columns: Sequence[Column] = COLUMNS
 ) -> Table:
