@@ -43,8 +43,6 @@ from vtp_eqx.study.table import Column, COLUMNS, finished_rows, Row
 class Options(StudyOptions):
     """Those of every study, and the emoji."""
 
-    seeds: int = 3
-    """Tokenizers trained for each setting, with seeds 0, 1, ..."""
     tars: Path = Path("data/emoji")
     """The folder that `experiments/make_emoji_tars.py` wrote; a smoke run has made-up
     discs in its place."""
@@ -136,4 +134,4 @@ def main(options: Options) -> None:
 
 if __name__ == "__main__":
     with exit_with_message(ValueError, OSError):
-        main(tyro.cli(Options, description=__doc__))
+        main(tyro.cli(Options, default=Options(seeds=3), description=__doc__))

@@ -24,15 +24,6 @@ def test_the_interval_of_a_mean_by_hand():
     assert confidence_interval([1.0]) is None
 
 
-@given(numbers)
-def test_an_interval_turns_with_the_sign(values):
-    bounds = confidence_interval(values)
-    assert bounds is not None
-    assert bounds[0] <= bounds[1]
-    turned = confidence_interval([-value for value in values])
-    assert turned == pytest.approx((-bounds[1], -bounds[0]), abs=1e-9)
-
-
 def test_differences_are_of_shared_seeds():
     group = {0: {"x": 3.0}, 1: {"x": 5.0}, 7: {"x": 100.0}}
     base = {1: {"x": 1.0}, 0: {"x": 2.0}, 8: {"x": -100.0}}
