@@ -12,7 +12,7 @@ from jaxtyping import Array, Int, PyTree, Shaped
 import numpy as np
 import optax
 
-from vtp_eqx.runs.bits import as_numbers, as_words, is_key
+from vtp_eqx.runs.checkpoint import as_numbers, as_words, is_key
 from vtp_eqx.training.state import TrainState
 from vtp_eqx.training.step import Step
 

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from vtp_eqx.mesh import data_mesh
+from vtp_eqx.mesh import data_mesh, on_mesh
 from vtp_eqx.runs import checkpoint as module
 from vtp_eqx.runs.checkpoint import Checkpoints, read_newest
 from vtp_eqx.runs.loop import run_training
@@ -199,15 +199,14 @@ def test_the_last_and_the_best_are_kept_also_by_a_later_process(tmp_path):
 
 @pytest.mark.slow
 def test_a_checkpoint_is_free_of_topology(saved):
-    mesh = jax.sharding.NamedSharding(
-        data_mesh(4), jax.sharding.PartitionSpec("data", None)
-    )
+    mesh = data_mesh(4)
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data", None))
     one = small(100, 0)
     weight = lambda state: state.student["weight"]
-    spread = eqx.tree_at(weight, one, jax.device_put(weight(one), mesh))
+    spread = eqx.tree_at(weight, one, jax.device_put(weight(one), split))
     with Checkpoints(saved, keep=3) as checkpoints:
-        restored = checkpoints.restore(spread)
-        assert weight(restored).sharding == mesh
+        restored = checkpoints.restore(on_mesh(spread, mesh))
+        assert weight(restored).sharding == split
         np.testing.assert_array_equal(weight(restored), weight(small(100, 3)))
         checkpoints.save(
             eqx.tree_at(lambda state: state.step, restored, jnp.asarray(4))

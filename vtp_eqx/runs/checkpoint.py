@@ -8,17 +8,20 @@ from typing import Any
 
 import equinox as eqx
 import jax
+from jax import lax
 import jax.numpy as jnp
-from jaxtyping import Array, Shaped, UInt32
+from jaxtyping import Array, Shaped, UInt, UInt32
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from vtp_eqx.models.arrays import named_arrays
-from vtp_eqx.runs.bits import as_words, is_key
 from vtp_eqx.runs.log import warn
 from vtp_eqx.runs.multihost import all_max, is_main_process, raise_on_all
 from vtp_eqx.training.state import TrainState
+
+
+_WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
 
 
 class Checkpoints:
@@ -295,21 +298,26 @@ def _one_copy(array: Array) -> Array:
     )
 
 
+@jax.jit
 def _sums(arrays: dict[str, Array]) -> dict[str, UInt32[Array, ""]]:
     """The sum of the bits of each array, taken as integers: the same however placed."""
-    groups: dict[frozenset, dict[str, Array]] = {}
-    for name, array in arrays.items():
-        groups.setdefault(frozenset(array.sharding.device_set), {})[name] = array
-    found = {}
-    for some in groups.values():  # one, but where a state is on several sets of devices
-        found |= _sums_together(some)
-    return found
+    total = lambda words: jnp.sum(words.astype(jnp.uint32), dtype=jnp.uint32)
+    return {name: total(as_words(array)) for name, array in arrays.items()}
 
 
-@jax.jit
-def _sums_together(arrays: dict[str, Array]) -> dict[str, UInt32[Array, ""]]:
-    return jax.tree.map(_sum_of_bits, arrays)
+def is_key(leaf: Array | jax.ShapeDtypeStruct) -> bool:
+    """Whether an array, or its shape, is one of random keys."""
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _sum_of_bits(array: Shaped[Array, "..."]) -> UInt32[Array, ""]:
-    return jnp.sum(as_words(array).astype(jnp.uint32), dtype=jnp.uint32)
+def as_numbers(array: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """`array` in a type to calculate with: keys as their data, booleans as 0 and 1."""
+    if is_key(array):
+        return jax.random.key_data(array)
+    return array.astype(jnp.uint8) if array.dtype == jnp.bool_ else array
+
+
+def as_words(array: Shaped[Array, "..."]) -> UInt[Array, "..."]:
+    """The bits of `array`, an integer an element (of 8 bytes: two)."""
+    array = as_numbers(array)
+    return lax.bitcast_convert_type(array, _WORDS[array.dtype.itemsize])

@@ -27,8 +27,7 @@ from vtp_eqx.config import require
 from vtp_eqx.files import write_text
 from vtp_eqx.mesh import gather_texts, SPLIT
 from vtp_eqx.models.arrays import named_arrays
-from vtp_eqx.runs.bits import as_numbers, as_words
-from vtp_eqx.runs.checkpoint import Checkpoints
+from vtp_eqx.runs.checkpoint import as_numbers, as_words, Checkpoints
 from vtp_eqx.runs.multihost import all_max, is_main_process
 from vtp_eqx.runs.run_dir import CHECKPOINTS
 from vtp_eqx.training.state import copy_arrays, TrainState

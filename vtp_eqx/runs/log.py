@@ -29,25 +29,23 @@ class Log:
         Without a `path`, as in all processes but one, nothing is written.
         """
         self._path, self._start, self._sinks = path, time.monotonic(), list(sinks)
-        self.last: dict[str, float] = {}
         self.rewind(first)
 
     def rewind(self, first: int) -> None:
-        """Drops the lines after step `first`; `last` is then the last one left."""
+        """Drops the lines after step `first`."""
         if self._path is None:
             return
         kept = [line for line in _lines(self._path) if _step_of(line) <= first]
         # Also where the last line is whole but for its end, which the next would join.
         write_text(self._path, "".join(f"{line}\n" for line in kept))
-        self.last = json.loads(kept[-1]) if kept else {}
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends a line."""
-        seconds = round(time.monotonic() - self._start, 3)
-        self.last = {"step": step, "seconds": seconds, **metrics}
         if self._path is not None:
+            seconds = round(time.monotonic() - self._start, 3)
             with self._path.open("a") as file:
-                file.write(json.dumps(self.last) + "\n")
+                line = {"step": step, "seconds": seconds, **metrics}
+                file.write(json.dumps(line) + "\n")
 
     def call_sinks(self, step: int, metrics: Mapping[str, float]) -> None:
         """Passes a line to the sinks.
