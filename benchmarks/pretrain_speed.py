@@ -31,7 +31,8 @@ from vtp_eqx.data.mixture import make_sampler
 from vtp_eqx.data.prefetch import ExampleReader, Prefetcher
 from vtp_eqx.data.tars import TarSource
 from vtp_eqx.mesh import data_mesh, shard_batch
-from vtp_eqx.runs.batches import Batches, caption_encoder, text_tokenizer_for
+from vtp_eqx.runs.batches import Batches
+from vtp_eqx.runs.captions import caption_encoder, text_tokenizer_for
 from vtp_eqx.runs.loop import Callbacks, run_training
 from vtp_eqx.runs.throughput import StepCost
 from vtp_eqx.training.flops import device_peak, train_flops

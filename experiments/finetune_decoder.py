@@ -36,8 +36,11 @@ from vtp_eqx.config import presets, TokenizerConfig, VIT_FEMTO
 from vtp_eqx.models.arrays import latents_hash
 from vtp_eqx.runs.command import exit_with_message, preset_options, RUN_ERRORS
 from vtp_eqx.runs.finetune_decoder import finetune_decoder
-from vtp_eqx.runs.finetune_options import FinetuneOptions
-from vtp_eqx.runs.finetune_setup import dry_run_lines, open_finetuning
+from vtp_eqx.runs.finetune_setup import (
+    dry_run_lines,
+    FinetuneOptions,
+    open_finetuning,
+)
 from vtp_eqx.runs.multihost import is_main_process
 from vtp_eqx.runs.throughput import print_progress
 from vtp_eqx.scenes.render import render, SceneConfig, write_folders

@@ -40,8 +40,12 @@ from vtp_eqx.runs.captions import fit_to_text, save_words, text_config_of
 from vtp_eqx.runs.command import exit_with_message, preset_options, RUN_ERRORS
 from vtp_eqx.runs.dry_run import generator_dry_run_lines
 from vtp_eqx.runs.extract_latents import extract_latents, open_latents
-from vtp_eqx.runs.generator_options import GeneratorOptions
-from vtp_eqx.runs.generator_setup import BESIDE, fit_to_cache, open_generator_training
+from vtp_eqx.runs.generator_setup import (
+    BESIDE,
+    fit_to_cache,
+    GeneratorOptions,
+    open_generator_training,
+)
 from vtp_eqx.runs.multihost import is_main_process
 from vtp_eqx.runs.throughput import print_progress
 from vtp_eqx.runs.train_generator import train_on_batches

@@ -42,8 +42,7 @@ from vtp_eqx.runs.captions import (
     save_words,
 )
 from vtp_eqx.runs.extract_latents import extract_latents, open_latents
-from vtp_eqx.runs.generator_options import GeneratorOptions
-from vtp_eqx.runs.generator_setup import open_generator_training
+from vtp_eqx.runs.generator_setup import GeneratorOptions, open_generator_training
 from vtp_eqx.runs.sample import sample
 from vtp_eqx.runs.sample_options import SampleOptions
 from vtp_eqx.runs.train_generator import train_on_batches

@@ -20,7 +20,7 @@ from vtp_eqx.frozen.encoder import FrozenEncoder
 from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.arrays import latents_hash
 from vtp_eqx.runs.finetune_decoder import (
-    CollapseWarning,
+    collapse_sink,
     EncodedImages,
     finetune_decoder,
 )
@@ -105,16 +105,15 @@ def test_another_config_than_a_run_was_begun_with_is_refused(ended, tokenizer, d
         finetuned(tokenizer, data, ended[1], latent_noise=0.2)
 
 
-def test_a_collapse_is_a_warning_within_500_steps_and_once():
-    warnings = []
-    sink = CollapseWarning(warnings.append)
+def test_a_collapse_is_a_warning_within_500_steps_and_once(capsys):
+    sink = collapse_sink()
     for step in range(50, 1000, 50):  # it began at step 100, and mended at 800
         count = step - 100 if 100 <= step < 800 else 0
         sink(step, {"saturated_steps": count, "flat_steps": 0.0})
-    (text,) = warnings
+    (text,) = capsys.readouterr().err.splitlines()
     assert "nearly 0 for 200 steps, up to step 300" in text
     sink(1500, {"saturated_steps": 0.0, "flat_steps": 250.0})
-    assert "of one color for 250 steps" in warnings[1]
+    assert "of one color for 250 steps" in capsys.readouterr().err
 
 
 def test_a_log_that_would_tell_of_a_collapse_too_late_is_refused(tokenizer, tmp_path):

@@ -24,8 +24,7 @@ from vtp_eqx.mesh import data_mesh
 from vtp_eqx.models.arrays import encoder_hash, latents_hash
 from vtp_eqx.models.dit import DiT
 from vtp_eqx.runs.generator_batches import EncodedBatches, fit_to_latents
-from vtp_eqx.runs.generator_options import GeneratorOptions
-from vtp_eqx.runs.generator_setup import open_generator_training
+from vtp_eqx.runs.generator_setup import GeneratorOptions, open_generator_training
 from vtp_eqx.runs.log import read_log
 from vtp_eqx.runs.train_generator import train_on_batches
 

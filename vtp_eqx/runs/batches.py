@@ -10,22 +10,17 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
-from jaxtyping import Int32
 import numpy as np
 
-from vtp_eqx.config import require, TextConfig
+from vtp_eqx.config import FinetuneConfig, GenerateConfig, require
 from vtp_eqx.data import loader
 from vtp_eqx.data.bad_examples import BadExampleLog
 from vtp_eqx.data.loader import Source
-from vtp_eqx.data.mixture import make_sampler, Mixture, read_encoded
-from vtp_eqx.data.prefetch import Encode, ExampleBatch, ExampleReader, Prefetcher
+from vtp_eqx.data.mixture import make_sampler, Mixture
+from vtp_eqx.data.prefetch import ExampleBatch, ExampleReader, Prefetcher
 from vtp_eqx.data.sampler import ShardedSampler
 from vtp_eqx.data.skipped import skipped_of
 from vtp_eqx.data.sources import is_prepared, open_source, split_of
-from vtp_eqx.data.text.caption_bpe import CaptionTokenizer, train_tokenizer
-from vtp_eqx.data.text.clip_bpe import clip_tokenizer, ClipTokenizer
-from vtp_eqx.data.text.prompt_templates import IMAGENET_TEMPLATES
-from vtp_eqx.evaluation.prompts import fill_templates
 from vtp_eqx.runs.log import warn
 from vtp_eqx.runs.multihost import is_main_process
 from vtp_eqx.runs.throughput import throttled_print
@@ -34,7 +29,6 @@ from vtp_eqx.training.pretrain_views import CaptionedBatch
 
 BAD_EXAMPLES = "bad_examples-{}.jsonl"  # of each process of a run
 OLD_BAD_EXAMPLES = "remarks-{}.jsonl"  # what these files were called before
-_CAPTIONS = 20_000  # ours: what a vocabulary of its own is learned from
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,9 +98,10 @@ class Batches:
                 path.rename(self.folder / BAD_EXAMPLES.format(number))
 
 
-def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:
+def check_batch_size(config: FinetuneConfig | GenerateConfig, mesh: Mesh) -> None:
     """A `ValueError` where a batch cannot be split over devices and microbatches."""
     num_devices = mesh.devices.size
+    batch_size, accumulate = config.batch_size, config.accumulate
     require(
         batch_size % (num_devices * accumulate) == 0,
         f"`batch_size` ({batch_size}) must be a multiple of devices ({num_devices}) "
@@ -159,15 +154,12 @@ def open_sources(
     paths: Sequence[str],
     split: str = "",
     weights: Sequence[float] = (),
-    *,
-    say: Callable[[str], None] = warn,
 ) -> Source:
     """The source at a path, or the mixture of several, by default as large as they are.
 
     See `data.sources.open_source` for what a path may be; indexing tars prints how far
-    it is. `split` is for those of the paths that have splits and name none. What is
-    missing of damaged tars, and what else is no example, goes to `say` in the first
-    process.
+    it is. `split` is for those of the paths that have splits and name none. The first
+    process warns of what is missing of damaged tars, and what else is no example.
     """
     require(
         not weights or len(weights) == len(paths) > 1,
@@ -186,19 +178,18 @@ def open_sources(
         open_source(path, split if lacks else "", progress=progress)
         for path, lacks in zip(paths, lacking, strict=True)
     ]
-    if is_main_process():
-        for path, source in zip(paths, sources, strict=True):
-            for skipped in skipped_of(source):
-                say(f"{path}: {skipped}")
+    sources = []
+    for path, lacks in zip(paths, lacking, strict=True):
+        source = open_source(path, split if lacks else "", progress=progress)
+        sources.append(source)
+        for skipped in skipped_of(source):
+            if is_main_process():
+                warn(f"{path}: {skipped}")
     return sources[0] if len(sources) == 1 else Mixture(sources, weights or None)
 
 
 def random_examples(
-    source: Source,
-    count: int,
-    size: int,
-    *,
-    seed: int,
+    source: Source, count: int, size: int, *, seed: int
 ) -> ExampleBatch:
     """Examples drawn at random: at most `count`, and no more than the source has.
 
@@ -208,60 +199,3 @@ def random_examples(
     sampler = make_sampler(source, count, seed=seed)
     reader = ExampleReader(source=source, sampler=sampler, size=size, random_crop=False)
     return reader.read(0, np.arange(count))
-
-
-def text_tokenizer_for(
-    text: TextConfig, source: Source, path: Path, *, save: bool = True
-) -> CaptionTokenizer | ClipTokenizer:
-    """The text tokenizer that `text.tokenizer` names: CLIP's, or one learned here.
-
-    That is read from `path`, or where there is none learned from some captions, and
-    written there unless `save` is `False`.
-    """
-    if text.uses_clip:
-        return clip_tokenizer()
-    if path.exists():
-        return CaptionTokenizer.load(path)
-    rows = np.linspace(0, len(source) - 1, min(_CAPTIONS, len(source))).astype(int)
-    captions = [caption_of(source, row) for row in rows.tolist()]
-    found = [caption for caption in captions if caption]
-    require(
-        bool(found),
-        f"Contrast needs captions; got none in {len(rows)} of {len(source)} examples: "
-        "use other data, or set `contrast_weight` to 0.",
-    )
-    words = train_tokenizer(found, text.vocabulary)
-    if save:
-        words.save(path)
-    return words
-
-
-def caption_encoder(
-    words: CaptionTokenizer | ClipTokenizer, text: TextConfig
-) -> Encode:
-    """Captions to ids for that text tower; what does not fit is cut."""
-    require(
-        words.vocabulary <= text.vocabulary,
-        "The text tower must know every token of the captions; got a vocabulary of "
-        f"{words.vocabulary} for {text.vocabulary}: raise `text.vocabulary`.",
-    )
-    return functools.partial(words.encode, context=text.context, truncate=True)
-
-
-def encode_prompts(
-    encode: Encode, text: TextConfig, names: Sequence[str], templates: Sequence[str]
-) -> Int32[np.ndarray, "classes prompts context"]:
-    """Ids of every class name in every template, which has `{}` for it.
-
-    Without templates they are CLIP's 80, or `a {}` where `text` has other words.
-    """
-    lines = templates or (IMAGENET_TEMPLATES if text.uses_clip else ["a {}"])
-    return np.stack([encode(texts) for texts in fill_templates(names, lines)])
-
-
-def caption_of(source: Source, row: int) -> str:
-    """The caption of an example, or "" where it has none or cannot be read."""
-    try:
-        return str(read_encoded(source, row).get("caption", ""))
-    except ValueError:  # unreadable: a run counts it, a vocabulary needs not
-        return ""

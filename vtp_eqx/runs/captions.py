@@ -1,7 +1,8 @@
-"""Captions and prompts of generators: the vocabulary, token ids and text features."""
+"""Captions and prompts: the vocabulary, token ids and text features."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 from pathlib import Path
 
 from jax.sharding import Mesh
@@ -10,20 +11,22 @@ import numpy as np
 
 from vtp_eqx.config import fit_dit, GenerateConfig, require, TextConfig
 from vtp_eqx.data.loader import Source
+from vtp_eqx.data.mixture import read_encoded
 from vtp_eqx.data.prefetch import Encode
-from vtp_eqx.data.text.caption_bpe import CaptionTokenizer
+from vtp_eqx.data.text.caption_bpe import CaptionTokenizer, train_tokenizer
 from vtp_eqx.data.text.clip_bpe import clip_tokenizer, ClipTokenizer
+from vtp_eqx.data.text.prompt_templates import IMAGENET_TEMPLATES
 from vtp_eqx.evaluation.batches import in_batches
-from vtp_eqx.evaluation.prompts import read_prompts
+from vtp_eqx.evaluation.prompts import fill_templates, read_prompts
 from vtp_eqx.mesh import local_mesh, replicate
 from vtp_eqx.models.generator import Generator
 from vtp_eqx.models.text import TextFeatures
 from vtp_eqx.models.tokenizer import Tokenizer
-from vtp_eqx.runs.batches import caption_encoder, caption_of
 
 
 WORDS = "words.json"  # the vocabulary that a pre-training learned, beside its tokenizer
 _LOOKS = 100  # ours: examples in which captions are looked for
+_CAPTIONS = 20_000  # ours: what a vocabulary of its own is learned from
 TextTokenizer = CaptionTokenizer | ClipTokenizer
 TokenIds = Int32[np.ndarray, "num context"]
 
@@ -34,6 +37,46 @@ class Prompts:
 
     texts: tuple[str, ...]
     ids: TokenIds
+
+
+def text_tokenizer_for(text: TextConfig, source: Source, path: Path) -> TextTokenizer:
+    """The text tokenizer that `text.tokenizer` names: CLIP's, or one learned here.
+
+    That is read from `path`, or where there is none learned from some captions.
+    """
+    if text.uses_clip:
+        return clip_tokenizer()
+    if path.exists():
+        return CaptionTokenizer.load(path)
+    captions = _captions_of(source, _CAPTIONS)
+    found = [caption for caption in captions if caption]
+    require(
+        bool(found),
+        f"Contrast needs captions; got none in {len(captions)} of {len(source)} "
+        "examples: use other data, or set `contrast_weight` to 0.",
+    )
+    return train_tokenizer(found, text.vocabulary)
+
+
+def caption_encoder(words: TextTokenizer, text: TextConfig) -> Encode:
+    """Captions to ids for that text tower; what does not fit is cut."""
+    require(
+        words.vocabulary <= text.vocabulary,
+        "The text tower must know every token of the captions; got a vocabulary of "
+        f"{words.vocabulary} for {text.vocabulary}: raise `text.vocabulary`.",
+    )
+    return functools.partial(words.encode, context=text.context, truncate=True)
+
+
+def encode_class_prompts(
+    encode: Encode, text: TextConfig, names: Sequence[str], templates: Sequence[str]
+) -> Int32[np.ndarray, "classes prompts context"]:
+    """Ids of every class name in every template, which has `{}` for it.
+
+    Without templates they are CLIP's 80, or `a {}` where `text` has other words.
+    """
+    lines = templates or (IMAGENET_TEMPLATES if text.uses_clip else ["a {}"])
+    return np.stack([encode(texts) for texts in fill_templates(names, lines)])
 
 
 def text_config_of(tokenizer: Tokenizer, where: Path | str) -> TextConfig:
@@ -69,11 +112,11 @@ def find_words(text: TextConfig, *places: Path | str) -> TextTokenizer:
 
 def check_captioned(source: Source) -> None:
     """A `ValueError` where none of a hundred examples has a caption."""
-    rows = np.linspace(0, len(source) - 1, min(_LOOKS, len(source))).astype(int)
+    captions = _captions_of(source, _LOOKS)
     require(
-        any(caption_of(source, row) for row in rows.tolist()),
-        f"`data` ({len(rows)} examples without a caption, of {len(source)}) must have "
-        "captions for a generator of text: use other data, or leave text out.",
+        any(captions),
+        f"`data` ({len(captions)} examples without a caption, of {len(source)}) must "
+        "have captions for a generator of text: use other data, or leave text out.",
     )
 
 
@@ -183,3 +226,14 @@ def encode_prompts(
         )
         rows.append(ids)
     return Prompts(tuple(texts), np.concatenate(rows))
+
+
+def _captions_of(source: Source, most: int) -> list[str]:
+    """Captions of examples evenly spread, so many at most; "" where there is none."""
+    captions = []
+    for row in np.linspace(0, len(source) - 1, min(most, len(source))).astype(int):
+        try:
+            captions.append(str(read_encoded(source, int(row)).get("caption", "")))
+        except ValueError:  # unreadable: a run counts it, a vocabulary needs not
+            captions.append("")
+    return captions

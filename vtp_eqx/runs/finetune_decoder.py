@@ -19,7 +19,7 @@ from vtp_eqx.frozen.lpips import Perceptual
 from vtp_eqx.mesh import data_mesh, gather_to_host, local_mesh, replicate, shard_batch
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.batches import Batches
-from vtp_eqx.runs.log import warn
+from vtp_eqx.runs.log import Sink, warn
 from vtp_eqx.runs.loop import Callbacks, FaultTolerance, Progress, run_training
 from vtp_eqx.runs.multihost import is_main_process
 from vtp_eqx.runs.throughput import StepCost
@@ -28,7 +28,6 @@ from vtp_eqx.training.decode import EncodedBatch
 from vtp_eqx.training.state import TrainState
 
 
-FAULT_TOLERANCE = FaultTolerance()
 # Ours: a collapse that has lasted so many steps is one, and lines of the log are no
 # further apart than so many, so that it is reported within 500.
 COLLAPSED_STEPS, MAX_LOG_EVERY = 200, 250
@@ -42,21 +41,20 @@ COLLAPSES = {
 }
 
 
-class CollapseWarning:
+def collapse_sink() -> Sink:
     """A sink of the log that warns once of each collapse, on standard error."""
+    warned: set[str] = set()
 
-    def __init__(self, warn: Callable[[str], None] = warn):
-        self._warn = warn
-        self._warned: set[str] = set()
-
-    def __call__(self, step: int, values: Mapping[str, float]) -> None:
+    def write(step: int, values: Mapping[str, float]) -> None:
         for name, text in COLLAPSES.items():
             count = values.get(name, 0)
             if count < COLLAPSED_STEPS:
-                self._warned.discard(name)
-            elif name not in self._warned:
-                self._warned.add(name)
-                self._warn(text.format(count, step))
+                warned.discard(name)
+            elif name not in warned:
+                warned.add(name)
+                warn(text.format(count, step))
+
+    return write
 
 
 class EncodedImages:
@@ -105,7 +103,7 @@ def finetune_decoder(
     evaluate_every: int = 5000,
     log_every: int = 50,
     save_every: int = 1000,
-    fault_tolerance: FaultTolerance = FAULT_TOLERANCE,
+    fault_tolerance: FaultTolerance = FaultTolerance(),
     progress: Progress = lambda done, num_steps, metrics: None,
     holds_folder: bool = False,
 ) -> Tokenizer:
@@ -134,20 +132,16 @@ def finetune_decoder(
         decoder = gather_to_host(state.teacher)
         return eqx.tree_at(lambda tokenizer: tokenizer.decoder, tokenizer, decoder)
 
-    def measure(state: TrainState, done: int) -> dict[str, float]:
-        assert evaluate is not None
-        return evaluate(current(state), done)
-
     state = run_training(
         state, step, batches,
         num_steps=config.num_steps, mesh=mesh, folder=folder, progress=progress,
         log_every=log_every, save_every=save_every, fault_tolerance=fault_tolerance,
-        config=None if holds_folder else config, holds_folder=holds_folder,
+        config=config, holds_folder=holds_folder,
         callbacks=Callbacks(
-            evaluate=None if evaluate is None else measure,
+            evaluate=evaluate and (lambda state, done: evaluate(current(state), done)),
             evaluate_every=evaluate_every,
             score=lambda values: values.get("psnr", 0.0),
-            sinks=[CollapseWarning()] if is_main_process() else [],
+            sinks=[collapse_sink()] if is_main_process() else [],
             cost=StepCost(images=config.batch_size),
             rows=getattr(batches, "rows", None),
         ),

@@ -1,4 +1,4 @@
-"""Opening a decoder's fine-tuning: its tokenizer, data, networks and folder."""
+"""Opening a decoder's fine-tuning: its options, tokenizer, data and folder."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -9,7 +9,7 @@ import jax.random as jr
 from jax.sharding import Mesh
 import numpy as np
 
-from vtp_eqx.config import FinetuneConfig
+from vtp_eqx.config import FinetuneConfig, require, require_fields
 from vtp_eqx.data.mixture import source_fingerprint
 from vtp_eqx.evaluation.in_training import evaluate_tokenizer, LabeledImages
 from vtp_eqx.frozen.depth_features import DepthFeatures
@@ -19,7 +19,6 @@ from vtp_eqx.models.arrays import weights_hash
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.batches import check_batch_size, open_sources, random_examples
 from vtp_eqx.runs.finetune_decoder import EncodedImages
-from vtp_eqx.runs.finetune_options import FinetuneOptions, FIXED
 from vtp_eqx.runs.multihost import is_main_process, raise_on_all
 from vtp_eqx.runs.pictures import save_reconstructions
 from vtp_eqx.runs.run_dir import (
@@ -28,11 +27,80 @@ from vtp_eqx.runs.run_dir import (
     lock_folder,
     write_config,
 )
-from vtp_eqx.runs.vision import load_network
+from vtp_eqx.runs.run_options import RunOptions
+from vtp_eqx.runs.vision import load_network, LoadTokenizer
 from vtp_eqx.training.adversarial import AdversarialObjective
 from vtp_eqx.training.adversarial_step import Optimizers
 from vtp_eqx.training.parameter_counts import num_parameters
 from vtp_eqx.training.terms.reconstruction import blank_perceptual_if_used
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuneOptions(RunOptions):
+    """Options of a decoder's fine-tuning: tokenizer, data, config, folder."""
+
+    config: FinetuneConfig
+    tokenizer: str = ""
+    """A run, a folder or file of ours or as published, or a name on the hub."""
+    data: tuple[str, ...] = ()
+    """Folders, tars or prepared sets (PATH:SPLIT)."""
+    out: str = "runs/finetune"
+    validation: str = ""
+    """What the run is evaluated on; by default a few images of the data."""
+    validation_split: str = ""
+    perceptual: tuple[str, ...] = ()
+    """The published weights of VGG16 and of LPIPS, where that is learned from."""
+    vision: str = ""
+    """What a discriminator of features sees with: a tokenizer, whose encoder is taken,
+    or a published file of DINOv2, by its own name."""
+    vision_side: int | None = None
+    """What images are resized to for it; by default 224 (RAE) for DINOv2, and for a
+    tokenizer its own size."""
+    num_eval: int = 256
+    evaluate_every: int = 1000
+    keep_best: int = 0
+    """Checkpoints kept beside the last: those of the best PSNR."""
+    workers: int = 8
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_fields(self, "1 or more", "num_eval")
+
+    def check(self) -> None:
+        """Raises `ValueError` where options are missing or do not fit one another."""
+        require(
+            bool(self.tokenizer and self.data),
+            f"`tokenizer` ({self.tokenizer!r}) and `data` ({self.data}) must name what "
+            "is fine-tuned and on which images: give both.",
+        )
+        require(
+            bool(self.validation) or not self.validation_split,
+            "`validation_split` needs `validation`: give it, or leave the split out.",
+        )
+        is_used = self.config.reconstruction.uses_perceptual
+        require(
+            len(self.perceptual) == (2 if is_used else 0),
+            "`perceptual` must be two files, of VGG16 and of LPIPS, where "
+            "`config.reconstruction.perceptual_weight` is above 0; got "
+            f"{self.perceptual} for {self.config.reconstruction.perceptual_weight}: "
+            "name both, or set the weight to 0.",
+        )
+        kind = self.config.adversarial.discriminator.kind
+        require(
+            bool(self.vision) == (kind == "features"),
+            "`vision` must name what a discriminator of the kind 'features' sees with, "
+            f"and is for no other; got {self.vision!r} for {kind!r}: give it, or "
+            "change `config.adversarial.discriminator.kind`.",
+        )
+        require(
+            bool(self.vision) or self.vision_side is None,
+            f"`vision_side` ({self.vision_side}) needs `vision`: give it, or leave the "
+            "side out.",
+        )
+
+
+# What may not change in a run that is continued, beside its config.
+FIXED = ("split", "vision_side")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +118,7 @@ class FinetuneSetup:
 
 @contextlib.contextmanager
 def open_finetuning(
-    options: FinetuneOptions, load: Callable[[str], Tokenizer]
+    options: FinetuneOptions, load: LoadTokenizer
 ) -> Iterator[FinetuneSetup]:
     """The setup of a run that may begin, or go on as it was begun.
 
@@ -98,9 +166,7 @@ def open_finetuning(
         )  # fmt: skip
 
 
-def dry_run_lines(
-    options: FinetuneOptions, load: Callable[[str], Tokenizer]
-) -> list[str]:
+def dry_run_lines(options: FinetuneOptions, load: LoadTokenizer) -> list[str]:
     """What the run will be, a line each; nothing is written, and nothing trained."""
     options.check()
     config, mesh = options.config, data_mesh(options.devices)
@@ -131,11 +197,11 @@ def dry_run_lines(
 def _check_config(config: FinetuneConfig, mesh: Mesh) -> None:
     """An error before a folder is begun, which would then refuse the right value."""
     Optimizers.of(config)
-    check_batch_size(config.batch_size, config.accumulate, mesh)
+    check_batch_size(config, mesh)
 
 
 def _vision(
-    options: FinetuneOptions, load: Callable[[str], Tokenizer]
+    options: FinetuneOptions, load: LoadTokenizer
 ) -> tuple[DepthFeatures | None, str]:
     """What the discriminator sees with, and which weights that has."""
     if not options.vision:

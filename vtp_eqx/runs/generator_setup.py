@@ -1,4 +1,4 @@
-"""Opening a generator's training: its latents, tokenizer and folder.
+"""Opening a generator's training: its options, latents, tokenizer and folder.
 
 And how it is evaluated meanwhile: the gFID of a few thousand samples.
 """
@@ -12,13 +12,24 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from vtp_eqx.config import GenerateConfig, require, SampleConfig, SamplerConfig
+from vtp_eqx.config import (
+    GenerateConfig,
+    Precision,
+    require,
+    require_fields,
+    SampleConfig,
+)
 from vtp_eqx.data.latents import LatentCache
 from vtp_eqx.data.mixture import source_fingerprint
 from vtp_eqx.evaluation.batches import in_batches
 from vtp_eqx.evaluation.extract import FeatureTable
 from vtp_eqx.evaluation.latent_statistics import measure_latents
-from vtp_eqx.evaluation.networks import feature_network, FeatureNetwork, network_outputs
+from vtp_eqx.evaluation.networks import (
+    feature_network,
+    FeatureNetwork,
+    network_outputs,
+    NetworkName,
+)
 from vtp_eqx.evaluation.reference import read_reference, Reference
 from vtp_eqx.evaluation.samples import check_comparable, generation_numbers
 from vtp_eqx.mesh import data_mesh, local_mesh
@@ -36,7 +47,6 @@ from vtp_eqx.runs.captions import (
 )
 from vtp_eqx.runs.extract_latents import open_latents
 from vtp_eqx.runs.generator_batches import CachedBatches, EncodedBatches, fit_to_latents
-from vtp_eqx.runs.generator_options import FIXED, GeneratorOptions
 from vtp_eqx.runs.multihost import is_main_process, raise_on_all
 from vtp_eqx.runs.run_dir import (
     check_config_unchanged,
@@ -44,13 +54,88 @@ from vtp_eqx.runs.run_dir import (
     lock_folder,
     write_config,
 )
+from vtp_eqx.runs.run_options import RunOptions
 from vtp_eqx.runs.sample import choose_labels, draw_images
 from vtp_eqx.runs.throughput import throttled_print
+from vtp_eqx.runs.vision import LoadTokenizer
 from vtp_eqx.training.optimizer import learning_rate
 
 
 BESIDE = "tokenizer"  # the tokenizer's folder beside its latents
-SAMPLER = SamplerConfig()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GeneratorOptions(RunOptions):
+    """Options of a generator's training: latents, config, folder."""
+
+    config: GenerateConfig
+    """Latent shape and classes are those of the latents, which need captions where
+    `dit.condition` is text."""
+    latents: str = ""
+    """A folder of latents: of extract_latents.py, or of LightningDiT's extractor."""
+    tokenizer: str = ""
+    """What made the latents; by default the one beside them."""
+    data: tuple[str, ...] = ()
+    """In place of latents: images, encoded in every step by `tokenizer`."""
+    encoder_precision: Precision = "float32"
+    """What images are encoded in, without latents on disk (LightningDiT: float32)."""
+    unconditional: bool = False
+    """Every image is of one class."""
+    out: str = "runs/generator"
+    reference: str = ""
+    """Statistics of real images, of evaluate.py's `reference`: with them, samples of
+    the moving average are measured as it learns."""
+    network: NetworkName = "scene-network"
+    """What made the reference."""
+    weights: str = ""
+    """The published file of that network; the scene network has its own."""
+    eval_samples: int = 5000
+    """How many samples are measured; fewer than 50,000 have a larger gFID."""
+    evaluate_every: int = 10_000
+    keep_best: int = 0
+    """Checkpoints kept beside the last: of the lowest gFID, or loss without it."""
+    workers: int = 4
+    """Threads that read latents, or read and decode images."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_fields(self, "1 or more", "eval_samples")
+        require(
+            not (self.latents and self.data),
+            f"`latents` ({self.latents!r}) and `data` ({self.data}) cannot both be "
+            "what is learned from: give one of them.",
+        )
+        require(
+            not self.data or bool(self.tokenizer),
+            f"`data` ({self.data}) needs `tokenizer`, which encodes the images: give "
+            "both, or `latents`.",
+        )
+        require(
+            bool(self.data) or (not self.split and self.encoder_precision == "float32"),
+            "`split` and `encoder_precision` are of images that are encoded in every "
+            "step, but there is no `data`: give it, or leave them out.",
+        )
+        is_text = self.config.dit.condition == "text"
+        require(
+            not (is_text and self.unconditional),
+            "`unconditional` (True) leaves nothing to ask for, but `condition` is "
+            "'text': leave either out.",
+        )
+        require(
+            not (is_text and self.reference),
+            f"`reference` ({self.reference}) measures samples of classes as they are "
+            "learned, but `condition` is 'text': leave it out, and measure a folder of "
+            "sample.py.",
+        )
+        require(
+            bool(self.reference) or not self.weights,
+            f"`weights` ({self.weights}) are of the network that made `reference`, "
+            "which is not given: give it, or leave both out.",
+        )
+
+
+# What may not change in a run that is continued, beside its config.
+FIXED = ("unconditional", "encoder_precision", "split")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,7 +152,7 @@ class GeneratorSetup:
 
 @contextlib.contextmanager
 def open_generator_training(
-    options: GeneratorOptions, load: Callable[[str], Tokenizer]
+    options: GeneratorOptions, load: LoadTokenizer
 ) -> Iterator[GeneratorSetup]:
     """The setup of a run that may begin, or go on as it was begun.
 
@@ -82,7 +167,9 @@ def open_generator_training(
         "`latents` ('') or `data` () must name what is learned from: give one of them.",
     )
     out, mesh = Path(options.out), data_mesh(options.devices)
-    _check_config(options.config, mesh)
+    # Before a folder is begun, which would then refuse the right value.
+    learning_rate(options.config.optimizer, options.config.num_steps)
+    check_batch_size(options.config, mesh)
     with contextlib.ExitStack() as held:
         with raise_on_all():
             if is_main_process():
@@ -106,12 +193,6 @@ def open_generator_training(
         )  # fmt: skip
 
 
-def _check_config(config: GenerateConfig, mesh: Mesh) -> None:
-    """An error before a folder is begun, which would then refuse the right value."""
-    learning_rate(config.optimizer, config.num_steps)
-    check_batch_size(config.batch_size, config.accumulate, mesh)
-
-
 def _evaluation(
     options: GeneratorOptions, tokenizer: Tokenizer, mesh: Mesh
 ) -> Callable[[DiT, int], dict[str, float]] | None:
@@ -122,13 +203,13 @@ def _evaluation(
     network = feature_network(options.network, weights)
     reference = read_reference(Path(options.reference))
     check_comparable(network, reference, tokenizer.config.image_size)
-
+    config = SampleConfig(num_samples=options.eval_samples)
     bound_to = latents_hash(tokenizer)
 
     def evaluate(dit: DiT, step: int) -> dict[str, float]:
         numbers = measure_generation(
-            Generator(dit, bound_to), tokenizer, reference,
-            options.eval_samples, network=network, mesh=local_mesh(mesh),
+            config, Generator(dit, bound_to), tokenizer, reference, network,
+            local_mesh(mesh),
         )  # fmt: skip
         distance, *_ = numbers.values()
         return numbers | {"score": -distance}
@@ -158,14 +239,17 @@ def fit_to_cache(
     return fitted
 
 
-def _from_cache(
-    options: GeneratorOptions, load: Callable[[str], Tokenizer], mesh: Mesh
-):
+def _from_cache(options: GeneratorOptions, load: LoadTokenizer, mesh: Mesh):
     folder = Path(options.latents)
     cache = open_latents(folder)
     config = fit_to_cache(options.config, cache, unconditional=options.unconditional)
     where = options.tokenizer or str(folder / BESIDE)
-    tokenizer = _tokenizer_of(cache, folder, options.tokenizer, load)
+    require(
+        bool(options.tokenizer) or Path(where).exists(),
+        f"`tokenizer` ('') must name what the latents in {folder} were made with, "
+        f"because there is no {where}: give it.",
+    )
+    tokenizer = _tokenizer_of(cache, folder, where, load)
     words = None
     if config.dit.condition == "text":
         text = text_config_of(tokenizer, where)
@@ -188,15 +272,9 @@ def _from_cache(
 
 
 def _tokenizer_of(
-    cache: LatentCache, folder: Path, named: str, load: Callable[[str], Tokenizer]
+    cache: LatentCache, folder: Path, where: str, load: LoadTokenizer
 ) -> Tokenizer:
     """The tokenizer of some latents, or a `ValueError` where it is another one."""
-    where = named or str(folder / BESIDE)
-    require(
-        bool(named) or Path(where).exists(),
-        f"`tokenizer` ('') must name what the latents in {folder} were made with, "
-        f"because there is no {where}: give it.",
-    )
     tokenizer = load(where)
     if not cache.latents_hash:  # LightningDiT's extractor does not say
         require(
@@ -215,9 +293,7 @@ def _tokenizer_of(
     return tokenizer
 
 
-def _from_images(
-    options: GeneratorOptions, load: Callable[[str], Tokenizer], mesh: Mesh
-):
+def _from_images(options: GeneratorOptions, load: LoadTokenizer, mesh: Mesh):
     out, tokenizer = Path(options.out), load(options.tokenizer)
     source = open_sources(options.data, options.split)
     words = encode = None
@@ -248,28 +324,18 @@ def _from_images(
 
 
 def measure_generation(
+    config: SampleConfig,
     generator: Generator,
     tokenizer: Tokenizer,
     reference: Reference,
-    num_samples: int = 5000,
-    *,
     network: FeatureNetwork,
-    sampler: SamplerConfig = SAMPLER,
-    group_size: int = 8,
-    mesh: Mesh | None = None,
+    mesh: Mesh,
 ) -> dict[str, float]:
     """Numbers as `evaluate_samples` gives them, of samples that are kept nowhere.
 
-    For curves of one run: the same noise and classes (each as often) every time, and
-    so few samples that a distance is larger than of 50,000. Compare equal counts. An
-    error where generator, tokenizer, reference and network do not belong together.
+    For curves of one run: the same noise and classes every time, and so few samples
+    that a distance is larger than of 50,000. Compare equal counts.
     """
-    size = generator.dit.config.latent_size * tokenizer.config.patch_size
-    check_comparable(network, reference, size)
-    generator.check_latents_hash(latents_hash(tokenizer))
-    config = SampleConfig(
-        num_samples=num_samples, sampler=sampler, group_size=group_size
-    )
     labels = choose_labels(config, generator.dit.config.num_classes)
     parts = []
     for _, images in draw_images(config, generator, tokenizer, labels, mesh=mesh):

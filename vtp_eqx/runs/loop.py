@@ -110,9 +110,9 @@ def run_training(
 
     - `batches(first)` yields batches from number `first` on.
     - `folder` receives `metrics.jsonl`, `checkpoints/` and, where a step failed,
-      `postmortem/`; a second process is refused. `holds_folder`: the caller has locked
-      it already (`run_dir.lock_folder`).
+      `postmortem/`; a second process is refused.
     - `config` is written to the folder, and compared with that of a run that continues.
+    - `holds_folder`: the caller has locked `folder` and written its config.
     - `recompute_every`: of so many steps one is computed twice, and compared; 0: none.
     - `progress(done, num_steps, metrics)` is called whenever a line is logged.
 
@@ -148,9 +148,9 @@ def run_training(
                 check_disk_space(folder, needed)
                 if not holds_folder:
                     enter(lock_folder(folder))
-                if config is not None:
-                    check_config_unchanged(folder, config)
-                    write_config(folder, config)
+                    if config is not None:
+                        check_config_unchanged(folder, config)
+                        write_config(folder, config)
         checkpoints = Checkpoints(
             folder / CHECKPOINTS,
             keep=fault_tolerance.keep,
@@ -204,7 +204,8 @@ class _Run:
         path, sinks = None, []
         if is_main_process():
             path = self.folder / "metrics.jsonl"
-            sinks = [*self.callbacks.sinks, self.progress_sink]
+            progress = lambda done, values: self.progress(done, self.num_steps, values)
+            sinks = [*self.callbacks.sinks, progress]
         self.log = Log(path, int(state.step), sinks)
         while True:
             self.state = state
@@ -310,9 +311,6 @@ class _Run:
             with raise_on_all():
                 values |= self.callbacks.evaluate(self.state, done)
         return values
-
-    def progress_sink(self, done: int, values: Mapping[str, float]) -> None:
-        self.progress(done, self.num_steps, dict(values))
 
     def save(self, values: Mapping[str, float]) -> None:
         score = self.callbacks.score

@@ -28,15 +28,14 @@ from vtp_eqx.evaluation.prompts import (
 )
 from vtp_eqx.frozen.lpips import load_perceptual, Perceptual
 from vtp_eqx.mesh import data_mesh
-from vtp_eqx.runs.batches import (
-    Batches,
+from vtp_eqx.runs.batches import Batches, open_sources, random_examples
+from vtp_eqx.runs.captions import (
     caption_encoder,
-    encode_prompts,
-    open_sources,
-    random_examples,
+    encode_class_prompts,
+    save_words,
     text_tokenizer_for,
+    WORDS,
 )
-from vtp_eqx.runs.captions import save_words, WORDS
 from vtp_eqx.runs.command import exit_with_message
 from vtp_eqx.runs.corruption import check_recompute
 from vtp_eqx.runs.dry_run import dry_run, dry_run_lines, DryRun
@@ -97,10 +96,10 @@ class PretrainSetup:
         encode = self.prompts = self.words = None
         if text is not None:
             # Written when the run begins: data may still be refused, and replaced.
-            self.words = text_tokenizer_for(text, self.train, out / WORDS, save=False)
+            self.words = text_tokenizer_for(text, self.train, out / WORDS)
             encode = caption_encoder(self.words, text)
             if data.class_names:
-                self.prompts = encode_prompts(
+                self.prompts = encode_class_prompts(
                     encode, text, data.class_names, data.templates
                 )
         self.batches = Batches(

@@ -170,7 +170,7 @@ def draw_images(
     guide: Generator | None = None,
     prompts: Prompts | None = None,
     groups: list[int] | None = None,
-    mesh: Mesh | None = None,
+    mesh: Mesh,
 ) -> Iterator[
     tuple[Int[np.ndarray, " some"], UInt8[np.ndarray, "some height width 3"]]
 ]:
@@ -179,7 +179,6 @@ def draw_images(
     `labels` are those of `choose_labels`, of classes or of `prompts`. While one lot is
     used, the next is computed.
     """
-    mesh = data_mesh() if mesh is None else mesh
     size, num = config.group_size, config.num_samples
     groups = [*range(-(-num // size))] if groups is None else groups
     networks = replicate(

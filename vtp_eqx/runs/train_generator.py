@@ -16,10 +16,6 @@ from vtp_eqx.runs.loop import Callbacks, FaultTolerance, Progress, run_training
 from vtp_eqx.runs.throughput import StepCost
 from vtp_eqx.training.flops import device_peak, train_step_flops
 from vtp_eqx.training.generate import init_generator_training, LatentBatch
-from vtp_eqx.training.state import TrainState
-
-
-FAULT_TOLERANCE = FaultTolerance()
 
 
 def train_generator(
@@ -48,7 +44,6 @@ def train_generator(
         "Latents must be normalized to deviation 1 per channel; got a deviation of "
         f"{deviation:.3g}: measure the tokenizer's statistics and use them.",
     )
-
     check_labels(labels, config.dit.num_classes)
 
     def keep(dit: DiT, step: int) -> dict[str, float]:
@@ -76,7 +71,7 @@ def train_on_batches(
     evaluate_steps: Collection[int] = (),
     log_every: int = 50,
     save_every: int = 1000,
-    fault_tolerance: FaultTolerance = FAULT_TOLERANCE,
+    fault_tolerance: FaultTolerance = FaultTolerance(),
     progress: Progress = lambda done, num_steps, metrics: None,
     holds_folder: bool = False,
 ) -> DiT:
@@ -93,18 +88,16 @@ def train_on_batches(
     state, step = init_generator_training(config, mesh)
     peak, _ = device_peak(mesh.devices.flat[0])
 
-    def measure(state: TrainState, done: int) -> dict[str, float]:
-        assert evaluate is not None
-        return evaluate(gather_to_host(state.teacher), done)
-
     state = run_training(
         state, step, batches,
         num_steps=config.num_steps, mesh=mesh, folder=folder, progress=progress,
         log_every=log_every, save_every=save_every, fault_tolerance=fault_tolerance,
-        config=None if holds_folder else config, holds_folder=holds_folder,
+        config=config, holds_folder=holds_folder,
         recompute_every=config.recompute_every,
         callbacks=Callbacks(
-            evaluate=None if evaluate is None else measure,
+            evaluate=evaluate and (
+                lambda state, done: evaluate(gather_to_host(state.teacher), done)
+            ),
             evaluate_every=evaluate_every,
             evaluate_steps=evaluate_steps,
             score=lambda values: values.get("score", -values.get("total", inf)),

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from vtp_eqx.config import AdversarialConfig, DiscriminatorConfig, presets
-from vtp_eqx.runs.finetune_options import FinetuneOptions
+from vtp_eqx.runs.finetune_setup import FinetuneOptions
 
 
 GIVEN = dict(tokenizer="t", data=("x",))
