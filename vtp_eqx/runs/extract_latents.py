@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh, NamedSharding
@@ -19,7 +19,6 @@ import numpy as np
 
 from vtp_eqx.config import LatentsConfig, require
 from vtp_eqx.data.crops import CenterCrop, RandomCrop
-from vtp_eqx.data.images import UnreadableImageError
 from vtp_eqx.data.labels import label_of
 from vtp_eqx.data.latent_shards import open_npy_latents
 from vtp_eqx.data.latents import (
@@ -188,6 +187,14 @@ def _check_unchanged(folder: Path, index: LatentIndex) -> None:
     )
 
 
+class _Example(NamedTuple):
+    """An image that could be read: its place in the source, and what it shows."""
+
+    row: int
+    label: int  # -1 where it has none
+    caption: str  # "" where it has none
+
+
 @dataclasses.dataclass(frozen=True)
 class _Job:
     """The shards of an extraction."""
@@ -207,13 +214,9 @@ class _Job:
     def record_path(self, number: int) -> Path:
         return self.folder / f"shard-{number:05d}.json"
 
-    def missing(self) -> dict[int, Int[np.ndarray, " rows"]]:
-        """The shards that are not there, or not whole, by their numbers."""
-        return {
-            number: rows
-            for number, rows in enumerate(self.shards())
-            if ShardRecord.read(self.record_path(number)) is None
-        }
+    def is_whole(self, number: int) -> bool:
+        """Whether a shard is there."""
+        return ShardRecord.read(self.record_path(number)) is not None
 
     def bytes_needed(self) -> int:
         """On disk, for the shards that are missing."""
@@ -221,7 +224,11 @@ class _Job:
         numbers = (shape.image_size // shape.patch_size) ** 2 * shape.latent_width
         views = len(self.config.view_names)
         image = views * numbers * np.dtype(self.config.dtype).itemsize
-        return image * sum(map(len, self.missing().values()))
+        return image * sum(
+            len(rows)
+            for number, rows in enumerate(self.shards())
+            if not self.is_whole(number)
+        )
 
     def run(
         self,
@@ -232,38 +239,31 @@ class _Job:
     ) -> None:
         """Writes the missing ones of this process's shards."""
         index, count = jax.process_index(), jax.process_count()
-        own = range(index, len(self.shards()), count)
-        missing = {n: rows for n, rows in self.missing().items() if n in own}
-        total = sum(len(rows) for n, rows in enumerate(self.shards()) if n in own)
-        done = total - sum(map(len, missing.values()))
-        progress(done, total)
-        if not missing:
-            return
+        own = dict([*enumerate(self.shards())][index::count])
         batch_size = device_images * mesh.devices.size
         together = max(1, batch_size // len(self.config.view_names))
         tokenizer = jax.device_put(self.tokenizer, NamedSharding(mesh, REPLICATED))
         for number, batches in read_blocks(
-            self.read, missing, batch_size=together, num_threads=num_threads
-        ):
-            latents, kept = [], []
+            self.read, own, batch_size=together, num_threads=num_threads,
+            finished={*filter(self.is_whole, own)}, report=progress,
+        ):  # fmt: skip
+            latents, examples = [], []
             for batch in batches:
-                good = [example for example in batch if example is not None]
-                squares = [example.views for example in good]
-                latents += self.encode(tokenizer, squares, batch_size, mesh)
-                kept += [dataclasses.replace(one, views=None) for one in good]
-                done += len(batch)
-                progress(done, total)
-            self.write(number, len(missing[number]), latents, kept)
+                good = [found for found in batch if found is not None]
+                views = [views for _, views in good]
+                latents += self.encode(tokenizer, views, batch_size, mesh)
+                examples += [example for example, _ in good]
+            self.write(number, len(own[number]), latents, examples)
 
-    def read(self, row: int) -> "_Example | None":
-        """The views of an image, or nothing where it cannot be read."""
+    def read(
+        self, row: int
+    ) -> tuple[_Example, UInt8[np.ndarray, "views size size 3"]] | None:
+        """An image and its views, or nothing where it cannot be read."""
         crop, config = self.images.crop, self.config
         try:
             example = self.images.source[row]
             square = crop(example["image"])
-        except UnreadableImageError:
-            return None
-        except ValueError:  # a shape that the crop cannot take
+        except ValueError:  # unreadable, or of a shape that the crop cannot take
             return None
         views = [square]
         if config.views == "flip":
@@ -275,7 +275,7 @@ class _Job:
                 for view in range(config.num_augmented)
             ]
         caption = str(example.get("caption", ""))
-        return _Example(row, np.stack(views), label_of(example), caption)
+        return _Example(row, label_of(example), caption), np.stack(views)
 
     def encode(
         self, tokenizer: Tokenizer, images: list[Any], batch_size: int, mesh: Mesh
@@ -294,7 +294,7 @@ class _Job:
         number: int,
         num_rows: int,
         latents: list[Any],
-        examples: "list[_Example]",
+        examples: list[_Example],
     ) -> None:
         """A shard, and last its record."""
         record = ShardRecord(count=0)
@@ -367,16 +367,3 @@ class _Job:
             ),
         )
         return tokenizer, index
-
-
-@dataclasses.dataclass
-class _Example:
-    """The views of an image that could be read; `label` is -1 where it has none.
-
-    Once they are encoded, views are `None`.
-    """
-
-    row: int
-    views: UInt8[np.ndarray, "views size size 3"] | None
-    label: int
-    caption: str  # "" where it has none
