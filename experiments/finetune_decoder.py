@@ -70,7 +70,7 @@ def finetune(options: FinetuneOptions) -> None:
     jax.config.update("jax_compilation_cache_dir", str(out.parent / "compiled"))
     with open_finetuning(options, load) as setup:
         tokenizer = finetune_decoder(
-            setup.config, setup.tokenizer, setup.batches, folder=out, mesh=setup.mesh,
+            options.config, setup.tokenizer, setup.batches, folder=out, mesh=setup.mesh,
             perceptual=setup.perceptual, vision=setup.vision,
             evaluate=setup.evaluate, evaluate_every=options.evaluate_every,
             log_every=options.log_every, save_every=options.save_every,

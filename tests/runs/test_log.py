@@ -114,14 +114,6 @@ def test_runs_in_folders_named_alike_are_different_runs(tmp_path, wandb, monkeyp
     assert all(len(one) < 65 and one.isalnum() for one in (first, second))
 
 
-def test_a_run_that_was_begun_under_its_name_keeps_it(tmp_path, wandb):
-    folder = tmp_path / "[old]"
-    (folder / "wandb" / "run-20260101_000000-[old]").mkdir(parents=True)
-    for _ in range(2):
-        wandb_sink("p", folder, {})
-    assert [one["id"] for one in wandb[0]] == ["[old]"] * 2
-
-
 @pytest.mark.parametrize(
     ("module", "make"),
     [

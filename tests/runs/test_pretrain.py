@@ -10,10 +10,6 @@ from vtp_eqx.runs import pretrain as job
 from vtp_eqx.runs.pretrain import check_data, pretrain
 
 
-def test_good_data_passes(tiny, data):
-    check_data(tiny, data)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -58,15 +58,6 @@ def test_it_learns_to_invert_the_latents_from_anywhere(
     assert losses(decoded[1])[0] < last
 
 
-def test_a_run_that_has_ended_is_found(decoded, tokenizer, data):
-    found, folder = decoded
-    again = trained(tokenizer, data, folder)
-    for ours, theirs in zip(
-        jax.tree.leaves(again), jax.tree.leaves(found), strict=True
-    ):
-        np.testing.assert_array_equal(ours, theirs)
-
-
 def test_another_config_than_a_run_was_begun_with_is_refused(decoded, tokenizer, data):
     _, folder = decoded
     with pytest.raises(ValueError, match=r"^`config.latent_noise` \(0.5, was 0.0\)"):

@@ -1,6 +1,31 @@
+import os
+import sys
 import time
 
-from vtp_eqx.runs.watchdog import StallConfig, STALLED, Watchdog
+import pytest
+
+from vtp_eqx.runs import watchdog as module
+from vtp_eqx.runs.watchdog import STALLED, Watchdog
+
+
+@pytest.fixture
+def said(monkeypatch):
+    said = []
+    monkeypatch.setattr(module, "warn", said.append)
+    return said
+
+
+@pytest.fixture
+def ended(monkeypatch):
+    """The statuses that the process would have ended with."""
+    ended = []
+
+    def end(status):
+        ended.append(status)
+        sys.exit()  # of the watchdog's thread alone
+
+    monkeypatch.setattr(os, "_exit", end)
+    return ended
 
 
 def wait_for(condition):
@@ -11,10 +36,9 @@ def wait_for(condition):
     return False
 
 
-def test_a_stall_is_said_once_with_the_stacks_of_all_threads(tmp_path):
-    said, path = [], tmp_path / "stalls.txt"
-    config = StallConfig(seconds=0.1)
-    with Watchdog(path, config, say=said.append, end=lambda status: None) as watchdog:
+def test_a_stall_is_said_once_with_the_stacks_of_all_threads(tmp_path, said):
+    path = tmp_path / "stalls.txt"
+    with Watchdog(path, 0.1) as watchdog:
         watchdog.beat()
         assert wait_for(lambda: said)
         time.sleep(0.3)
@@ -25,21 +49,12 @@ def test_a_stall_is_said_once_with_the_stacks_of_all_threads(tmp_path):
     assert "test_a_stall_is_said_once" in written  # where this thread stood
 
 
-def test_a_run_that_is_to_end_ends_with_its_status(tmp_path):
-    ended = []
-    config = StallConfig(seconds=0.05, ends=True)
-    with Watchdog(
-        tmp_path / "stalls.txt", config, say=lambda text: None, end=ended.append
-    ):
-        assert wait_for(lambda: ended)
-    assert ended == [STALLED]
-
-
-def test_a_slow_step_is_said_and_only_a_stall_ends_the_process(tmp_path, monkeypatch):
-    now, said, ended = [0.0], [], []
+def test_a_slow_step_is_said_and_only_a_stall_ends_the_process(
+    tmp_path, monkeypatch, said, ended
+):
+    now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    path, config = tmp_path / "stalls.txt", StallConfig(seconds=1000, ends=True)
-    with Watchdog(path, config, say=said.append, end=ended.append) as watchdog:
+    with Watchdog(tmp_path / "stalls.txt", 1000, ends=True) as watchdog:
         for _ in range(12):
             now[0] += 2
             watchdog.beat()
@@ -53,11 +68,8 @@ def test_a_slow_step_is_said_and_only_a_stall_ends_the_process(tmp_path, monkeyp
     assert "1000.0 s count as a stall: ending the process" in said[1]
 
 
-def test_a_run_that_moves_is_left_in_peace(tmp_path):
-    said = []
-    with Watchdog(
-        tmp_path / "stalls.txt", StallConfig(seconds=0.5), say=said.append
-    ) as watchdog:
+def test_a_run_that_moves_is_left_in_peace(tmp_path, said):
+    with Watchdog(tmp_path / "stalls.txt", 0.5) as watchdog:
         for _ in range(10):
             watchdog.beat()
             time.sleep(0.1)
@@ -67,8 +79,8 @@ def test_a_run_that_moves_is_left_in_peace(tmp_path):
 def test_the_limit_is_a_multiple_of_the_median_step(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    config = StallConfig(seconds=1000, factor=20)
-    watchdog = Watchdog(tmp_path / "stalls.txt", config)
+    monkeypatch.setattr(module, "_FACTOR", 20)
+    watchdog = Watchdog(tmp_path / "stalls.txt", 1000)
     assert watchdog.limit() == 1000  # while the first step compiles
     for _ in range(12):
         now[0] += 2

@@ -84,5 +84,4 @@ def interruptible(seconds: float) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-        # One that was not set by Python cannot be set again.
-        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+        signal.signal(signal.SIGINT, before)

@@ -124,17 +124,12 @@ def differences(first: Result, second: Result, mesh: Mesh) -> list[Difference]:
         counts.addressable_shards, largest.addressable_shards, strict=True
     ):
         (count,), (most,) = np.asarray(shard.data), np.asarray(large.data)
-        for place, (name, _) in enumerate(specs):
-            if count[place]:
-                found.append(
-                    Difference(
-                        name,
-                        str(shard.device),
-                        int(count[place]),
-                        sizes[name],
-                        float(most[place]),
-                    )
-                )
+        device = str(shard.device)
+        found += [
+            Difference(name, device, int(count[place]), size, float(most[place]))
+            for place, (name, size) in enumerate(sizes.items())
+            if count[place]
+        ]
     return found
 
 
@@ -147,7 +142,7 @@ def checked_step(
     folder: Path,
     number: int,
     batch_number: int,
-    rows: Callable[[int], Sequence[int]] | None = None,
+    rows: Callable[[int], Sequence[int]] | None,
 ) -> Result:
     """The result of a step that was computed twice, the same bits both times.
 
@@ -251,7 +246,8 @@ def _write_report(
         "host": socket.gethostname(),
         "process": jax.process_index(),
         "metrics": {
-            name: {key: _text(value) for key, value in result.metrics.items()}
+            # JSON has no number that is not finite.
+            name: {key: str(float(value)) for key, value in result.metrics.items()}
             for name, result in ((FIRST, first), (SECOND, second))
         },
         "differences": [
@@ -270,10 +266,6 @@ def _write_report(
         folder / f"report-{jax.process_index()}.json",
         json.dumps(report, indent=1) + "\n",
     )
-
-
-def _text(value: Array) -> str:
-    return str(float(value))  # JSON has no number that is not finite
 
 
 def _part(array: Array, device: str) -> Array:

@@ -107,7 +107,6 @@ FIXED = ("split", "vision_side")
 class FinetuneSetup:
     """Everything a fine-tuning needs; this process holds its folder."""
 
-    config: FinetuneConfig
     tokenizer: Tokenizer
     batches: EncodedImages
     mesh: Mesh
@@ -145,6 +144,7 @@ def open_finetuning(
                 seen = open_sources([options.validation], options.validation_split)
             size = tokenizer.config.image_size
             images = random_examples(seen, options.num_eval, size, seed=2).image
+            unlabeled = LabeledImages(images, np.full(len(images), -1))
         data = f"{source_fingerprint(source)} for {weights_hash(tokenizer)}{eyes}"
         check_data_unchanged(out, data)
         with raise_on_all():
@@ -154,12 +154,11 @@ def open_finetuning(
         def evaluate(tokenizer: Tokenizer, step: int) -> dict[str, float]:
             if is_main_process():
                 save_reconstructions(tokenizer, images, out / "figures", step)
-            labels = np.full(len(images), -1)
-            return evaluate_tokenizer(tokenizer, None, LabeledImages(images, labels))
+            return evaluate_tokenizer(tokenizer, None, unlabeled)
 
         yield FinetuneSetup(
-            config=config, tokenizer=tokenizer, mesh=mesh, perceptual=perceptual,
-            vision=vision, evaluate=evaluate,
+            tokenizer=tokenizer, mesh=mesh, perceptual=perceptual, vision=vision,
+            evaluate=evaluate,
             batches=EncodedImages(
                 tokenizer, source, config, mesh, folder=out, workers=options.workers
             ),

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
-import glob
 import importlib
 import json
 from math import inf
@@ -120,19 +119,11 @@ def _extra(package: str, extra: str) -> Any:
 
 
 def _wandb_id(folder: Path) -> str:
-    """The id of a run, made the first time.
-
-    Runs that were begun without such a file have the name of their folder for an id.
-    """
+    """The id of a run, made the first time."""
     path = folder / WANDB_ID
-    found = path.read_text().strip() if path.exists() else ""
-    if found:
-        return found
-    name = folder.resolve().name
-    is_begun = any(folder.glob(f"wandb/run-*-{glob.escape(name)}"))
-    found = name if is_begun else secrets.token_hex(8)
-    write_text(path, found + "\n")
-    return found
+    if not path.exists():
+        write_text(path, secrets.token_hex(8) + "\n")
+    return path.read_text().strip()
 
 
 def _step_of(line: str) -> float:

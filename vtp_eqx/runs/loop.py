@@ -40,7 +40,7 @@ from vtp_eqx.runs.run_dir import (
     write_config,
 )
 from vtp_eqx.runs.throughput import StepCost, Throughput
-from vtp_eqx.runs.watchdog import StallConfig, Watchdog
+from vtp_eqx.runs.watchdog import Watchdog
 from vtp_eqx.training.state import TrainState
 from vtp_eqx.training.step import Step
 
@@ -61,7 +61,8 @@ class FaultTolerance:
     keep_best: int = 0  # beside them, those of the largest score
     max_rollbacks: int = 0  # to the last checkpoint, over the whole run; then it stops
     max_consecutive: int = 5  # skipped steps after which to roll back
-    stall: StallConfig = dataclasses.field(default_factory=StallConfig)
+    stall_seconds: float = 1800.0  # without a step, also while compiling or evaluating
+    exit_on_stall: bool = False  # with the status `watchdog.STALLED`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -162,7 +163,10 @@ def run_training(
             recompute_every=recompute_every, progress=progress,
             fault_tolerance=fault_tolerance, callbacks=callbacks,
             checkpoints=enter(checkpoints),
-            watchdog=enter(Watchdog(folder / "stalls.txt", fault_tolerance.stall)),
+            watchdog=enter(Watchdog(
+                folder / "stalls.txt", fault_tolerance.stall_seconds,
+                ends=fault_tolerance.exit_on_stall,
+            )),
             is_stop_requested=enter(_sigterm_requested()),
         )  # fmt: skip
         return run.run(state)

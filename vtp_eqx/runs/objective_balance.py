@@ -63,7 +63,8 @@ def objective_balance(
     skeleton = eqx.filter_eval_shape(initial_state, config, None)
     needed = {name: getattr(skeleton, name) for name in _READ}
     # What a state has beside arrays is in no checkpoint.
-    shapes, static = eqx.partition(needed, _is_shape)
+    is_shape = lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)
+    shapes, static = eqx.partition(needed, is_shape)
     arrays = read_newest(folder / CHECKPOINTS, named_arrays(shapes))
     state = eqx.combine(with_arrays(shapes, arrays), static)
 
@@ -92,7 +93,3 @@ def objective_balance(
         spread = values.std(ddof=1) if num_batches > 1 else 0.0
         numbers[f"{name}, deviation"] = float(spread)
     return numbers
-
-
-def _is_shape(leaf: object) -> bool:
-    return isinstance(leaf, jax.ShapeDtypeStruct)

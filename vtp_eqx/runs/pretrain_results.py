@@ -16,6 +16,7 @@ from vtp_eqx.runs.loop import Callbacks
 from vtp_eqx.runs.multihost import is_main_process
 from vtp_eqx.runs.pictures import draw_curves, save_reconstructions
 from vtp_eqx.runs.pretrain_setup import PretrainSetup
+from vtp_eqx.runs.throughput import StepCost
 from vtp_eqx.training.monitors import collapse_monitor
 from vtp_eqx.training.state import TrainState
 
@@ -50,7 +51,11 @@ def pretrain_callbacks(setup: PretrainSetup) -> Callbacks:
         evaluate_every=options.evaluate_every,
         score=lambda values: values.get("probe", -values.get("total", np.inf)),
         sinks=[*setup.sinks, draw],
-        cost=setup.step_cost,
+        cost=StepCost(
+            images=setup.config.batch_size,
+            flops=setup.dry_run.formula_flops,
+            peak=setup.dry_run.peak,
+        ),
         rows=setup.batches.rows,
     )
 

@@ -50,7 +50,6 @@ from vtp_eqx.runs.run_dir import (
     read_config,
     write_config,
 )
-from vtp_eqx.runs.throughput import StepCost
 from vtp_eqx.runs.vision import LoadTokenizer, vision_features
 from vtp_eqx.scenes.captions import class_templates
 from vtp_eqx.scenes.render import class_names, GROUP, SceneConfig, STUDY_DIFFICULTY
@@ -142,15 +141,6 @@ class PretrainSetup:
         )  # fmt: skip
 
     @property
-    def step_cost(self) -> StepCost:
-        """Images, FLOPs and devices of a step, by formula."""
-        return StepCost(
-            images=self.config.batch_size,
-            flops=self.dry_run.formula_flops,
-            peak=self.dry_run.peak,
-        )
-
-    @property
     def perceptual(self) -> Perceptual | None:
         """The network of LPIPS, where its weights were named."""
         return load_lpips(self.options.perceptual)
@@ -203,15 +193,13 @@ class PretrainSetup:
 
     @functools.cached_property
     def _eval_examples(self) -> ExampleBatch:
-        return self._examples(self.validation, self.options.num_eval, seed=2)
+        size = self.config.tokenizer.image_size
+        return random_examples(self.validation, self.options.num_eval, size, seed=2)
 
     @functools.cached_property
     def _probe_examples(self) -> ExampleBatch:
-        return self._examples(self.train, 2 * self.options.num_eval, seed=1)
-
-    def _examples(self, source: Source, count: int, seed: int) -> ExampleBatch:
         size = self.config.tokenizer.image_size
-        return random_examples(source, count, size, seed=seed)
+        return random_examples(self.train, 2 * self.options.num_eval, size, seed=1)
 
 
 @contextlib.contextmanager

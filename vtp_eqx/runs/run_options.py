@@ -5,7 +5,6 @@ import dataclasses
 from vtp_eqx.config import require_fields
 from vtp_eqx.files import require_local_fields
 from vtp_eqx.runs.loop import FaultTolerance
-from vtp_eqx.runs.watchdog import StallConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,5 +51,6 @@ class RunOptions:
             keep=self.keep,
             keep_best=self.keep_best,
             max_rollbacks=self.max_rollbacks,
-            stall=StallConfig(seconds=self.stall_seconds, ends=self.exit_on_stall),
+            stall_seconds=self.stall_seconds,
+            exit_on_stall=self.exit_on_stall,
         )

@@ -65,8 +65,8 @@ class Throughput:
         return {name: float(f"{value:.4g}") for name, value in found.items()}
 
 
-def progress_line(step: int, num_steps: int, values: Mapping[str, float]) -> str:
-    """One line for a terminal: the step, losses, gFID, the speed, the time left."""
+def print_progress(step: int, num_steps: int, values: Mapping[str, float]) -> None:
+    """Prints one line: the step, losses, gFID, the speed, the time left."""
     parts = [f"step {step}/{num_steps}"]
     names = ["total", "contrast", "distillation", "reconstruction"]
     names += [name for name in values if name.startswith(("gFID", "gFD-"))]
@@ -81,21 +81,16 @@ def progress_line(step: int, num_steps: int, values: Mapping[str, float]) -> str
         parts.append(f"data wait {values['data_wait']:.0%}")
     if "seconds_left" in values:
         parts.append(f"{format_duration(values['seconds_left'])} left")
-    return "  ".join(parts)
+    print("  ".join(parts), flush=True)
 
 
-def print_progress(step: int, num_steps: int, values: Mapping[str, float]) -> None:
-    """Prints a `progress_line`."""
-    print(progress_line(step, num_steps, values), flush=True)
-
-
-def throttled_print(text: str, seconds: float = 5.0) -> Callable[[int, int], None]:
-    """Prints `text` with both numbers, at most every so many seconds."""
+def throttled_print(text: str) -> Callable[[int, int], None]:
+    """Prints `text` with both numbers, at most every five seconds."""
     last = time.monotonic()
 
     def say(done: int, total: int) -> None:
         nonlocal last
-        if time.monotonic() - last >= seconds:
+        if time.monotonic() - last >= 5:
             print(text.format(done, total), flush=True)
             last = time.monotonic()
 

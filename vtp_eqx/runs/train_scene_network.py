@@ -1,6 +1,6 @@
 """The job of training a scene network, on attributes of scenes or of other images."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import dataclasses
 import itertools
 import time
@@ -46,7 +46,6 @@ def train_scene_network(
     config: SceneNetworkTraining,
     images: UInt8[np.ndarray, "num height width 3"],
     attributes: Mapping[str, Int[np.ndarray, " num"]],
-    say: Callable[[str], None] = print,
 ) -> SceneNetwork:
     """A network trained to read `attributes`, a function of the arguments alone.
 
@@ -81,7 +80,7 @@ def train_scene_network(
         network, opt_state, loss = step(network, opt_state, batch, key)
         losses.append(loss)
         if number % num_batches == 0:
-            say(
+            print(
                 f"epoch {number // num_batches}: loss {np.mean(losses[-100:]):.4f} "
                 f"nats, {time.process_time() - start:.0f} cpu seconds"
             )

@@ -1,9 +1,8 @@
 """A watchdog: writes the stacks of all threads when a run no longer advances."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 import contextlib
-import dataclasses
 import faulthandler
 import os
 from pathlib import Path
@@ -17,34 +16,20 @@ from vtp_eqx.runs.log import warn
 STALLED = 75  # exit status of a run that its watchdog ended: EX_TEMPFAIL, try again
 _MIN_SECONDS = 10.0  # seconds: below, a busy machine looks like a stalled one
 _MIN_STEPS = 10  # steps that make a median
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StallConfig:
-    """When a run counts as stalled, and what then. All values are ours."""
-
-    seconds: float = 1800.0  # anything: compiling and evaluating too
-    factor: float = 50.0  # times the median step, once there is one: a warning only
-    ends: bool = False  # the process after `seconds`, with status `STALLED`
+_FACTOR = 50.0  # times the median step, once there is one: a warning only
 
 
 class Watchdog:
     """Checks from a thread of its own that `beat` is called. A context manager.
 
-    A stall is reported once, with the stacks of all threads appended to `path`. A
-    process that is to end is ended at once, because what hangs may hang an orderly end
-    too; the next one continues from the last checkpoint.
+    A stall is reported once, with the stacks of all threads appended to `path`. With
+    `ends`, one of so many `seconds` ends the process with the status `STALLED`: at
+    once, because what hangs may hang an orderly end too; the next one continues from
+    the last checkpoint.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        config: StallConfig,
-        *,
-        say: Callable[[str], None] = warn,
-        end: Callable[[int], None] = os._exit,
-    ):
-        self._path, self._config, self._say, self._end = path, config, say, end
+    def __init__(self, path: Path, seconds: float, *, ends: bool = False):
+        self._path, self._seconds, self._ends = path, seconds, ends
         self._steps: deque[float] = deque(maxlen=101)
         self._last = time.monotonic()
         self._paused = True  # the first step compiles
@@ -78,19 +63,17 @@ class Watchdog:
 
     def limit(self) -> float:
         """Seconds without a beat after which the run counts as stalled."""
-        whole = self._config.seconds
         if self._paused or len(self._steps) < _MIN_STEPS:
-            return whole
+            return self._seconds
         median = statistics.median(list(self._steps))
-        return min(whole, max(self._config.factor * median, min(_MIN_SECONDS, whole)))
+        return min(self._seconds, max(_FACTOR * median, _MIN_SECONDS))
 
     def _watch(self) -> None:
-        while not self._closed.wait(min(1.0, self._config.seconds / 4)):
+        while not self._closed.wait(min(1.0, self._seconds / 4)):
             waited, limit = time.monotonic() - self._last, self.limit()
-            if self._config.ends and waited > self._config.seconds:
-                self._report(waited, self._config.seconds, "ending the process")
-                self._end(STALLED)
-                return
+            if self._ends and waited > self._seconds:
+                self._report(waited, self._seconds, "ending the process")
+                os._exit(STALLED)
             if waited > limit and not self._reported:
                 self._reported = True
                 self._report(waited, limit, "waiting on")
@@ -104,4 +87,4 @@ class Watchdog:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
             file.flush()
             faulthandler.dump_traceback(file, all_threads=True)
-        self._say(text)
+        warn(text)
