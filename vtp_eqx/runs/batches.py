@@ -174,10 +174,6 @@ def open_sources(
         f"{split!r} for {', '.join(paths)}: leave it out.",
     )
     progress = throttled_print("tars indexed: {} of {}")
-    sources = [
-        open_source(path, split if lacks else "", progress=progress)
-        for path, lacks in zip(paths, lacking, strict=True)
-    ]
     sources = []
     for path, lacks in zip(paths, lacking, strict=True):
         source = open_source(path, split if lacks else "", progress=progress)

@@ -28,7 +28,6 @@ WORDS = "words.json"  # the vocabulary that a pre-training learned, beside its t
 _LOOKS = 100  # ours: examples in which captions are looked for
 _CAPTIONS = 20_000  # ours: what a vocabulary of its own is learned from
 TextTokenizer = CaptionTokenizer | ClipTokenizer
-TokenIds = Int32[np.ndarray, "num context"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Prompts:
     """Texts to generate for, and their ids for a text tower, a row each."""
 
     texts: tuple[str, ...]
-    ids: TokenIds
+    ids: Int32[np.ndarray, "num context"]
 
 
 def text_tokenizer_for(text: TextConfig, source: Source, path: Path) -> TextTokenizer:
@@ -140,18 +139,10 @@ def save_words(words: TextTokenizer | None, folder: Path) -> None:
         words.save(folder / WORDS)
 
 
-def text_features(tokenizer: Tokenizer, ids: TokenIds) -> TextFeatures:
-    """The text tower's features of some texts, as NumPy arrays.
-
-    They are read one after another, so that none depends on the others to the last bit.
-    """
-    return in_batches(Tokenizer.text_features, tokenizer, ids, batch_size=1)
-
-
 def text_reader(
     tokenizer: Tokenizer, mesh: Mesh
 ) -> Callable[[Int[np.ndarray, "num context"]], TextFeatures]:
-    """`text_features` of a batch at once, on the devices of `mesh` in this process."""
+    """The text tower's features of a batch, on this process's devices of `mesh`."""
     devices = local_mesh(mesh)
     copied = replicate(tokenizer, devices)
 

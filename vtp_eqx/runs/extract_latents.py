@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jaxtyping import Float32, Int, UInt8
 import numpy as np
 
@@ -40,7 +40,7 @@ from vtp_eqx.interop.lightningdit.latents import (
     write_published_shard,
     write_published_statistics,
 )
-from vtp_eqx.mesh import data_mesh, local_mesh, REPLICATED
+from vtp_eqx.mesh import data_mesh, local_mesh, replicate
 from vtp_eqx.models.arrays import encoder_hash, latents_hash, text_hash
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.multihost import all_equal, is_main_process, raise_on_all
@@ -169,11 +169,11 @@ def _check_unchanged(folder: Path, index: LatentIndex) -> None:
     begun = LatentIndex.read(folder)
     if begun is None:
         return
+    ours, theirs = vars(index), vars(begun)
     changed = [
-        f"`{field.name}` ({now!s:.60}, was {before!s:.60})"
-        for field in dataclasses.fields(LatentIndex)
-        for now, before in [(getattr(index, field.name), getattr(begun, field.name))]
-        if field.name not in _NOT_SETTINGS and now != before
+        f"`{name}` ({ours[name]!s:.60}, was {theirs[name]!s:.60})"
+        for name in ours
+        if name not in _NOT_SETTINGS and ours[name] != theirs[name]
     ]
     require(
         not changed,
@@ -242,7 +242,7 @@ class _Job:
         own = dict([*enumerate(self.shards())][index::count])
         batch_size = device_images * mesh.devices.size
         together = max(1, batch_size // len(self.config.view_names))
-        tokenizer = jax.device_put(self.tokenizer, NamedSharding(mesh, REPLICATED))
+        tokenizer = replicate(self.tokenizer, mesh)
         for number, batches in read_blocks(
             self.read, own, batch_size=together, num_threads=num_threads,
             finished={*filter(self.is_whole, own)}, report=progress,

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 from pathlib import Path
 
-import jax
 from jax.sharding import Mesh
 import numpy as np
 
@@ -339,9 +338,7 @@ def measure_generation(
     labels = choose_labels(config, generator.dit.config.num_classes)
     parts = []
     for _, images in draw_images(config, generator, tokenizer, labels, mesh=mesh):
-        # Without this, accelerators multiply float32 with a few bits of it.
-        with jax.default_matmul_precision("highest"):
-            parts.append(in_batches(network_outputs, network, images, batch_size=64))
+        parts.append(in_batches(network_outputs, network, images))
     columns = {
         name: np.concatenate([part[name] for part in parts]) for name in parts[0]
     }

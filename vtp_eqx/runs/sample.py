@@ -22,7 +22,7 @@ import numpy as np
 
 from vtp_eqx.config import require, SampleConfig, SamplerConfig
 from vtp_eqx.data.counter_rng import CounterRNG
-from vtp_eqx.evaluation.batches import byte_levels
+from vtp_eqx.evaluation.batches import byte_levels, in_batches
 from vtp_eqx.evaluation.extract import no_report, Report
 from vtp_eqx.evaluation.sample_record import SampleRecord, write_sample_record
 from vtp_eqx.files import delete_unfinished
@@ -37,7 +37,7 @@ from vtp_eqx.mesh import (
 from vtp_eqx.models.dit import Conditions, DiT
 from vtp_eqx.models.generator import check_labels, Generator, sample_latents
 from vtp_eqx.models.tokenizer import Tokenizer
-from vtp_eqx.runs.captions import check_conditions, Prompts, text_features
+from vtp_eqx.runs.captions import check_conditions, Prompts
 from vtp_eqx.runs.multihost import all_equal, is_main_process, raise_on_all
 from vtp_eqx.runs.run_dir import disk_errors, lock_folder
 from vtp_eqx.runs.sample_files import (
@@ -199,7 +199,13 @@ def draw_images(
         indices = np.concatenate([np.arange(g * size, (g + 1) * size) for g in filled])
         conditions = labels[indices].astype(np.int32)
         if prompts is not None:
-            conditions = text_features(tokenizer, prompts.ids[conditions])
+            # One after another, so that none depends on the others to the last bit.
+            conditions = in_batches(
+                Tokenizer.text_features,
+                tokenizer,
+                prompts.ids[conditions],
+                batch_size=1,
+            )
         batch = shard_batch((indices.astype(np.int32), conditions), mesh)
         answer = _draw(networks, batch, jr.key(config.seed), config.sampler, mesh)
         keep = (np.arange(len(indices)) < len(lot) * size) & (indices < num)

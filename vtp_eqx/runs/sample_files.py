@@ -44,37 +44,32 @@ def check_record_unchanged(
 
     More of the same are asked for with a larger `num_samples`.
     """
-    if not (folder / RECORD_FILE).exists():
-        images = [path.name for path in _images(folder)]
+    is_begun = (folder / RECORD_FILE).exists()
+    if is_begun:
+        before = read_sample_record(folder)
+        count = before.num_samples
         require(
-            not images,
-            f"`folder` ({folder}, with {sorted(images)[:1]}) must have no images but "
-            f"the samples of its {RECORD_FILE}, and has no such file: choose another.",
+            count <= record.num_samples,
+            f"`num_samples` ({record.num_samples}) must be those that {folder} was "
+            f"begun with ({count}), or more: raise it, or choose another folder.",
         )
-        return
-    before = read_sample_record(folder)
-    require(
-        before.num_samples <= record.num_samples,
-        f"`num_samples` ({record.num_samples}) must be those that {folder} was begun "
-        f"with ({before.num_samples}), or more: raise it, or choose another folder.",
-    )
-    count = before.num_samples
-    first = dataclasses.replace(
-        record, num_samples=count, labels_hash=labels_hash(labels[:count]),
-        prompts=record.prompts[:count],
-    )  # fmt: skip
-    changed = changed_fields(before, first)
-    require(
-        not changed,
-        f"`{'`, `'.join(changed)}` must be what {folder} was begun with (its "
-        f"{RECORD_FILE} tells): use that, or choose another folder.",
-    )
-    names = {image_path(folder, index).name for index in range(record.num_samples)}
-    others = [path.name for path in _images(folder) if path.name not in names]
+        first = dataclasses.replace(
+            record, num_samples=count, labels_hash=labels_hash(labels[:count]),
+            prompts=record.prompts[:count],
+        )  # fmt: skip
+        changed = changed_fields(before, first)
+        require(
+            not changed,
+            f"`{'`, `'.join(changed)}` must be what {folder} was begun with (its "
+            f"{RECORD_FILE} tells): use that, or choose another folder.",
+        )
+    samples = range(record.num_samples if is_begun else 0)
+    names = {image_path(folder, index).name for index in samples}
+    others = sorted(path.name for path in _images(folder) if path.name not in names)
     require(
         not others,
-        f"`folder` ({folder}, with {others[:1]}) must have no images but its samples: "
-        "choose another, or move them away.",
+        f"`folder` ({folder}, with {others[:1]}) must have no images but the samples "
+        f"of its {RECORD_FILE}: choose another, or move them away.",
     )
 
 
