@@ -200,12 +200,8 @@ def draw_images(
         conditions = labels[indices].astype(np.int32)
         if prompts is not None:
             # One after another, so that none depends on the others to the last bit.
-            conditions = in_batches(
-                Tokenizer.text_features,
-                tokenizer,
-                prompts.ids[conditions],
-                batch_size=1,
-            )
+            read, ids = Tokenizer.text_features, prompts.ids[conditions]
+            conditions = in_batches(read, tokenizer, ids, batch_size=1)
         batch = shard_batch((indices.astype(np.int32), conditions), mesh)
         answer = _draw(networks, batch, jr.key(config.seed), config.sampler, mesh)
         keep = (np.arange(len(indices)) < len(lot) * size) & (indices < num)
