@@ -1,5 +1,6 @@
 import os
 import sys
+import threading
 import time
 
 import pytest
@@ -24,6 +25,7 @@ def ended(monkeypatch):
         ended.append(status)
         sys.exit()  # of the watchdog's thread alone
 
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
     monkeypatch.setattr(os, "_exit", end)
     return ended
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from jaxtyping import UInt8
 import numpy as np
-from PIL import Image
 
 from vtp_eqx.evaluation.batches import reconstruct_images
 from vtp_eqx.files import atomic_path
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs.log import read_log
+from vtp_eqx.runs.sample_files import write_image
 
 
 GRID_IMAGES = 8  # of which reconstructions are drawn
@@ -41,8 +41,7 @@ def save_grid(
         row, column = divmod(place, columns)
         top, left = GAP + row * (height + GAP), GAP + column * (width + GAP)
         canvas[top : top + height, left : left + width] = image
-    with atomic_path(path) as unfinished:
-        Image.fromarray(canvas).save(unfinished, format="PNG")
+    write_image(path, canvas)
 
 
 def save_reconstructions(
