@@ -35,7 +35,6 @@ from vtp_eqx.models.generator import Generator, load_generator, save_generator
 from vtp_eqx.models.tokenizer import Tokenizer
 from vtp_eqx.runs import generator_setup
 from vtp_eqx.runs.captions import (
-    check_captioned,
     encode_prompts,
     find_words,
     open_captions,
@@ -277,7 +276,7 @@ def test_a_tower_a_vocabulary_and_captions_must_be_there(tokenizer, run, tmp_pat
     with pytest.raises(FileNotFoundError, match=r"vocabulary of its text tower beside"):
         find_words(TEXT, tmp_path / "a" / "b")
     with pytest.raises(ValueError, match=r"^`data` \(3 examples without a caption"):
-        check_captioned(bare)
+        open_captions(load(run), run, bare)
 
 
 @pytest.mark.parametrize(

@@ -109,27 +109,22 @@ def find_words(text: TextConfig, *places: Path | str) -> TextTokenizer:
     )
 
 
-def check_captioned(source: Source) -> None:
-    """A `ValueError` where none of a hundred examples has a caption."""
-    captions = _captions_of(source, _LOOKS)
-    require(
-        any(captions),
-        f"`data` ({len(captions)} examples without a caption, of {len(source)}) must "
-        "have captions for a generator of text: use other data, or leave text out.",
-    )
-
-
 def open_captions(
     tokenizer: Tokenizer, where: Path | str, source: Source
 ) -> tuple[TextTokenizer, Encode]:
     """The vocabulary of the tokenizer at `where`, and captions to its ids.
 
     A caption that is too long is cut. An error where the tokenizer has no text tower,
-    its vocabulary is missing or `source` has no captions.
+    its vocabulary is missing or none of a hundred examples has a caption.
     """
     text = text_config_of(tokenizer, where)
     words = find_words(text, where)
-    check_captioned(source)
+    captions = _captions_of(source, _LOOKS)
+    require(
+        any(captions),
+        f"`data` ({len(captions)} examples without a caption, of {len(source)}) must "
+        "have captions for a generator of text: use other data, or leave text out.",
+    )
     return words, caption_encoder(words, text)
 
 

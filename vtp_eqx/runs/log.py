@@ -15,7 +15,6 @@ from vtp_eqx.config.old_names import LOG_KEYS
 from vtp_eqx.files import write_text
 
 
-WANDB_ID = "wandb_id.txt"  # in the folder of a run
 Sink = Callable[[int, Mapping[str, float]], None]
 
 
@@ -101,8 +100,11 @@ def wandb_sink(project: str, folder: Path, config: Mapping[str, Any]) -> Sink:
     The run's id is kept in `folder`, so that the same command continues it, and no
     other run has it: names of folders repeat.
     """
-    run = _extra("wandb", "wandb").init(
-        project=project, id=_wandb_id(folder), name=folder.resolve().name,
+    wandb, path = _extra("wandb", "wandb"), folder / "wandb_id.txt"
+    if not path.exists():
+        write_text(path, secrets.token_hex(8) + "\n")
+    run = wandb.init(
+        project=project, id=path.read_text().strip(), name=folder.resolve().name,
         dir=str(folder), config=dict(config), resume="allow",
     )  # fmt: skip
     return lambda step, metrics: run.log(dict(metrics), step=step)
@@ -116,14 +118,6 @@ def _extra(package: str, extra: str) -> Any:
             f"This log is written by {package}; got no such package: install it with "
             f"`pip install 'vtp_eqx[{extra}]'`."
         ) from error
-
-
-def _wandb_id(folder: Path) -> str:
-    """The id of a run, made the first time."""
-    path = folder / WANDB_ID
-    if not path.exists():
-        write_text(path, secrets.token_hex(8) + "\n")
-    return path.read_text().strip()
 
 
 def _step_of(line: str) -> float:

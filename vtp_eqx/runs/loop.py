@@ -234,7 +234,12 @@ class _Run:
                 number, batch = next(numbered)
             batch = shard_batch(batch, self.mesh)
             if self.recompute_every and done % self.recompute_every == 0:
-                self.state, metrics = self.recompute(done, number, batch)
+                with self.watchdog.paused():
+                    self.state, metrics = checked_step(
+                        self.step, self.state, batch, mesh=self.mesh,
+                        folder=self.folder / CORRUPTION, number=done,
+                        batch_number=number, rows=self.callbacks.rows,
+                    )  # fmt: skip
             else:
                 self.state, metrics = self.step(self.state, batch)
             if unchecked is not None:  # this step computes meanwhile
@@ -261,17 +266,6 @@ class _Run:
             if stops:
                 self.checkpoints.wait()
                 raise SystemExit(TERMINATED)
-
-    def recompute(
-        self, done: int, number: int, batch: Any
-    ) -> tuple[TrainState, dict[str, Array]]:
-        """A step computed twice; `CorruptionError` where the results differ."""
-        with self.watchdog.paused():
-            return checked_step(
-                self.step, self.state, batch, mesh=self.mesh,
-                folder=self.folder / CORRUPTION, number=done, batch_number=number,
-                rows=self.callbacks.rows,
-            )  # fmt: skip
 
     def check(self, done: int, batch: int, metrics: Mapping[str, Array]) -> None:
         """Counts a step if it failed; `DivergedError` where too many did."""
