@@ -9,9 +9,19 @@ from tests.training.conftest import data, pairs, started, tiny
 from vtp_eqx.config import decoder_like, TokenizerConfig, TransformerConfig
 from vtp_eqx.data.sources import ArraySource
 from vtp_eqx.models.tokenizer import Tokenizer
+from vtp_eqx.runs.log import read_log
 
 
 __all__ = ["data", "pairs", "started", "tiny"]
+TIMED = {"seconds", "images_per_second", "data_wait", "seconds_left"}
+
+
+def metrics_of(folder):
+    """The log of a run, but for what depends on the clock."""
+    return [
+        {name: value for name, value in line.items() if name not in TIMED}
+        for line in read_log(folder / "metrics.jsonl")
+    ]
 
 
 @pytest.fixture(scope="session")

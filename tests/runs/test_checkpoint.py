@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests.runs.conftest import metrics_of
 from vtp_eqx.mesh import data_mesh, on_mesh
 from vtp_eqx.runs import checkpoint as module
 from vtp_eqx.runs.checkpoint import Checkpoints, read_newest
@@ -27,15 +28,6 @@ def advance(started, folder, num_steps):
         num_steps=num_steps, mesh=started.mesh, folder=folder, log_every=1,
         save_every=2,
     )  # fmt: skip
-
-
-def logged(folder):
-    """The log without wall time."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [
-        {name: value for name, value in json.loads(line).items() if name != "seconds"}
-        for line in lines
-    ]
 
 
 def assert_same_bits(found, wanted):
@@ -61,8 +53,8 @@ def test_an_interrupted_run_ends_as_one_that_was_not(started, tmp_path):
     assert_same_bits(
         eqx.filter(resumed, eqx.is_array), eqx.filter(expected, eqx.is_array)
     )
-    assert [line["step"] for line in logged(parts)] == [1, 2, 3, 4]
-    assert logged(parts) == logged(whole)
+    assert [line["step"] for line in metrics_of(parts)] == [1, 2, 3, 4]
+    assert metrics_of(parts) == metrics_of(whole)
 
 
 def test_restored_arrays_are_placed_as_the_template(started, tmp_path):

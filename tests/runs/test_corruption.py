@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from benchmarks.bit_flips import faulty_at, Flip, flip_bit, same_bits
+from tests.runs.conftest import metrics_of
 from tests.runs.test_multihost import in_two_processes
 from tests.training.examples import DECODE
 from vtp_eqx.config import DiTConfig, GenerateConfig, short_hash
@@ -24,7 +25,6 @@ from vtp_eqx.runs.corruption import (
     differences,
     Result,
 )
-from vtp_eqx.runs.log import read_log
 from vtp_eqx.runs.loop import Callbacks, run_training
 from vtp_eqx.runs.run_dir import check_config_unchanged, write_config
 from vtp_eqx.training.microbatches import Objective
@@ -88,13 +88,6 @@ class Training:
 @pytest.fixture(scope="module")
 def training() -> Training:
     return Training()
-
-
-def metrics_of(folder):
-    return [
-        {name: value for name, value in line.items() if name != "seconds"}
-        for line in read_log(folder / "metrics.jsonl")
-    ]
 
 
 @pytest.fixture(scope="module")

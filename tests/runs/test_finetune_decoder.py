@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.runs.conftest import metrics_of
 from tests.training.examples import encode, measured_tokenizer
 from vtp_eqx.config import (
     AdversarialConfig,
@@ -24,7 +25,6 @@ from vtp_eqx.runs.finetune_decoder import (
     EncodedImages,
     finetune_decoder,
 )
-from vtp_eqx.runs.log import read_log
 from vtp_eqx.tokenizer import load, save
 
 
@@ -88,16 +88,8 @@ def test_an_interrupted_run_ends_as_one_that_was_not(ended, tokenizer, data, tmp
     again = finetuned(tokenizer, data, tmp_path)
     for ours, theirs in zip(*map(jax.tree.leaves, (again, expected)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    timeless = lambda path: [
-        {name: value for name, value in line.items() if not _is_timed(name)}
-        for line in read_log(path / "metrics.jsonl")
-    ]
-    assert timeless(tmp_path) == timeless(folder)
-    assert len(timeless(folder)) == 4
-
-
-def _is_timed(name):
-    return name == "seconds" or name.startswith(("images_per", "data_w", "seconds_l"))
+    assert metrics_of(tmp_path) == metrics_of(folder)
+    assert len(metrics_of(folder)) == 4
 
 
 def test_another_config_than_a_run_was_begun_with_is_refused(ended, tokenizer, data):
