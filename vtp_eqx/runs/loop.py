@@ -214,20 +214,17 @@ class _Run:
         while True:
             self.state = state
             self.failures = FailureCounter(self.fault_tolerance.max_consecutive)
+            first = int(state.step)
+            remaining = self.skipped_batches.remaining(self.batches, first)
             try:
-                self.advance()
+                with contextlib.closing(remaining) as numbered:
+                    self.steps(numbered, first)
                 return self.state
             except DivergedError as error:
                 state = self.roll_back(error, template)
 
-    def advance(self) -> None:
-        """All remaining steps; `DivergedError` where they fail."""
-        first = int(self.state.step)
-        remaining = self.skipped_batches.remaining(self.batches, first)
-        with contextlib.closing(remaining) as numbered:
-            self.steps(numbered, first)
-
     def steps(self, numbered: Iterator[tuple[int, Any]], first: int) -> None:
+        """All steps after `first`; `DivergedError` where they fail."""
         unchecked = None
         for done in range(first + 1, self.num_steps + 1):
             with self.throughput.waiting_for_data():
