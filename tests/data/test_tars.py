@@ -1,6 +1,7 @@
 from concurrent.futures import ThreadPoolExecutor
 import errno
 import gc
+import json
 import os
 import pickle
 import shutil
@@ -372,3 +373,20 @@ def test_an_index_whose_records_are_damaged_is_named(shards):
             TarSource(shards)[0]
     path.unlink()
     assert abs(value_of(TarSource(shards)[1]) - 1) <= 2
+
+
+def test_the_record_of_a_downloader_is_understood(tmp_path, write_tar, encoded):
+    record = {"url": "x", "caption": "a hill", "status": "success", "width": 32}
+    members = {
+        "000010001.jpg": encoded(1), "000010001.json": json.dumps(record).encode(),
+        "000010001.txt": b"a hill",
+    }  # fmt: skip
+    example = TarSource(write_tar(tmp_path / "00001.tar", members))[0]
+    assert example["caption"] == "a hill"
+    assert "label" not in example
+
+
+def test_an_image_above_the_limit_of_bytes_is_refused_with_it(shards, monkeypatch):
+    monkeypatch.setattr("vtp_eqx.data.tars._MAX_IMAGE", 10)
+    with pytest.raises(UnreadableImageError, match="bytes, and the limit is 10"):
+        TarSource(shards)[0]

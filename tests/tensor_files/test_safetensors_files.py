@@ -134,6 +134,21 @@ def test_a_hostile_header_is_refused(header, message, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        (f'{{"x": {json.dumps(ONE)}, "x": {json.dumps(ONE)}}}', "x"),
+        (f'{{"x": {json.dumps(ONE)}, "__metadata__": {{"a": "1", "a": "2"}}}}', "a"),
+        (f'{{"x": {{"y": 1, "y": 2, {json.dumps(ONE)[1:]}}}', "y"),
+    ],
+)
+def test_a_header_with_a_name_twice_is_refused(header, name, tmp_path):
+    path = raw(tmp_path / "a.safetensors", header.encode())
+    for read in (read_tensors, read_notes):
+        with pytest.raises(ValueError, match=rf"name '{name}' twice .*a\.safetensors"):
+            read(path)
+
+
+@pytest.mark.parametrize(
     ("dtype", "shape"), [("F8_E4M3", [8]), ("F4", [16]), ("F8_E8M0", [8])]
 )
 def test_a_type_that_numpy_does_not_have_is_named(dtype, shape, tmp_path):
@@ -185,6 +200,7 @@ def test_an_index_stays_in_its_folder(file, tmp_path):
     ("weight_map", "error", "message"),
     [
         ({"x": "b.safetensors"}, FileNotFoundError, r"got no b\.safetensors in"),
+        ({"y": "a.safetensors"}, ValueError, r"got \['x', 'y'\] in only one of"),
         ({}, None, ""),
         ({"x": 3}, ValueError, "`weight_map`"),
         ([], ValueError, "`weight_map`"),

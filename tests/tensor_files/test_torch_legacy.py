@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vtp_eqx.tensor_files import is_torch_legacy, read_torch_legacy
-from vtp_eqx.tensor_files.torch_reading import MAGIC
+from vtp_eqx.tensor_files.torch_reading import MAGIC, PROTOCOL
 
 
 PATH = Path(__file__).parents[1] / "golden" / "torch_legacy" / "tensors.pth"
@@ -31,7 +31,7 @@ EXPECTED = {
 
 
 def written(path, saved, keys=()):
-    parts = (MAGIC, 1001, {}, saved, list(keys))
+    parts = (MAGIC, PROTOCOL, {}, saved, list(keys))
     path.write_bytes(b"".join(pickle.dumps(part, protocol=2) for part in parts))
     return path
 

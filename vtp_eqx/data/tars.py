@@ -26,6 +26,7 @@ from vtp_eqx.file_kinds import describe_error, describe_file
 from vtp_eqx.files import cache_folder
 
 
+_MAX_IMAGE = 2**28  # bytes; ours
 _OPEN_TARS = 64  # at once in a process: far below what systems allow
 _NUM_SCANNERS = 16  # threads; ours
 _PAUSES = (0.1, 0.4, 1.5)  # ours, in seconds, before a tar that failed is tried again
@@ -170,6 +171,8 @@ class TarSource:
             0 < start <= start + size <= end for start, size in parts.values()
         ):
             raise OSError(f"its index is damaged: remove {self._indexes[shard]}")
+        if parts["image"][1] > _MAX_IMAGE:
+            raise OSError(f"{parts['image'][1]} bytes, and the limit is {_MAX_IMAGE}")
         parts = {
             part: (start, min(size, MAX_TEXT_BYTES.get(part, size)))
             for part, (start, size) in parts.items()

@@ -140,20 +140,7 @@ def check_depth(depth: int, arrays: Mapping[str, Any]) -> None:
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; no name may stand twice in it."""
     require_file(path)
-    try:
-        found = json.loads(
-            path.read_bytes().decode(), object_pairs_hook=_without_doubles
-        )
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"JSON is whole; got {first_sentence(error)} in {path}: copy it again."
-        ) from error
-    require(
-        isinstance(found, dict),
-        f"JSON of a model is an object; got a {type(found).__name__} in {path}: copy "
-        "it again.",
-    )
-    return found
+    return _object(path.read_bytes(), f"{path}", "copy it again")
 
 
 def require_file(path: Path) -> None:
@@ -172,6 +159,12 @@ def _open(path: Path) -> Iterator[Any]:
     try:
         # Not mapped into memory: a file that is cut meanwhile would end the process.
         with safe_open(path, "np", backend="pread") as file:
+            # Of two tensors of one name the library would take the last.
+            with path.open("rb") as header:
+                length = int.from_bytes(header.read(8), "little")
+                _object(
+                    header.read(length), f"the header of {path}", "copy the file again"
+                )
             yield file
     except SafetensorError as error:
         raise ValueError(
@@ -194,8 +187,31 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
             f"An index names safetensors files beside it; got {file!r} in {index}: "
             "get the checkpoint from where it was published.",
         )
-        tensors |= read_tensors(index.parent / file)
+        expected = {name for name, place in files.items() if place == file}
+        found = read_tensors(index.parent / file)
+        require(
+            found.keys() == expected,
+            f"A file holds the tensors that {index.name} says; got "
+            f"{sorted(found.keys() ^ expected)[:5]} in only one of the two for "
+            f"{index.parent / file}: copy both again.",
+        )
+        tensors |= found
     return tensors
+
+
+def _object(content: bytes, place: str, fix: str) -> dict[str, Any]:
+    try:
+        found = json.loads(content.decode(), object_pairs_hook=_without_doubles)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"JSON is whole; got {first_sentence(error)} in {place}: {fix}."
+        ) from error
+    require(
+        isinstance(found, dict),
+        f"JSON of a model is an object; got a {type(found).__name__} in {place}: "
+        f"{fix}.",
+    )
+    return found
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

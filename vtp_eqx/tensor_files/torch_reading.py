@@ -23,7 +23,9 @@ from vtp_eqx.tensor_files.torch_program import (
 )
 
 
-MAGIC = 0x1950A86A20F9469CFC6C  # what the older format begins with
+# What the older format begins with.
+MAGIC = 0x1950A86A20F9469CFC6C
+PROTOCOL = 1001
 
 
 class TorchFile:
@@ -119,9 +121,13 @@ def read_torch_legacy(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
     tensors.
     """
     with path.open("rb") as file:
-        # `MAGIC`, a version, and sizes of numbers on the machine that wrote it.
-        for _ in range(3):
-            built(file, path)
+        opening = [built(file, path) for _ in range(2)]
+        require(
+            opening == [MAGIC, PROTOCOL],
+            f"A file of old torch begins with {MAGIC} and {PROTOCOL}; got "
+            f"{reprlib.repr(opening)} in {path}: copy it again.",
+        )
+        built(file, path)  # sizes of numbers on the machine that wrote it
         tensors = state_dict(built(file, path), path)
         storages = {tensor.record: tensor for tensor in tensors.values()}
         keys = built(file, path)
