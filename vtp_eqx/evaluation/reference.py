@@ -192,7 +192,9 @@ def add_image_features(
 
 def _check_arrays(path: Path, arrays: dict[str, Any]) -> None:
     """A `ValueError` unless arrays have the types and shapes of statistics."""
-    shapes = {name: () for name in _SCALARS.keys() & arrays.keys()}
+    shapes: dict[str, tuple[int, ...]] = {
+        name: () for name in _SCALARS.keys() & arrays.keys()
+    }
     for mean, covariance in (("mu", "sigma"), ("mu_s", "sigma_s")):
         if {mean, covariance} <= arrays.keys():
             width = arrays[mean].size
