@@ -62,6 +62,7 @@ DECIDING = ("AE", "VTP", "AE rotated", "VTP rotated", "PCA rotated", "AE noise 0
 DECIDING += ("VTP from PCA", "VTP from PCA rotated")
 # Is a rotation's gain that it evens out what channels are divided by?
 DECIDING += ("PCA one factor", "AE one factor", "VTP one factor")
+DECIDING += ("VTP from PCA one factor",)
 # Better than equal ones in one seed of `weigh_losses.py`.
 DECIDING += ("VTP learned weights", "VTP learned weights from PCA rotated")
 SINGLE = ("CLIP+AE", "SSL+AE", "VTP full")

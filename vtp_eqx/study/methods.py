@@ -91,6 +91,9 @@ METHODS: Mapping[str, Method] = {
     "PCA one factor": Method(trained=False, start="pca", one_scaling_factor=True),
     "AE one factor": Method(one_scaling_factor=True),
     "VTP one factor": dataclasses.replace(VTP, one_scaling_factor=True),
+    "VTP from PCA one factor": dataclasses.replace(
+        VTP, start="pca", one_scaling_factor=True
+    ),
     "random encoder": Method(trained=False),
     # And what does pre-training on pixels add to semantics?
     "CLIP": Method(contrast=1.0, reconstruction=0.0),
