@@ -105,8 +105,8 @@ def plan(
 
 def figure(rows: Sequence[Row], path: Path, title: str) -> None:
     """Generation against PSNR at either budget; see `frontier_figure`."""
-    left_out = (*SINGLE, "AE rotated", "VTP rotated")  # points that hide others
-    is_drawn = lambda spec: spec.method not in left_out and spec.labels == "class"
+    hiding = (*SINGLE, "AE rotated", "VTP rotated")  # points that hide others
+    is_drawn = lambda spec: spec.method not in hiding and spec.labels == "class"
     first, last = rows[0].spec.budgets
     frontier_figure(
         [row for row in rows if is_drawn(row.spec)], path, title,
