@@ -158,8 +158,11 @@ def test_runs_are_named_by_the_emoji_and_not_by_their_place(data, tars, tmp_path
     assert spec.kind.network_hash(paths.data(spec)) == ""  # never trained there
 
 
-def test_a_folder_without_a_record_of_its_emoji_is_refused(tmp_path):
+def test_other_tars_than_planned_are_refused(data, tmp_path):
     other = write_made_up_emoji(tmp_path / "other", EmojiConfig(size=16, seed=1))
+    moved = dataclasses.replace(data, tars=str(other))
+    with pytest.raises(ValueError, match="as when the study was planned"):
+        prepare(moved, tmp_path / "prepared", print)
     with pytest.raises(ValueError, match=r"has no emoji.json, groups.txt"):
         EmojiData.of(tmp_path)
     for text in ("{", "[]", '{"seed": 1}', '{"version": "1", "option": 1}'):

@@ -95,6 +95,8 @@ def test_what_latents_are_aligned_with_is_part_of_their_tokenizer():
     vision = dataclasses.replace(spec.vision, num_steps=spec.vision.num_steps + 24)
     other = dataclasses.replace(spec, vision=vision)
     assert moved_folders(spec, other) == {"tokenizer", "decoder", "generator", "result"}
+    with pytest.raises(ValueError, match=r"^`vision` must be there .* is above 0"):
+        dataclasses.replace(spec, vision=None)
 
 
 def test_the_images_that_tokenizers_see_are_part_of_them_and_not_of_the_data():

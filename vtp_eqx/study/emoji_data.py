@@ -85,7 +85,6 @@ class EmojiData:
     probed: ClassVar[tuple[str, ...]] = ("class", "group")
     distance: ClassVar[str] = "FD-emoji"
     definitions: ClassVar[str] = DEFINITIONS
-    class_network: ClassVar[None] = None  # `network` learned classes and groups alone
 
     @classmethod
     def of(cls, tars: Path, **training: int) -> "EmojiData":
@@ -154,6 +153,11 @@ class EmojiData:
     def prepare(self, folder: Path, say: Callable[[str], None]) -> None:
         """Decodes the pictures, and trains the network on those of training."""
         tars = Path(self.tars)
+        require(
+            _digest(tars) == self.digest,
+            f"`tars` ({tars}) must be as when the study was planned; they are not: run "
+            "it again.",
+        )
         for split in ("train", "validation"):
             if not (folder / f"{split}.npz").exists():
                 say(f"Decoding the {split} emoji of {tars} into {folder} ...")
@@ -202,6 +206,11 @@ class EmojiData:
         """The hash of its weights, or "" where it is not trained yet."""
         there = (folder / NETWORK / NETWORK_RECORD).exists()
         return scene_network_hash(folder / NETWORK) if there else ""
+
+    @property
+    def class_network(self) -> Path | None:
+        """None: `network` learned classes and their groups alone."""
+        return None
 
     def sample_labels(
         self, train: Int[np.ndarray, " num"], num_samples: int, of: Labels
