@@ -112,25 +112,25 @@ def test_inception_gives_all_that_is_called_by_its_name(scenes, place):
 
 
 def test_what_does_not_belong_together_gives_no_number(samples, reference, place):
-    def judge(reference=reference, network=None, num_samples=24):
+    def measure(reference=reference, network=None, num_samples=24):
         images = dataclasses.replace(images_of(samples), num_samples=num_samples)
         network = network or scene_features()
         evaluate_samples(images, RECORD, network, reference, place)
 
     other = dataclasses.replace(scene_features(), hash="another")
     with pytest.raises(ValueError, match="one network"):
-        judge(network=other)
+        measure(network=other)
     with pytest.raises(ValueError, match="a record of 24"):
-        judge(num_samples=23)
+        measure(num_samples=23)
     with pytest.raises(ValueError, match="reference of 64"):
-        judge(reference=dataclasses.replace(reference, image_size=64))
+        measure(reference=dataclasses.replace(reference, image_size=64))
     narrow = Moments.of(np.ones((3, 5)))
     with pytest.raises(ValueError, match=r"^`reference` \(5 features\) .* \(128\)"):
-        judge(reference=dataclasses.replace(reference, moments=narrow))
+        measure(reference=dataclasses.replace(reference, moments=narrow))
     (samples / "00000.png").write_bytes(b"torn")
     for count in (24, None):
         with pytest.raises(ValueError, match="got 23 of 24"):
-            judge(num_samples=count)
+            measure(num_samples=count)
     assert not (place.folder / "card_generation.json").exists()
 
 

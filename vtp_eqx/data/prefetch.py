@@ -180,7 +180,7 @@ class Prefetcher(Iterator[ExampleBatch]):
 
         - `processes`: workers are processes and not threads; source and `encode` must
           be picklable. Worth it where Python itself takes more time than decoding.
-        - `log`: is told the bad examples of each batch when it is given out.
+        - `log`: takes the bad examples of each batch when it is given out.
         """
         require(
             num_workers > 0,

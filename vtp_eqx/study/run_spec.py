@@ -65,6 +65,13 @@ class RunSpec:
 
     def __post_init__(self):
         require(
+            (self.vision is not None) == bool(self.pretrain.vision_widths),
+            "`vision` must be there where `pretrain.alignment_weight` "
+            f"({self.pretrain.alignment_weight}), or `pretrain.flow_distillation` of a "
+            f"frozen network ({self.pretrain.flow_distillation.weight}), is above 0, "
+            "and nowhere else: change either.",
+        )
+        require(
             self.gradient_batches == 0
             or (self.gradient_batches > 0 and self.pretrain.num_steps > 0),
             f"`gradient_batches` ({self.gradient_batches}) must be 0, or more where "
