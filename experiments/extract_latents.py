@@ -12,7 +12,8 @@ or prepared sets of TensorFlow Datasets (`PATH:SPLIT`). Latents are of each imag
 its mirror image (`--config.views`), in shards that are mapped into memory or, with
 `--config.layout lightningdit`, in the folder that LightningDiT trains on. For
 generators of text, `--config.captions` keeps captions too: take `--config.views
-original` beside it where they name left and right.
+original` beside it where they name left and right. With `--config.one-scaling-factor`
+generators divide all channels by one deviation, and not each by its own.
 
 The same command again continues where it was, without a doubled or missing image. No
 bit of a latent depends on batch, devices or processes: each image is encoded by itself.

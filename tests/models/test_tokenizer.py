@@ -310,3 +310,18 @@ def test_rounded_weights_change_results_a_little_and_no_type(tokenizer, image):
 
 def test_float32_is_what_it_was(tokenizer):
     assert eqx.tree_equal(tokenizer.at_precision("float32"), tokenizer)
+
+
+def test_one_scaling_factor_leaves_channels_their_shares(getkey):
+    tokenizer = eqx.filter_jit(Tokenizer)(CONFIG, key=getkey())
+    latents = jr.normal(getkey(), (500, 6)) * jnp.geomspace(0.01, 3, 6) + 5
+    own = tokenizer.with_statistics(latents.mean(axis=0), latents.std(axis=0))
+    with pytest.raises(ValueError, match="measure_latents"):
+        tokenizer.with_one_scaling_factor()
+    scaled = own.with_one_scaling_factor()
+    normal = scaled.normalize_latents(latents)
+    np.testing.assert_allclose(normal.mean(axis=0), 0, atol=1e-3)
+    np.testing.assert_allclose(jnp.mean(normal**2), 1, rtol=1e-4)
+    shares = normal.std(axis=0) / latents.std(axis=0)
+    np.testing.assert_allclose(shares, shares[0], rtol=1e-4)
+    np.testing.assert_allclose(scaled.denormalize_latents(normal), latents, rtol=1e-4)

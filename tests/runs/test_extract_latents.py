@@ -207,6 +207,31 @@ def test_fewer_bits_cost_what_the_index_says(
     assert index.latents_hash == whole[2].latents_hash
 
 
+@pytest.mark.parametrize("layout", ["npy", "lightningdit"])
+def test_one_scaling_factor_changes_statistics_alone(
+    layout, tokenizer, images, tmp_path
+):
+    config = dataclasses.replace(SHARDS, layout=layout)
+    own, _ = extract_latents(config, tokenizer, images, tmp_path, **ONE)
+    shards = [*tmp_path.glob("latents-*.npy"), *tmp_path.glob("*.safetensors")]
+    before = {path: path.stat().st_mtime_ns for path in shards}
+    assert len(before) == 3
+    one = dataclasses.replace(config, one_scaling_factor=True)
+    scaled, index = extract_latents(one, tokenizer, images, tmp_path, **ONE)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert eqx.tree_equal(scaled, own.with_one_scaling_factor())
+    cache = open_latents(tmp_path)
+    assert cache.latents_hash == index.latents_hash == latents_hash(scaled)
+    np.testing.assert_array_equal(cache.std, scaled.latent_std)
+    assert len({*cache.std.tolist()}) == 1 < len({*own.latent_std.tolist()})
+    if layout == "lightningdit":  # its trainer reads this file alone
+        for path in tmp_path.glob("*.json"):
+            path.unlink()
+        np.testing.assert_array_equal(open_latents(tmp_path).std, cache.std)
+    again, _ = extract_latents(config, tokenizer, images, tmp_path, **ONE)
+    assert eqx.tree_equal(again, own)
+
+
 def test_augmented_views_are_a_function_of_seed_and_image(tokenizer, tmp_path):
     draw = np.random.default_rng(1)
     large = draw.integers(0, 256, (6, 24, 30, 3)).astype(np.uint8)

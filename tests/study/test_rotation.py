@@ -8,11 +8,7 @@ import numpy as np
 import pytest
 
 from vtp_eqx import config
-from vtp_eqx.study.rotation import (
-    random_rotation,
-    rotate_latents,
-    with_one_scaling_factor,
-)
+from vtp_eqx.study.rotation import random_rotation, rotate_latents
 from vtp_eqx.tokenizer import Tokenizer
 
 
@@ -58,19 +54,6 @@ def test_rotated_latents_hold_the_same_and_do_the_same(heads_input, getkey):
     # Statistics of the old channels are not those of the new ones.
     assert (rotated.latent_mean == 0).all()
     assert (rotated.latent_std == 1).all()
-
-
-def test_one_scaling_factor_leaves_channels_their_shares(getkey):
-    tokenizer = eqx.filter_jit(Tokenizer)(SHAPE, key=getkey())
-    latents = jr.normal(getkey(), (500, 12)) * jnp.geomspace(0.01, 3, 12) + 5
-    own = tokenizer.with_statistics(latents.mean(axis=0), latents.std(axis=0))
-    scaled = with_one_scaling_factor(own)
-    normal = scaled.normalize_latents(latents)
-    np.testing.assert_allclose(normal.mean(axis=0), 0, atol=1e-3)
-    np.testing.assert_allclose(jnp.mean(normal**2), 1, rtol=1e-4)
-    shares = normal.std(axis=0) / latents.std(axis=0)
-    np.testing.assert_allclose(shares, shares[0], rtol=1e-4)
-    np.testing.assert_allclose(scaled.denormalize_latents(normal), latents, rtol=1e-4)
 
 
 def test_a_rotation_is_orthogonal_and_of_its_key(getkey):

@@ -42,6 +42,10 @@ class LatentsConfig:
     # Ours: the ids of each image's caption beside its latents, for generators of text.
     # Where captions name left and right, mirror images contradict them: see `views`.
     captions: bool = later(False)
+    # Generators learn on latents that are divided by each channel's own deviation, as
+    # LightningDiT's are, or (`True`) by one for all channels, as latent diffusion's. In
+    # our studies the latter is better for wide latents; see docs/results/conclusion.md.
+    one_scaling_factor: bool = later(False)
     seed: int = 0  # of random crops
 
     def __post_init__(self):

@@ -159,6 +159,19 @@ class Tokenizer(eqx.Module):
         where = lambda tokenizer: (tokenizer.latent_mean, tokenizer.latent_std)
         return eqx.tree_at(where, self, (jnp.asarray(mean), jnp.asarray(std)))
 
+    def with_one_scaling_factor(self) -> "Tokenizer":
+        """This tokenizer, whose latents are divided by one deviation in all channels.
+
+        That is the root mean square of those of the channels, as the scaling factor of
+        latent diffusion is (Rombach et al. 2022, https://arxiv.org/abs/2112.10752,
+        appendix G). Each channel keeps its own mean. A `ValueError` where the latents
+        are not measured.
+        """
+        check_measured(self.is_measured)
+        shared = jnp.sqrt(jnp.mean(self.latent_std**2))
+        std = jnp.full_like(self.latent_std, shared)
+        return self.with_statistics(self.latent_mean, std)
+
     def at_precision(self, precision: Precision) -> "Tokenizer":
         """This tokenizer with its weights rounded, so that its networks compute so.
 

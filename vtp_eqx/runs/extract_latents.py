@@ -87,7 +87,9 @@ def extract_latents(
     are left out and counted. The same call again continues one that was killed.
 
     Statistics are those of the first view, the image itself: the same as
-    `evaluation.latent_statistics.measure_latents` has.
+    `evaluation.latent_statistics.measure_latents` has. What is stored is raw, so that
+    a call with another `one_scaling_factor` changes them alone, within seconds; a
+    generator that learned with the former ones refuses the folder then.
 
     - `class_names`: by default those of the source.
     - `encode`: captions to ids of the tokenizer's text tower, for `config.captions`.
@@ -350,6 +352,8 @@ class _Job:
         sums = sum(read, LatentSums(num_skipped=num_skipped))
         mean, std = sums.statistics()
         tokenizer = self.tokenizer.with_statistics(mean, std)
+        if self.config.one_scaling_factor:
+            tokenizer = tokenizer.with_one_scaling_factor()
         errors = np.sum([r.squared_error for r in records if r.count], axis=0)
         variances = std.astype(np.float64) ** 2 * sums.num_latents * len(index.views)
         index = dataclasses.replace(
@@ -358,8 +362,8 @@ class _Job:
             num_images=sums.num_images,
             num_skipped=num_skipped,
             rms_error=float(np.sqrt(np.mean(errors / np.maximum(variances, 1e-30)))),
-            mean=tuple(mean.tolist()),
-            std=tuple(std.tolist()),
+            mean=tuple(tokenizer.latent_mean.tolist()),
+            std=tuple(tokenizer.latent_std.tolist()),
             shards=tuple(
                 dataclasses.replace(record, sums="")
                 for record in records

@@ -1,9 +1,8 @@
-"""Controls: the same latents in a random orthogonal basis, or with one scaling factor.
+"""A control: the same latents in a random orthogonal basis.
 
 A generator is trained on latents that are normalized channel by channel. Rotating the
 channels first changes what that normalization does, and nothing else: information,
-reconstruction and the distances between latents stay as they are. One scaling factor
-for all channels leaves it out.
+reconstruction and the distances between latents stay as they are.
 """
 
 import equinox as eqx
@@ -38,18 +37,6 @@ def rotate_latents(tokenizer: Tokenizer, *, key: PRNGKeyArray) -> Tokenizer:
         rotated,
         _product(tokenizer.projection.weight, turn.T),
     )
-
-
-def with_one_scaling_factor(tokenizer: Tokenizer) -> Tokenizer:
-    """`tokenizer`, all channels of whose latents are divided by one deviation.
-
-    That is their root mean square over channels, as the scaling factor of latent
-    diffusion is (Rombach et al. 2022, https://arxiv.org/abs/2112.10752, appendix G).
-    Each channel keeps its own mean.
-    """
-    std = tokenizer.latent_std
-    shared = jnp.sqrt(jnp.mean(std**2))
-    return tokenizer.with_statistics(tokenizer.latent_mean, jnp.full_like(std, shared))
 
 
 def random_rotation(

@@ -35,7 +35,7 @@ from vtp_eqx.runs.train_generator import train_generator
 from vtp_eqx.study.dataset import Dataset, load_dataset
 from vtp_eqx.study.generation import BATCH
 from vtp_eqx.study.measure import measure, RunResult
-from vtp_eqx.study.rotation import rotate_latents, with_one_scaling_factor
+from vtp_eqx.study.rotation import rotate_latents
 from vtp_eqx.study.run_spec import RunPaths, RunSpec
 from vtp_eqx.tensor_files import CONFIG_FILE
 from vtp_eqx.tokenizer import load, save
@@ -85,7 +85,7 @@ def as_generated(
     if spec.rotation is not None:
         tokenizer = rotate_latents(tokenizer, key=jr.key(spec.rotation))
         tokenizer = with_latent_statistics(tokenizer, data, folder)
-    return with_one_scaling_factor(tokenizer) if spec.one_scaling_factor else tokenizer
+    return tokenizer.with_one_scaling_factor() if spec.one_scaling_factor else tokenizer
 
 
 def with_latent_statistics(
