@@ -12,12 +12,12 @@ or prepared sets of TensorFlow Datasets (`PATH:SPLIT`). Latents are of each imag
 its mirror image (`--config.views`), in shards that are mapped into memory or, with
 `--config.layout lightningdit`, in the folder that LightningDiT trains on. For
 generators of text, `--config.captions` keeps captions too: take `--config.views
-original` beside it where they name left and right. With `--config.one-scaling-factor`
-generators divide all channels by one deviation, and not each by its own.
+original` beside it where they name left and right.
 
-The same command again continues where it was, without a doubled or missing image. No
-bit of a latent depends on batch, devices or processes: each image is encoded by itself.
-Beside the latents lies `tokenizer`, with their exact statistics: a generator needs it.
+The same command again continues where it was, and doubles or misses no image. Each is
+encoded by itself: no bit depends on batch, devices or processes. Generators need the
+`tokenizer` beside the latents: by its exact statistics they divide each channel by its
+own deviation, or all by one (`--config.one-scaling-factor`).
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
