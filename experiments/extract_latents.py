@@ -14,10 +14,9 @@ its mirror image (`--config.views`), in shards that are mapped into memory or, w
 generators of text, `--config.captions` keeps captions too: take `--config.views
 original` beside it where they name left and right.
 
-The same command again continues where it was, and doubles or misses no image. Each is
-encoded by itself: no bit depends on batch, devices or processes. Generators need the
-`tokenizer` beside the latents: by its exact statistics they divide each channel by its
-own deviation, or all by one (`--config.one-scaling-factor`).
+The same command again continues where it was; no bit of a latent depends on batch,
+devices or processes. Generators need the `tokenizer` beside the latents: by its exact
+statistics they divide each channel, or all alike (`--config.one-scaling-factor`).
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
