@@ -105,7 +105,8 @@ def plan(
 
 def figure(rows: Sequence[Row], path: Path, title: str) -> None:
     """Generation against PSNR at either budget; see `frontier_figure`."""
-    hiding = (*SINGLE, "AE rotated", "VTP rotated")  # points that hide others
+    hiding = (*SINGLE, "AE rotated", "VTP rotated", "VTP from PCA", *CONTROLS)
+    hiding += ("VTP learned weights",)  # points at one width, that hide others
     is_drawn = lambda spec: spec.method not in hiding and spec.labels == "class"
     first, last = rows[0].spec.budgets
     frontier_figure(

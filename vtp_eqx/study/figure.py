@@ -18,6 +18,7 @@ from matplotlib.ticker import (
     FixedLocator,
     Locator,
     LogLocator,
+    MaxNLocator,
     NullFormatter,
     StrMethodFormatter,
 )
@@ -114,7 +115,8 @@ def frontier_figure(
 
     Points are means over seeds, bars span the seeds. Settings, where there are several,
     are written beside the points of the first method. `names` are the numbers that are
-    drawn against PSNR, by default the distance and the class accuracy.
+    drawn against PSNR, by default the distance and the class accuracy. Distances are
+    logarithmic: those of some controls are several times those of others.
     """
     distance = distance_of(rows)
     names = names or (distance, "class accuracy")
@@ -136,8 +138,11 @@ def frontier_figure(
                         path_effects=[withStroke(linewidth=3, foreground="white")],
                     )  # fmt: skip
         axis.set_xlabel(LABELS["PSNR"])
-        if name.startswith(distance):
-            _draw_floor(axis, rows)
+        if name.startswith(distance) and finished_rows(rows):
+            axis.set_yscale("log")
+            set_plain_ticks(axis.yaxis, MaxNLocator(6))
+            floor = f"; training {rows[0].spec.kind.noun} {real_distances(rows)[0]:.2g})"
+            axis.set_ylabel(axis.get_ylabel().removesuffix(")") + floor)
     _write(figure, path, title)
 
 
