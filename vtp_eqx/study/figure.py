@@ -141,8 +141,9 @@ def frontier_figure(
         if name.startswith(distance) and finished_rows(rows):
             axis.set_yscale("log")
             set_plain_ticks(axis.yaxis, MaxNLocator(6))
-            floor = f"; training {rows[0].spec.kind.noun} {real_distances(rows)[0]:.2g})"
-            axis.set_ylabel(axis.get_ylabel().removesuffix(")") + floor)
+            noun, floor = rows[0].spec.kind.noun, real_distances(rows)[0]
+            label = axis.get_ylabel().removesuffix(")")
+            axis.set_ylabel(f"{label}; training {noun} {floor:.2g})")
     _write(figure, path, title)
 
 
