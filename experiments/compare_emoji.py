@@ -104,7 +104,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
     """The sentences of the report."""
     return [
         *oracle_sentence(rows),
-        *trend_sentence(rows, METHODS[:4], "channels"),
+        *trend_sentence(rows, METHODS, "channels"),
         *baseline_sentences(rows, *METHODS[1:]),
         *baseline_sentences(rows, "VTP from PCA rotated", baseline="PCA rotated"),
         *baseline_sentences(rows, "VTP", baseline="AE one factor"),
