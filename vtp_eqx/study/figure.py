@@ -40,7 +40,8 @@ from vtp_eqx.study.table import (
 COLORS = (
     "#0b5fa5", "#d1495b", "#2e8b57", "#edae49", "#6a4c93", "#555555",
     "#00a6a6", "#b5651d", "#e377c2", "#9acd32", "#17202a", "#ff7f50",
-    "#8fa3ad", "#7a1f3d", "#c8b400", "#b39ddb",
+    "#8fa3ad", "#7a1f3d", "#c8b400", "#b39ddb", "#5dade2", "#1b4d3e",
+    "#f4a6b7", "#7b5e57",
 )  # fmt: skip
 FIRST_METHODS = ("AE", "VTP")  # of the first colors in every figure
 LABELS = {
