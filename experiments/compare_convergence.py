@@ -18,26 +18,17 @@ so: that draws other samples of the same generators, and its report is one of it
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
 
 from collections.abc import Sequence
-import dataclasses
 import functools
 
 import tyro
 
-from vtp_eqx.study.command import run_study, Scale, Study, StudyOptions
+from vtp_eqx.study.command import run_study, SamplesOptions, Scale, Study
 from vtp_eqx.study.figure import convergence_figure
 from vtp_eqx.study.measure import at_budget
 from vtp_eqx.study.recipe import RECIPES, run
 from vtp_eqx.study.run_spec import RunSpec
 from vtp_eqx.study.summary import baseline_sentences, convergence_sentence
 from vtp_eqx.study.table import Column, COLUMNS, COSTS, Row
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(StudyOptions):
-    """Those of every study, and how samples are drawn."""
-
-    guidance: float = 1.0
-    """Classifier-free guidance of the samples; 1 is none."""
 
 
 METHODS = ("AE", "VTP", "distilled")
@@ -80,20 +71,16 @@ def summary(rows: Sequence[Row]) -> list[str]:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Options, default=Options(seeds=3), description=__doc__)
-    guidance = options.guidance
-    name, title = "compare_convergence", "Generation by steps of the generator"
-    if guidance != 1:
-        name, title = f"{name}_guided_{guidance:g}", f"{title}, guidance {guidance:g}"
-    run_study(
-        Study(
-            name=name,
-            title=title,
-            question=__doc__,
-            plan=functools.partial(plan, guidance=guidance),
-            figure=convergence_figure,
-            summary=summary,
-            columns=columns(options.planned_scale),
-        ),
-        options,
+    options = tyro.cli(
+        SamplesOptions, default=SamplesOptions(seeds=3), description=__doc__
     )
+    study = Study(
+        name="compare_convergence",
+        title="Generation by steps of the generator",
+        question=__doc__,
+        plan=functools.partial(plan, guidance=options.guidance),
+        figure=convergence_figure,
+        summary=summary,
+        columns=columns(options.planned_scale),
+    )
+    run_study(study.guided(options.guidance), options)

@@ -2,6 +2,7 @@
 
     python experiments/make_emoji_tars.py --out data/emoji
     python experiments/compare_emoji.py --tars data/emoji   # 2 CPU cores: hours
+    python experiments/compare_emoji.py --tars data/emoji --guidance 3
     python experiments/compare_emoji.py --smoke             # does it run at all?
 
 Captioned emoji of 64 pixels in patches of 16, and tokenizers of 16 and of 64 channels
@@ -11,7 +12,8 @@ components with one scaling factor too. All else is the recipe of `scale_latents
 batch of a pre-training has two vendors' drawings of one name. What reads samples is a
 small network that the study trains once on the training emoji; it is not always right
 about real ones, so that the accuracy of samples stands beside that of held-out emoji
-and of reconstructions.
+and of reconstructions. `--guidance` draws other samples of the same generators, and its
+report is one of its own.
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
@@ -27,7 +29,7 @@ import tyro
 
 from vtp_eqx.data.emoji_tars import EmojiConfig, write_made_up_emoji
 from vtp_eqx.runs.command import exit_with_message
-from vtp_eqx.study.command import run_study, Scale, Study, StudyOptions
+from vtp_eqx.study.command import run_study, SamplesOptions, Scale, Study
 from vtp_eqx.study.emoji_data import EmojiData
 from vtp_eqx.study.figure import frontier_figure
 from vtp_eqx.study.recipe import Recipe, RECIPES, run, TEXT
@@ -41,8 +43,8 @@ from vtp_eqx.study.table import Column, COLUMNS, finished_rows, Row
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(StudyOptions):
-    """Those of every study, and the emoji."""
+class Options(SamplesOptions):
+    """Those of every study, how samples are drawn, and the emoji."""
 
     tars: Path = Path("data/emoji")
     """The folder that `experiments/make_emoji_tars.py` wrote; a smoke run has made-up
@@ -63,15 +65,18 @@ def recipe_for(scale: Scale, data: EmojiData) -> Recipe:
     return dataclasses.replace(recipe, data=data, patch_size=patch_size, text=text)
 
 
-def plan(scale: Scale, seeds: Sequence[int], *, data: EmojiData) -> list[RunSpec]:
+def plan(
+    scale: Scale, seeds: Sequence[int], *, data: EmojiData, guidance: float = 1.0
+) -> list[RunSpec]:
     """Every run: methods x channels x seeds."""
     recipe, is_smoke = recipe_for(scale, data), scale == "smoke"
     return [
-        run(recipe, method, f"{channels}", seed, latent_width=channels)
+        run(recipe, method, f"{channels}", seed, latent_width=channels,
+            guidance=guidance)
         for method in (SMOKE if is_smoke else METHODS)
         for channels in (CHANNELS[:1] if is_smoke else CHANNELS)
         for seed in seeds
-    ]
+    ]  # fmt: skip
 
 
 def columns(first_budget: int) -> list[Column]:
@@ -121,18 +126,16 @@ def main(options: Options) -> None:
             short = dict(num_epochs=1, warmup_steps=1)
         data = EmojiData.of(tars, **short)
         names = (*(f"FD-emoji @{steps}" for steps in budgets), "class accuracy")
-        run_study(
-            Study(
-                name="compare_emoji",
-                title=f"Generation against reconstruction, emoji of {data.size} pixels",
-                question=__doc__,
-                plan=functools.partial(plan, data=data),
-                figure=functools.partial(frontier_figure, names=names),
-                summary=summary,
-                columns=columns(budgets[0]),
-            ),
-            options,
+        study = Study(
+            name="compare_emoji",
+            title=f"Generation against reconstruction, emoji of {data.size} pixels",
+            question=__doc__,
+            plan=functools.partial(plan, data=data, guidance=options.guidance),
+            figure=functools.partial(frontier_figure, names=names),
+            summary=summary,
+            columns=columns(budgets[0]),
         )
+        run_study(study.guided(options.guidance), options)
 
 
 if __name__ == "__main__":

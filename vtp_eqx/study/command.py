@@ -106,6 +106,14 @@ class StudyOptions:
         )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplesOptions(StudyOptions):
+    """Those of every study, and how samples are drawn."""
+
+    guidance: float = 1.0
+    """Classifier-free guidance of the samples; 1 is none."""
+
+
 @exit_with_message(RecordsError, seconds=2 * SECONDS_TO_SAVE)
 def run_study(study: Study, options: StudyOptions) -> None:
     """Executes every run of `study.plan(scale, seeds)` that is missing, and reports.

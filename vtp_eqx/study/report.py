@@ -79,6 +79,16 @@ class Study:
     summary: Callable[[Sequence[Row]], list[str]]
     columns: Sequence[Column] = COLUMNS
 
+    def guided(self, guidance: float) -> "Study":
+        """The same of guided samples, with a report of its own; 1 is no guidance."""
+        if guidance == 1:
+            return self
+        return dataclasses.replace(
+            self,
+            name=f"{self.name}_guided_{guidance:g}",
+            title=f"{self.title}, guidance {guidance:g}",
+        )
+
     def sentences(self, rows: Sequence[Row]) -> list[str]:
         """The summary, after how many runs are finished where some are not."""
         done, planned = num_runs(finished_rows(rows)), num_runs(rows)
