@@ -139,6 +139,16 @@ def test_samples_are_asked_for_what_training_emoji_are(data, dataset):
     )
 
 
+def test_guided_samples_are_of_the_same_generators(data, tmp_path):
+    paths = RunPaths(tmp_path)
+    plain = compare_emoji.plan("laptop", [0], data=data)
+    guided = compare_emoji.plan("laptop", [0], data=data, guidance=3.0)
+    for one, other in zip(plain, guided, strict=True):
+        assert other.sampler.guidance == 3.0
+        assert paths.generator(other) == paths.generator(one)
+        assert paths.result(other) != paths.result(one)
+
+
 def test_runs_are_named_by_the_emoji_and_not_by_their_place(data, tars, tmp_path):
     specs = compare_emoji.plan("laptop", [0, 1, 2], data=data)
     assert len({spec_hash(spec) for spec in specs}) == len(specs) == 6 * 2 * 3
@@ -210,6 +220,9 @@ def test_a_report_of_emoji_speaks_of_emoji(data, row, tmp_path):
         ),
         summary=compare_emoji.summary, columns=compare_emoji.columns(2000),
     )  # fmt: skip
+    assert study.guided(1.0) is study
+    guided = study.guided(2.5)
+    assert (guided.name, guided.title) == ("emoji_guided_2.5", "Emoji, guidance 2.5")
     write_report(study, rows, RunPaths(tmp_path), tmp_path, command="x", seconds=60.0)
     text = (tmp_path / "report.md").read_text()
     means = text.partition("## Means over seeds")[2].partition("##")[0]
