@@ -24,6 +24,7 @@ import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
 from collections.abc import Sequence
 import dataclasses
 import functools
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -52,22 +53,21 @@ class Options(StudyOptions):
     """Side of the scenes, in pixels. Latents have a grid of 4 x 4; of 64 pixels, 64
     channels are a twelfth of the numbers of an image, as in the paper."""
     controls: bool = False
-    """Plan the regularizers and other controls of `study/methods.py` too."""
+    """Plan the regularizers and other controls of `study/methods.py` too, at the width
+    of other studies."""
 
 
 # Decoders start as linear maps: their width, 96, must be a few more than the latents.
 WIDTHS = (8, 16, 32, 64, 88)
-CHANNELS = {"smoke": (8, 16), "laptop": WIDTHS, "workstation": WIDTHS}
-DECIDING = ("AE", "VTP", "AE rotated", "VTP rotated", "PCA rotated", "AE noise 0.2")
-DECIDING += ("VTP from PCA", "VTP from PCA rotated")
-# Is a rotation's gain that it evens out what channels are divided by?
-DECIDING += ("PCA one factor", "AE one factor", "VTP one factor")
-DECIDING += ("VTP from PCA one factor",)
-# Better than equal ones in one seed of `weigh_losses.py`.
-DECIDING += ("VTP learned weights", "VTP learned weights from PCA rotated")
-DECIDING += ("VTP full",)  # heads as in the released models
+DECIDING = ("AE", "VTP", "VTP full", "AE noise 0.2")  # full: heads as released
+DECIDING += ("PCA rotated", "VTP from PCA rotated")
 SINGLE = ("CLIP+AE", "SSL+AE")
-OTHERS = ("AE from PCA", "PCA", *SINGLE)
+OTHERS = ("PCA", *SINGLE)  # of the first seed alone
+# What a basis and a scale of channels do to wide latents, and learned weights.
+WIDE = (64, 88)
+OF_WIDE = ("AE rotated", "VTP rotated", "VTP from PCA", "AE one factor")
+OF_WIDE += ("PCA one factor", "VTP one factor", "VTP from PCA one factor")
+OF_WIDE += ("VTP learned weights", "VTP learned weights from PCA rotated")
 SMOKE = ("AE", "PCA rotated")  # not in `compare_objectives.py`; each takes a minute
 # In ten minutes the question first, then cheaper answers.
 ARMS = [("AE", 64), ("VTP", 64), ("AE noise 0.2", 64), ("AE", 16), ("AE masked", 64)]
@@ -83,11 +83,10 @@ def plan(
     patch_size = recipe.patch_size * image_size // recipe.data.size  # as many tokens
     data = dataclasses.replace(recipe.data, size=image_size)
     recipe = dataclasses.replace(recipe, data=data, patch_size=patch_size)
-    arms = ARMS + [(method, 64) for method in CONTROLS if controls]
-    if scale != "accelerator":
-        methods = SMOKE if scale == "smoke" else DECIDING + OTHERS
-        methods += (*CONTROLS,) if controls else ()
-        arms = [(method, width) for method in methods for width in CHANNELS[scale]]
+    arms = [*product(DECIDING + OTHERS, WIDTHS), *product(OF_WIDE, WIDE)]
+    arms = {"smoke": [*product(SMOKE, (8, 16))], "accelerator": ARMS}.get(scale, arms)
+    if controls:
+        arms = [*arms, *product(CONTROLS, (recipe.latent_width,))]
     specs = [
         run(recipe, method, f"{width}", seed, latent_width=width)
         for seed in seeds
