@@ -1,8 +1,7 @@
 """The report of which numbers predict generation: its table, sentences and figure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import functools
-import itertools
 from pathlib import Path
 import time
 
@@ -14,7 +13,7 @@ import numpy as np
 from vtp_eqx.evaluation.latent_diagnosis import better
 from vtp_eqx.files import atomic_path, write_text
 from vtp_eqx.study.checkout import commit
-from vtp_eqx.study.figure import method_colors, set_plain_ticks
+from vtp_eqx.study.figure import COLORS, method_colors, set_plain_ticks
 from vtp_eqx.study.prediction import (
     budgets_of,
     Correlation,
@@ -35,7 +34,7 @@ TITLE = "Which numbers predict generation"
 FIGURE = "predict_generation.png"
 RECORDS = "panel.json"
 FONT = 15  # of a figure that is read at half its size
-SHAPES = "vso^DP*"  # of points, from few channels to many
+SHAPES = "osv^DP*"  # of points, from few channels to many
 DEFINITIONS = """\
 - A point is a method at a width: the mean over its seeds. Correlations are Spearman's,
   of ranks; of FD-scenes, positive means that a larger number goes with worse samples.
@@ -160,15 +159,16 @@ def _draw(
     names = [next(name for name in table if name not in others), *others]
     colors = method_colors(list(dict.fromkeys(point.method for point in points)))
     widths = sorted({point.width for point in points})
-    shapes = dict(zip(widths, itertools.cycle(SHAPES)))
+    shapes = _shapes(colors, widths)
     mark = functools.partial(Line2D, [], [], linestyle="none", markersize=10)
-    handles = [mark(marker="o", color=color, label=of) for of, color in colors.items()]
-    if len(widths) == 1:
-        shapes = {widths[0]: "o"}
-    else:
+    handles = [
+        mark(marker=shapes[method, widths[0]], color=color, label=method)
+        for method, color in colors.items()
+    ]
+    if len(widths) > 1:
         handles += [
             mark(marker=shape, color="#555555", label=f"{width} channels")
-            for width, shape in shapes.items()
+            for (_, width), shape in list(shapes.items())[: len(widths)]
         ]
     with plt.rc_context({"font.size": FONT}):
         size = (5.4 * len(names), 4.8 * len(distances) + 1.2)
@@ -185,7 +185,8 @@ def _draw(
                 for point in points:
                     axis.plot(
                         point.at(name, steps), point.at(target, steps),
-                        shapes[point.width], color=colors[point.method],
+                        shapes[point.method, point.width],
+                        color=colors[point.method],
                         markersize=10, alpha=0.8,
                     )  # fmt: skip
                 found = table[name][column].value
@@ -196,8 +197,21 @@ def _draw(
                 axis.spines[["top", "right"]].set_visible(False)
         figure.legend(
             handles=handles, loc="outside lower center", frameon=False,
-            ncols=min(6, len(handles)),
+            ncols=min(5, len(handles)),
         )  # fmt: skip
         with atomic_path(path) as unfinished:
             figure.savefig(unfinished, format="png", dpi=90)
         plt.close(figure)
+
+
+def _shapes(
+    methods: Iterable[str], widths: Sequence[int]
+) -> dict[tuple[str, int], str]:
+    """One for each width; where there is but one, another as colors begin again."""
+    several = len(widths) > 1
+    return {
+        (method, width): SHAPES[(place if several else turn) % len(SHAPES)]
+        for index, method in enumerate(methods)
+        for turn in [index // len(COLORS)]
+        for place, width in enumerate(widths)
+    }
