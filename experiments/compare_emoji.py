@@ -21,6 +21,7 @@ import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
 from collections.abc import Sequence
 import dataclasses
 import functools
+from itertools import product
 from pathlib import Path
 import tempfile
 
@@ -54,7 +55,7 @@ class Options(SamplesOptions):
 METHODS = ("AE", "VTP", "PCA rotated", "VTP from PCA rotated")
 METHODS += ("AE one factor", "PCA one factor")
 CHANNELS = (16, 64)
-SMOKE = ("VTP from PCA rotated",)  # each takes a minute
+SMOKE = [("VTP from PCA rotated", 16)]  # each takes a minute
 
 
 def recipe_for(scale: Scale, data: EmojiData) -> Recipe:
@@ -68,13 +69,13 @@ def recipe_for(scale: Scale, data: EmojiData) -> Recipe:
 def plan(
     scale: Scale, seeds: Sequence[int], *, data: EmojiData, guidance: float = 1.0
 ) -> list[RunSpec]:
-    """Every run: methods x channels x seeds."""
-    recipe, is_smoke = recipe_for(scale, data), scale == "smoke"
+    """Every run: methods x channels x seeds, and AE as near to VTP's pixels."""
+    recipe = recipe_for(scale, data)
+    arms = SMOKE if scale == "smoke" else [*product(METHODS, CHANNELS), ("AE", 32)]
     return [
         run(recipe, method, f"{channels}", seed, latent_width=channels,
             guidance=guidance)
-        for method in (SMOKE if is_smoke else METHODS)
-        for channels in (CHANNELS[:1] if is_smoke else CHANNELS)
+        for method, channels in arms
         for seed in seeds
     ]  # fmt: skip
 
