@@ -8,7 +8,7 @@
 Captioned emoji of 64 pixels in patches of 16, and tokenizers of 16 and of 64 channels
 by reconstruction alone (AE, of 32 too), jointly (VTP) from a random start and from
 principal components, and as principal components alone, the latter two in a random
-basis; AE and components with one scaling factor too. All else is the recipe of
+basis; AE with noisy latents, and AE and components with one scaling factor. All else is the recipe of
 `scale_latents.py`. No batch of a pre-training has two vendors' drawings of one name.
 What reads samples is a small network that the study trains once on the training emoji;
 it is not always right about real ones, so that the accuracy of samples stands beside
@@ -53,7 +53,7 @@ class Options(SamplesOptions):
 
 
 METHODS = ("AE", "VTP", "PCA rotated", "VTP from PCA rotated")
-METHODS += ("AE one factor", "PCA one factor")
+METHODS += ("AE noise 0.2", "AE one factor", "PCA one factor")
 CHANNELS = (16, 64)
 AE_CHANNELS = (16, 32, 64)  # with 32 it has about VTP's pixels
 SMOKE = [("VTP from PCA rotated", 16)]  # each takes a minute
@@ -114,6 +114,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
         *trend_sentence(rows, METHODS, "channels"),
         *baseline_sentences(rows, *METHODS[1:]),
         *baseline_sentences(rows, "VTP from PCA rotated", baseline="PCA rotated"),
+        *baseline_sentences(rows, "VTP", baseline="AE noise 0.2"),
         *baseline_sentences(rows, "VTP", baseline="AE one factor"),
         *frontier_sentence(rows, "VTP"),
     ]

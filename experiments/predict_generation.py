@@ -63,6 +63,8 @@ class Options:
     """Validation scenes that each tokenizer is diagnosed on."""
     channels: tuple[int, ...] = ()
     """Only tokenizers of so many channels; by default all."""
+    methods: tuple[str, ...] = ()
+    """Only these methods, as reports call them; by default all."""
     max_rfd: float | None = None
     """Leave out tokenizers whose reconstructions have a larger FD-scenes, which their
     samples can hardly be below."""
@@ -123,6 +125,8 @@ def main(options: Options) -> None:
     runs, notes = diagnosed_runs(options, console), []
     if options.channels:
         runs = [run for run in runs if run.width in options.channels]
+    if options.methods:
+        runs = [run for run in runs if run.method in options.methods]
     if options.max_rfd is not None:
         runs, far = near_reconstructions(runs, options.max_rfd)
         named = ", ".join(f"{run.method} {run.setting}" for run in far) or "none"

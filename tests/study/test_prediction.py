@@ -21,6 +21,7 @@ from vtp_eqx.study.prediction import (
     near_reconstructions,
     predictors,
     read_runs,
+    without_copies,
     write_runs,
 )
 from vtp_eqx.study.prediction_report import write_prediction_report
@@ -93,6 +94,16 @@ def test_a_point_is_the_mean_of_its_seeds_and_of_one_setup(runs):
     assert predictors(narrow, 6000) == ["good", "odd"]
     with pytest.raises(ValueError, match="no finished run"):
         largest_setup([])
+
+
+def test_a_training_under_two_names_counts_once(runs):
+    first = runs[0]  # of a point with two runs
+    numbers = {name: of for name, of in first.numbers.items() if "6000" in name}
+    copy = dataclasses.replace(first, hash="c", point="c", method="C", numbers=numbers)
+    other = dataclasses.replace(copy, hash="o", seed=7)
+    assert without_copies([copy, *runs]) == runs
+    assert without_copies([*runs, other]) == [*runs, other]
+    assert without_copies([]) == []
 
 
 def test_what_orders_all_points_predicts_and_chance_does_not(runs):

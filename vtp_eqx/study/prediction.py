@@ -5,6 +5,7 @@ number of its panel, and the flow loss of its generator, is then ranked against 
 measured of samples, over methods and widths.
 """
 
+import collections
 from collections.abc import Iterable, Sequence
 import dataclasses
 import functools
@@ -245,6 +246,24 @@ def near_reconstructions(
         )
     is_near = lambda run: run.numbers[RECONSTRUCTION] <= most
     return [*filter(is_near, runs)], [run for run in runs if not is_near(run)]
+
+
+def without_copies(runs: Sequence[DiagnosedRun]) -> list[DiagnosedRun]:
+    """The runs without those that are others under another name.
+
+    Studies plan the same training under names of their own. Of runs of one setup and
+    seed that share every number the one whose point has most runs stays, or the first.
+    """
+    sizes = collections.Counter(run.point for run in runs)
+    shared: dict[str, set[str]] = {}
+    for run in runs:
+        shared.setdefault(run.setup, set(run.numbers)).intersection_update(run.numbers)
+    first: dict[tuple, str] = {}
+    for run in sorted(runs, key=lambda run: -sizes[run.point]):
+        numbers = [run.numbers[name] for name in sorted(shared[run.setup])]
+        first.setdefault((run.setup, run.seed, *numbers), run.hash)
+    kept = set(first.values())
+    return [run for run in runs if run.hash in kept]
 
 
 def largest_setup(runs: Sequence[DiagnosedRun]) -> list[Point]:

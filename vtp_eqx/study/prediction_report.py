@@ -26,6 +26,7 @@ from vtp_eqx.study.prediction import (
     Point,
     predictors,
     TARGETS,
+    without_copies,
     write_runs,
 )
 
@@ -60,7 +61,8 @@ def write_prediction_report(
     It is about the setup with most points, at its first and its last budget, and
     `command` made it. `notes` are sentences about runs that were left out before.
     """
-    points = largest_setup(runs)
+    distinct = without_copies(runs)
+    points = largest_setup(distinct)
     steps = budgets_of(points)
     ends = list(dict.fromkeys([steps[0], steps[-1]]))
     columns = [(target, budget) for target in TARGETS for budget in ends]
@@ -74,7 +76,10 @@ def write_prediction_report(
     distances = [column for column in columns if column[0] == TARGETS[0]]
     size = lambda name: abs(np.mean([table[name][of].value for of in distances]))
     table = {n: table[n] for n in sorted(table, key=lambda n: -np.nan_to_num(size(n)))}
-    sentences = [*_sentences(runs, points, table, columns), *notes]
+    sentences = [*_sentences(distinct, points, table, columns), *notes]
+    if len(distinct) < len(runs):
+        number = len(runs) - len(distinct)
+        sentences.append(f"Counted once, though under two names: {number} runs.")
     _draw(points, table, distances, out / FIGURE)
     write_runs(runs, out / RECORDS)
     parts = [
