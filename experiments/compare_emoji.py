@@ -8,12 +8,12 @@
 Captioned emoji of 64 pixels in patches of 16, and tokenizers of 16 and of 64 channels
 by reconstruction alone (AE, of 32 too), jointly (VTP) from a random start and from
 principal components, and as principal components alone, the latter two in a random
-basis; AE with noisy latents, and AE and components with one scaling factor. All else is the recipe of
-`scale_latents.py`. No batch of a pre-training has two vendors' drawings of one name.
-What reads samples is a small network that the study trains once on the training emoji;
-it is not always right about real ones, so that the accuracy of samples stands beside
-that of held-out emoji and of reconstructions. `--guidance` draws other samples of the
-same generators, and its report is one of its own.
+basis; AE with noisy latents, and AE and components with one scaling factor. All else is
+the recipe of `scale_latents.py`. No batch of a pre-training has two vendors' drawings
+of one name. What reads samples is a small network that the study trains once on the
+training emoji; it is not always right about real ones, so that the accuracy of samples
+stands beside that of held-out emoji and of reconstructions. `--guidance` draws other
+samples of the same generators, and its report is one of its own.
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
