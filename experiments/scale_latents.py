@@ -53,8 +53,7 @@ class Options(StudyOptions):
     """Side of the scenes, in pixels. Latents have a grid of 4 x 4; of 64 pixels, 64
     channels are a twelfth of the numbers of an image, as in the paper."""
     controls: bool = False
-    """Plan the regularizers and other controls of `study/methods.py` too, at the width
-    of other studies."""
+    """Plan every control of `study/methods.py` too, at the width of other studies."""
 
 
 # Decoders start as linear maps: their width, 96, must be a few more than the latents.
@@ -128,6 +127,8 @@ def summary(rows: Sequence[Row]) -> list[str]:
         *trend_sentence(of_classes, ("AE", "VTP"), "channels"),
         *baseline_sentences(rows, "VTP"),
         *frontier_sentence(of_classes, "VTP"),
+        *frontier_sentence(of_classes, "VTP", baseline="AE noise 0.2"),
+        *frontier_sentence(of_classes, "VTP", baseline="PCA rotated"),
         *frontier_sentence(of_classes, "PCA rotated"),
     ]
 

@@ -102,6 +102,17 @@ def test_at_equal_pixels_the_baseline_is_read_off_its_curve(row):
             rows.append(row(spec, 3.0, PSNR=99.0))  # beyond the curve
     [sentence] = frontier_sentence(rows, "VTP")
     assert "by 48x3 (22.0 dB, one seed): +2.0 (negative" in sentence
+    [sentence] = frontier_sentence(rows, "AE", baseline="VTP")
+    assert "AE is lower than that of VTP by 96x3 (24.0 dB, one seed): -3.0" in sentence
+    # Two seeds, ahead by 2 and by 4: 3 in the mean, of a deviation of 1.41.
+    for spec in plan("laptop", [1]):
+        psnr = pixels[spec.setting]
+        if spec.method == "AE":
+            rows.append(row(spec, psnr / 2 - 6, PSNR=psnr))
+        elif spec.setting == "48x3":
+            rows.append(row(spec, 1.0, PSNR=22.0))
+    [sentence] = frontier_sentence(rows, "VTP")
+    assert "by 48x3 (22.0 dB, two seeds): +3.0, 2.1 deviations of seeds (" in sentence
 
 
 def test_steps_to_the_end_of_another_are_paired_by_seed(converging):

@@ -2,6 +2,8 @@
 
 from collections.abc import Collection, Sequence
 
+import numpy as np
+
 from vtp_eqx.study.measure import at_budget
 from vtp_eqx.study.statistics import (
     BASELINE,
@@ -125,10 +127,15 @@ def setting_sentences(
     return sentences
 
 
-def frontier_sentence(rows: Sequence[Row], method: str) -> list[str]:
-    """The baseline's FD minus a method's at equal PSNR, seed by seed."""
+def frontier_sentence(
+    rows: Sequence[Row], method: str, baseline: str = BASELINE
+) -> list[str]:
+    """FD of `baseline` minus a method's at equal PSNR, seed by seed.
+
+    In brackets: how many standard deviations, over seeds, of that difference it is.
+    """
     found, name = groups(rows), distance_of(rows)
-    baselines = [group for (of, _), group in found.items() if of == BASELINE]
+    baselines = [group for (of, _), group in found.items() if of == baseline]
     parts = []
     for (of, setting), group in found.items():
         gains = []
@@ -143,10 +150,13 @@ def frontier_sentence(rows: Sequence[Row], method: str) -> list[str]:
                 f"{setting} ({mean(group, 'PSNR'):.1f} dB, {_seeds(gains)}): "
                 f"{format_mean(gains)}"
             )
+        if len(gains) > 1:
+            size = abs(np.mean(gains)) / np.std(gains, ddof=1)
+            parts[-1] += f", {size:.1f} deviations of seeds"
     if not parts:
         return []
     return [
-        f"At equal PSNR, {name} of {method} is lower than that of {BASELINE} by "
+        f"At equal PSNR, {name} of {method} is lower than that of {baseline} by "
         f"{'; '.join(parts)} (negative: higher)."
     ]
 
