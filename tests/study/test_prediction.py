@@ -21,6 +21,7 @@ from vtp_eqx.study.prediction import (
     near_reconstructions,
     predictors,
     read_runs,
+    uncomparable,
     without_copies,
     write_runs,
 )
@@ -92,6 +93,13 @@ def test_a_point_is_the_mean_of_its_seeds_and_of_one_setup(runs):
     # Of one width, channels and PSNR, which depends on them alone here, are constant.
     narrow = [point for point in points if point.width == 8]
     assert predictors(narrow, 6000) == ["good", "odd"]
+    # Ranks are not those of one estimator where some covariances alone are whole.
+    ranks = [p._replace(numbers={**p.numbers, "effective rank": -p.numbers["good"]})
+             for p in narrow]  # fmt: skip
+    assert "effective rank" in predictors(ranks, 6000)
+    ranks[0].numbers["VIV exact, classes pooled"] = 1.0
+    assert uncomparable(ranks) == ["effective rank"]
+    assert "effective rank" not in predictors(ranks, 6000)
     with pytest.raises(ValueError, match="no finished run"):
         largest_setup([])
 

@@ -45,6 +45,9 @@ TARGETS = ("FD-scenes", "class accuracy")
 LOSSES = ("flow loss", "excess flow loss")
 CHANNELS = "channels"
 RECONSTRUCTION = "rFD-scenes"
+# Of the whole covariance where images suffice, as EXACT says, else of a product.
+OF_COVARIANCE = ("effective rank", "Gaussian flow loss")
+EXACT = "VIV exact, classes pooled"
 LEVEL = 0.05  # of a two-sided test
 RESAMPLES = 2000  # ours: of the bootstrap
 NUM_IMAGES = 2000  # ours: validation images that a tokenizer is diagnosed on
@@ -296,14 +299,25 @@ def budgets_of(points: Sequence[Point]) -> list[int]:
     return sorted(int(n.removeprefix(start)) for n in names if n.startswith(start))
 
 
+def uncomparable(points: Sequence[Point]) -> list[str]:
+    """The numbers of the covariance, where it is whole for some points, not for all."""
+    if len({EXACT in point.numbers for point in points}) == 1:
+        return []
+    return [name for name in points[0].numbers if name.startswith(OF_COVARIANCE)]
+
+
 def predictors(points: Sequence[Point], steps: int) -> list[str]:
     """The numbers of the panel and of generators that every point has.
 
     Of several that give the points the same ranks, such as multiples of one another,
-    the first alone; none of which all points have the same, such as one width.
+    the first alone; none of which all points have the same, such as one width, and
+    none of `uncomparable`.
     """
     found: dict[tuple[float, ...], str] = {}
+    apart = uncomparable(points)
     for name in (*points[0].numbers, *LOSSES):
+        if name in apart:
+            continue
         values = [point.at(name, steps) for point in points]
         if " @" not in name and None not in values and len({*values}) > 1:
             found.setdefault(tuple(rankdata(values)), name)

@@ -26,6 +26,7 @@ from vtp_eqx.study.prediction import (
     Point,
     predictors,
     TARGETS,
+    uncomparable,
     without_copies,
     write_runs,
 )
@@ -77,6 +78,11 @@ def write_prediction_report(
     size = lambda name: abs(np.mean([table[name][of].value for of in distances]))
     table = {n: table[n] for n in sorted(table, key=lambda n: -np.nan_to_num(size(n)))}
     sentences = [*_sentences(distinct, points, table, columns), *notes]
+    if apart := uncomparable(points):
+        sentences.append(
+            f"Left out: {', '.join(apart)}. At some widths they are of the whole "
+            "covariance, where images suffice, and at others of a product of two."
+        )
     if len(distinct) < len(runs):
         number = len(runs) - len(distinct)
         sentences.append(f"Counted once, though under two names: {number} runs.")
