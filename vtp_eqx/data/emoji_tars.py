@@ -45,7 +45,8 @@ class EmojiConfig:
     size: int = 64
     """Side of the images in pixels; those of the packages have 64."""
     validation: float = 0.1
-    """Share of the (name, vendor) that are held out; at most one of each name."""
+    """Share of the (name, vendor) that are held out; at most one of each name. Skin
+    tones are names of their own: others of a held-out person may be trained on."""
     white: float = 0.25
     """Share of the backgrounds that are white; half of the others have one color, and
     half run from one to another."""
