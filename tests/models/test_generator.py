@@ -136,6 +136,7 @@ def test_a_guide_of_other_latents_or_shape_is_refused(generator):
         ({"solver": "dopri5"}, r"^`time_shift` \(0.075\) must be 0 for dopri5"),
         ({"tolerance": 1e-4}, r"^`tolerance` \(0.0001, .* for euler"),
         ({"guide": "generator"}, r"^`guidance` \(1\) must be another"),
+        ({"guidance": float("nan")}, r"^`guidance` \(nan\) must be a finite number"),
         ({"guidance_start": 0.5, "guidance_end": 0.3}, r"^`guidance_start` \(0.5\)"),
     ],
 )

@@ -8,7 +8,14 @@ import pytest
 from experiments.scale_encoder import plan
 from vtp_eqx.frozen.scene_network import scene_network_hash
 from vtp_eqx.runs.pictures import save_grid
-from vtp_eqx.study.command import _room, run_cost, run_study, Study, StudyOptions
+from vtp_eqx.study.command import (
+    _room,
+    run_cost,
+    run_study,
+    SamplesOptions,
+    Study,
+    StudyOptions,
+)
 from vtp_eqx.study.figure import curves_figure
 from vtp_eqx.study.run_spec import RunPaths
 from vtp_eqx.study.scene_kind import SceneKind
@@ -176,6 +183,11 @@ def test_a_study_without_work_or_workers_is_refused(option, number):
         ValueError, match=rf"^`{option}` \({number}\) must be 1 or more"
     ):
         StudyOptions(**{option: number})
+
+
+def test_no_run_begins_with_a_guidance_that_is_no_number():
+    with pytest.raises(ValueError, match=r"^`guidance` \(inf\) must be a finite"):
+        SamplesOptions(guidance=float("inf"))
 
 
 def test_a_folder_that_cannot_be_written_ends_a_study_at_once(tmp_path):

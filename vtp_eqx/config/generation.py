@@ -5,6 +5,7 @@ The comment after a field says where its default comes from: see `vtp_eqx.config
 
 from collections.abc import Mapping
 import dataclasses
+import math
 from typing import Literal
 
 from vtp_eqx.config.checks import require, require_fields, require_rising
@@ -187,6 +188,10 @@ class SamplerConfig:
             self.solver == "dopri5" or fixed,
             f"`tolerance` ({self.tolerance}, absolute {self.tolerance_abs}) must stay "
             f"as it is for {self.solver}, whose steps are fixed: choose dopri5.",
+        )
+        require(
+            math.isfinite(self.guidance),
+            f"`guidance` ({self.guidance}) must be a finite number: 1 is none.",
         )
         require(
             self.guide == "null" or self.guidance != 1,

@@ -113,6 +113,13 @@ class SamplesOptions(StudyOptions):
     guidance: float = 1.0
     """Classifier-free guidance of the samples; 1 is none."""
 
+    def __post_init__(self):
+        super().__post_init__()
+        require(
+            math.isfinite(self.guidance),
+            f"`guidance` ({self.guidance}) must be a finite number: 1 is none.",
+        )
+
 
 @exit_with_message(RecordsError, seconds=2 * SECONDS_TO_SAVE)
 def run_study(study: Study, options: StudyOptions) -> None:

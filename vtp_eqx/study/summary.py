@@ -132,7 +132,7 @@ def frontier_sentence(
 ) -> list[str]:
     """FD of `baseline` minus a method's at equal PSNR, seed by seed.
 
-    In brackets: how many standard deviations, over seeds, of that difference it is.
+    Then how many standard deviations, over seeds, of that difference its mean is.
     """
     found, name = groups(rows), distance_of(rows)
     baselines = [group for (of, _), group in found.items() if of == baseline]
