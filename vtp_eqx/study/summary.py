@@ -150,8 +150,8 @@ def frontier_sentence(
                 f"{setting} ({mean(group, 'PSNR'):.1f} dB, {_seeds(gains)}): "
                 f"{format_mean(gains)}"
             )
-        if len(gains) > 1:
-            size = abs(np.mean(gains)) / np.std(gains, ddof=1)
+        if len(gains) > 1 and (deviation := np.std(gains, ddof=1)) > 0:
+            size = abs(np.mean(gains)) / deviation
             parts[-1] += f", {size:.1f} deviations of seeds"
     if not parts:
         return []
