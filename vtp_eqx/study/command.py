@@ -16,7 +16,7 @@ from typing import Literal
 import jax
 from rich.console import Console
 
-from vtp_eqx.config import require
+from vtp_eqx.config import require, SamplerConfig
 from vtp_eqx.files import require_local_fields
 from vtp_eqx.runs.command import exit_with_message
 from vtp_eqx.runs.run_dir import check_disk_space, disk_errors, DiskSpaceError
@@ -115,10 +115,7 @@ class SamplesOptions(StudyOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        require(
-            math.isfinite(self.guidance),
-            f"`guidance` ({self.guidance}) must be a finite number: 1 is none.",
-        )
+        SamplerConfig(guidance=self.guidance)  # refused before a run begins, not after
 
 
 @exit_with_message(RecordsError, seconds=2 * SECONDS_TO_SAVE)

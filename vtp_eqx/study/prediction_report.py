@@ -1,6 +1,6 @@
 """The report of which numbers predict generation: its table, sentences and figure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 import functools
 from pathlib import Path
 import time
@@ -170,16 +170,21 @@ def _draw(
     names = [next(name for name in table if name not in others), *others]
     colors = method_colors(list(dict.fromkeys(point.method for point in points)))
     widths = sorted({point.width for point in points})
-    shapes = _shapes(colors, widths)
+    # Where widths need no shape, methods have another as colors begin again.
+    several = len(widths) > 1
+    turn = {method: index // len(COLORS) for index, method in enumerate(colors)}
+    shape = lambda method, width: SHAPES[
+        (widths.index(width) if several else turn[method]) % len(SHAPES)
+    ]
     mark = functools.partial(Line2D, [], [], linestyle="none", markersize=10)
     handles = [
-        mark(marker=shapes[method, widths[0]], color=color, label=method)
+        mark(marker=shape(method, widths[0]), color=color, label=method)
         for method, color in colors.items()
     ]
-    if len(widths) > 1:
+    if several:
         handles += [
-            mark(marker=shape, color="#555555", label=f"{width} channels")
-            for (_, width), shape in list(shapes.items())[: len(widths)]
+            mark(marker=shape("", width), color="#555555", label=f"{width} channels")
+            for width in widths
         ]
     with plt.rc_context({"font.size": FONT}):
         size = (5.4 * len(names), 4.8 * len(distances) + 1.2)
@@ -196,7 +201,7 @@ def _draw(
                 for point in points:
                     axis.plot(
                         point.at(name, steps), point.at(target, steps),
-                        shapes[point.method, point.width],
+                        shape(point.method, point.width),
                         color=colors[point.method],
                         markersize=10, alpha=0.8,
                     )  # fmt: skip
@@ -213,16 +218,3 @@ def _draw(
         with atomic_path(path) as unfinished:
             figure.savefig(unfinished, format="png", dpi=90)
         plt.close(figure)
-
-
-def _shapes(
-    methods: Iterable[str], widths: Sequence[int]
-) -> dict[tuple[str, int], str]:
-    """One for each width; where there is but one, another as colors begin again."""
-    several = len(widths) > 1
-    return {
-        (method, width): SHAPES[(place if several else turn) % len(SHAPES)]
-        for index, method in enumerate(methods)
-        for turn in [index // len(COLORS)]
-        for place, width in enumerate(widths)
-    }
