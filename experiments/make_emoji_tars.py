@@ -14,10 +14,11 @@ fetched with npm (240 MB). Google's are licensed under Apache 2.0, Twitter's und
 4.0; Facebook's have no clear license. Each example is `KEY.png`, `KEY.txt` (name and
 vendor), and `KEY.json`, whose label is the subgroup's line in `classes.txt`.
 
-Some (name, vendor) are held out, one of a name at most, so that validation asks for
-another drawing of what training named. The versions of one name lie in different tars,
-and batches of one tar each never hold two of them as negatives. A tar appears whole or
-not at all, and the same options write the same bytes.
+Some (name, vendor) are held out, of one vendor for a name at most, so that validation
+asks for another drawing of what training named. All skin tones and genders of a person
+count as one name here. The vendors' versions of a name lie in different tars, and
+batches of one tar each never hold two of them as negatives. A tar appears whole or not
+at all, and the same options write the same bytes.
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load

@@ -15,6 +15,7 @@ from experiments.make_emoji_tars import Options
 from tests.runs.test_pretrain_setup import CAPTIONED
 from vtp_eqx.data.counter_rng import CounterRNG
 from vtp_eqx.data.emoji_packages import (
+    base_of,
     fetch_package,
     find_package,
     read_package,
@@ -70,6 +71,8 @@ def test_a_package_has_what_its_vendor_draws(emoji):
     assert len(names["google"]) == len(names["twitter"]) == 26
     extra = {"disc 0, light skin", "disc 0, medium-light and dark skin"}
     assert {*names["google"]} - {*names["facebook"]} == extra | {"disc 0"}
+    bases = {one.base for one in emoji if one.name.startswith("disc 0")}
+    assert bases == {"0000"}
     assert all(len({*own}) == len(own) for own in names.values())
 
 
@@ -104,13 +107,38 @@ def test_every_drawing_is_in_one_tar_and_what_is_held_out_is_the_same(emoji, see
     keys = [one.key for own in tars.values() for one in own]
     assert sorted(keys) == sorted(one.key for one in emoji)
     assert {one.key for one in tars[held_out]} == {one.key for one in first[held_out]}
-    for own in tars.values():
-        assert len({one.name for one in own}) == len(own)
+    for path, own in tars.items():
+        assert len({one.name for one in own}) == len(own) or path == held_out
+    sides = {}
+    for path, own in tars.items():
+        for one in own:
+            sides.setdefault((one.base, one.vendor), set()).add(path)
+    assert all(len(paths) == 1 for paths in sides.values())
+
+
+@pytest.mark.parametrize(
+    ("code", "other"),
+    [
+        ("1F3C3-200D-2642-FE0F-200D-27A1-FE0F", "1F3C3"),  # a man running to the right
+        ("1F468-200D-1F33E", "1F469-200D-1F33E"),  # farmers
+        ("1F467", "1F466"),
+        ("1F468-200D-1F469-200D-1F467", "1F469-200D-1F469-200D-1F466"),
+    ],
+)
+def test_people_of_any_gender_have_one_base(code, other):
+    assert base_of(code) == base_of(other)
+
+
+def test_what_is_no_person_keeps_its_code():
+    codes = ("2640-FE0F", "2642-FE0F", "27A1-FE0F", "1F40B", "1F1E9-1F1EA")
+    assert [base_of(code) for code in codes] == [
+        "2640-FE0F", "2642-FE0F", "27A1-FE0F", "1F40B", "1F1E9-1F1EA"
+    ]  # fmt: skip
 
 
 def test_the_share_that_is_held_out_is_that_of_the_options(emoji):
     some = [
-        dataclasses.replace(emoji[0], name=f"{number}", vendor=vendor)
+        dataclasses.replace(emoji[0], name=f"{number}", base=f"{number}", vendor=vendor)
         for number in range(2000)
         for vendor in VENDORS
     ]

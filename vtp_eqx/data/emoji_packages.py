@@ -27,6 +27,8 @@ _TONES = {
     "1F3FE": "medium-dark",
     "1F3FF": "dark",
 }
+_GENDERS = {"1F466": "1F9D2", "1F467": "1F9D2", "1F468": "1F9D1", "1F469": "1F9D1"}
+_SIGNS = {"200D", "2640", "2642", "27A1", "FE0F"}  # woman, man, facing right, and joins
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Emoji:
     name: str  # in small letters, and no other emoji of the vendor has it
     vendor: Vendor
     code: str  # of Unicode, in hexadecimal digits
+    base: str  # the code without skin tone and gender: those of one base look alike
     group: str
     subgroup: str
     keywords: tuple[str, ...]
@@ -45,6 +48,13 @@ class Emoji:
     def key(self) -> str:
         """What an example is called in its tar."""
         return f"{self.code}-{self.vendor}".lower()
+
+
+def base_of(code: str) -> str:
+    """A code without gender and direction; codes of tables have no skin tone."""
+    parts = [_GENDERS.get(part, part) for part in code.split("-")]
+    kept = [part for part in parts if part not in _SIGNS]
+    return "-".join(kept) or code  # the signs are emoji, too
 
 
 def package_name(vendor: str) -> str:
@@ -100,8 +110,9 @@ def read_package(path: Path, vendor: Vendor) -> list[Emoji]:
         )
         emoji.append(
             Emoji(
-                name, vendor, drawing["unified"], entry["category"],
-                entry["subcategory"], tuple(entry["short_names"]), png or b"",
+                name, vendor, drawing["unified"], base_of(entry["unified"]),
+                entry["category"], entry["subcategory"], tuple(entry["short_names"]),
+                png or b"",
             )
         )  # fmt: skip
     twice = [name for name, n in Counter(e.name for e in emoji).items() if n > 1]

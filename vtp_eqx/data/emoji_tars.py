@@ -1,7 +1,8 @@
 """Named emoji as several vendors draw them, in WebDataset tars.
 
-The versions of one name lie in different tars: a run whose batches are of one tar each
-(`one_shard_batches`) never contrasts an emoji with another vendor's drawing of it. (A
+The vendors' versions of one base, a name without skin tone and gender, lie in different
+tars: a run whose batches are of one tar each (`one_shard_batches`) never contrasts an
+emoji with another vendor's drawing of it. (A
 damaged example would be replaced by one of another tar; these tars have none.)
 """
 
@@ -31,7 +32,8 @@ from vtp_eqx.data.tar_writing import add_example, write_prompts
 from vtp_eqx.files import atomic_path, write_text
 
 
-RECORD = "emoji.json"  # options and version
+RECORD = "emoji.json"  # options, version, and the rule of what is held out
+HELD_OUT = "one vendor's drawings of a base"  # earlier tars: of a name
 GROUPS = "groups.txt"  # the group of each class, in the order of labels
 CAPTIONS = ("{name}, a {vendor} emoji", "{vendor} emoji: {name}", "{name} by {vendor}")
 
@@ -45,8 +47,8 @@ class EmojiConfig:
     size: int = 64
     """Side of the images in pixels; those of the packages have 64."""
     validation: float = 0.1
-    """Share of the (name, vendor) that are held out; at most one of each name. Skin
-    tones are names of their own: others of a held-out person may be trained on."""
+    """Share of the (base, vendor) that are held out, at most one of each base: all skin
+    tones and genders of a vendor's person, as they look alike."""
     white: float = 0.25
     """Share of the backgrounds that are white; half of the others have one color, and
     half run from one to another."""
@@ -101,7 +103,8 @@ def write_emoji(
     names, tars = class_names(emoji), arrange(emoji, config)
     # Not what options of a command have beside these.
     options = [field.name for field in dataclasses.fields(EmojiConfig)]
-    record = {name: getattr(config, name) for name in options} | {"version": VERSION}
+    record = {name: getattr(config, name) for name in options}
+    record |= {"version": VERSION, "held_out": HELD_OUT}
     text, path = json.dumps(record, indent=1) + "\n", folder / RECORD
     require(
         not path.is_file() or path.read_text() == text,
@@ -131,16 +134,17 @@ def write_made_up_emoji(folder: Path, config: EmojiConfig) -> Path:
 def arrange(emoji: Sequence[Emoji], config: EmojiConfig) -> dict[str, list[Emoji]]:
     """The emoji of each tar by its path, `train/00000.tar` and so on.
 
-    There are as many of training as vendors, and `validation/00000.tar`. None has two
-    versions of a name. What is held out is a function of name and vendor alone.
+    There are as many of training as vendors, and `validation/00000.tar`. None of
+    training has two vendors' versions of a base. What is held out is a function of base
+    and vendor alone.
     """
-    names = _hashes([one.name for one in emoji])
-    held_out = CounterRNG(0, names)
+    bases = _hashes([one.base for one in emoji])
+    held_out = CounterRNG(0, bases)
     of_vendor = np.array([config.vendors.index(one.vendor) for one in emoji])
     count = len(config.vendors)
     chosen = held_out.integer("emoji/vendor", count) == of_vendor
     chosen &= held_out.uniform("emoji/held out") < config.validation * count
-    order = CounterRNG(config.seed, names).permutation("emoji/tar", count)
+    order = CounterRNG(config.seed, bases).permutation("emoji/tar", count)
     tars = {f"train/{tar:05d}.tar": [] for tar in range(count)}
     tars["validation/00000.tar"] = []
     for row, one in enumerate(emoji):

@@ -22,7 +22,7 @@ import numpy as np
 
 from vtp_eqx.config import as_json, from_dict, require
 from vtp_eqx.config.fields import location
-from vtp_eqx.data.emoji_tars import EmojiConfig, GROUPS, RECORD
+from vtp_eqx.data.emoji_tars import EmojiConfig, GROUPS, HELD_OUT, RECORD
 from vtp_eqx.data.tars import TarSource
 from vtp_eqx.evaluation.networks import FeatureNetwork, scene_features
 from vtp_eqx.evaluation.prompts import fill_templates, read_class_names, read_templates
@@ -101,7 +101,9 @@ class EmojiData:
         )
         try:
             record = json.loads((tars / RECORD).read_text())
-            version = record.pop("version")
+            version, held_out = record.pop("version"), record.pop("held_out")
+            if held_out != HELD_OUT:
+                raise ValueError(f"what is held out is {held_out}, not {HELD_OUT}")
             options = from_dict(EmojiConfig, record)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
@@ -184,7 +186,7 @@ class EmojiData:
         return arrays | {"class": labels, "group": np.array(self.groups)[labels]}
 
     def parts(self, folder: Path) -> tuple[int, ...]:
-        """The emoji of each tar: none has two versions of a name."""
+        """The emoji of each tar: none has two vendors' versions of a base."""
         with np.load(folder / "train.npz") as content:
             return tuple(content["parts"].tolist())
 

@@ -98,7 +98,7 @@ class Reference:
         kept = folder / f"reference-{key}.json"
         if not kept.exists():
             near = {name: copy_distance(*pair) for name, pair in rows.items()}
-            others = training[slice(0, num_samples * kind.group, kind.group)]
+            others = training[floor_rows(kind, num_samples)]
             numbers = {"near": near, "floors": compare_sets(others, real)}
             write_text(kept, json.dumps(numbers, indent=1) + "\n")
         return cls(
@@ -110,6 +110,11 @@ class Reference:
             # As JSON has them, numbers are equal to the last bit.
             **json.loads(kept.read_text()),
         )
+
+
+def floor_rows(kind: DataKind, num_samples: int) -> slice:
+    """The training images whose distance to real images is the floor: see above."""
+    return slice(0, num_samples * kind.group, kind.group)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,7 +148,7 @@ class ClassDistance:
             extract_features(network_outputs, network, Images.of(images), place)
             .moments("features")
             for images in (
-                data.train.image[: num_samples * kind.group : kind.group],
+                data.train.image[floor_rows(kind, num_samples)],
                 data.validation.image,
             )
         )  # fmt: skip

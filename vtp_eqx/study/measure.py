@@ -7,7 +7,7 @@ from pathlib import Path
 import time
 
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 import numpy as np
 
 from vtp_eqx.config import short_hash
@@ -19,6 +19,7 @@ from vtp_eqx.evaluation.extract import (
     ExtractConfig,
     Report,
 )
+from vtp_eqx.evaluation.frechet import frechet_distance, Moments
 from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.linear_probe import last_block, probe_attributes
 from vtp_eqx.evaluation.networks import FeatureNetwork, network_outputs
@@ -45,6 +46,7 @@ from vtp_eqx.study.generation import (
     ClassDistance,
     COLUMNS,
     draw_samples,
+    floor_rows,
     flow_losses,
     generation_numbers,
     Reference,
@@ -56,6 +58,8 @@ from vtp_eqx.study.scene_kind import Labels
 
 PROBE_IMAGES = 4000  # training images that probes are fitted to
 IN_MEMORY = BatchConfig(batch_size=BATCH, mesh=None)
+MODELING_GAP = "modeling gap"
+EMPIRICAL = "FD(training reconstructions, validation)"
 PAIRS = 16  # of images and their reconstructions in a grid, in two rows
 # The feature network of results that do not name theirs.
 FIRST_NETWORK = "0acc6316b4492e63c760e2dbc23ad4635866318c40c22b66fbf97ec1e3bab9bd"
@@ -152,10 +156,13 @@ def measure(
     reference = Reference.of(
         kind, data, training, real, rebuilt, spec.num_samples, paths.data(spec)
     )
+    rows = floor_rows(kind, spec.num_samples)
+    empirical = empirical_distance(network, tokenizer, data.train.image[rows], real)
     classes = ClassDistance.of(kind, data, spec.num_samples, paths.data(spec))
     numbers = {
         **known,
         **of_rebuilt,
+        EMPIRICAL: empirical,
         "Geary's C": float(jnp.mean(smoothness_loss(jnp.asarray(latents)))),
         **reference_numbers(reference, spec.labels),
         **probe_numbers(tokenizer, data, latents, kind.probed),
@@ -193,6 +200,7 @@ def measure(
             **straight,
             **losses[steps],
         }
+        generated[MODELING_GAP] = generated[kind.distance] - empirical
         if classes is not None:
             generated[CLASS_DISTANCE] = classes.to(samples)
         numbers |= {at_budget(name, steps): generated[name] for name in generated}
@@ -244,6 +252,22 @@ def measure_reconstructions(
         for name in ("real features", "features")
     )
     return reconstruction_numbers(seen, models), real, rebuilt
+
+
+def empirical_distance(
+    network: FeatureNetwork,
+    tokenizer: Tokenizer,
+    images: UInt8[np.ndarray, "num height width 3"],
+    real: SceneSet,
+) -> float:
+    """FD to `real` images of reconstructions of training `images`.
+
+    What the distance of samples exceeds it by is the modeling gap: a decoder's part is
+    in both, and neither has the images of `real`.
+    """
+    again = reconstruct_images(tokenizer, images, batch_size=BATCH)
+    reading = read_scenes(network.model, again)
+    return frechet_distance(Moments.of(reading.features), real.moments)
 
 
 def training_images(

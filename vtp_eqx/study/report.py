@@ -37,6 +37,8 @@ BUDGETS = """\
 - `@2000`: after 2,000 steps of the generator's training; without it: after all."""
 # By the first column that each line explains.
 GENERATION = {
+    "modeling gap": "**modeling gap**: {distance} of samples less that of decoded "
+    "latents of training {noun}, which have a decoder's losses alone.",
     "MIND": "**MIND**: sliced Wasserstein distance in the features of {distance}.",
     "FD-classes": "**FD-classes**: Fréchet distance in the features of a network that "
     "was trained on the class alone, as FID's was.",

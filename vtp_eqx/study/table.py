@@ -52,6 +52,7 @@ COSTS = (
 )
 # Of a second table: what a single distance does not tell of samples.
 GENERATION = (
+    Column("modeling gap", "modeling gap", ".1f"),
     Column("MIND (lower is better)", "MIND", ".1f"),
     Column("FD-classes (lower is better)", "FD-classes", ".1f"),
     Column("FD per class (lower is better)", "FD per class", ".1f"),
