@@ -4,9 +4,9 @@
     python experiments/predict_generation.py --smoke       # does it run at all?
 
 Diagnoses the tokenizer of every finished run of the studies, as `evaluate.py diagnose`
-does, and ranks the numbers, and the flow loss of the generators, against FD-scenes and
-class right, over methods and widths. What was diagnosed is kept with the runs;
-`panel.json` beside the report draws it again without them, and joins the runs of
+does, and ranks the numbers, and the flow loss of the generators, against the distance
+of samples and class right, over methods and widths. What was diagnosed is kept with the
+runs; `panel.json` beside the report draws it again without them, and joins the runs of
 several machines (`--reuse-results`). `--help` lists the options.
 """
 
@@ -60,13 +60,13 @@ class Options:
     reuse_results: tuple[Path, ...] = ()
     """`panel.json` of reports: runs in them are ranked too."""
     num_images: int = NUM_IMAGES
-    """Validation scenes that each tokenizer is diagnosed on."""
+    """Validation images that each tokenizer is diagnosed on."""
     channels: tuple[int, ...] = ()
     """Only tokenizers of so many channels; by default all."""
     methods: tuple[str, ...] = ()
     """Only these methods, as reports call them; by default all."""
     max_rfd: float | None = None
-    """Leave out tokenizers whose reconstructions have a larger FD-scenes, which their
+    """Leave out tokenizers whose reconstructions have a larger distance, which their
     samples can hardly be below."""
     out: Path = Path("runs/predict_generation")
     """The folder of report, figure and `panel.json`."""
@@ -130,7 +130,8 @@ def main(options: Options) -> None:
     if options.max_rfd is not None:
         runs, far = near_reconstructions(runs, options.max_rfd)
         named = ", ".join(f"{run.method} {run.setting}" for run in far) or "none"
-        notes = [f"Left out, for an rFD-scenes above {options.max_rfd:g}: {named}."]
+        most = f"a distance of reconstructions above {options.max_rfd:g}"
+        notes = [f"Left out, for {most}: {named}."]
     command = shlex.join(["python", *sys.argv])
     for sentence in write_prediction_report(runs, options.out, command, notes):
         console.print(sentence, highlight=False)

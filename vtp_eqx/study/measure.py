@@ -267,7 +267,7 @@ def empirical_distance(
     """
     again = reconstruct_images(tokenizer, images, batch_size=BATCH)
     reading = read_scenes(network.model, again)
-    return frechet_distance(Moments.of(reading.features), real.moments)
+    return frechet_distance(Moments.of(np.asarray(reading.features)), real.moments)
 
 
 def training_images(

@@ -26,9 +26,7 @@ from vtp_eqx.evaluation.batches import encode_images
 from vtp_eqx.evaluation.extract import ExtractConfig
 from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.latent_diagnosis import diagnose, VERSION
-from vtp_eqx.evaluation.networks import scene_features
 from vtp_eqx.files import write_text
-from vtp_eqx.frozen.scene_network import shipped
 from vtp_eqx.models.arrays import weights_hash
 from vtp_eqx.models.generator import load_generator
 from vtp_eqx.scenes.render import object_masks, SceneConfig
@@ -40,11 +38,11 @@ from vtp_eqx.study.stages import as_generated
 from vtp_eqx.tokenizer import load
 
 
-# What is predicted, and what is known of a generator besides, at each budget.
-TARGETS = ("FD-scenes", "class accuracy")
+# What is predicted beside the distance of samples, and what is known of a generator
+# besides, at each budget.
+ACCURACY = "class accuracy"
 LOSSES = ("flow loss", "excess flow loss")
 CHANNELS = "channels"
-RECONSTRUCTION = "rFD-scenes"
 # Of the whole covariance where images suffice, as EXACT says, else of a product.
 OF_COVARIANCE = ("effective rank", "Gaussian flow loss")
 EXACT = "VIV exact, classes pooled"
@@ -76,6 +74,7 @@ class DiagnosedRun:
     numbers: dict[str, float]
     num_images: int = NUM_IMAGES
     version: int = 1  # of `latent_diagnosis`
+    distance: str = "FD-scenes"  # what that of samples is called
 
 
 class Point(NamedTuple):
@@ -86,6 +85,7 @@ class Point(NamedTuple):
     width: int
     num_seeds: int
     numbers: dict[str, float]
+    distance: str = "FD-scenes"
 
     def at(self, name: str, steps: int) -> float | None:
         """A number of the tokenizer, or of its generator after so many steps."""
@@ -110,27 +110,27 @@ class Correlation(NamedTuple):
 def diagnosed_run(
     spec: RunSpec, paths: RunPaths, num_images: int
 ) -> DiagnosedRun | None:
-    """A finished run with its panel, of the first `num_images` validation scenes.
+    """A finished run with its panel, of the first `num_images` validation images.
 
     What took long is kept in the run's folder, and found again while tokenizer and
-    number of images are the same. `None` where its numbers are no longer comparable, or
-    not those of scenes.
+    number of images are the same. `None` where its numbers are no longer comparable.
     """
     result = RunResult.read(paths, spec)
-    if result is None or not isinstance(spec.data, SceneConfig):
+    if result is None:
         return None
     tokenizer = load(paths.last_tokenizer(spec) / "tokenizer")
-    network = scene_features(shipped(spec.data.size))
-    parts = [VERSION, num_images, weights_hash(tokenizer), spec.rotation, network.hash]
+    network = spec.kind.network_hash(paths.data(spec))
+    parts = [VERSION, num_images, weights_hash(tokenizer), spec.rotation, network]
     parts += ["one scaling factor"] if spec.one_scaling_factor else []
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
     path = paths.result(spec) / f"panel-{key}.json"
     if not path.exists():
-        found = _diagnose(spec, spec.data, tokenizer, network, paths, num_images)
+        found = _diagnose(spec, tokenizer, paths, num_images)
         write_text(path, json.dumps(found, indent=1) + "\n")
     known: dict[str, dict[str, float]] = json.loads(path.read_text())
-    names = [at_budget(n, s) for n in (*TARGETS, *LOSSES) for s in spec.budgets]
-    names.append(RECONSTRUCTION)
+    names = (distance := spec.kind.distance, ACCURACY, *LOSSES)
+    names = [at_budget(name, steps) for name in names for steps in spec.budgets]
+    names.append(reconstruction_name(distance))
     measured = {name: result.numbers[name] for name in names if name in result.numbers}
     return DiagnosedRun(
         hash=spec_hash(spec),
@@ -144,7 +144,13 @@ def diagnosed_run(
         numbers={**known["flow losses"], **measured},
         num_images=num_images,
         version=VERSION,
+        distance=distance,
     )
+
+
+def reconstruction_name(distance: str) -> str:
+    """What a distance is called when it is that of reconstructions."""
+    return f"r{distance}"
 
 
 def _setup(spec: RunSpec) -> str:
@@ -157,9 +163,7 @@ def _setup(spec: RunSpec) -> str:
 
 def _diagnose(
     spec: RunSpec,
-    scenes: SceneConfig,
     tokenizer: Any,
-    network: Any,
     paths: RunPaths,
     num_images: int,
 ) -> dict[str, dict[str, float]]:
@@ -168,16 +172,23 @@ def _diagnose(
     data = load_dataset(spec.kind, None, paths.data(spec))
     tokenizer = as_generated(spec, tokenizer, data, paths.generator(spec))
     images, labels = data.validation.image, data.validation.label
-    rows = slice(num_images)
+    require(
+        num_images <= len(images),
+        f"`num_images` ({num_images}) must be at most the {len(images)} validation "
+        f"images of {spec.name}: give fewer.",
+    )
+    rows, masks = slice(num_images), None
+    if isinstance(spec.data, SceneConfig):
+        masks = object_masks(spec.data, spec.data.validation_indices[rows])
     source = ArraySource({"image": images[rows], "label": labels[rows]})
     with tempfile.TemporaryDirectory() as folder:
         place = ExtractConfig(folder=Path(folder), batch_size=BATCH, mesh=None)
         panel = diagnose(
             tokenizer,
-            Images(source=source, crop=CenterCrop(scenes.size)),
+            Images(source=source, crop=CenterCrop(spec.data.size)),
             place,
-            network=network,
-            masks=object_masks(scenes, scenes.validation_indices[rows]),
+            network=spec.kind.network(paths.data(spec)),
+            masks=masks,
         ).panel
     saved = {
         steps: paths.generator(spec) / f"generator-{steps}.safetensors"
@@ -242,12 +253,13 @@ def near_reconstructions(
     Raises `ValueError` where a run of an older `panel.json` does not say.
     """
     for run in runs:
+        name = reconstruction_name(run.distance)
         require(
-            RECONSTRUCTION in run.numbers,
-            f"`--max-rfd` ({most}) must have {RECONSTRUCTION} of every run, and the "
+            name in run.numbers,
+            f"`--max-rfd` ({most}) must have {name} of every run, and the "
             f"`panel.json` of {run.method} {run.setting} has none: leave either out.",
         )
-    is_near = lambda run: run.numbers[RECONSTRUCTION] <= most
+    is_near = lambda run: run.numbers[reconstruction_name(run.distance)] <= most
     return [*filter(is_near, runs)], [run for run in runs if not is_near(run)]
 
 
@@ -289,12 +301,14 @@ def _point(runs: Sequence[DiagnosedRun]) -> Point:
     shared = [name for name in numbers[0] if all(name in of for of in numbers)]
     means = {name: float(np.mean([of[name] for of in numbers])) for name in shared}
     first = runs[0]
-    return Point(first.method, first.setting, first.width, len(runs), means)
+    return Point(
+        first.method, first.setting, first.width, len(runs), means, first.distance
+    )
 
 
 def budgets_of(points: Sequence[Point]) -> list[int]:
     """The generator steps after which every point was measured, in order."""
-    start = at_budget(TARGETS[0], 0).removesuffix("0")
+    start = at_budget(points[0].distance, 0).removesuffix("0")
     names = set.intersection(*({*point.numbers} for point in points))
     return sorted(int(n.removeprefix(start)) for n in names if n.startswith(start))
 

@@ -15,6 +15,7 @@ from vtp_eqx.files import atomic_path, write_text
 from vtp_eqx.study.checkout import commit
 from vtp_eqx.study.figure import COLORS, method_colors, set_plain_ticks
 from vtp_eqx.study.prediction import (
+    ACCURACY,
     budgets_of,
     Correlation,
     correlation,
@@ -25,7 +26,6 @@ from vtp_eqx.study.prediction import (
     LOSSES,
     Point,
     predictors,
-    TARGETS,
     uncomparable,
     without_copies,
     write_runs,
@@ -39,15 +39,17 @@ FONT = 15  # of a figure that is read at half its size
 SHAPES = "osv^DP*"  # of points, from few channels to many
 DEFINITIONS = """\
 - A point is a method at a width: the mean over its seeds. Correlations are Spearman's,
-  of ranks; of FD-scenes, positive means that a larger number goes with worse samples.
+  of ranks; of {distance}, positive means that a larger number goes with worse
+  samples.
 - A correlation of ranks sees what rises or falls, and nothing of an optimum between:
-  look at the figure. Numbers are in the order of their mean correlation with FD-scenes.
+  look at the figure. Numbers are in the order of their mean correlation with
+  {distance}.
 - In brackets after a number: where its source found generation to be better.
 - **Bold**: it predicts. Its size reaches the 5% limit for so many points, and with the
   same sign the limit for those that are left, whichever method is left out.
 - "without a method": the lowest and the highest correlation when all points of one
   method are left out; "95% interval": of a bootstrap over points. Both are of
-  FD-scenes at the last budget.
+  {distance} at the last budget.
 - "flow loss" is that of the generator itself on held-out latents, at the same budget,
   "excess" what it exceeds that of Gaussian latents of the same covariance by."""
 
@@ -66,7 +68,8 @@ def write_prediction_report(
     points = largest_setup(distinct)
     steps = budgets_of(points)
     ends = list(dict.fromkeys([steps[0], steps[-1]]))
-    columns = [(target, budget) for target in TARGETS for budget in ends]
+    targets = (points[0].distance, ACCURACY)
+    columns = [(target, budget) for target in targets for budget in ends]
     table: Table = {
         name: {
             (target, budget): correlation(points, name, target, budget)
@@ -74,7 +77,7 @@ def write_prediction_report(
         }
         for name in predictors(points, ends[-1])
     }
-    distances = [column for column in columns if column[0] == TARGETS[0]]
+    distances = [column for column in columns if column[0] == targets[0]]
     size = lambda name: abs(np.mean([table[name][of].value for of in distances]))
     table = {n: table[n] for n in sorted(table, key=lambda n: -np.nan_to_num(size(n)))}
     sentences = [*_sentences(distinct, points, table, columns), *notes]
@@ -93,8 +96,8 @@ def write_prediction_report(
         f"`{command}`, drawn at commit `{commit()}`, {time.strftime('%Y-%m-%d')}.",
         f"![{TITLE}]({FIGURE})",
         "\n".join(f"- {sentence}" for sentence in sentences),
-        _markdown(table, columns),
-        DEFINITIONS,
+        _markdown(table, columns, distances[-1]),
+        DEFINITIONS.format(distance=targets[0]),
     ]
     write_text(out / "report.md", "\n\n".join(parts) + "\n")
     return sentences
@@ -115,7 +118,7 @@ def _sentences(
     least = limit(count)
     sentences = [
         f"{count} points of {len(by_method)} methods, with channels after each "
-        f"({named}), of {used} runs. Left out, because their scenes, generators or "
+        f"({named}), of {used} runs. Left out, because their images, generators or "
         f"samples are others: {len(runs) - used} runs.",
         f"The 5% limit of {count} points is {least:.2f}. Of {len(table)} numbers that "
         f"know nothing, {LEVEL * len(table):.0f} would reach it, and many of these "
@@ -128,11 +131,12 @@ def _sentences(
     return sentences
 
 
-def _markdown(table: Table, columns: Sequence[tuple[str, int]]) -> str:
-    last = max(column for column in columns if column[0] == TARGETS[0])
+def _markdown(
+    table: Table, columns: Sequence[tuple[str, int]], last: tuple[str, int]
+) -> str:
     headings = [f"{target} @{budget}" for target, budget in columns]
     lines = [
-        ["number", *headings, f"{TARGETS[0]} @{last[1]} without a method",
+        ["number", *headings, f"{last[0]} @{last[1]} without a method",
          "95% interval"],
         ["---", *["--:"] * (len(columns) + 2)],
     ]  # fmt: skip
@@ -162,7 +166,7 @@ def _draw(
     distances: Sequence[tuple[str, int]],
     path: Path,
 ) -> None:
-    """FD-scenes against the first number, flow loss and PSNR: a row for each budget.
+    """The distance against the first number, flow loss and PSNR: a row for each budget.
 
     A color is a method, a shape a number of channels.
     """
