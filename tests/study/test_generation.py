@@ -177,7 +177,8 @@ def test_what_no_tokenizer_has_a_part_in_is_computed_once(
     train, real, rebuilt = sets
     # As it was computed before any of it was kept, of one scene of each group.
     others = train[slice(0, COUNT * 4, 4)]
-    assert reference.floors == compare_sets(others, real)
+    of_kind = KIND.sample_numbers(others, real, data.validation.attributes)
+    assert reference.floors == {**compare_sets(others, real), **of_kind}
     pixels = [coarse_pixels(of.image) for of in (data.train, data.validation)]
     assert reference.near == {
         "features": copy_distance(train.features, real.features),

@@ -19,6 +19,7 @@ from vtp_eqx.study.prediction import (
     largest_setup,
     limit,
     near_reconstructions,
+    NUM_IMAGES,
     predictors,
     read_runs,
     uncomparable,
@@ -47,7 +48,7 @@ def made(method, width, seed=0, setup="s", *, distance, good, odd):
     return DiagnosedRun(
         hash=f"{method}{width}{seed}{setup}", method=method, setting=f"{width}",
         seed=seed, width=width, point=f"{method}{width}{setup}", setup=setup,
-        panel=panel, numbers=numbers,
+        panel=panel, numbers=numbers, num_images=NUM_IMAGES,
     )  # fmt: skip
 
 
@@ -198,7 +199,7 @@ def test_runs_that_reconstruct_badly_are_left_out(runs):
 def test_panels_of_other_images_or_another_version_are_refused(runs, tmp_path, other):
     path = tmp_path / "panel.json"
     write_runs([runs[0], dataclasses.replace(runs[1], **other)], path)
-    with pytest.raises(ValueError, match=r"^`--reuse-results` \(AE 8, .* 2000 images"):
+    with pytest.raises(ValueError, match=r"^`--reuse-results` \(AE 8, .* 3000 images"):
         read_runs([path])
 
 

@@ -17,16 +17,29 @@ from vtp_eqx.training.optimizer import network_of
 NUM_STEPS = 50
 
 
-@pytest.mark.slow
-def test_the_first_steps_in_bfloat16_are_finite_and_near_those_of_float32():
-    # Of the preset that has most to lose: the highest rate of dropping, and remat.
-    twin = tiny_twin(presets.PRETRAIN_L_ABLATION)
+def two_blocks(twin):
+    """A twin with two blocks in each tower, whose outputs are computed again."""
     deeper = lambda tower: dataclasses.replace(tower, depth=2, remat="full")
     shape = twin.tokenizer
     tokenizer = dataclasses.replace(
         shape, encoder=deeper(shape.encoder), decoder=deeper(shape.decoder)
     )
-    config = dataclasses.replace(twin, tokenizer=tokenizer, num_steps=NUM_STEPS)
+    return dataclasses.replace(twin, tokenizer=tokenizer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "twin",
+    [
+        # It has most to lose: the highest rate of dropping, and remat.
+        pytest.param(two_blocks(tiny_twin(presets.PRETRAIN_L_ABLATION)), id="L"),
+        pytest.param(tiny_twin(presets.PRETRAIN_B), id="B"),
+        pytest.param(tiny_twin(presets.VA_VAE_B), id="VA-VAE"),
+        pytest.param(tiny_twin(presets.GENERATE_XL), id="DiT"),
+    ],
+)
+def test_the_first_steps_in_bfloat16_are_finite_and_near_those_of_float32(twin):
+    config = dataclasses.replace(twin, num_steps=NUM_STEPS)
     assert config.precision == "bfloat16"
     mesh, moments = data_mesh(1), []
     for precision in ("float32", "bfloat16"):

@@ -43,7 +43,7 @@ from vtp_eqx.study.scene_kind import Labels
 BATCH = 240
 CLASS_DISTANCE = "FD-classes"
 # Of how `near` and `floors` of a reference are computed: raise it where that changes.
-REFERENCE_VERSION = 1
+REFERENCE_VERSION = 2
 COLUMNS = 12  # of a grid of samples
 IN_A_GRID = 4 * COLUMNS  # samples, where there are no more classes
 
@@ -55,8 +55,9 @@ class Reference:
     `real` are the validation images, with `attributes`, and `rebuilt` their
     reconstructions. `training` has the features and the coarse pixels of all training
     images, and `near` the `copy_distance` of either. `floors` is what `compare_sets`
-    says of as many training images as there are samples, since a distance falls with
-    their number, and one of each group, because those of a group resemble one another.
+    and the kind say of as many training images as there are samples, since a distance
+    falls with their number, and one of each group, because those of a group resemble
+    one another.
     """
 
     kind: DataKind
@@ -99,7 +100,9 @@ class Reference:
         if not kept.exists():
             near = {name: copy_distance(*pair) for name, pair in rows.items()}
             others = training[floor_rows(kind, num_samples)]
-            numbers = {"near": near, "floors": compare_sets(others, real)}
+            floors = compare_sets(others, real)
+            floors |= kind.sample_numbers(others, real, data.validation.attributes)
+            numbers = {"near": near, "floors": floors}
             write_text(kept, json.dumps(numbers, indent=1) + "\n")
         return cls(
             kind=kind,
