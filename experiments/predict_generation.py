@@ -60,7 +60,7 @@ class Options:
     reuse_results: tuple[Path, ...] = ()
     """`panel.json` of reports: runs in them are ranked too."""
     num_images: int = NUM_IMAGES
-    """Validation images that each tokenizer is diagnosed on."""
+    """Validation images that each tokenizer is diagnosed on, at most."""
     channels: tuple[int, ...] = ()
     """Only tokenizers of so many channels; by default all."""
     methods: tuple[str, ...] = ()
