@@ -2,8 +2,8 @@
 
 The vendors' versions of one base, a name without skin tone and gender, lie in different
 tars: a run whose batches are of one tar each (`one_shard_batches`) never contrasts an
-emoji with another vendor's drawing of it. (A
-damaged example would be replaced by one of another tar; these tars have none.)
+emoji with another vendor's drawing of it. (A damaged example would be replaced by one
+of another tar; these tars have none.)
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -134,9 +134,9 @@ def write_made_up_emoji(folder: Path, config: EmojiConfig) -> Path:
 def arrange(emoji: Sequence[Emoji], config: EmojiConfig) -> dict[str, list[Emoji]]:
     """The emoji of each tar by its path, `train/00000.tar` and so on.
 
-    There are as many of training as vendors, and `validation/00000.tar`. None of
-    training has two vendors' versions of a base. What is held out is a function of base
-    and vendor alone.
+    There are as many of training as vendors, and `validation/00000.tar`. None has two
+    vendors' versions of a base. What is held out is a function of base and vendor
+    alone.
     """
     bases = _hashes([one.base for one in emoji])
     held_out = CounterRNG(0, bases)

@@ -35,6 +35,11 @@ DISTANCE_NAMES: dict[str, str] = {
 Image = Float[Array, "height width 3"]
 
 
+def of_reconstructions(distance: str) -> str:
+    """What a distance is called when it is that of reconstructions: rFID of FID."""
+    return f"r{distance}"
+
+
 class NetworkOutputs(eqx.Module):
     """The outputs of a feature network for one image; `None` for those it lacks.
 

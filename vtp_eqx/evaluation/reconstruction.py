@@ -22,6 +22,7 @@ from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.networks import (
     DISTANCE_NAMES,
     FeatureNetwork,
+    of_reconstructions,
     PerceptualNetwork,
 )
 from vtp_eqx.models.tokenizer import Tokenizer
@@ -131,7 +132,7 @@ def reconstruction_numbers(
     """
     means = ("PSNR", "SSIM", *(["LPIPS"] if models.perceptual else []))
     distance = frechet_distance(seen.moments("features"), seen.moments("real features"))
-    name = f"r{DISTANCE_NAMES[models.network.name]}"
+    name = of_reconstructions(DISTANCE_NAMES[models.network.name])
     return {**{name: mean_score(seen, name) for name in means}, name: distance}
 
 

@@ -102,8 +102,9 @@ class EmojiData:
         try:
             record = json.loads((tars / RECORD).read_text())
             version, held_out = record.pop("version"), record.pop("held_out")
-            if held_out != HELD_OUT:
-                raise ValueError(f"what is held out is {held_out}, not {HELD_OUT}")
+            require(
+                held_out == HELD_OUT, f"what is held out is {held_out}, not {HELD_OUT}"
+            )
             options = from_dict(EmojiConfig, record)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(

@@ -116,7 +116,7 @@ class Reference:
 
 
 def floor_rows(kind: DataKind, num_samples: int) -> slice:
-    """The training images whose distance to real images is the floor: see above."""
+    """The training images whose distance to real images is the floor of `Reference`."""
     return slice(0, num_samples * kind.group, kind.group)
 
 

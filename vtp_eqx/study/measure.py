@@ -58,8 +58,6 @@ from vtp_eqx.study.scene_kind import Labels
 
 PROBE_IMAGES = 4000  # training images that probes are fitted to
 IN_MEMORY = BatchConfig(batch_size=BATCH, mesh=None)
-MODELING_GAP = "modeling gap"
-EMPIRICAL = "FD(training reconstructions, validation)"
 PAIRS = 16  # of images and their reconstructions in a grid, in two rows
 # The feature network of results that do not name theirs.
 FIRST_NETWORK = "0acc6316b4492e63c760e2dbc23ad4635866318c40c22b66fbf97ec1e3bab9bd"
@@ -162,7 +160,7 @@ def measure(
     numbers = {
         **known,
         **of_rebuilt,
-        EMPIRICAL: empirical,
+        "FD(training reconstructions, validation)": empirical,
         "Geary's C": float(jnp.mean(smoothness_loss(jnp.asarray(latents)))),
         **reference_numbers(reference, spec.labels),
         **probe_numbers(tokenizer, data, latents, kind.probed),
@@ -200,7 +198,7 @@ def measure(
             **straight,
             **losses[steps],
         }
-        generated[MODELING_GAP] = generated[kind.distance] - empirical
+        generated["modeling gap"] = generated[kind.distance] - empirical
         if classes is not None:
             generated[CLASS_DISTANCE] = classes.to(samples)
         numbers |= {at_budget(name, steps): generated[name] for name in generated}

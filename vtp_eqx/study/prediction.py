@@ -26,6 +26,7 @@ from vtp_eqx.evaluation.batches import encode_images
 from vtp_eqx.evaluation.extract import ExtractConfig
 from vtp_eqx.evaluation.images import Images
 from vtp_eqx.evaluation.latent_diagnosis import diagnose, VERSION
+from vtp_eqx.evaluation.networks import of_reconstructions
 from vtp_eqx.files import write_text
 from vtp_eqx.models.arrays import weights_hash
 from vtp_eqx.models.generator import load_generator
@@ -114,16 +115,16 @@ def diagnosed_run(
 ) -> DiagnosedRun | None:
     """A finished run with its panel, of the first `num_images` validation images.
 
-    Of all where there are fewer, as of emoji.
-    What took long is kept in the run's folder, and found again while tokenizer and
-    number of images are the same. `None` where its numbers are no longer comparable.
+    Of all where there are fewer, as of emoji. What took long is kept in the run's
+    folder, and found again while tokenizer and number of images are the same. `None`
+    where its numbers are no longer comparable.
     """
     result = RunResult.read(paths, spec)
     if result is None:
         return None
     tokenizer = load(paths.last_tokenizer(spec) / "tokenizer")
-    network = spec.kind.network_hash(paths.data(spec))
-    parts = [VERSION, num_images, weights_hash(tokenizer), spec.rotation, network]
+    parts = [VERSION, num_images, weights_hash(tokenizer), spec.rotation]
+    parts.append(result.feature_hash)  # of the network that diagnoses, too
     parts += ["one scaling factor"] if spec.one_scaling_factor else []
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
     path = paths.result(spec) / f"panel-{key}.json"
@@ -131,9 +132,13 @@ def diagnosed_run(
         found = _diagnose(spec, tokenizer, paths, num_images)
         write_text(path, json.dumps(found, indent=1) + "\n")
     known: dict[str, dict[str, float]] = json.loads(path.read_text())
-    names = (distance := spec.kind.distance, ACCURACY, *LOSSES)
-    names = [at_budget(name, steps) for name in names for steps in spec.budgets]
-    names.append(reconstruction_name(distance))
+    distance = spec.kind.distance
+    names = [
+        at_budget(name, steps)
+        for name in (distance, ACCURACY, *LOSSES)
+        for steps in spec.budgets
+    ]
+    names.append(of_reconstructions(distance))
     measured = {name: result.numbers[name] for name in names if name in result.numbers}
     return DiagnosedRun(
         hash=spec_hash(spec),
@@ -149,11 +154,6 @@ def diagnosed_run(
         version=VERSION,
         distance=distance,
     )
-
-
-def reconstruction_name(distance: str) -> str:
-    """What a distance is called when it is that of reconstructions."""
-    return f"r{distance}"
 
 
 def _setup(spec: RunSpec) -> str:
@@ -251,13 +251,13 @@ def near_reconstructions(
     Raises `ValueError` where a run of an older `panel.json` does not say.
     """
     for run in runs:
-        name = reconstruction_name(run.distance)
+        name = of_reconstructions(run.distance)
         require(
             name in run.numbers,
             f"`--max-rfd` ({most}) must have {name} of every run, and the "
             f"`panel.json` of {run.method} {run.setting} has none: leave either out.",
         )
-    is_near = lambda run: run.numbers[reconstruction_name(run.distance)] <= most
+    is_near = lambda run: run.numbers[of_reconstructions(run.distance)] <= most
     return [*filter(is_near, runs)], [run for run in runs if not is_near(run)]
 
 
