@@ -151,7 +151,7 @@ def test_guided_samples_are_of_the_same_generators(data, tmp_path):
 
 def test_runs_are_named_by_the_emoji_and_not_by_their_place(data, tars, tmp_path):
     specs = compare_emoji.plan("laptop", [0, 1, 2], data=data)
-    assert len({spec_hash(spec) for spec in specs}) == len(specs) == (7 * 2 + 1) * 3
+    assert len({spec_hash(spec) for spec in specs}) == len(specs) == (8 * 2 + 1) * 3
     spec, paths = specs[0], RunPaths(tmp_path)
     assert from_dict(RunSpec, json.loads(as_json(spec))) == spec
     moved = dataclasses.replace(spec, data=dataclasses.replace(data, tars="elsewhere"))
@@ -166,6 +166,14 @@ def test_runs_are_named_by_the_emoji_and_not_by_their_place(data, tars, tmp_path
         other = dataclasses.replace(data, **changes)
         assert short_hash(other) != short_hash(data)
     assert spec.kind.network_hash(paths.data(spec)) == ""  # never trained there
+
+
+def test_ten_minutes_of_an_accelerator_ask_the_question_first(data):
+    specs = compare_emoji.plan("accelerator", [0, 1], data=data)
+    first = [(spec.method, spec.setting) for spec in specs[:3]]
+    assert first == [("AE", "64"), ("VTP", "64"), ("AE", "32")]
+    assert [spec.seed for spec in specs] == [0] * 5 + [1] * 5
+    assert {spec.generate.precision for spec in specs} == {"bfloat16"}
 
 
 def test_other_tars_than_planned_are_refused(data, tmp_path):

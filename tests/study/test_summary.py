@@ -1,10 +1,12 @@
 import pytest
 
+from experiments import scale_latents
 from experiments.scale_encoder import plan
 from vtp_eqx.study.summary import (
     baseline_sentences,
+    control_sentences,
     convergence_sentence,
-    frontier_sentence,
+    frontier_sentences,
     ranking_sentences,
     trend_sentence,
 )
@@ -100,9 +102,9 @@ def test_at_equal_pixels_the_baseline_is_read_off_its_curve(row):
             rows.append(row(spec, 3.0, PSNR=22.0))
         else:
             rows.append(row(spec, 3.0, PSNR=99.0))  # beyond the curve
-    [sentence] = frontier_sentence(rows, "VTP")
+    [sentence] = frontier_sentences(rows, "VTP", "AE")
     assert "by 48x3 (22.0 dB, one seed): +2.0 (negative" in sentence
-    [sentence] = frontier_sentence(rows, "AE", baseline="VTP")
+    [sentence] = frontier_sentences(rows, "AE", "VTP")
     assert "AE is lower than that of VTP by 96x3 (24.0 dB, one seed): -3.0" in sentence
     # Two seeds, ahead by 2 and by 4: 3 in the mean, of a deviation of 1.41.
     for spec in plan("laptop", [1]):
@@ -111,7 +113,7 @@ def test_at_equal_pixels_the_baseline_is_read_off_its_curve(row):
             rows.append(row(spec, psnr / 2 - 6, PSNR=psnr))
         elif spec.setting == "48x3":
             rows.append(row(spec, 1.0, PSNR=22.0))
-    [sentence] = frontier_sentence(rows, "VTP")
+    [sentence] = frontier_sentences(rows, "VTP", "AE")
     assert "by 48x3 (22.0 dB, two seeds): +3.0, 2.1 deviations of seeds (" in sentence
 
 
@@ -131,3 +133,35 @@ def test_steps_to_the_end_of_another_are_paired_by_seed(converging):
     )
     assert "AE not reached" in convergence_sentence(rows[:3], "VTP")[0]
     assert convergence_sentence(rows[:2], "AE") == []
+
+
+def test_a_lead_stands_beside_the_best_control_and_what_is_missing(row):
+    """Distances by hand: of 64 channels noise is the best that learns no semantics."""
+    distances = {"AE": 20.0, "AE noise 0.2": 18.0, "PCA": 19.0, "VTP": 15.0}
+    specs = [
+        spec
+        for spec in scale_latents.plan("laptop", [0, 1], controls=True)
+        if spec.setting in ("16", "64") and spec.labels == "class"
+    ]
+    wide = [spec for spec in specs if spec.setting == "64"]
+    rows = [
+        row(spec, distances[spec.method] + spec.seed)
+        for spec in wide
+        if spec.method in distances
+    ]
+    best, needed = control_sentences(rows, "VTP")
+    assert best == (
+        "The lowest FD-scenes without semantics: 64: AE noise 0.2, 18.5, above that of "
+        "VTP by +3.0 (two seeds; the lowest of 3)."
+    )
+    assert needed.endswith(
+        "(noise, masked patches, fewer channels): masked patches, fewer channels "
+        "missing."
+    )
+    for method, setting in (("AE masked", "64"), ("AE", "16")):
+        found = next(s for s in specs if (s.method, s.setting) == (method, setting))
+        rows.append(row(found, 30.0))
+    assert control_sentences(rows, "VTP")[1].endswith("fewer channels): all finished.")
+    # Another semantic method is no control, and without a rival there is no sentence.
+    semantic = [row(spec, 1.0) for spec in wide if spec.method in ("VTP", "CLIP+AE")]
+    assert control_sentences(semantic, "VTP") == []

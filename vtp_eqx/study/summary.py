@@ -5,10 +5,13 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from vtp_eqx.study.measure import at_budget
+from vtp_eqx.study.run_spec import RunSpec
 from vtp_eqx.study.statistics import (
     BASELINE,
     confidence_interval,
     format_mean,
+    Group,
+    Groups,
     interpolated,
     mean,
     paired_differences,
@@ -17,6 +20,7 @@ from vtp_eqx.study.statistics import (
 )
 from vtp_eqx.study.table import (
     distance_of,
+    finished_rows,
     groups,
     methods,
     real_distances,
@@ -127,37 +131,77 @@ def setting_sentences(
     return sentences
 
 
-def frontier_sentence(
-    rows: Sequence[Row], method: str, baseline: str = BASELINE
-) -> list[str]:
-    """FD of `baseline` minus a method's at equal PSNR, seed by seed.
+def frontier_sentences(rows: Sequence[Row], method: str, *baselines: str) -> list[str]:
+    """FD of each baseline minus a method's at equal PSNR, seed by seed.
 
     Then how many standard deviations, over seeds, of that difference its mean is.
     """
     found, name = groups(rows), distance_of(rows)
-    baselines = [group for (of, _), group in found.items() if of == baseline]
-    parts = []
-    for (of, setting), group in found.items():
-        gains = []
-        for seed, numbers in group.items() if of == method else ():
-            curve = [base[seed] for base in baselines if seed in base]
-            psnr, distance = ([one[n] for one in curve] for n in ("PSNR", name))
-            theirs = interpolated(psnr, distance, numbers["PSNR"])
-            if theirs is not None:
-                gains.append(theirs - numbers[name])
-        if gains:
-            parts.append(
+    ours = {setting: group for (of, setting), group in found.items() if of == method}
+    sentences = []
+    for baseline in baselines:
+        parts = []
+        for setting, group in ours.items():
+            gains = _gains_at_equal_psnr(found, group, baseline, name)
+            if not gains:
+                continue
+            part = (
                 f"{setting} ({mean(group, 'PSNR'):.1f} dB, {_seeds(gains)}): "
                 f"{format_mean(gains)}"
             )
-        if len(gains) > 1 and (deviation := np.std(gains, ddof=1)) > 0:
-            size = abs(np.mean(gains)) / deviation
-            parts[-1] += f", {size:.1f} deviations of seeds"
+            if len(gains) > 1 and (deviation := np.std(gains, ddof=1)) > 0:
+                size = abs(np.mean(gains)) / deviation
+                part += f", {size:.1f} deviations of seeds"
+            parts.append(part)
+        if parts:
+            sentences.append(
+                f"At equal PSNR, {name} of {method} is lower than that of {baseline} "
+                f"by {'; '.join(parts)} (negative: higher)."
+            )
+    return sentences
+
+
+def control_sentences(rows: Sequence[Row], method: str) -> list[str]:
+    """The best rival of `method` that learns no semantics, at each setting.
+
+    Then which controls are finished of those without which a lead of `method` is no
+    sign that semantics help: noise, masked patches and fewer channels.
+    """
+    finished, name = groups(rows), distance_of(rows)
+    specs = [row.spec for row in finished_rows(rows)]
+    controls = [spec for spec in specs if not _learns_semantics(spec)]
+    plain = {spec.method for spec in controls}
+    rivals: dict[str, list[tuple[str, Group, Group]]] = {}
+    for rival in sorted(plain):
+        for of, setting, group, base in pairs(finished, rival):
+            if of == method:
+                rivals.setdefault(setting, []).append((rival, group, base))
+    parts = []
+    for setting, several in rivals.items():
+        rival, group, base = min(several, key=lambda one: mean(one[2], name))
+        gains = paired_differences(group, base, name, sign=-1)
+        parts.append(
+            f"{setting}: {rival}, {mean(base, name):.1f}, above that of {method} by "
+            f"{format_mean(gains)} ({_seeds(gains)}; the lowest of {len(several)})"
+        )
     if not parts:
         return []
+    channels = {spec.pretrain.tokenizer.latent_width for spec in controls}
+    widest = max(
+        spec.pretrain.tokenizer.latent_width for spec in specs if spec.method == method
+    )
+    needed = {
+        "noise": any(spec.pretrain.latent_noise > 0 for spec in controls),
+        "masked patches": any(
+            spec.pretrain.controls.masked_ratio[1] > 0 for spec in controls
+        ),
+        "fewer channels": min(channels) < widest,
+    }
+    missing = [control for control, is_there in needed.items() if not is_there]
+    state = f"{', '.join(missing)} missing" if missing else "all finished"
     return [
-        f"At equal PSNR, {name} of {method} is lower than that of {baseline} by "
-        f"{'; '.join(parts)} (negative: higher)."
+        f"The lowest {name} without semantics: {'; '.join(parts)}.",
+        f"Controls that a claim for semantics needs ({', '.join(needed)}): {state}.",
     ]
 
 
@@ -192,6 +236,31 @@ def convergence_sentence(rows: Sequence[Row], goal: str) -> list[str]:
         f"Generator steps to the {name} that {goal} of the same seed has after "
         f"{budgets[-1]}: {'; '.join(parts)}."
     ]
+
+
+def _gains_at_equal_psnr(
+    found: Groups, group: Group, baseline: str, name: str
+) -> list[float]:
+    """By how much `name` lies below the baseline's curve over its settings."""
+    baselines = [base for (of, _), base in found.items() if of == baseline]
+    gains = []
+    for seed, numbers in group.items():
+        curve = [base[seed] for base in baselines if seed in base]
+        psnr, distance = ([one[n] for one in curve] for n in ("PSNR", name))
+        theirs = interpolated(psnr, distance, numbers["PSNR"])
+        if theirs is not None:
+            gains.append(theirs - numbers[name])
+    return gains
+
+
+def _learns_semantics(spec: RunSpec) -> bool:
+    """From captions, by self-distillation, or from another network."""
+    pretrain = spec.pretrain
+    return (
+        pretrain.tokenizer.text is not None
+        or pretrain.prototypes is not None
+        or bool(pretrain.vision_widths)
+    )
 
 
 def _reached(steps: Sequence[float | None], budgets: Sequence[int]) -> str:
