@@ -48,6 +48,11 @@ def data(tars):
     return dataclasses.replace(EmojiData.of(tars), network_training=TINY)
 
 
+def plan(scale, seeds, data, **changes):
+    recipe = compare_emoji.recipe_for(scale, data, **changes)
+    return compare_emoji.plan(scale, seeds, recipe=recipe)
+
+
 @pytest.fixture(scope="module")
 def folder(data, tmp_path_factory):
     """The prepared data, with a network that this process trained."""
@@ -141,16 +146,29 @@ def test_samples_are_asked_for_what_training_emoji_are(data, dataset):
 
 def test_guided_samples_are_of_the_same_generators(data, tmp_path):
     paths = RunPaths(tmp_path)
-    plain = compare_emoji.plan("laptop", [0], data=data)
-    guided = compare_emoji.plan("laptop", [0], data=data, guidance=3.0)
+    plain = plan("laptop", [0], data)
+    guided = plan("laptop", [0], data, guidance=3.0)
     for one, other in zip(plain, guided, strict=True):
         assert other.sampler.guidance == 3.0
         assert paths.generator(other) == paths.generator(one)
         assert paths.result(other) != paths.result(one)
 
 
+def test_longer_generators_are_of_the_same_tokenizers(data, tmp_path):
+    paths = RunPaths(tmp_path)
+    plain = plan("laptop", [0], data)
+    longer = plan("laptop", [0], data, generator_steps=9000)
+    for one, other in zip(plain, longer, strict=True):
+        assert other.budgets == (6000, 9000)
+        assert other.generate.num_steps == 9000
+        assert paths.tokenizer(other) == paths.tokenizer(one)
+        assert paths.generator(other) != paths.generator(one)
+    [few, *_] = plan("laptop", [0], data, generator_steps=500)
+    assert few.budgets == (500,)
+
+
 def test_runs_are_named_by_the_emoji_and_not_by_their_place(data, tars, tmp_path):
-    specs = compare_emoji.plan("laptop", [0, 1, 2], data=data)
+    specs = plan("laptop", [0, 1, 2], data)
     assert len({spec_hash(spec) for spec in specs}) == len(specs) == (8 * 2 + 1) * 3
     spec, paths = specs[0], RunPaths(tmp_path)
     assert from_dict(RunSpec, json.loads(as_json(spec))) == spec
@@ -169,7 +187,7 @@ def test_runs_are_named_by_the_emoji_and_not_by_their_place(data, tars, tmp_path
 
 
 def test_ten_minutes_of_an_accelerator_ask_the_question_first(data):
-    specs = compare_emoji.plan("accelerator", [0, 1], data=data)
+    specs = plan("accelerator", [0, 1], data)
     first = [(spec.method, spec.setting) for spec in specs[:3]]
     assert first == [("AE", "64"), ("VTP", "64"), ("AE", "32")]
     assert [spec.seed for spec in specs] == [0] * 5 + [1] * 5
@@ -208,7 +226,7 @@ def test_what_emoji_do_not_have_is_refused(data):
 
 def test_a_report_of_emoji_speaks_of_emoji(data, row, tmp_path):
     rows = []
-    for spec in compare_emoji.plan("laptop", [0, 1, 2], data=data):
+    for spec in plan("laptop", [0, 1, 2], data):
         distance = 9.0 - spec.seed - (spec.method == "VTP")
         oracle = {
             "class accuracy in real images": 0.71,

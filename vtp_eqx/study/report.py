@@ -85,10 +85,12 @@ class Study:
         """The same of guided samples, with a report of its own; 1 is no guidance."""
         if guidance == 1:
             return self
+        return self.variant(f"guided_{guidance:g}", f"guidance {guidance:g}")
+
+    def variant(self, name: str, title: str) -> "Study":
+        """The same with something changed, which ends its name and its title."""
         return dataclasses.replace(
-            self,
-            name=f"{self.name}_guided_{guidance:g}",
-            title=f"{self.title}, guidance {guidance:g}",
+            self, name=f"{self.name}_{name}", title=f"{self.title}, {title}"
         )
 
     def sentences(self, rows: Sequence[Row]) -> list[str]:

@@ -28,6 +28,23 @@ from vtp_eqx.study.table import (
 )
 
 
+def network_sentence(rows: Sequence[Row]) -> list[str]:
+    """How often the network that reads samples is right about real images.
+
+    And about reconstructions, in the mean over runs.
+    """
+    numbers = [row.result.numbers for row in finished_rows(rows) if row.result]
+    if not numbers:
+        return []
+    mean_of = lambda name: f"{np.mean([one[name] for one in numbers]):.0%}"
+    return [
+        f"The network sees the class of {mean_of('class accuracy in real images')} of "
+        f"held-out {rows[0].spec.kind.noun} and of "
+        f"{mean_of('class accuracy in reconstructions')} of their reconstructions, on "
+        "average over runs."
+    ]
+
+
 def baseline_sentences(
     rows: Sequence[Row], *methods: str, baseline: str = BASELINE
 ) -> list[str]:
