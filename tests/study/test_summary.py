@@ -151,8 +151,8 @@ def test_a_lead_stands_beside_the_best_control_and_what_is_missing(row):
     ]
     best, needed = control_sentences(rows, "VTP")
     assert best == (
-        "The lowest FD-scenes without semantics: 64: AE noise 0.2, 18.5, above that of "
-        "VTP by +3.0 (two seeds; the lowest of 3)."
+        "The lowest FD-scenes without semantics, and by how much VTP lies below it "
+        "(negative: above): 64: AE noise 0.2 18.5, of 3 methods, +3.0 (two seeds)."
     )
     assert needed.endswith(
         "(noise, masked patches, fewer channels): masked patches, fewer channels "

@@ -198,8 +198,8 @@ def control_sentences(rows: Sequence[Row], method: str) -> list[str]:
         rival, group, base = min(several, key=lambda one: mean(one[2], name))
         gains = paired_differences(group, base, name, sign=-1)
         parts.append(
-            f"{setting}: {rival}, {mean(base, name):.1f}, above that of {method} by "
-            f"{format_mean(gains)} ({_seeds(gains)}; the lowest of {len(several)})"
+            f"{setting}: {rival} {mean(base, name):.1f}, of {len(several)} methods, "
+            f"{format_mean(gains)} ({_seeds(gains)})"
         )
     if not parts:
         return []
@@ -217,7 +217,8 @@ def control_sentences(rows: Sequence[Row], method: str) -> list[str]:
     missing = [control for control, is_there in needed.items() if not is_there]
     state = f"{', '.join(missing)} missing" if missing else "all finished"
     return [
-        f"The lowest {name} without semantics: {'; '.join(parts)}.",
+        f"The lowest {name} without semantics, and by how much {method} lies below it "
+        f"(negative: above): {'; '.join(parts)}.",
         f"Controls that a claim for semantics needs ({', '.join(needed)}): {state}.",
     ]
 
