@@ -27,6 +27,7 @@ import tempfile
 
 import tyro
 
+from vtp_eqx.config import require_fields
 from vtp_eqx.data.emoji_tars import EmojiConfig, write_made_up_emoji
 from vtp_eqx.runs.command import exit_with_message
 from vtp_eqx.study.command import run_study, SamplesOptions, Scale, Study
@@ -55,6 +56,10 @@ class Options(SamplesOptions):
     generator_steps: int | None = None
     """Train generators for so many steps, and report that by itself."""
 
+    def __post_init__(self):
+        super().__post_init__()
+        require_fields(self, "1 or more", "generator_steps")
+
 
 METHODS = ("AE", "VTP", "PCA rotated", "VTP from PCA rotated")
 METHODS += ("AE noise 0.2", "AE masked", "AE one factor", "PCA one factor")
@@ -65,20 +70,17 @@ SMOKE = [("VTP from PCA rotated", 16)]  # each takes a minute
 ACCELERATOR = [("AE", 64), ("VTP", 64), ("AE", 32), ("AE noise 0.2", 64), ("AE", 16)]
 
 
-def recipe_for(
-    scale: Scale, data: EmojiData, *, guidance: float = 1.0,
-    generator_steps: int | None = None,
-) -> Recipe:  # fmt: skip
+def recipe_for(options: Options, data: EmojiData) -> Recipe:
     """The recipe of scenes, with as many tokens an image and longer captions."""
-    recipe, budgets = RECIPES[scale], RECIPES[scale].budgets
-    if generator_steps is not None:
-        earlier = [steps for steps in budgets if steps < generator_steps]
-        budgets = (*earlier[-1:], generator_steps)
+    recipe = RECIPES[options.planned_scale]
+    budgets = recipe.budgets
+    if (last := options.generator_steps) is not None:
+        budgets = (*[steps for steps in budgets if steps < last][-1:], last)
     text = dataclasses.replace(TEXT, context=24, vocabulary=1500)
     patch_size = recipe.patch_size * data.size // recipe.data.size  # as many tokens
     return dataclasses.replace(
         recipe, data=data, patch_size=patch_size, text=text, budgets=budgets,
-        guidance=guidance,
+        guidance=options.guidance,
     )  # fmt: skip
 
 
@@ -118,16 +120,13 @@ def summary(rows: Sequence[Row]) -> list[str]:
 
 
 def main(options: Options) -> None:
-    longer, guidance = options.generator_steps, options.guidance
     with tempfile.TemporaryDirectory() as scratch:
         tars, short = options.tars, {}
         if options.smoke:
             tars = write_made_up_emoji(Path(scratch), EmojiConfig(size=32))
             short = dict(num_epochs=1, warmup_steps=1)
         data = EmojiData.of(tars, **short)
-        recipe = recipe_for(
-            options.planned_scale, data, guidance=guidance, generator_steps=longer
-        )
+        recipe = recipe_for(options, data)
         names = (*(f"FD-emoji @{steps}" for steps in recipe.budgets), "class accuracy")
         study = Study(
             name="compare_emoji",
@@ -138,9 +137,9 @@ def main(options: Options) -> None:
             summary=summary,
             columns=columns(recipe.budgets[0]),
         )
-        if longer is not None:
-            study = study.variant(f"{longer}_steps", f"generators of {longer:,} steps")
-        run_study(study.guided(guidance), options)
+        if (last := options.generator_steps) is not None:
+            study = study.variant(f"{last}_steps", f"generators of {last:,} steps")
+        run_study(study.guided(options.guidance), options)
 
 
 if __name__ == "__main__":

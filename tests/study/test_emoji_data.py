@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from experiments import compare_emoji
+from experiments.compare_emoji import Options
 from vtp_eqx.config import as_json, from_dict, short_hash
 from vtp_eqx.data.emoji_tars import EmojiConfig, RECORD, write_made_up_emoji
 from vtp_eqx.data.tars import TarSource
@@ -49,7 +50,7 @@ def data(tars):
 
 
 def plan(scale, seeds, data, **changes):
-    recipe = compare_emoji.recipe_for(scale, data, **changes)
+    recipe = compare_emoji.recipe_for(Options(scale=scale, **changes), data)
     return compare_emoji.plan(scale, seeds, recipe=recipe)
 
 
@@ -70,7 +71,7 @@ def folder(data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def dataset(data, folder):
-    text = compare_emoji.recipe_for("smoke", data).text
+    text = compare_emoji.recipe_for(Options(smoke=True), data).text
     return load_dataset(data, text, folder)
 
 
@@ -81,7 +82,7 @@ def name_of(caption):
 
 
 def test_no_batch_of_a_study_has_two_versions_of_a_name(data, dataset):
-    spec = run(compare_emoji.recipe_for("smoke", data), "VTP", "x", 0)
+    spec = run(compare_emoji.recipe_for(Options(smoke=True), data), "VTP", "x", 0)
     arrays = {"image": dataset.train.image, "caption": dataset.train.caption_ids}
     names = np.array([name_of(caption) for caption in dataset.train.caption])
     batches = array_batches(spec.pretrain, arrays, parts=dataset.parts)
@@ -165,6 +166,8 @@ def test_longer_generators_are_of_the_same_tokenizers(data, tmp_path):
         assert paths.generator(other) != paths.generator(one)
     [few, *_] = plan("laptop", [0], data, generator_steps=500)
     assert few.budgets == (500,)
+    with pytest.raises(ValueError, match=r"`generator_steps` \(0\) must be 1 or more"):
+        Options(generator_steps=0)
 
 
 def test_runs_are_named_by_the_emoji_and_not_by_their_place(data, tars, tmp_path):
@@ -217,7 +220,7 @@ def test_a_network_that_is_not_trained_ends_a_study(data, tmp_path, monkeypatch)
 
 
 def test_what_emoji_do_not_have_is_refused(data):
-    recipe = compare_emoji.recipe_for("smoke", data)
+    recipe = compare_emoji.recipe_for(Options(smoke=True), data)
     with pytest.raises(ValueError, match=r"`labels` \('color'\) must be known"):
         run(recipe, "AE", "x", 0, labels="color")
     with pytest.raises(ValueError, match=r"`tokenizer_images` \(24\) must be of s"):
