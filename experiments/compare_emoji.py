@@ -7,13 +7,14 @@
     python experiments/compare_emoji.py --smoke             # does it run at all?
 
 Captioned emoji of 64 pixels in patches of 16, and tokenizers of 16 and of 64 channels
-by reconstruction alone (AE, of 32 too), jointly (VTP) from a random start and from
-principal components, and as principal components alone, the latter two in a random
-basis; AE with noisy latents and with masked patches, and AE and components with one
-scaling factor. All else is the recipe of `scale_latents.py`; no batch of a pre-training
-has two vendors' drawings of one name. What reads samples is a small network, trained
-once on the training emoji: beside the accuracy of samples stand those of held-out emoji
-and of reconstructions.
+by reconstruction alone (AE, of 32 too), jointly from a random start (VTP; "full": with
+heads on the encoder's features, as in the released models) and from principal
+components, and as principal components alone, the latter two in a random basis; AE with
+noisy latents and with masked patches, and AE and components with one scaling factor.
+All else is the recipe of `scale_latents.py`; no batch of a pre-training has two
+vendors' drawings of one name. What reads samples is a small network, trained once on
+the training emoji: beside the accuracy of samples stand those of held-out emoji and of
+reconstructions.
 """
 
 import vtp_eqx.interrupts  # noqa: F401 - Ctrl-C while libraries load
@@ -61,7 +62,7 @@ class Options(SamplesOptions):
         require_fields(self, "1 or more", "generator_steps")
 
 
-METHODS = ("AE", "VTP", "PCA rotated", "VTP from PCA rotated")
+METHODS = ("AE", "VTP", "VTP full", "PCA rotated", "VTP from PCA rotated")
 METHODS += ("AE noise 0.2", "AE masked", "AE one factor", "PCA one factor")
 # AE of 32 channels has about the pixels of VTP of 64.
 ARMS = [*product(("AE",), (16, 32, 64)), *product(METHODS[1:], (16, 64))]
@@ -115,6 +116,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
         *baseline_sentences(rows, *METHODS[1:]),
         *baseline_sentences(rows, "VTP from PCA rotated", baseline="PCA rotated"),
         *frontier_sentences(rows, "VTP", "AE"),
+        *frontier_sentences(rows, "VTP full", "AE"),
         *control_sentences(rows, "VTP"),
     ]
 

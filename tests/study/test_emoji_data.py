@@ -172,7 +172,7 @@ def test_longer_generators_are_of_the_same_tokenizers(data, tmp_path):
 
 def test_runs_are_named_by_the_emoji_and_not_by_their_place(data, tars, tmp_path):
     specs = plan("laptop", [0, 1, 2], data)
-    assert len({spec_hash(spec) for spec in specs}) == len(specs) == (8 * 2 + 1) * 3
+    assert len({spec_hash(spec) for spec in specs}) == len(specs) == (9 * 2 + 1) * 3
     spec, paths = specs[0], RunPaths(tmp_path)
     assert from_dict(RunSpec, json.loads(as_json(spec))) == spec
     moved = dataclasses.replace(spec, data=dataclasses.replace(data, tars="elsewhere"))
