@@ -115,7 +115,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
         *trend_sentence(rows, METHODS, "channels"),
         *baseline_sentences(rows, *METHODS[1:]),
         *baseline_sentences(rows, "VTP from PCA rotated", baseline="PCA rotated"),
-        *frontier_sentences(rows, "VTP", "AE"),
+        *frontier_sentences(rows, "VTP", "AE", "AE noise 0.2"),
         *frontier_sentences(rows, "VTP full", "AE"),
         *control_sentences(rows, "VTP"),
     ]
