@@ -28,6 +28,10 @@ from vtp_eqx.study.table import (
 )
 
 
+# The terms that teach what an image shows: from captions, from itself, from a network.
+SEMANTIC = {"contrast", "distillation", "alignment", "flow_distillation"}
+
+
 def network_sentence(rows: Sequence[Row]) -> list[str]:
     """How often the network that reads samples is right about real images.
 
@@ -181,15 +185,17 @@ def frontier_sentences(rows: Sequence[Row], method: str, *baselines: str) -> lis
 def control_sentences(rows: Sequence[Row], method: str) -> list[str]:
     """The best rival of `method` that learns no semantics, at each setting.
 
-    Then which controls are finished of those without which a lead of `method` is no
-    sign that semantics help: noise, masked patches and fewer channels.
+    Then which controls are missing of those without which a lead of `method` is no sign
+    that semantics help.
     """
     finished, name = groups(rows), distance_of(rows)
-    specs = [row.spec for row in finished_rows(rows)]
-    controls = [spec for spec in specs if not _learns_semantics(spec)]
-    plain = {spec.method for spec in controls}
+    controls = [
+        row.spec
+        for row in finished_rows(rows)
+        if not row.spec.pretrain.term_weights.keys() & SEMANTIC
+    ]
     rivals: dict[str, list[tuple[str, Group, Group]]] = {}
-    for rival in sorted(plain):
+    for rival in sorted({spec.method for spec in controls}):
         for of, setting, group, base in pairs(finished, rival):
             if of == method:
                 rivals.setdefault(setting, []).append((rival, group, base))
@@ -203,23 +209,15 @@ def control_sentences(rows: Sequence[Row], method: str) -> list[str]:
         )
     if not parts:
         return []
-    channels = {spec.pretrain.tokenizer.latent_width for spec in controls}
-    widest = max(
-        spec.pretrain.tokenizer.latent_width for spec in specs if spec.method == method
-    )
-    needed = {
-        "noise": any(spec.pretrain.latent_noise > 0 for spec in controls),
-        "masked patches": any(
-            spec.pretrain.controls.masked_ratio[1] > 0 for spec in controls
-        ),
-        "fewer channels": min(channels) < widest,
-    }
-    missing = [control for control, is_there in needed.items() if not is_there]
-    state = f"{', '.join(missing)} missing" if missing else "all finished"
+    widths = [
+        row.spec.pretrain.tokenizer.latent_width
+        for row in finished_rows(rows)
+        if row.spec.method == method
+    ]
     return [
         f"The lowest {name} without semantics, and by how much {method} lies below it "
         f"(negative: above): {'; '.join(parts)}.",
-        f"Controls that a claim for semantics needs ({', '.join(needed)}): {state}.",
+        _needed_controls(controls, max(widths)),
     ]
 
 
@@ -271,14 +269,21 @@ def _gains_at_equal_psnr(
     return gains
 
 
-def _learns_semantics(spec: RunSpec) -> bool:
-    """From captions, by self-distillation, or from another network."""
-    pretrain = spec.pretrain
-    return (
-        pretrain.tokenizer.text is not None
-        or pretrain.prototypes is not None
-        or bool(pretrain.vision_widths)
-    )
+def _needed_controls(controls: Sequence[RunSpec], width: int) -> str:
+    """Which are there of noise, masked patches and fewer channels than `width`."""
+    configs = [spec.pretrain for spec in controls]
+    needed = {
+        "noise": any(config.latent_noise > 0 for config in configs),
+        "masked patches": any(
+            config.controls.masked_ratio[1] > 0 for config in configs
+        ),
+        "fewer channels": any(
+            config.tokenizer.latent_width < width for config in configs
+        ),
+    }
+    missing = [control for control, is_there in needed.items() if not is_there]
+    state = f"{', '.join(missing)} missing" if missing else "all finished"
+    return f"Controls that a claim for semantics needs ({', '.join(needed)}): {state}."
 
 
 def _reached(steps: Sequence[float | None], budgets: Sequence[int]) -> str:
